@@ -1,0 +1,2 @@
+//! stableblk
+fn main() {}
