@@ -1,0 +1,310 @@
+//! The driver's side of a split ring, to test a device with (feature `test-utils`).
+//!
+//! It does what it is told and checks nothing, so that tests can lay out what no driver should. It panics where guest
+//! memory is missing: that is a mistake of the test.
+#![expect(clippy::missing_panics_doc, reason = "said once, above, for the whole module")]
+
+use std::sync::atomic::Ordering;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::area::{FLAGS_OFFSET, IDX_OFFSET, RingAddresses, RingLayout};
+use crate::descriptor::{Descriptor, DescriptorFlags};
+use crate::ring::{AVAIL_F_NO_INTERRUPT, RingError, SplitRing, USED_F_NO_NOTIFY};
+
+/// A buffer that a chain is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Where it starts.
+    pub address: GuestAddress,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Who writes it.
+    pub direction: Direction,
+}
+
+/// Who writes a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The driver writes, the device reads.
+    Readable,
+    /// The device writes, the driver reads.
+    Writable,
+}
+
+impl Buffer {
+    /// A device-readable buffer.
+    #[must_use]
+    pub fn readable(address: u64, len: u32) -> Self {
+        Self {
+            address: GuestAddress(address),
+            len,
+            direction: Direction::Readable,
+        }
+    }
+
+    /// A device-writable buffer.
+    #[must_use]
+    pub fn writable(address: u64, len: u32) -> Self {
+        Self {
+            address: GuestAddress(address),
+            len,
+            direction: Direction::Writable,
+        }
+    }
+}
+
+/// A used element as the driver sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Head index of the chain.
+    pub head: u32,
+    /// Bytes that the device says it wrote.
+    pub len: u32,
+}
+
+/// A driver that shares a split ring in `mem` with a device.
+///
+/// Descriptors are handed out one after the other and never taken back: a chain that is to be used again is made
+/// available again by its head.
+#[derive(Debug)]
+pub struct Driver<'m, M> {
+    mem: &'m M,
+    layout: RingLayout,
+    next_descriptor: u16,
+    next_avail: u16,
+    last_used: u16,
+}
+
+impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
+    /// A ring of `size` entries whose areas lie one after the other from `base` on, which is 4096-byte aligned. They
+    /// need [`Driver::ring_len`] bytes of memory and are cleared.
+    pub fn new(mem: &'m M, base: u64, size: u16) -> Self {
+        let addresses = RingAddresses {
+            descriptor_table: GuestAddress(base),
+            available_ring: GuestAddress(base + u64::from(size) * Descriptor::SIZE as u64),
+            used_ring: GuestAddress(base + Self::ring_len(size) / 2),
+        };
+        mem.write_slice(&vec![0; Self::ring_len(size) as usize], GuestAddress(base))
+            .unwrap();
+        Self::at(mem, addresses, size)
+    }
+
+    /// A ring of `size` entries at `addresses`, left as it is; the driver goes on where its available index stands.
+    pub fn at(mem: &'m M, addresses: RingAddresses, size: u16) -> Self {
+        let layout = RingLayout {
+            size,
+            addresses,
+            event_idx: true,
+        };
+        let mut driver = Self {
+            mem,
+            layout,
+            next_descriptor: 0,
+            next_avail: 0,
+            last_used: 0,
+        };
+        driver.next_avail = driver.load(addresses.available_ring, IDX_OFFSET);
+        driver.last_used = driver.load(addresses.used_ring, IDX_OFFSET);
+        driver
+    }
+
+    /// Bytes that a ring of `size` entries takes in [`Driver::new`].
+    #[must_use]
+    pub fn ring_len(size: u16) -> u64 {
+        // the used ring starts half way, behind table, available entries, flags, index and event
+        2 * (u64::from(size) * 18 + 6).next_multiple_of(4096)
+    }
+
+    /// Where the ring is.
+    #[must_use]
+    pub fn addresses(&self) -> RingAddresses {
+        self.layout.addresses
+    }
+
+    /// The device's side of this ring, with `EVENT_IDX` or without, and indirect descriptors negotiated.
+    pub fn device(&self, event_idx: bool) -> Result<SplitRing, RingError> {
+        SplitRing::new(
+            self.mem,
+            self.layout.size,
+            self.addresses(),
+            event_idx,
+            true,
+            self.next_avail,
+        )
+    }
+
+    /// Starts both indexes at `index` instead of 0, as on a ring that was in use.
+    pub fn start_at(&mut self, index: u16) {
+        self.store(self.layout.addresses.available_ring, IDX_OFFSET, index);
+        self.store(self.layout.addresses.used_ring, IDX_OFFSET, index);
+        (self.next_avail, self.last_used) = (index, index);
+    }
+
+    /// Writes a descriptor of the ring's table.
+    pub fn write_descriptor(&self, index: u16, descriptor: Descriptor) {
+        self.write_table_entry(self.layout.addresses.descriptor_table, index, descriptor);
+    }
+
+    /// Writes a descriptor of the table at `table`.
+    pub fn write_table_entry(&self, table: GuestAddress, index: u16, descriptor: Descriptor) {
+        let address = table.0 + u64::from(index) * Descriptor::SIZE as u64;
+        self.mem
+            .write_slice(&descriptor.to_bytes(), GuestAddress(address))
+            .unwrap();
+    }
+
+    /// Lays `buffers` out as a chain in the ring's table, and returns its head.
+    pub fn write_chain(&mut self, buffers: &[Buffer]) -> u16 {
+        let head = self.next_descriptor;
+        self.write_buffers(self.layout.addresses.descriptor_table, head, buffers);
+        self.next_descriptor += u16::try_from(buffers.len()).unwrap();
+        head
+    }
+
+    /// Lays `buffers` out in an indirect table at `table`, and returns the head of the one descriptor that refers to it.
+    pub fn write_indirect_chain(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
+        let head = self.next_descriptor;
+        self.write_buffers(GuestAddress(table), 0, buffers);
+        let len = u32::try_from(buffers.len() * Descriptor::SIZE).unwrap();
+        let indirect = Descriptor {
+            address: table,
+            len,
+            flags: DescriptorFlags::INDIRECT,
+            next: 0,
+        };
+        self.write_descriptor(head, indirect);
+        self.next_descriptor += 1;
+        head
+    }
+
+    fn write_buffers(&self, table: GuestAddress, first: u16, buffers: &[Buffer]) {
+        let last = buffers.len() - 1;
+        for (position, buffer) in buffers.iter().enumerate() {
+            let index = first + u16::try_from(position).unwrap();
+            let mut flags = DescriptorFlags::empty();
+            flags.set(DescriptorFlags::WRITE, buffer.direction == Direction::Writable);
+            flags.set(DescriptorFlags::NEXT, position < last);
+            let next = if position < last { index + 1 } else { 0 };
+            let descriptor = Descriptor {
+                address: buffer.address.0,
+                len: buffer.len,
+                flags,
+                next,
+            };
+            self.write_table_entry(table, index, descriptor);
+        }
+    }
+
+    /// Writes a request header, see [`request_type`](crate::request_type).
+    pub fn write_header(&self, address: u64, request_type: u32, sector: u64) {
+        self.mem
+            .write_slice(&header(request_type, sector), GuestAddress(address))
+            .unwrap();
+    }
+
+    /// Makes the chain at `head` available: visible to the device at once.
+    pub fn make_available(&mut self, head: u16) {
+        self.store(
+            self.layout.addresses.available_ring,
+            self.layout.available_entry(self.next_avail),
+            head,
+        );
+        self.next_avail = self.next_avail.wrapping_add(1);
+        self.set_available_index(self.next_avail);
+    }
+
+    /// Writes the available index alone.
+    pub fn set_available_index(&self, index: u16) {
+        let address = GuestAddress(self.layout.addresses.available_ring.0 + IDX_OFFSET as u64);
+        self.mem.store(index.to_le(), address, Ordering::Release).unwrap();
+    }
+
+    /// Asks for no interrupts, the way a driver without `EVENT_IDX` does.
+    pub fn suppress_interrupts(&self) {
+        self.store(
+            self.layout.addresses.available_ring,
+            FLAGS_OFFSET,
+            AVAIL_F_NO_INTERRUPT,
+        );
+    }
+
+    /// Asks for an interrupt once the used index passes `event`.
+    pub fn set_used_event(&self, event: u16) {
+        self.store(
+            self.layout.addresses.available_ring,
+            self.layout.used_event(),
+            event,
+        );
+    }
+
+    /// The available index at which the device wants a notification.
+    #[must_use]
+    pub fn avail_event(&self) -> u16 {
+        self.load(self.layout.addresses.used_ring, self.layout.avail_event())
+    }
+
+    /// Whether the device asks for no notifications, the way one without `EVENT_IDX` does.
+    #[must_use]
+    pub fn notifications_suppressed(&self) -> bool {
+        self.load(self.layout.addresses.used_ring, FLAGS_OFFSET) == USED_F_NO_NOTIFY
+    }
+
+    /// The device's used index.
+    #[must_use]
+    pub fn used_index(&self) -> u16 {
+        self.load(self.layout.addresses.used_ring, IDX_OFFSET)
+    }
+
+    /// Takes the next used element, if the device published one.
+    pub fn take_used(&mut self) -> Option<Used> {
+        if self.last_used == self.used_index() {
+            return None;
+        }
+        let entry = self.layout.addresses.used_ring.0 + self.layout.used_entry(self.last_used) as u64;
+        let [head, len] = self
+            .mem
+            .read_obj::<[u32; 2]>(GuestAddress(entry))
+            .unwrap()
+            .map(u32::from_le);
+        self.last_used = self.last_used.wrapping_add(1);
+        Some(Used { head, len })
+    }
+
+    fn load(&self, area: GuestAddress, offset: usize) -> u16 {
+        u16::from_le(
+            self.mem
+                .load(GuestAddress(area.0 + offset as u64), Ordering::Acquire)
+                .unwrap(),
+        )
+    }
+
+    fn store(&self, area: GuestAddress, offset: usize, value: u16) {
+        self.mem
+            .store(
+                value.to_le(),
+                GuestAddress(area.0 + offset as u64),
+                Ordering::Relaxed,
+            )
+            .unwrap();
+    }
+}
+
+/// `struct virtio_blk_req` up to its data. `request_type` is one of [`request_type`](crate::request_type) or anything else.
+#[must_use]
+pub fn header(request_type: u32, sector: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&request_type.to_le_bytes());
+    bytes[8..].copy_from_slice(&sector.to_le_bytes());
+    bytes
+}
+
+/// `struct virtio_blk_discard_write_zeroes`
+#[must_use]
+pub fn range(sector: u64, num_sectors: u32, flags: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&sector.to_le_bytes());
+    bytes[8..12].copy_from_slice(&num_sectors.to_le_bytes());
+    bytes[12..].copy_from_slice(&flags.to_le_bytes());
+    bytes
+}
