@@ -6,6 +6,7 @@ mod guard;
 mod internet_checksum;
 mod length;
 mod profile;
+pub mod sidecar;
 mod tags;
 mod tuple;
 mod verify;
