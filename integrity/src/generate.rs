@@ -1,39 +1,66 @@
 //! Writing tuples.
 
+use std::ops::{Deref, DerefMut};
+
+use crate::cursor::{Cursor, len_of};
 use crate::length::LengthError;
 use crate::profile::IntegrityProfile;
 use crate::tags::Tags;
-use crate::tuple::Tuple;
+use crate::tuple::{TUPLE_SIZE_MAX, Tuple};
 
 impl IntegrityProfile {
-    /// Writes a tuple for each interval of `data` into `metadata`, whose opaque bytes stay as they are. Metadata
-    /// past that of the last interval is not touched.
+    /// Writes a tuple for each interval of `data` into `metadata` (DIX). The opaque bytes of the metadata stay as
+    /// they are, and so does what follows the metadata of the last interval.
     pub fn generate(&self, tags: &Tags, data: &[u8], metadata: &mut [u8]) -> Result<(), LengthError> {
-        self.check_lengths(data.len(), metadata.len())?;
-        let intervals = data.chunks_exact(self.interval_size());
-        for ((index, interval), metadata) in (0..)
-            .zip(intervals)
-            .zip(metadata.chunks_exact_mut(self.metadata_size()))
-        {
-            let guard = self.guard_of(interval, &metadata[..self.tuple_offset()]);
-            self.encode(&self.tuple_at(tags, index, guard), metadata);
+        self.generate_vectored(tags, &[data], metadata)
+    }
+
+    /// [`generate`](Self::generate) over data in a list of slices, whose borders may fall inside an interval.
+    pub fn generate_vectored<S: Deref<Target = [u8]>>(
+        &self,
+        tags: &Tags,
+        data: &[S],
+        metadata: &mut [u8],
+    ) -> Result<(), LengthError> {
+        let intervals = self.intervals_in(len_of(data), metadata.len())?;
+        let mut cursor = Cursor::default();
+        for (index, metadata) in (0..intervals).zip(metadata.chunks_exact_mut(self.metadata_size())) {
+            let covered = &metadata[..self.tuple_offset()];
+            let guard = cursor.guard(data, self.interval_size(), covered, self.guard());
+            self.encode(
+                &self.tuple_at(tags, index, guard),
+                &mut metadata[self.tuple_range()],
+            );
         }
         Ok(())
     }
 
-    /// The guard over an interval and the metadata before its tuple.
-    #[inline]
-    pub(crate) fn guard_of(&self, interval: &[u8], covered_metadata: &[u8]) -> u64 {
-        if covered_metadata.is_empty() {
-            return self.guard().compute(interval);
-        }
-        let mut digest = self.guard().digest();
-        digest.update(interval);
-        digest.update(covered_metadata);
-        digest.finalize()
+    /// Writes the tuple of each block in `blocks`: intervals interleaved with their metadata (DIF), as in NVMe's
+    /// extended LBAs, of [`block_size`](Self::block_size) bytes. Data and opaque bytes stay as they are.
+    pub fn generate_interleaved(&self, tags: &Tags, blocks: &mut [u8]) -> Result<(), LengthError> {
+        self.generate_interleaved_vectored(tags, &mut [blocks])
     }
 
-    /// The tuple that interval `index` of the request is to have.
+    /// [`generate_interleaved`](Self::generate_interleaved) over blocks in a list of slices, whose borders may fall
+    /// inside a block, even inside its tuple.
+    pub fn generate_interleaved_vectored<S: DerefMut<Target = [u8]>>(
+        &self,
+        tags: &Tags,
+        blocks: &mut [S],
+    ) -> Result<(), LengthError> {
+        let mut scratch = [0; TUPLE_SIZE_MAX];
+        let bytes = &mut scratch[..self.tuple_size()];
+        let mut cursor = Cursor::default();
+        for index in 0..self.blocks_in(len_of(blocks))? {
+            let guard = cursor.guard(blocks, self.covered_size(), &[], self.guard());
+            self.encode(&self.tuple_at(tags, index, guard), bytes);
+            cursor.copy_from(blocks, bytes);
+            cursor.skip(blocks, self.uncovered_size());
+        }
+        Ok(())
+    }
+
+    /// The tuple that interval `index` of a request is to have.
     #[inline]
     fn tuple_at(&self, tags: &Tags, index: u64, guard: u64) -> Tuple {
         Tuple {

@@ -1,5 +1,7 @@
 //! The description of a format: everything about the metadata that does not change from request to request.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::guard::Guard;
@@ -39,6 +41,14 @@ pub enum ProfileError {
         /// Bytes of the guard's tuple.
         tuple_size: u8,
     },
+    /// The tuple would stand beyond the end of the metadata.
+    #[error("tuple at byte {tuple_offset} does not fit in metadata of {metadata_size} bytes")]
+    TupleOffset {
+        /// Byte offset of the tuple.
+        tuple_offset: u8,
+        /// Bytes of metadata per interval.
+        metadata_size: u8,
+    },
     /// The storage tag size is outside what the guard's format permits.
     #[error("storage tag size of {bits} bits is not from {min} to {max}")]
     StorageTagSize {
@@ -49,6 +59,24 @@ pub enum ProfileError {
         /// Most bits the guard's tuple permits.
         max: u8,
     },
+    /// The kernel reports metadata without protection information, or no metadata at all.
+    #[error("the device has no protection information")]
+    NoProtectionInformation,
+    /// The kernel reports a guard type or tag sizes that none of its profiles has.
+    #[error(
+        "guard type {guard_tag_type} with a tuple of {pi_size} bytes and a storage tag of {storage_tag_size} is unknown"
+    )]
+    Capability {
+        /// `lbmd_guard_tag_type`.
+        guard_tag_type: u8,
+        /// `lbmd_pi_size`, in bytes.
+        pi_size: u8,
+        /// `lbmd_storage_tag_size`, in bytes.
+        storage_tag_size: u8,
+    },
+    /// The kernel has no profile of this name.
+    #[error("not a kernel profile name with protection information, such as T10-DIF-TYPE1-CRC")]
+    KernelName,
     /// No guard has this name.
     #[error("guard is none of crc16-t10dif, ip-checksum, crc32c, crc64-nvme")]
     GuardName,
@@ -90,7 +118,16 @@ impl IntegrityProfile {
 
     /// The same profile with `size` bytes of metadata per interval, from the tuple's size to 64, and the tuple at
     /// `place` in it. The bytes outside the tuple are opaque: the caller's own.
-    pub const fn with_metadata(mut self, size: u8, place: TuplePlace) -> Result<Self, ProfileError> {
+    pub const fn with_metadata(self, size: u8, place: TuplePlace) -> Result<Self, ProfileError> {
+        let tuple_offset = match place {
+            TuplePlace::First => 0,
+            TuplePlace::Last => size.saturating_sub(tuple_size(self.guard)),
+        };
+        self.with_tuple_at(size, tuple_offset)
+    }
+
+    /// [`with_metadata`](Self::with_metadata) with the tuple at any offset: the kernel allows that.
+    pub(crate) const fn with_tuple_at(mut self, size: u8, tuple_offset: u8) -> Result<Self, ProfileError> {
         let tuple_size = tuple_size(self.guard);
         if size < tuple_size || size > 64 {
             return Err(ProfileError::MetadataSize {
@@ -98,11 +135,14 @@ impl IntegrityProfile {
                 tuple_size,
             });
         }
+        if tuple_offset > size - tuple_size {
+            return Err(ProfileError::TupleOffset {
+                tuple_offset,
+                metadata_size: size,
+            });
+        }
         self.metadata_size = size;
-        self.tuple_offset = match place {
-            TuplePlace::First => 0,
-            TuplePlace::Last => size - tuple_size,
-        };
+        self.tuple_offset = tuple_offset;
         Ok(self)
     }
 
@@ -160,6 +200,12 @@ impl IntegrityProfile {
         data_len / self.interval_size() * self.metadata_size()
     }
 
+    /// Bytes of an interval with its metadata, where they are interleaved: 520, 528, 4104, 4160, ...
+    #[must_use]
+    pub const fn block_size(&self) -> usize {
+        self.interval_size() + self.metadata_size()
+    }
+
     /// Bits of the storage tag: NVMe's STS.
     #[must_use]
     pub const fn storage_tag_size(&self) -> u32 {
@@ -170,6 +216,21 @@ impl IntegrityProfile {
     #[must_use]
     pub const fn reference_tag_size(&self) -> u32 {
         self.space_size() - self.storage_tag_size()
+    }
+
+    /// Where the tuple stands in an interval's metadata.
+    pub(crate) const fn tuple_range(&self) -> Range<usize> {
+        self.tuple_offset()..self.tuple_offset() + self.tuple_size()
+    }
+
+    /// Bytes of an interleaved block that the guard covers: all before the tuple.
+    pub(crate) const fn covered_size(&self) -> usize {
+        self.interval_size() + self.tuple_offset()
+    }
+
+    /// Bytes of metadata that follow the tuple.
+    pub(crate) const fn uncovered_size(&self) -> usize {
+        self.metadata_size() - self.tuple_offset() - self.tuple_size()
     }
 
     /// Bits of the storage and reference space, the tuple's last field.

@@ -1,7 +1,10 @@
 //! The tuple and its big-endian bytes.
 
-use crate::length::{LengthError, check_metadata};
+use crate::length::LengthError;
 use crate::profile::IntegrityProfile;
+
+/// Bytes of the largest tuple.
+pub(crate) const TUPLE_SIZE_MAX: usize = 16;
 
 /// The tags of one interval, as its tuple holds them.
 ///
@@ -28,27 +31,27 @@ pub struct Tuple {
 impl IntegrityProfile {
     /// The tuple in the metadata of one interval.
     pub fn tuple(&self, metadata: &[u8]) -> Result<Tuple, LengthError> {
-        check_metadata(metadata.len(), self.metadata_size())?;
-        Ok(self.decode(metadata))
+        self.check_metadata_of_one(metadata.len())?;
+        Ok(self.decode(&metadata[self.tuple_range()]))
     }
 
     /// Writes `tuple` into the metadata of one interval and leaves the opaque bytes as they are. Tags wider than
     /// their fields are cut to the field's low bits.
     pub fn set_tuple(&self, tuple: &Tuple, metadata: &mut [u8]) -> Result<(), LengthError> {
-        check_metadata(metadata.len(), self.metadata_size())?;
-        self.encode(tuple, metadata);
+        self.check_metadata_of_one(metadata.len())?;
+        self.encode(tuple, &mut metadata[self.tuple_range()]);
         Ok(())
     }
 
-    /// `metadata` is that of one interval at least.
+    /// Reads a tuple's bytes: as one big-endian integer, whose fields are cut out by shifts, since the border of
+    /// storage and reference tag may fall on any bit.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "each field is cut out of the tuple's integer"
     )]
-    pub(crate) fn decode(&self, metadata: &[u8]) -> Tuple {
-        let bytes = &metadata[self.tuple_offset()..][..self.tuple_size()];
-        let value = match (bytes.first_chunk::<16>(), bytes.first_chunk::<8>()) {
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Tuple {
+        let value = match (bytes.first_chunk::<TUPLE_SIZE_MAX>(), bytes.first_chunk::<8>()) {
             (Some(bytes), _) => u128::from_be_bytes(*bytes),
             (None, Some(bytes)) => u64::from_be_bytes(*bytes).into(),
             (None, None) => 0,
@@ -62,19 +65,18 @@ impl IntegrityProfile {
         }
     }
 
-    /// `metadata` is that of one interval at least.
+    /// Writes a tuple's bytes.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "an 8-byte tuple's integer has 64 bits"
     )]
-    pub(crate) fn encode(&self, tuple: &Tuple, metadata: &mut [u8]) {
-        let space = u128::from(tuple.storage & self.storage_mask()) << self.reference_tag_size()
-            | u128::from(tuple.reference & self.reference_mask());
+    pub(crate) fn encode(&self, tuple: &Tuple, bytes: &mut [u8]) {
+        let storage = u128::from(tuple.storage & self.storage_mask()) << self.reference_tag_size();
+        let space = storage | u128::from(tuple.reference & self.reference_mask());
         let application = u128::from(tuple.application) << self.space_size();
         let value = u128::from(tuple.guard) << (self.space_size() + u16::BITS) | application | space;
-        let bytes = &mut metadata[self.tuple_offset()..][..self.tuple_size()];
-        if let Some(bytes) = bytes.first_chunk_mut::<16>() {
+        if let Some(bytes) = bytes.first_chunk_mut::<TUPLE_SIZE_MAX>() {
             *bytes = value.to_be_bytes();
         } else if let Some(bytes) = bytes.first_chunk_mut::<8>() {
             *bytes = (value as u64).to_be_bytes();

@@ -1,96 +1,18 @@
 //! Checking tuples against the data and the expected tags.
 
-use std::fmt;
+use std::ops::Deref;
 
-use thiserror::Error;
-
-use crate::length::LengthError;
+use crate::cursor::{Cursor, len_of};
+use crate::pi_error::{PiError, Tag, VerifyError};
 use crate::profile::{IntegrityProfile, PiType};
 use crate::tags::{Checks, Tags};
-use crate::tuple::Tuple;
+use crate::tuple::{TUPLE_SIZE_MAX, Tuple};
 
 /// The application tag that, by the rules of the type, turns an interval's checks off.
 const APPLICATION_ESCAPE: u16 = 0xFFFF;
 
-/// The tag that a check found wrong. NVMe's statuses for them: 282h, 283h, 284h, 288h.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tag {
-    /// The guard tag does not cover the data: NVMe's End-to-end Guard Check Error.
-    Guard,
-    /// The application tag is another: NVMe's End-to-end Application Tag Check Error.
-    Application,
-    /// The reference tag is another: NVMe's End-to-end Reference Tag Check Error.
-    Reference,
-    /// The storage tag is another: NVMe's End-to-end Storage Tag Check Error.
-    Storage,
-}
-
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Guard => "guard",
-            Self::Application => "app",
-            Self::Reference => "ref",
-            Self::Storage => "storage",
-        })
-    }
-}
-
-/// A tag that is not as it should be. The message reads as the kernel's of `block/t10-pi.c`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PiError {
-    /// The tag that failed.
-    pub tag: Tag,
-    /// The interval in the request, from 0.
-    pub interval: u64,
-    /// The interval's LBA: [`Tags::lba`] and `interval`.
-    pub lba: u64,
-    /// What the tag should be; of masked tags, the bits compared.
-    pub expected: u64,
-    /// What the tuple holds; of masked tags, the bits compared.
-    pub actual: u64,
-    /// Bits of the tag in this format.
-    pub tag_size: u32,
-}
-
-impl fmt::Display for PiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            tag,
-            lba,
-            expected,
-            actual,
-            ..
-        } = self;
-        let digits = self.tag_size.div_ceil(4) as usize;
-        match tag {
-            Tag::Reference => write!(
-                f,
-                "{tag} tag error at location {lba} (rcvd {actual}, want {expected})"
-            ),
-            _ => write!(
-                f,
-                "{tag} tag error at LBA {lba} (rcvd {actual:0digits$x}, want {expected:0digits$x})"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for PiError {}
-
-/// Why data was not found good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum VerifyError {
-    /// A tag of one interval failed its check.
-    #[error(transparent)]
-    Pi(#[from] PiError),
-    /// The lengths do not fit, so nothing was checked.
-    #[error(transparent)]
-    Length(#[from] LengthError),
-}
-
 impl IntegrityProfile {
-    /// Checks the intervals of `data` against their tuples in `metadata`, in order, up to the first error.
+    /// Checks the intervals of `data` against their tuples in `metadata` (DIX), in order, up to the first error.
     ///
     /// Within an interval the order is NVMe's: guard, application, reference, then storage tag. An interval whose
     /// tuple holds the escape is not checked: application tag 0xFFFF, and for Type 3 also a reference tag of all
@@ -102,21 +24,92 @@ impl IntegrityProfile {
         data: &[u8],
         metadata: &[u8],
     ) -> Result<(), VerifyError> {
-        self.check_lengths(data.len(), metadata.len())?;
-        let intervals = data.chunks_exact(self.interval_size());
-        for ((index, interval), metadata) in (0..)
-            .zip(intervals)
-            .zip(metadata.chunks_exact(self.metadata_size()))
-        {
-            let tuple = self.decode(metadata);
-            if self.is_escape(&tuple) {
-                continue;
-            }
-            if checks.contains(Checks::GUARD) {
-                let guard = self.guard_of(interval, &metadata[..self.tuple_offset()]);
-                self.compare(tags, index, Tag::Guard, guard, tuple.guard)?;
-            }
-            self.compare_tags(tags, checks, index, &tuple)?;
+        self.verify_vectored(tags, checks, &[data], metadata)
+    }
+
+    /// [`verify`](Self::verify) over data in a list of slices, whose borders may fall inside an interval.
+    pub fn verify_vectored<S: Deref<Target = [u8]>>(
+        &self,
+        tags: &Tags,
+        checks: Checks,
+        data: &[S],
+        metadata: &[u8],
+    ) -> Result<(), VerifyError> {
+        let intervals = self.intervals_in(len_of(data), metadata.len())?;
+        let mut cursor = Cursor::default();
+        for (index, metadata) in (0..intervals).zip(metadata.chunks_exact(self.metadata_size())) {
+            let covered = &metadata[..self.tuple_offset()];
+            let mut interval = cursor;
+            let guard = || interval.guard(data, self.interval_size(), covered, self.guard());
+            let tuple = self.decode(&metadata[self.tuple_range()]);
+            self.verify_tuple(tags, checks, index, &tuple, guard)?;
+            cursor.skip(data, self.interval_size());
+        }
+        Ok(())
+    }
+
+    /// [`verify`](Self::verify) of intervals interleaved with their metadata (DIF), as
+    /// [`generate_interleaved`](Self::generate_interleaved) leaves them.
+    pub fn verify_interleaved(&self, tags: &Tags, checks: Checks, blocks: &[u8]) -> Result<(), VerifyError> {
+        self.verify_interleaved_vectored(tags, checks, &[blocks])
+    }
+
+    /// [`verify_interleaved`](Self::verify_interleaved) over blocks in a list of slices, whose borders may fall
+    /// inside a block, even inside its tuple.
+    pub fn verify_interleaved_vectored<S: Deref<Target = [u8]>>(
+        &self,
+        tags: &Tags,
+        checks: Checks,
+        blocks: &[S],
+    ) -> Result<(), VerifyError> {
+        let mut scratch = [0; TUPLE_SIZE_MAX];
+        let bytes = &mut scratch[..self.tuple_size()];
+        let mut cursor = Cursor::default();
+        for index in 0..self.blocks_in(len_of(blocks))? {
+            let mut block = cursor;
+            let guard = || block.guard(blocks, self.covered_size(), &[], self.guard());
+            cursor.skip(blocks, self.covered_size());
+            cursor.copy_to(blocks, bytes);
+            self.verify_tuple(tags, checks, index, &self.decode(bytes), guard)?;
+            cursor.skip(blocks, self.uncovered_size());
+        }
+        Ok(())
+    }
+
+    /// Checks the tuple of interval `index`. `guard` computes what the guard tag should be, when it is needed.
+    #[inline]
+    fn verify_tuple(
+        &self,
+        tags: &Tags,
+        checks: Checks,
+        index: u64,
+        tuple: &Tuple,
+        guard: impl FnOnce() -> u64,
+    ) -> Result<(), PiError> {
+        if self.is_escape(tuple) {
+            return Ok(());
+        }
+        let compare = |tag, expected, actual| self.compare(tags, index, tag, expected, actual);
+        if checks.contains(Checks::GUARD) {
+            compare(Tag::Guard, guard(), tuple.guard)?;
+        }
+        if checks.contains(Checks::APPLICATION) {
+            let mask = tags.application_mask;
+            compare(
+                Tag::Application,
+                (tags.application & mask).into(),
+                (tuple.application & mask).into(),
+            )?;
+        }
+        if checks.contains(Checks::REFERENCE) && self.pi_type() != PiType::Type3 {
+            compare(
+                Tag::Reference,
+                self.reference_at(tags.reference, index),
+                tuple.reference,
+            )?;
+        }
+        if checks.contains(Checks::STORAGE) {
+            compare(Tag::Storage, tags.storage & self.storage_mask(), tuple.storage)?;
         }
         Ok(())
     }
@@ -127,30 +120,6 @@ impl IntegrityProfile {
             && (self.pi_type() != PiType::Type3 || tuple.reference == self.reference_mask())
     }
 
-    #[inline]
-    fn compare_tags(&self, tags: &Tags, checks: Checks, index: u64, tuple: &Tuple) -> Result<(), PiError> {
-        if checks.contains(Checks::APPLICATION) {
-            let mask = tags.application_mask;
-            let (expected, actual) = (tags.application & mask, tuple.application & mask);
-            self.compare(tags, index, Tag::Application, expected.into(), actual.into())?;
-        }
-        if checks.contains(Checks::REFERENCE) && self.pi_type() != PiType::Type3 {
-            let expected = self.reference_at(tags.reference, index);
-            self.compare(tags, index, Tag::Reference, expected, tuple.reference)?;
-        }
-        if checks.contains(Checks::STORAGE) {
-            self.compare(
-                tags,
-                index,
-                Tag::Storage,
-                tags.storage & self.storage_mask(),
-                tuple.storage,
-            )?;
-        }
-        Ok(())
-    }
-
-    #[inline]
     fn compare(&self, tags: &Tags, index: u64, tag: Tag, expected: u64, actual: u64) -> Result<(), PiError> {
         if expected == actual {
             return Ok(());
