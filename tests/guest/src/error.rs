@@ -1,0 +1,68 @@
+//! Why a guest gave no result.
+
+use std::{path::PathBuf, time::Duration};
+
+use thiserror::Error;
+
+/// Why a guest did not run its script to a good end.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// A part that `scripts/install-prerequisites` provides is not there.
+    #[error("no {part} at {}: run scripts/install-prerequisites", path.display())]
+    MissingPart {
+        /// What it is.
+        part: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A program needed to build or run the guest could not be started, or failed.
+    #[error("{program} failed: {reason}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// What it said, or why it did not start.
+        reason: String,
+    },
+    /// A file of the guest could not be read or written.
+    #[error("cannot access {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The guest's kernel did not reach its first program, in as many attempts as the runner makes.
+    #[error("the guest never came up; its console:\n{console}")]
+    NeverUp {
+        /// What the kernel printed in the last attempt.
+        console: String,
+    },
+    /// The script ended with a non-zero status.
+    #[error("the guest's script ended with status {status}; its output:\n{output}\nits console:\n{console}")]
+    Script {
+        /// The script's exit status.
+        status: i32,
+        /// What the script printed.
+        output: String,
+        /// What the kernel and the script's standard error printed.
+        console: String,
+    },
+    /// The guest was up, then panicked or powered off by itself.
+    #[error("the guest died; its console:\n{console}")]
+    Died {
+        /// What the kernel printed.
+        console: String,
+    },
+    /// The script did not end in time.
+    #[error("the guest's script took more than {limit:?}; its output:\n{output}\nits console:\n{console}")]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+        /// What the script had printed.
+        output: String,
+        /// What the kernel and the script's standard error had printed.
+        console: String,
+    },
+}

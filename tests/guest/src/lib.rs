@@ -1,0 +1,96 @@
+//! Boots a small Linux guest under QEMU on vhost-user disks, for the tests and the demo.
+//!
+//! A [`Guest`] is a file of `qemu-configs/` and a shell script that the guest runs. Its tools are busybox and the programs of
+//! `tests/guest/programs`; QEMU runs in a scratch directory, where the configuration's relative socket paths resolve.
+
+mod error;
+mod fio_disk;
+mod initramfs;
+mod machine;
+mod newc;
+mod parts;
+mod programs;
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+pub use error::GuestError;
+pub use fio_disk::make_fio_disk;
+use machine::{Ending, Machine};
+
+/// Emulated processors fail to boot now and then; a test that failed is never run again.
+const BOOT_ATTEMPTS: u32 = 3;
+
+/// A guest to boot.
+#[derive(Debug, Clone)]
+pub struct Guest<'a> {
+    /// A file of `qemu-configs/`.
+    pub config: &'a str,
+    /// What the guest runs, for busybox's shell. Its standard output is the result.
+    pub script: &'a str,
+    /// Makes the guest use less memory than the configuration gives it, in MiB.
+    pub memory_limit_mib: Option<u32>,
+    /// How long the script may take.
+    pub time_limit: Duration,
+}
+
+impl Guest<'_> {
+    /// Boots the guest with `scratch` as QEMU's working directory and runs the script; returns what it printed.
+    ///
+    /// # Errors
+    /// [`GuestError`]: unless the guest came up and the script ended with status 0.
+    pub fn run(&self, scratch: &Path) -> Result<String, GuestError> {
+        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self.script)?)?;
+        let mut machine = Machine::new(self, scratch)?;
+        let mut attempt = 1;
+        let ending = loop {
+            match machine.run(self.time_limit)? {
+                Ending::BeforeUp if attempt < BOOT_ATTEMPTS => {
+                    eprintln!("guest: died before it was up, attempt {attempt} of {BOOT_ATTEMPTS}");
+                    attempt += 1;
+                }
+                ending => break ending,
+            }
+        };
+        let (output, console) = (machine.output()?, machine.console()?);
+        match ending {
+            Ending::Script(0) => Ok(output),
+            Ending::Script(status) => Err(GuestError::Script {
+                status,
+                output,
+                console,
+            }),
+            Ending::BeforeUp => Err(GuestError::NeverUp { console }),
+            Ending::Died => Err(GuestError::Died { console }),
+            Ending::TimedOut => Err(GuestError::TimedOut {
+                limit: self.time_limit,
+                output,
+                console,
+            }),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
+    fs::read(path).map_err(|source| GuestError::File {
+        path: path.into(),
+        source,
+    })
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), GuestError> {
+    fs::write(path, contents).map_err(|source| GuestError::File {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Runs a program to its end; its standard output.
+fn output_of(command: &mut Command, program: &'static str) -> Result<String, GuestError> {
+    let failed = |reason| GuestError::Program { program, reason };
+    let output = command.output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+}

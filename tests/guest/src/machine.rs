@@ -1,0 +1,140 @@
+//! One QEMU process: its command line, its end, what it left behind.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{Guest, GuestError, parts, read, write};
+
+/// From QEMU's start to the guest's first program; some 3 s on an idle machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Name of the archive in the scratch directory.
+pub(crate) const INITRAMFS: &str = "initramfs.cpio";
+
+/// How a run of the machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The script ended with this status.
+    Script(i32),
+    /// The guest did not reach its first program.
+    BeforeUp,
+    /// The guest was up, then panicked or powered off.
+    Died,
+    /// The script was still running at its time limit.
+    TimedOut,
+}
+
+/// A QEMU command line and the files it writes.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    qemu: Command,
+    console: PathBuf,
+    output: PathBuf,
+    errors: PathBuf,
+}
+
+impl Machine {
+    pub(crate) fn new(guest: &Guest, scratch: &Path) -> Result<Self, GuestError> {
+        let memory = guest
+            .memory_limit_mib
+            .map_or_else(String::new, |mib| format!(" mem={mib}M"));
+        let kernel_arguments = format!("console=ttyS0 quiet panic=-1 mitigations=off{memory}");
+        let [console, output, errors] =
+            ["console.log", "output.log", "qemu.log"].map(|name| scratch.join(name));
+        let mut qemu = parts::qemu();
+        qemu.current_dir(scratch)
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            // KVM guests hang on some of the machines that the tests run on; emulation works on all
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .arg("-readconfig")
+            .arg(parts::qemu_config(guest.config))
+            .arg("-kernel")
+            .arg(parts::kernel()?)
+            .arg("-initrd")
+            .arg(INITRAMFS)
+            .args(["-append", &kernel_arguments])
+            .args(["-serial", "file:console.log", "-serial", "file:output.log"])
+            .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Ok(Self {
+            qemu,
+            console,
+            output,
+            errors,
+        })
+    }
+
+    /// Runs QEMU to its end, or to the limit.
+    pub(crate) fn run(&mut self, script_limit: Duration) -> Result<Ending, GuestError> {
+        // a former attempt's console must not be taken for this one's
+        write(&self.console, &[])?;
+        let mut process = self.start()?;
+        let (mut up, mut ends_by) = (false, Instant::now() + BOOT_LIMIT);
+        loop {
+            let status = process
+                .0
+                .try_wait()
+                .map_err(|error| qemu_failed(error.to_string()))?;
+            if !up && self.console()?.contains("GUEST-UP") {
+                (up, ends_by) = (true, Instant::now() + script_limit);
+            }
+            match status.map(|status| status.code()) {
+                // isa-debug-exit: 2 * (16 + status of the script) + 1
+                Some(Some(code)) if code > 32 => return Ok(Ending::Script((code - 1) / 2 - 16)),
+                Some(Some(0)) if up => return Ok(Ending::Died),
+                Some(Some(0)) => return Ok(Ending::BeforeUp),
+                Some(_) => return Err(qemu_failed(String::from_utf8_lossy(&read(&self.errors)?).into())),
+                None if Instant::now() < ends_by => thread::sleep(POLL_INTERVAL),
+                None if up => return Ok(Ending::TimedOut),
+                None => return Ok(Ending::BeforeUp),
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<Process, GuestError> {
+        let errors = File::create(&self.errors).map_err(|source| GuestError::File {
+            path: self.errors.clone(),
+            source,
+        })?;
+        let started = self.qemu.stderr(errors).spawn();
+        started
+            .map(Process)
+            .map_err(|error| qemu_failed(error.to_string()))
+    }
+
+    /// What the guest's script printed.
+    pub(crate) fn output(&self) -> Result<String, GuestError> {
+        read(&self.output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// What the guest's kernel, and the script's standard error, printed.
+    pub(crate) fn console(&self) -> Result<String, GuestError> {
+        read(&self.console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn qemu_failed(reason: String) -> GuestError {
+    GuestError::Program {
+        program: "qemu-system-x86_64",
+        reason,
+    }
+}
+
+/// QEMU does not outlive the run, however that ends.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // both fail only when the process is gone already
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,60 @@
+//! Where the parts of a guest are: what `scripts/install-prerequisites` unpacked, and the repository's own files.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::GuestError;
+
+/// The kernel image.
+pub(crate) fn kernel() -> Result<PathBuf, GuestError> {
+    the_only_entry("guest kernel", &cache().join("kernel/boot"), "vmlinuz-")
+}
+
+/// The kernel's modules, `lib/modules/VERSION`.
+pub(crate) fn modules() -> Result<PathBuf, GuestError> {
+    the_only_entry("kernel modules", &cache().join("kernel/lib/modules"), "")
+}
+
+/// QEMU as installed, or else as unpacked into the cache, which then needs its own libraries.
+pub(crate) fn qemu() -> Command {
+    let unpacked = cache().join("qemu/usr");
+    let program = unpacked.join("bin/qemu-system-x86_64");
+    if !program.exists() {
+        return Command::new("qemu-system-x86_64");
+    }
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", unpacked.join("lib/x86_64-linux-gnu"));
+    command
+}
+
+/// A file of `qemu-configs/`.
+pub(crate) fn qemu_config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../qemu-configs")
+        .join(name)
+}
+
+fn cache() -> PathBuf {
+    let home = || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache");
+    env::var_os("XDG_CACHE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("stableblk")
+}
+
+fn the_only_entry(part: &'static str, directory: &Path, prefix: &str) -> Result<PathBuf, GuestError> {
+    let missing = || GuestError::MissingPart {
+        part,
+        path: directory.join(format!("{prefix}*")),
+    };
+    let entries = fs::read_dir(directory).map_err(|_: io::Error| missing())?;
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+        })
+        .ok_or_else(missing)
+}
