@@ -1,0 +1,201 @@
+//! What can go wrong with an image and its sidecar, told so that one line names the failure, the file and the cure.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use integrity::sidecar::HeaderError;
+
+use crate::image::Holder;
+use crate::sidecar_file;
+
+/// Why a command could not do its work, or could not begin it. Sizes are in bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The image is not there.
+    #[error("there is no image {image}: make one with `stableblk create {image} --size SIZE`", image = .0.display())]
+    NoImage(PathBuf),
+    /// The path names something that cannot hold an image or a sidecar.
+    #[error("{} is {kind}: name a regular file{}", path.display(), if *device { " or a block device" } else { "" })]
+    WrongKind {
+        /// What was named.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+        /// Whether a block device would have done.
+        device: bool,
+    },
+    /// This user may not open the file in this way.
+    #[error("no permission to {action} {}: run as a user who has it, or change the file's owner or mode", path.display())]
+    Permission {
+        /// What was to be done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+    },
+    /// Somebody else has the file locked.
+    #[error("{} is in use by {holder}: {}", path.display(), holder.cure())]
+    InUse {
+        /// The locked file.
+        path: PathBuf,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// The image does not consist of whole intervals.
+    #[error("{} has {size} bytes, not a positive multiple of the {interval_size}-byte interval: {}",
+        image.display(), uneven_size_cure(image, *size, *interval_size))]
+    UnevenSize {
+        /// The image.
+        image: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The size of one interval.
+        interval_size: usize,
+    },
+    /// An image of this size would not consist of whole intervals.
+    #[error(
+        "size {size} is not a positive multiple of the {interval_size}-byte interval: use `--size {rounded}`"
+    )]
+    UnevenNewSize {
+        /// The size asked for.
+        size: u64,
+        /// The size of one interval.
+        interval_size: u64,
+        /// The next larger size that will do.
+        rounded: u64,
+    },
+    /// There can be no sidecar for such an image.
+    #[error("{} cannot have a sidecar", image.display())]
+    Unprotectable {
+        /// The image.
+        image: PathBuf,
+        /// Why not.
+        #[source]
+        source: HeaderError,
+    },
+    /// A command that makes files never overwrites one.
+    #[error("{} exists already: {cure}", path.display())]
+    Exists {
+        /// What is in the way.
+        path: PathBuf,
+        /// What to do about it.
+        cure: &'static str,
+    },
+    /// A block device has no directory beside it that outlives a restart.
+    #[error("{} is a block device: name a file for its sidecar with `--integrity PATH`", .0.display())]
+    NoPlaceForSidecar(PathBuf),
+    /// The image has no sidecar where it should be.
+    #[error("{image} has no sidecar {}: make it with `stableblk protect {image}{}`",
+        sidecar.display(), integrity_option(image, sidecar), image = image.display())]
+    NoSidecar {
+        /// The image.
+        image: PathBuf,
+        /// Where its sidecar should be.
+        sidecar: PathBuf,
+    },
+    /// The file cannot be used as a sidecar.
+    #[error("{} is no usable sidecar, {reason}: restore it, or make it anew with `stableblk protect --force`",
+        path.display())]
+    BadSidecar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its header. Not a source, for the cure is to come last.
+        reason: HeaderError,
+    },
+    /// The UUID in the sidecar is not that of the image.
+    #[error("{} is the sidecar of another image, not of {}: its UUID is {actual}, the image's {expected}; \
+        name the right one with `--integrity PATH`, or make one with `stableblk protect --force`",
+        sidecar.display(), image.display())]
+    ForeignSidecar {
+        /// The sidecar.
+        sidecar: PathBuf,
+        /// The image it was given for.
+        image: PathBuf,
+        /// The UUID that the image carries.
+        expected: uuid::Uuid,
+        /// The UUID that the sidecar carries.
+        actual: uuid::Uuid,
+    },
+    /// The sidecar covers an image of another size.
+    #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: name the right one with \
+        `--integrity PATH`, or make one with `stableblk protect --force`", sidecar.display(), image.display())]
+    SizeDiffers {
+        /// The sidecar.
+        sidecar: PathBuf,
+        /// The image it was given for.
+        image: PathBuf,
+        /// The size of image that the sidecar covers.
+        covered: u64,
+        /// The size of the image.
+        size: u64,
+    },
+    /// The sidecar ends before its last tuple.
+    #[error("{} is truncated: {len} bytes long, should be {expected}; restore it, or make it anew with \
+        `stableblk protect --force`", path.display())]
+    TruncatedSidecar {
+        /// The sidecar.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// The length that its header asks for.
+        expected: u64,
+    },
+    /// There is no space left for a file.
+    #[error("no space left for {}: free some, or name a file on another file system", .0.display())]
+    NoSpace(PathBuf),
+    /// A part of the image cannot be read.
+    #[error("cannot read {} at byte {offset}", path.display())]
+    ReadAt {
+        /// The image.
+        path: PathBuf,
+        /// Where the read began.
+        offset: u64,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Any other failure of the operating system.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// For `map_err`: a failure to do `action` to `path`.
+    pub fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let (path, source) = (path.to_owned(), source.into());
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => Self::Permission { action, path },
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(path),
+                _ => Self::Io { action, path, source },
+            }
+        }
+    }
+}
+
+/// The option that names a sidecar which is not at its default place.
+fn integrity_option(image: &Path, sidecar: &Path) -> String {
+    if sidecar == sidecar_file::default_path(image) {
+        String::new()
+    } else {
+        format!(" --integrity {}", sidecar.display())
+    }
+}
+
+fn uneven_size_cure(image: &Path, size: u64, interval_size: usize) -> String {
+    let image = image.display();
+    if size == 0 {
+        "give it a size with `truncate -s SIZE`".to_owned()
+    } else if size.is_multiple_of(512) {
+        format!("use `--interval 512`, or pad it with `truncate -s %{interval_size} {image}`")
+    } else {
+        format!("pad it with `truncate -s %{interval_size} {image}`")
+    }
+}

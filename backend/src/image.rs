@@ -1,0 +1,218 @@
+//! The raw image: a regular file or a block device, opened, locked and measured once.
+
+use std::fs::{File, FileType, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, XattrFlags};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use crate::error::Error;
+
+mod direct_io;
+mod lock;
+
+pub use direct_io::{Alignment, DirectIo};
+pub use lock::Holder;
+pub(crate) use lock::{holder, lock};
+
+/// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in text form.
+const UUID_ATTRIBUTE: &str = "user.stableblk.uuid";
+
+/// What the image, or its sidecar, is opened for, and so how it is locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To look at it while others may use it: no lock.
+    Inspect,
+    /// To read it while nobody writes: a shared lock.
+    Read,
+    /// To read and write it: an exclusive lock.
+    ReadWrite,
+}
+
+impl Access {
+    /// What opening the file is for, in an error.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Inspect | Self::Read => "read",
+            Self::ReadWrite => "write",
+        }
+    }
+
+    /// The options that open a file for this access.
+    pub(crate) fn open_options(self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(self == Self::ReadWrite);
+        options
+    }
+}
+
+/// An open image.
+///
+/// The lock belongs to the open file description of [`file`](Self::file), by which all I/O goes too. So the lock of
+/// a process that was killed lasts until the kernel has finished the I/O that the process had under way.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    is_block_device: bool,
+    /// `None` when I/O goes through the page cache.
+    direct_alignment: Option<Alignment>,
+}
+
+impl Image {
+    /// Opens and locks the image at `path`, and turns direct I/O on where `direct_io` and the file system have it.
+    ///
+    /// Refuses what is neither a regular file nor a block device, what is in use, and for
+    /// [`ReadWrite`](Access::ReadWrite) a block device that is mounted.
+    pub fn open(path: &Path, access: Access, direct_io: DirectIo) -> Result<Self, Error> {
+        let file_type = match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoImage(path.to_owned()));
+            }
+            metadata => metadata.map_err(Error::io("look at", path))?.file_type(),
+        };
+        // before it is opened, for opening a FIFO would wait and opening a device may have effects
+        refuse_other_kinds(path, file_type, true)?;
+        let file = open_image(path, access, file_type)?;
+        lock(&file, path, access)?;
+        let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(Error::io("measure", path))?;
+        let direct_alignment = direct_io
+            .turn_on(&file)
+            .map_err(Error::io("set up direct I/O on", path))?;
+        let is_block_device = file_type.is_block_device();
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            is_block_device,
+            direct_alignment,
+        })
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file description that holds the lock and does the I/O.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// In bytes, when it was opened.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it is a block device rather than a regular file.
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.is_block_device
+    }
+
+    /// Whether I/O goes past the page cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct_alignment.is_some()
+    }
+
+    /// How requests must be aligned; 1 when I/O goes through the page cache.
+    #[must_use]
+    pub fn alignment(&self) -> Alignment {
+        self.direct_alignment
+            .unwrap_or(Alignment { memory: 1, offset: 1 })
+    }
+
+    /// The UUID that the image carries. `None` when it has none: it was copied without its attributes, or its file
+    /// system has no attributes.
+    pub fn uuid(&self) -> Result<Option<Uuid>, Error> {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH + 1];
+        let failed = Error::io("read the UUID of", &self.path);
+        match rustix::fs::fgetxattr(&self.file, UUID_ATTRIBUTE, &mut text) {
+            Ok(len) => match Uuid::try_parse_ascii(&text[..len]) {
+                Ok(uuid) => Ok(Some(uuid)),
+                Err(error) => Err(failed(io::Error::new(io::ErrorKind::InvalidData, error))),
+            },
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Gives the image a UUID to carry.
+    pub fn set_uuid(&self, uuid: Uuid) -> io::Result<()> {
+        set_uuid(&self.file, uuid)
+    }
+
+    /// The first byte at or after `offset` that may be other than zero: what is skipped is holes.
+    pub fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        next_data(&self.file, offset)
+    }
+
+    /// Who has the image locked, for an image that was opened to be inspected.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        holder(&self.file)
+    }
+}
+
+/// See [`Image::set_uuid`]; for a file that is not an image yet.
+pub(crate) fn set_uuid(file: &File, uuid: Uuid) -> io::Result<()> {
+    let text = uuid.hyphenated().to_string();
+    Ok(rustix::fs::fsetxattr(
+        file,
+        UUID_ATTRIBUTE,
+        text.as_bytes(),
+        XattrFlags::empty(),
+    )?)
+}
+
+/// See [`Image::next_data`].
+pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        // block devices know of no holes
+        Err(Errno::INVAL) => Ok(Some(offset)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Refuses what is not a regular file, nor a block device if that would do.
+pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool) -> Result<(), Error> {
+    let kind = match file_type {
+        it if it.is_file() || (device && it.is_block_device()) => return Ok(()),
+        it if it.is_dir() => "a directory",
+        it if it.is_block_device() => "a block device",
+        it if it.is_char_device() => "a character device",
+        it if it.is_fifo() => "a FIFO",
+        it if it.is_socket() => "a socket",
+        _ => "no file",
+    };
+    Err(Error::WrongKind {
+        path: path.to_owned(),
+        kind,
+        device,
+    })
+}
+
+fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, Error> {
+    let mut options = access.open_options();
+    if file_type.is_block_device() && access == Access::ReadWrite {
+        // on a block device alone: the kernel refuses one that is mounted, and refuses a mount from then on
+        options.custom_flags(libc::O_EXCL);
+    }
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Error::InUse {
+            path: path.to_owned(),
+            holder: Holder::Kernel,
+        }),
+        opened => opened.map_err(Error::io(access.verb(), path)),
+    }
+}

@@ -1,0 +1,130 @@
+//! Direct I/O: whether the file has it, and how requests must then be aligned.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
+use rustix::io::Errno;
+
+/// No device has larger blocks that Linux would take.
+const PAGE_SIZE: usize = 4096;
+
+/// Whether to go past the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectIo {
+    /// Where the file system and the device have it.
+    WherePossible,
+    /// Through the page cache in any case.
+    Never,
+}
+
+/// What direct I/O asks of a request, in bytes; both are powers of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alignment {
+    /// Of the buffer's address.
+    pub memory: u32,
+    /// Of the file offset and of the length.
+    pub offset: u32,
+}
+
+impl DirectIo {
+    /// Turns direct I/O on for this open file description, which so keeps its lock. `None`: there is none.
+    pub(super) fn turn_on(self, file: &File) -> io::Result<Option<Alignment>> {
+        let told = told_alignment(file);
+        let denied = told.is_some_and(|told| told.memory == 0 || told.offset == 0);
+        if self == Self::Never || denied || !set_direct(file, true)? {
+            return Ok(None);
+        }
+        let alignment = told.or_else(|| probed_alignment(file));
+        if alignment.is_none() {
+            set_direct(file, false)?;
+        }
+        Ok(alignment)
+    }
+}
+
+/// What `statx` tells, since Linux 6.1: zeros when there is no direct I/O.
+fn told_alignment(file: &File) -> Option<Alignment> {
+    let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    (statx.stx_mask & StatxFlags::DIOALIGN.bits() != 0).then_some(Alignment {
+        memory: statx.stx_dio_mem_align,
+        offset: statx.stx_dio_offset_align,
+    })
+}
+
+/// Whether the file system took the flag.
+fn set_direct(file: &File, on: bool) -> io::Result<bool> {
+    let mut flags = rustix::fs::fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, on);
+    match rustix::fs::fcntl_setfl(file, flags) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The alignment that a read gets by with. Some file systems take the flag and then fail every request.
+fn probed_alignment(file: &File) -> Option<Alignment> {
+    let mut buffer = vec![0; 3 * PAGE_SIZE];
+    let page = buffer.as_ptr().align_offset(PAGE_SIZE);
+    [512, PAGE_SIZE].into_iter().find_map(|size| {
+        // at an address that is aligned to `size` and to no more
+        file.read_at(&mut buffer[page + size..][..size], 0).ok()?;
+        let size = u32::try_from(size).ok()?;
+        Some(Alignment {
+            memory: size,
+            offset: size,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the target directory, which is on a disk where /tmp may not be.
+    fn file_on_disk() -> File {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        file.set_len(1 << 20).unwrap();
+        file
+    }
+
+    #[test]
+    fn never_leaves_the_file_buffered() {
+        let file = file_on_disk();
+        assert_eq!(DirectIo::Never.turn_on(&file).unwrap(), None);
+        assert!(!rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
+    }
+
+    #[test]
+    fn reads_that_keep_the_alignment_succeed() {
+        let file = file_on_disk();
+        let Some(alignment) = DirectIo::WherePossible.turn_on(&file).unwrap() else {
+            eprintln!("skipped: the file system has no direct I/O");
+            return;
+        };
+        assert!(rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
+        let (memory, len) = (alignment.memory as usize, alignment.offset as usize);
+        let mut buffer = vec![1; len + 2 * memory];
+        let start = buffer.as_ptr().align_offset(2 * memory) + memory;
+        file.read_exact_at(&mut buffer[start..][..len], alignment.offset.into())
+            .unwrap();
+        assert!(buffer[start..][..len].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn probing_finds_no_stricter_alignment_than_the_kernel_tells() {
+        let file = file_on_disk();
+        let Some(told) = told_alignment(&file).filter(|told| told.offset != 0) else {
+            eprintln!("skipped: the kernel tells no alignment here");
+            return;
+        };
+        assert!(set_direct(&file, true).unwrap());
+        let probed = probed_alignment(&file).unwrap();
+        assert!(
+            probed.offset >= told.offset && probed.offset <= 4096,
+            "{probed:?}, told {told:?}"
+        );
+    }
+}
