@@ -1,4 +1,4 @@
-//! What the ring and the parser cost a request: pop, parse, copy 4 KiB, complete; published once a batch.
+//! What the ring and the parser cost a request: pop, parse, copy 4096 bytes, complete; published once a batch.
 //!
 //! `cargo bench -p stableblk-virtio`
 

@@ -109,7 +109,6 @@ impl Buffers {
         read: impl Fn(usize) -> Option<Descriptor>,
     ) -> Result<Option<Descriptor>, MalformedReason> {
         let mut index = first;
-        // more steps than entries is a loop
         for _ in 0..entries {
             let descriptor =
                 read(usize::from(index)).ok_or(MalformedReason::NextOutOfRange { next: index })?;
@@ -126,7 +125,13 @@ impl Buffers {
             }
             index = descriptor.next;
         }
-        Err(MalformedReason::Loop)
+        // after as many steps as there are entries, one that exists was visited before
+        let exists = usize::from(index) < entries;
+        Err(if exists {
+            MalformedReason::Loop
+        } else {
+            MalformedReason::NextOutOfRange { next: index }
+        })
     }
 }
 

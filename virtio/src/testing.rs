@@ -4,7 +4,7 @@
 //! memory is missing: that is a mistake of the test.
 #![expect(clippy::missing_panics_doc, reason = "said once, above, for the whole module")]
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -78,14 +78,15 @@ pub struct Driver<'m, M> {
 
 impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
     /// A ring of `size` entries whose areas lie one after the other from `base` on, which is 4096-byte aligned. They
-    /// need [`Driver::ring_len`] bytes of memory and are cleared.
+    /// take [`Driver::ring_len`] bytes of memory and are cleared.
     pub fn new(mem: &'m M, base: u64, size: u16) -> Self {
+        let driver_area_len = driver_area_len(size) as u64;
         let addresses = RingAddresses {
             descriptor_table: GuestAddress(base),
             available_ring: GuestAddress(base + u64::from(size) * Descriptor::SIZE as u64),
-            used_ring: GuestAddress(base + Self::ring_len(size) / 2),
+            used_ring: GuestAddress(base + driver_area_len),
         };
-        mem.write_slice(&vec![0; Self::ring_len(size) as usize], GuestAddress(base))
+        mem.write_slice(&vec![0; Self::ring_len(size)], GuestAddress(base))
             .unwrap();
         Self::at(mem, addresses, size)
     }
@@ -109,11 +110,11 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         driver
     }
 
-    /// Bytes that a ring of `size` entries takes in [`Driver::new`].
+    /// Bytes of memory that [`Driver::new`] takes for a ring of `size` entries.
     #[must_use]
-    pub fn ring_len(size: u16) -> u64 {
-        // the used ring starts half way, behind table, available entries, flags, index and event
-        2 * (u64::from(size) * 18 + 6).next_multiple_of(4096)
+    pub fn ring_len(size: u16) -> usize {
+        // flags, index, entries of 8 bytes, event
+        driver_area_len(size) + (6 + usize::from(size) * 8).next_multiple_of(4096)
     }
 
     /// Where the ring is.
@@ -244,6 +245,14 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         self.load(self.layout.addresses.used_ring, self.layout.avail_event())
     }
 
+    /// Whether a device with `EVENT_IDX` wants to be notified of the chain that was made available last.
+    #[must_use]
+    pub fn wants_notification(&self) -> bool {
+        // the device stores its event index, then reads the available index: one side must see the other's store
+        fence(Ordering::SeqCst);
+        self.avail_event() == self.next_avail.wrapping_sub(1)
+    }
+
     /// Whether the device asks for no notifications, the way one without `EVENT_IDX` does.
     #[must_use]
     pub fn notifications_suppressed(&self) -> bool {
@@ -288,6 +297,11 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
             )
             .unwrap();
     }
+}
+
+/// Descriptor table and available ring: entries of 16 and of 2 bytes; flags, index and event.
+fn driver_area_len(size: u16) -> usize {
+    (6 + usize::from(size) * 18).next_multiple_of(4096)
 }
 
 /// `struct virtio_blk_req` up to its data. `request_type` is one of [`request_type`](crate::request_type) or anything else.

@@ -1,0 +1,12 @@
+//! The device's side of virtio-blk as a driver meets it: guest memory in, guest memory out.
+
+mod chain;
+mod config;
+mod garbage;
+mod harness;
+mod limits;
+mod notification;
+mod removed_memory;
+mod request;
+mod ring;
+mod segments;
