@@ -1,0 +1,153 @@
+//! Guest memory as the front-end shares it: regions of files, each with a guest and a front-end address.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use thiserror::Error;
+use vhost::vhost_user::message::VhostUserMemoryRegion;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Guest memory as workers see it.
+pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// Most memory regions at a time; what libvhost-user offers.
+pub const MEMORY_SLOTS_MAX: usize = 509;
+
+/// Why a region of the front-end's was refused.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// More than [`MEMORY_SLOTS_MAX`].
+    #[error("more than {MEMORY_SLOTS_MAX} memory regions")]
+    TooMany,
+    /// An access past the end of the file would be a SIGBUS.
+    #[error("memory region of {size} bytes at offset {offset} of a file of {file_len} bytes")]
+    PastEndOfFile {
+        /// Length of the region, in bytes.
+        size: u64,
+        /// Where it starts in the file, in bytes.
+        offset: u64,
+        /// Length of the file, in bytes.
+        file_len: u64,
+    },
+    /// Start and length overflow, or the region overlaps another one.
+    #[error("memory region at guest address {0:#x} overlaps another one or the end of the address space")]
+    Overlap(u64),
+    /// No such region to remove.
+    #[error("no memory region at guest address {0:#x} with that size and front-end address")]
+    Unknown(u64),
+    /// The file's length could not be read.
+    #[error("cannot examine the memory region's file")]
+    Stat(#[source] std::io::Error),
+    /// The mapping failed.
+    #[error("cannot map the memory region")]
+    Map(#[source] vm_memory::mmap::MmapRegionError),
+}
+
+#[derive(Debug, Clone)]
+struct Region {
+    guest_addr: u64,
+    frontend_addr: u64,
+    size: u64,
+    mapping: Arc<MmapRegion<()>>,
+}
+
+impl Region {
+    fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Self, MemoryError> {
+        let VhostUserMemoryRegion { guest_phys_addr, memory_size, user_addr, mmap_offset } = *region;
+        let overlap = || MemoryError::Overlap(guest_phys_addr);
+        guest_phys_addr.checked_add(memory_size).ok_or_else(overlap)?;
+        user_addr.checked_add(memory_size).ok_or_else(overlap)?;
+        let file_len = file.metadata().map_err(MemoryError::Stat)?.len();
+        if mmap_offset.checked_add(memory_size).is_none_or(|end| end > file_len) {
+            return Err(MemoryError::PastEndOfFile { size: memory_size, offset: mmap_offset, file_len });
+        }
+        let size = usize::try_from(memory_size).map_err(|_| overlap())?;
+        let mapping =
+            MmapRegion::from_file(FileOffset::new(file, mmap_offset), size).map_err(MemoryError::Map)?;
+        Ok(Self {
+            guest_addr: guest_phys_addr,
+            frontend_addr: user_addr,
+            size: memory_size,
+            mapping: Arc::new(mapping),
+        })
+    }
+}
+
+/// The memory table of one session.
+///
+/// Changed only while no worker runs; workers hold the [`GuestMemory`] of the time they were started.
+#[derive(Debug, Default)]
+pub struct MemoryTable {
+    regions: Vec<Region>,
+    memory: Arc<GuestMemory>,
+}
+
+impl MemoryTable {
+    /// The memory of all regions.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Replaces all regions (`VHOST_USER_SET_MEM_TABLE`).
+    pub fn replace(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+    ) -> Result<(), MemoryError> {
+        let regions = regions
+            .iter()
+            .zip(files)
+            .map(|(region, file)| Region::map(region, file))
+            .collect::<Result<_, _>>()?;
+        self.set(regions)
+    }
+
+    /// Adds one region (`VHOST_USER_ADD_MEM_REG`).
+    pub fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> Result<(), MemoryError> {
+        let mut regions = self.regions.clone();
+        regions.push(Region::map(region, file)?);
+        self.set(regions)
+    }
+
+    /// Removes the region that is the same in address, size and front-end address (`VHOST_USER_REM_MEM_REG`).
+    pub fn remove(&mut self, region: &VhostUserMemoryRegion) -> Result<(), MemoryError> {
+        let VhostUserMemoryRegion { guest_phys_addr, memory_size, user_addr, .. } = *region;
+        let same =
+            |r: &Region| (r.guest_addr, r.size, r.frontend_addr) == (guest_phys_addr, memory_size, user_addr);
+        let at = self.regions.iter().position(same).ok_or(MemoryError::Unknown(guest_phys_addr))?;
+        let mut regions = self.regions.clone();
+        regions.remove(at);
+        self.set(regions)
+    }
+
+    /// The guest address of a front-end address, as ring addresses are given.
+    pub fn guest_address(&self, frontend_addr: u64) -> Option<GuestAddress> {
+        self.regions.iter().find_map(|region| {
+            let offset = frontend_addr.checked_sub(region.frontend_addr)?;
+            (offset < region.size).then(|| GuestAddress(region.guest_addr + offset))
+        })
+    }
+
+    fn set(&mut self, mut regions: Vec<Region>) -> Result<(), MemoryError> {
+        if regions.len() > MEMORY_SLOTS_MAX {
+            return Err(MemoryError::TooMany);
+        }
+        regions.sort_by_key(|region| region.guest_addr);
+        if let Some(pair) =
+            regions.windows(2).find(|pair| pair[0].guest_addr + pair[0].size > pair[1].guest_addr)
+        {
+            return Err(MemoryError::Overlap(pair[1].guest_addr));
+        }
+        let mapped = regions.iter().map(|region| {
+            GuestRegionMmap::with_arc(region.mapping.clone(), GuestAddress(region.guest_addr)).map(Arc::new)
+        });
+        let mapped: Vec<_> = mapped.collect::<Option<_>>().ok_or(MemoryError::Overlap(u64::MAX))?;
+        self.memory = Arc::new(if mapped.is_empty() {
+            GuestMemory::new()
+        } else {
+            GuestMemory::from_arc_regions(mapped).map_err(|_| MemoryError::Overlap(regions[0].guest_addr))?
+        });
+        self.regions = regions;
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! Counters of one queue. The worker writes them, nobody on the path reads them.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A counter with one writer: no locked instruction on the path.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. Only the owning worker may call it.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// The value, from any thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Adds one and says whether this one should be logged: the 1st, 2nd, 4th, 8th and so on, so that a guest that makes
+    /// errors cannot fill the log.
+    pub fn add_logged(&self) -> bool {
+        self.add(1);
+        self.get().is_power_of_two()
+    }
+}
+
+/// What one queue has done since it was first started.
+#[derive(Debug, Default)]
+pub struct QueueMetrics {
+    /// Read requests completed.
+    pub reads: Counter,
+    /// Bytes read by the guest.
+    pub bytes_read: Counter,
+    /// Write requests completed.
+    pub writes: Counter,
+    /// Bytes written by the guest.
+    pub bytes_written: Counter,
+    /// Flush requests completed.
+    pub flushes: Counter,
+    /// Requests answered IOERR because the device failed.
+    pub device_errors: Counter,
+    /// Requests answered IOERR because PI did not match.
+    pub integrity_errors: Counter,
+    /// Requests refused as the driver's mistake: out of range, misaligned, a write to a read-only disk.
+    pub refused: Counter,
+    /// Chains that were no request.
+    pub malformed: Counter,
+    /// Requests of a type that is not supported.
+    pub unsupported: Counter,
+    /// Times the worker stopped popping because no folio was free.
+    pub starved: Counter,
+}
