@@ -1,0 +1,85 @@
+//! Devices: what a disk's blocks lie on, behind one trait.
+//!
+//! A device sees folios and byte offsets; it knows nothing of chains, virtio status or guest memory. The [`BlockDevice`] is
+//! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
+
+mod plain;
+mod protection;
+mod sidecar;
+mod uring;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+pub use plain::PlainDevice;
+pub use protection::Protection;
+pub use sidecar::SidecarDevice;
+pub use uring::probe as probe_io_uring;
+
+use crate::bounce::Arena;
+use crate::inflight::Operation;
+
+/// What a device is.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// Size in bytes; a multiple of the granule.
+    pub capacity: u64,
+    /// What is read and written is a multiple of this, in bytes: the PI interval or the alignment of direct I/O, whichever
+    /// is larger. A power of two.
+    pub granule: usize,
+    /// Alignment that the device asks of addresses and of each vector's length, in bytes. Folios have it by nature.
+    pub memory_alignment: usize,
+    /// How blocks are protected; none for a plain device.
+    pub protection: Option<Protection>,
+}
+
+/// Where a queue's events come from besides the device.
+#[derive(Debug, Clone, Copy)]
+pub struct EventSources<'a> {
+    /// The driver's eventfd.
+    pub kick: BorrowedFd<'a>,
+    /// The worker's own eventfd, for messages and granted locks.
+    pub wake: BorrowedFd<'a>,
+}
+
+/// What a queue tells its worker.
+#[derive(Debug)]
+pub enum Event {
+    /// The driver made buffers available.
+    Kick,
+    /// There are messages, or locks were granted.
+    Wake,
+    /// An operation has come back, with its result. Success means all of it.
+    Done(Operation, io::Result<()>),
+}
+
+/// A disk's storage.
+pub trait BlockDevice: Send + Sync + 'static {
+    /// A worker's access to it.
+    type Queue: DeviceQueue;
+
+    /// What it is.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Opens a queue for the calling thread. Buffers of `arena` can be registered.
+    fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue>;
+
+    /// Makes everything durable after the last queue is closed: a clean stop.
+    fn close(&self) -> io::Result<()>;
+}
+
+/// A worker's access to a device. Dropping it waits for everything in flight.
+pub trait DeviceQueue {
+    /// Takes an operation, and the buffer in it, until [`Self::reap`] returns it.
+    fn submit(&mut self, operation: Operation);
+
+    /// Gives submissions to the kernel; sleeps until there is an event when `wait`. The only blocking call of a worker.
+    fn enter(&mut self, wait: bool) -> io::Result<()>;
+
+    /// Whether there is anything to enter or reap for, without a system call.
+    fn has_work(&mut self) -> bool;
+
+    /// The next event.
+    fn reap(&mut self) -> Option<Event>;
+}

@@ -1,0 +1,281 @@
+//! One io_uring: submits in batches, reaps in batches, and is the only place a worker sleeps.
+//!
+//! The kick and the wake eventfd are polled through the ring (multishot), so `io_uring_enter` waits for the driver, the
+//! session and the device at once. The eventfds are never read: a multishot poll reports each new signal, and a worker
+//! looks at the ring and its messages whenever it is told, so the counter's value says nothing more.
+
+#![expect(unsafe_code, reason = "submission queue entries carry raw pointers")]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+use slab::Slab;
+
+use crate::bounce::Arena;
+use crate::inflight::{Buffer, Direction, Transfer};
+
+/// Entries of the submission queue. A larger batch costs one more system call, nothing else.
+const SUBMISSIONS: u32 = 256;
+/// Entries of the completion queue: as many as can be in flight, so that it never overflows in practice.
+const COMPLETIONS: u32 = 4096;
+
+/// `user_data` of the polls; operations have their slot, which is smaller.
+const KICK: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+
+/// A registered file, by its place in the list given to [`Ring::new`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RegisteredFile(pub(super) u32);
+
+/// What the ring does for a device: each is one submission queue entry.
+#[derive(Debug)]
+pub(super) enum Submission {
+    /// A read or write of the first registered file.
+    Transfer(Transfer),
+    /// `fdatasync` of a registered file.
+    Sync {
+        /// Which.
+        file: RegisteredFile,
+        /// The worker's number of the flush request.
+        request: usize,
+    },
+}
+
+/// What a worker learns from the ring.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The driver made buffers available.
+    Kick,
+    /// The session, or another worker, has something to say.
+    Wake,
+    /// A submission is done, with its whole length, or failed.
+    Done(Submission, io::Result<()>),
+}
+
+/// The io_uring of one worker and, by `user_data`, what is in flight on it.
+pub(super) struct Ring {
+    uring: IoUring,
+    in_flight: ManuallyDrop<Slab<Submission>>,
+    fixed_buffer: bool,
+    kick: RawFd,
+    wake: RawFd,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+    }
+}
+
+/// Whether this process may use io_uring at all, with what it needs.
+pub fn probe() -> io::Result<()> {
+    let uring = build()?;
+    let mut probe = Probe::new();
+    uring.submitter().register_probe(&mut probe)?;
+    let needed = [opcode::ReadFixed::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::PollAdd::CODE];
+    if needed.into_iter().all(|code| probe.is_supported(code)) {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel's io_uring lacks fixed buffers or polling",
+        ))
+    }
+}
+
+fn build() -> io::Result<IoUring> {
+    // Deferred task work (6.1) runs completions when we ask for them, in one batch, not by interrupting us.
+    let deferred = IoUring::builder()
+        .setup_cqsize(COMPLETIONS)
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(SUBMISSIONS);
+    match deferred {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)
+        }
+        other => other,
+    }
+}
+
+impl Ring {
+    /// A ring over `files`; file 0 is the one that is read and written. Call on the thread that will use it.
+    ///
+    /// Both eventfds must stay open for as long as the ring lives.
+    pub(super) fn new(
+        arena: &Arena,
+        files: &[BorrowedFd<'_>],
+        kick: BorrowedFd<'_>,
+        wake: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        let uring = build()?;
+        let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        uring.submitter().register_files(&raw)?;
+        // SAFETY: registration pins the pages themselves; a mapping that goes away before the ring would leave the ring
+        // with pages nobody else sees. Folios in flight hold the arena, so it outlives every transfer.
+        let fixed_buffer = match unsafe { uring.submitter().register_buffers(&[arena.as_iovec()]) } {
+            Ok(()) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                tracing::info!(
+                    "bounce buffers are not registered with io_uring: RLIMIT_MEMLOCK is too small; raise it for speed"
+                );
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        let in_flight = ManuallyDrop::new(Slab::new());
+        let mut ring =
+            Self { uring, in_flight, fixed_buffer, kick: kick.as_raw_fd(), wake: wake.as_raw_fd() };
+        ring.poll(KICK);
+        ring.poll(WAKE);
+        Ok(ring)
+    }
+
+    /// Takes `submission` in; the next [`Self::enter`] hands it to the kernel.
+    pub(super) fn submit(&mut self, submission: Submission) {
+        let slot = self.in_flight.insert(submission);
+        self.push_slot(slot);
+    }
+
+    /// Hands new submissions to the kernel and, when `wait`, sleeps until there is an event.
+    pub(super) fn enter(&mut self, wait: bool) -> io::Result<()> {
+        match self.uring.submit_and_wait(usize::from(wait)) {
+            // interrupted, or completions must be reaped first: the caller does that next in any case
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Whether [`Self::enter`] without waiting has anything to do, so that polling costs no system call.
+    pub(super) fn has_work(&mut self) -> bool {
+        let submissions = self.uring.submission();
+        let pending = !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow();
+        drop(submissions);
+        pending || !self.uring.completion().is_empty()
+    }
+
+    /// The next event.
+    pub(super) fn reap(&mut self) -> Option<Event> {
+        loop {
+            let entry = self.uring.completion().next()?;
+            match entry.user_data() {
+                poll @ (KICK | WAKE) => {
+                    if !cqueue::more(entry.flags()) {
+                        self.poll(poll);
+                    }
+                    return Some(if poll == KICK { Event::Kick } else { Event::Wake });
+                }
+                user_data => {
+                    let Some(event) =
+                        usize::try_from(user_data).ok().and_then(|slot| self.finish(slot, entry.result()))
+                    else {
+                        continue;
+                    };
+                    return Some(event);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, slot: usize, result: i32) -> Option<Event> {
+        if matches!(-result, libc::EAGAIN | libc::EINTR) {
+            self.push_slot(slot);
+            return None;
+        }
+        let submission = self.in_flight.try_remove(slot)?;
+        let expected = match &submission {
+            Submission::Transfer(transfer) => transfer.len,
+            Submission::Sync { .. } => 0,
+        };
+        let outcome = match usize::try_from(result) {
+            Ok(done) if done == expected => Ok(()),
+            // A recycled folio holds someone else's data behind a short read, so short is never success.
+            Ok(done) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("short transfer: {done} of {expected} bytes"),
+            )),
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
+        };
+        Some(Event::Done(submission, outcome))
+    }
+
+    fn push_slot(&mut self, slot: usize) {
+        let fixed_buffer = self.fixed_buffer;
+        let Some(submission) = self.in_flight.get_mut(slot) else {
+            return;
+        };
+        let entry = match submission {
+            Submission::Transfer(transfer) => transfer_entry(transfer, fixed_buffer),
+            Submission::Sync { file, .. } => {
+                opcode::Fsync::new(types::Fixed(file.0)).flags(types::FsyncFlags::DATASYNC).build()
+            }
+        };
+        self.push(&entry.user_data(slot as u64));
+    }
+
+    fn poll(&mut self, user_data: u64) {
+        let fd = if user_data == KICK { self.kick } else { self.wake };
+        let events = u32::from(libc::POLLIN.unsigned_abs());
+        self.push(&opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().user_data(user_data));
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the entry's pointers lead into the folio or the guest memory that the submission in `in_flight`
+            // owns; it stays there until its completion is reaped.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // full: hand the batch over. An error here shows again at the next enter, which reports it.
+            if self.enter(false).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
+    let (file, offset) = (types::Fixed(0), transfer.offset);
+    let len = u32::try_from(transfer.len).expect("a transfer is at most a folio");
+    match (&transfer.buffer, transfer.direction) {
+        (Buffer::Bounce(folio), Direction::Read) if fixed_buffer => {
+            opcode::ReadFixed::new(file, folio.as_ptr(), len, 0).offset(offset).build()
+        }
+        (Buffer::Bounce(folio), Direction::Write) if fixed_buffer => {
+            opcode::WriteFixed::new(file, folio.as_ptr(), len, 0).offset(offset).build()
+        }
+        (Buffer::Bounce(folio), Direction::Read) => {
+            opcode::Read::new(file, folio.as_ptr(), len).offset(offset).build()
+        }
+        (Buffer::Bounce(folio), Direction::Write) => {
+            opcode::Write::new(file, folio.as_ptr(), len).offset(offset).build()
+        }
+        (Buffer::Guest(guest, _), direction) => {
+            let vectors = guest.as_slice();
+            let count = u32::try_from(vectors.len()).expect("at most UIO_MAXIOV");
+            match direction {
+                Direction::Read => opcode::Readv::new(file, vectors.as_ptr(), count).offset(offset).build(),
+                Direction::Write => opcode::Writev::new(file, vectors.as_ptr(), count).offset(offset).build(),
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        while !self.in_flight.is_empty() {
+            if self.enter(true).is_err() {
+                // The kernel may still write to these buffers: leak them rather than free them.
+                return;
+            }
+            while self.reap().is_some() {}
+        }
+        // SAFETY: dropped once, here, and nothing is in flight, so the kernel has let go of every buffer.
+        unsafe { ManuallyDrop::drop(&mut self.in_flight) };
+    }
+}

@@ -1,0 +1,133 @@
+//! What is between submit and reap: operations, and the buffers they own.
+//!
+//! The kernel works on memory that these values own. They are moved in at submit and out at reap; in between no code has
+//! a reference to them, which is what makes a bounce folio stable.
+
+use std::sync::Arc;
+
+use virtio::CopyError;
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+use crate::bounce::BounceFolio;
+use crate::memory::GuestMemory;
+
+/// Which way data goes, seen from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Device to guest.
+    Read,
+    /// Guest to device.
+    Write,
+}
+
+/// The part of a request that one transfer carries. The device passes it through unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The worker's number of the request.
+    pub request: usize,
+    /// Where the part starts in the request's data, in bytes.
+    pub data_offset: u64,
+    /// Length of the part, in bytes.
+    pub data_len: usize,
+    /// Bytes of the transfer before the part: the transfer starts at a granule, the part may not.
+    pub lead: usize,
+    /// A read whose granule the part is then merged into and written.
+    pub merge: bool,
+}
+
+/// Guest memory that the device reads or writes itself, without a bounce.
+#[derive(Debug)]
+pub struct GuestVectors {
+    vectors: Vec<libc::iovec>,
+    /// Keeps the regions mapped that the vectors point into.
+    _memory: Arc<GuestMemory>,
+}
+
+impl GuestVectors {
+    /// The vectors of `slices`, all of `memory`, when each is aligned to `alignment` bytes in address and length and
+    /// there are few enough for one system call.
+    pub fn of<'a, B: BitmapSlice + 'a>(
+        memory: &Arc<GuestMemory>,
+        slices: impl Iterator<Item = Result<VolatileSlice<'a, B>, CopyError>>,
+        alignment: usize,
+    ) -> Option<Self> {
+        let vectors: Vec<_> = slices
+            .take(libc::UIO_MAXIOV as usize + 1)
+            .map(|slice| {
+                let slice = slice.ok()?;
+                let start = slice.ptr_guard_mut().as_ptr();
+                let aligned = start.addr().is_multiple_of(alignment) && slice.len().is_multiple_of(alignment);
+                aligned.then_some(libc::iovec { iov_base: start.cast(), iov_len: slice.len() })
+            })
+            .collect::<Option<_>>()?;
+        (vectors.len() <= libc::UIO_MAXIOV as usize).then(|| Self { vectors, _memory: memory.clone() })
+    }
+
+    /// The vectors, for the submission queue entry. Their place does not change when this value moves.
+    pub fn as_slice(&self) -> &[libc::iovec] {
+        &self.vectors
+    }
+}
+
+/// The memory of one transfer.
+#[derive(Debug)]
+pub enum Buffer {
+    /// Stable: the data was copied, or will be, and nobody else sees the folio.
+    Bounce(BounceFolio),
+    /// The guest's own memory, and a folio for the tuples where there is PI.
+    Guest(GuestVectors, Option<BounceFolio>),
+}
+
+impl Buffer {
+    /// The folio that carries the metadata.
+    pub fn folio(&self) -> Option<&BounceFolio> {
+        match self {
+            Self::Bounce(folio) => Some(folio),
+            Self::Guest(_, folio) => folio.as_ref(),
+        }
+    }
+
+    /// As [`Self::folio`], to fill it.
+    pub fn folio_mut(&mut self) -> Option<&mut BounceFolio> {
+        match self {
+            Self::Bounce(folio) => Some(folio),
+            Self::Guest(_, folio) => folio.as_mut(),
+        }
+    }
+
+    /// The folio, for the pool.
+    pub fn into_folio(self) -> Option<BounceFolio> {
+        match self {
+            Self::Bounce(folio) => Some(folio),
+            Self::Guest(_, folio) => folio,
+        }
+    }
+}
+
+/// One read or write of the device: whole granules.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Read or write.
+    pub direction: Direction,
+    /// Where on the device, in bytes; a multiple of the granule.
+    pub offset: u64,
+    /// How much, in bytes; a multiple of the granule.
+    pub len: usize,
+    /// Where to or from.
+    pub buffer: Buffer,
+    /// Whose.
+    pub piece: Piece,
+}
+
+/// What a device is asked to do.
+#[derive(Debug)]
+pub enum Operation {
+    /// Move data.
+    Transfer(Transfer),
+    /// Make all completed writes stable, for this request.
+    Flush {
+        /// The worker's number of the request.
+        request: usize,
+    },
+}
