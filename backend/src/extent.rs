@@ -1,0 +1,91 @@
+//! How a request is cut into transfers of whole granules.
+
+use crate::bounce::FOLIO_SIZE_MAX;
+use crate::inflight::Direction;
+
+/// A part of the device that one transfer covers, and the place of the request's data in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it starts on the device, in bytes.
+    pub device_offset: u64,
+    /// Its length, in bytes.
+    pub device_len: usize,
+    /// Bytes before the request's data.
+    pub lead: usize,
+    /// Bytes after it.
+    pub trail: usize,
+}
+
+impl Extent {
+    /// The next part of bytes `from..to`. A read is widened to granules. A write that covers no whole granule is the one
+    /// granule it is merged into; otherwise it is the whole granules.
+    pub fn next(direction: Direction, from: u64, to: u64, granule: usize) -> Self {
+        let wide = granule as u64;
+        let device_offset = from / wide * wide;
+        let end = match direction {
+            Direction::Read => to.next_multiple_of(wide),
+            Direction::Write if device_offset < from || to - from < wide => device_offset + wide,
+            Direction::Write => to / wide * wide,
+        };
+        let device_len = (end - device_offset).min(FOLIO_SIZE_MAX as u64);
+        let trail = (device_offset + device_len).saturating_sub(to);
+        #[expect(clippy::cast_possible_truncation, reason = "at most a folio, or a granule")]
+        let small = |bytes: u64| bytes as usize;
+        Self {
+            device_offset,
+            device_len: small(device_len),
+            lead: small(from - device_offset),
+            trail: small(trail),
+        }
+    }
+
+    /// The same, no longer than `len` bytes (at least a granule).
+    #[must_use]
+    pub fn within(self, len: usize, granule: usize) -> Self {
+        let device_len = self.device_len.min(len / granule * granule);
+        let trail = self.trail.saturating_sub(self.device_len - device_len);
+        Self { device_len, trail, ..self }
+    }
+
+    /// Bytes of the request's data in it.
+    pub fn data_len(&self) -> usize {
+        self.device_len - self.lead - self.trail
+    }
+
+    /// Whether it has bytes that are not the request's.
+    pub fn is_partial(&self) -> bool {
+        self.lead > 0 || self.trail > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn extents_cover_each_byte_once_in_whole_granules(
+            sectors in 0u64..5000, count in 1u64..6000, exponent in 9u32..17, write in any::<bool>(), folio in 0usize..5
+        ) {
+            let granule = 1usize << exponent;
+            let (start, end) = (sectors * 512, (sectors + count) * 512);
+            let direction = if write { Direction::Write } else { Direction::Read };
+            let mut at = start;
+            while at < end {
+                let whole = Extent::next(direction, at, end, granule);
+                let extent = whole.within((whole.device_len >> folio).max(granule), granule);
+                prop_assert!(extent.device_len > 0 && extent.device_len.is_multiple_of(granule));
+                prop_assert!(extent.device_offset.is_multiple_of(granule as u64));
+                prop_assert!(extent.device_len <= FOLIO_SIZE_MAX);
+                prop_assert_eq!(extent.device_offset + extent.lead as u64, at);
+                prop_assert!(extent.data_len() > 0);
+                // a write either is merged into one granule or covers what it writes
+                prop_assert!(!write || !extent.is_partial() || extent.device_len == granule);
+                at += extent.data_len() as u64;
+            }
+            prop_assert_eq!(at, end);
+        }
+    }
+}

@@ -1,0 +1,650 @@
+//! The path of a request, and nothing else. One worker a queue, one thread a worker.
+//!
+//! ```text
+//! write  pop -> parse -> lock range -> take folio -> copy_to -> generate -> submit ~ring~ reap -> complete -> used ring
+//! read   pop -> parse -> lock range -> take folio -> submit ~ring~ reap -> verify -> copy_from -> complete -> used ring
+//! ```
+//!
+//! Guest data is read once, into the folio; PI covers that copy and that copy goes to the device. What is read is verified in
+//! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use integrity::LengthError;
+use integrity::sidecar::SidecarError;
+use slab::Slab;
+use thiserror::Error;
+use virtio::{CopyError, Request, RingError, SplitRing, Status};
+
+use crate::active::Active;
+use crate::bounce::{Arena, BounceFolio, FolioPool};
+use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
+use crate::disk::{Bounce, Disk};
+use crate::event::{CallFd, KickFd};
+use crate::extent::Extent;
+use crate::inbox::Message;
+use crate::inflight::{Buffer, Direction, GuestVectors, Operation, Piece, Transfer};
+use crate::memory::GuestMemory;
+use crate::metrics::QueueMetrics;
+use crate::poller::Poller;
+use crate::range_lock::{Access, Owner, Ticket};
+
+/// Transfers in flight a worker has at most, where folios do not limit them.
+const TRANSFERS_MAX: usize = 1024;
+
+/// What the driver chose for the queue that a worker serves.
+#[derive(Debug)]
+pub struct Vring {
+    /// Its index.
+    pub index: usize,
+    /// The rings, at the place where the last owner left them.
+    pub ring: SplitRing,
+    /// The driver's signal.
+    pub kick: KickFd,
+    /// Our signal; none when the driver polls.
+    pub call: Option<CallFd>,
+    /// Writes are made stable before they complete (no flush was negotiated).
+    pub writethrough: bool,
+}
+
+/// Why a transfer failed, for the log.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error(transparent)]
+    Device(#[from] io::Error),
+    #[error(transparent)]
+    Integrity(#[from] SidecarError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Length(#[from] LengthError),
+}
+
+/// Whether a request could be launched whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Launch {
+    Whole,
+    /// No folio is free; the rest follows when one is.
+    Starved,
+}
+
+/// Serves one queue on its own thread until it is told to stop.
+#[derive(Debug)]
+pub struct QueueWorker<B: BlockDevice> {
+    disk: Arc<Disk<B>>,
+    info: DeviceInfo,
+    memory: Arc<GuestMemory>,
+    vring: Vring,
+    // before the pool: dropping it waits for what is in flight
+    device: B::Queue,
+    pool: FolioPool,
+    poller: Poller,
+    requests: Slab<Active>,
+    /// Popped since the last batch of locks.
+    arrived: Vec<usize>,
+    /// Hold their range and have transfers to begin, in order.
+    ready: VecDeque<usize>,
+    /// Finished, to be released as one batch.
+    released: Vec<Ticket>,
+    transfers: usize,
+    starved: bool,
+    stopping: bool,
+    retired: bool,
+}
+
+impl<B: BlockDevice> QueueWorker<B> {
+    /// Sets up a worker on the calling thread, which must be the one that runs it.
+    pub fn new(disk: Arc<Disk<B>>, memory: Arc<GuestMemory>, vring: Vring) -> io::Result<Self> {
+        let info = disk.device.info().clone();
+        let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
+        let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
+        let device = disk.device.open_queue(&arena, sources)?;
+        let poller = Poller::new(disk.poll);
+        Ok(Self {
+            disk,
+            info,
+            memory,
+            vring,
+            device,
+            pool: FolioPool::new(arena),
+            poller,
+            requests: Slab::new(),
+            arrived: Vec::new(),
+            ready: VecDeque::new(),
+            released: Vec::new(),
+            transfers: 0,
+            starved: false,
+            stopping: false,
+            retired: false,
+        })
+    }
+
+    /// Serves the queue; returns it, with nothing in flight, after [`Message::Stop`].
+    ///
+    /// Fails only when io_uring does: then what was popped is lost to the driver, but no other queue waits for it.
+    pub fn run(mut self) -> io::Result<Vring> {
+        match self.serve() {
+            Ok(()) => Ok(self.vring),
+            Err(error) => {
+                self.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let accepted = self.accept();
+            self.launch();
+            let sleep = !self.poller.poll_again() && self.arm();
+            self.enter(sleep)?;
+            let reaped = self.reap();
+            self.publish();
+            self.release();
+            if self.stopping && self.requests.is_empty() {
+                return Ok(());
+            }
+            if accepted || reaped {
+                self.poller.worked();
+            }
+        }
+    }
+
+    /// `pop -> parse -> lock range`. True when anything was popped.
+    fn accept(&mut self) -> bool {
+        if self.stopping || self.retired || self.starved {
+            return false;
+        }
+        let mut popped = false;
+        loop {
+            match self.vring.ring.pop(&*self.memory) {
+                Ok(None) => break,
+                Ok(Some(chain)) => {
+                    popped = true;
+                    match Request::parse(&*self.memory, chain) {
+                        Ok(request) => self.admit(request),
+                        Err(malformed) => {
+                            if self.metrics().malformed.add_logged() {
+                                tracing::warn!(queue = self.vring.index, reason = %malformed.reason(), "malformed request");
+                            }
+                            malformed.complete(&mut self.vring.ring, &*self.memory);
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.retire(&error);
+                    break;
+                }
+            }
+        }
+        self.lock_ranges();
+        popped
+    }
+
+    /// Answers a request that needs no device, and takes in the others.
+    fn admit(&mut self, request: Request) {
+        if let Err(status) = request.check(&self.disk.limits) {
+            let metrics = self.metrics();
+            let counter = if status == Status::Unsupp { &metrics.unsupported } else { &metrics.refused };
+            if counter.add_logged() {
+                let (queue, operation) = (self.vring.index, &request.operation);
+                tracing::warn!(queue, ?operation, len = request.data.len(), ?status, "request refused");
+            }
+            return self.answer(request, status, 0);
+        }
+        match request.operation {
+            virtio::Operation::GetId => {
+                let len =
+                    self.disk.serial.len().min(usize::try_from(request.data.len()).unwrap_or(usize::MAX));
+                match request.data.copy_from(&*self.memory, 0, &self.disk.serial[..len]) {
+                    Ok(()) => self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0)),
+                    Err(_) => self.answer(request, Status::IoErr, 0),
+                }
+            }
+            virtio::Operation::Read { .. } | virtio::Operation::Write { .. } | virtio::Operation::Flush => {
+                let id = self.requests.insert(Active::new(request));
+                self.arrived.push(id);
+            }
+            _ => self.answer(request, Status::Unsupp, 0),
+        }
+    }
+
+    /// Takes the ranges of all that arrived; those that must wait become ready by [`Message::Granted`] or a release here.
+    fn lock_ranges(&mut self) {
+        if self.arrived.is_empty() {
+            return;
+        }
+        if !self.needs_locks() {
+            self.ready.extend(self.arrived.drain(..));
+            return;
+        }
+        let granule = self.info.granule as u64;
+        let mut table = self.disk.locks.table();
+        for id in self.arrived.drain(..) {
+            let Some(active) = self.requests.get_mut(id) else {
+                continue;
+            };
+            let access = match active.direction() {
+                Some(Direction::Read) => Access::Shared,
+                Some(Direction::Write) => Access::Exclusive,
+                None => {
+                    self.ready.push_back(id);
+                    continue;
+                }
+            };
+            let start = active.start();
+            let granules = start / granule..(start + active.request.data.len()).div_ceil(granule);
+            let (ticket, held) =
+                table.acquire(granules, access, Owner { queue: self.vring.index, request: id });
+            active.ticket = Some(ticket);
+            if held {
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// Data and tuples are two writes, and a partial write is a read and a write: both need the granule alone.
+    fn needs_locks(&self) -> bool {
+        self.info.protection.is_some() || self.info.granule > self.disk.limits.block_size as usize
+    }
+
+    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios.
+    fn launch(&mut self) {
+        while let Some(&id) = self.ready.front() {
+            if self.launch_request(id) == Launch::Starved {
+                self.starved = true;
+                return;
+            }
+            self.ready.pop_front();
+            if let Some(active) = self.requests.get_mut(id) {
+                active.launching = false;
+            }
+            self.finish_if_done(id);
+        }
+        self.starved = false;
+    }
+
+    fn launch_request(&mut self, id: usize) -> Launch {
+        let Some(active) = self.requests.get_mut(id) else {
+            return Launch::Whole;
+        };
+        let Some(direction) = active.direction() else {
+            active.in_flight += 1;
+            self.device.submit(Operation::Flush { request: id });
+            return Launch::Whole;
+        };
+        while let Some(active) = self.requests.get_mut(id).filter(|active| !active.all_begun()) {
+            let (start, len) = (active.start(), active.request.data.len());
+            let extent = Extent::next(direction, start + active.begun, start + len, self.info.granule);
+            if self.transfers == TRANSFERS_MAX {
+                return Launch::Starved;
+            }
+            let Some(mut transfer) = self.begin(id, direction, extent) else {
+                self.metrics().starved.add(1);
+                return Launch::Starved;
+            };
+            let Some(active) = self.requests.get_mut(id) else {
+                break;
+            };
+            active.begun += transfer.piece.data_len as u64;
+            active.in_flight += 1;
+            self.transfers += 1;
+            let filled = match transfer.direction {
+                Direction::Read => Ok(()),
+                Direction::Write => self.fill(&mut transfer),
+            };
+            match filled {
+                Ok(()) => self.device.submit(Operation::Transfer(transfer)),
+                Err(failure) => self.end_transfer(transfer, Some(failure)),
+            }
+        }
+        Launch::Whole
+    }
+
+    /// Finds memory for the next part of a request. `None`: no folio is free.
+    fn begin(&mut self, id: usize, direction: Direction, extent: Extent) -> Option<Transfer> {
+        let data_offset = self.requests.get_mut(id)?.begun;
+        let zero_copy = self.disk.bounce == Bounce::WhenUnaligned && !extent.is_partial();
+        let (mut folio, mut extent) = (None, extent);
+        if !zero_copy || self.info.protection.is_some() {
+            (folio, extent) = self.take_folio(extent)?;
+        }
+        let vectors = if zero_copy { self.guest_vectors(id, data_offset, extent.data_len()) } else { None };
+        if vectors.is_none() && folio.is_none() {
+            (folio, extent) = self.take_folio(extent)?;
+        }
+        let buffer = match (vectors, folio) {
+            (Some(vectors), folio) => Buffer::Guest(vectors, folio),
+            (None, folio) => Buffer::Bounce(folio?),
+        };
+        let data_len = extent.data_len();
+        let merge = direction == Direction::Write && extent.is_partial();
+        let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
+        let direction = if merge { Direction::Read } else { direction };
+        Some(Transfer { direction, offset: extent.device_offset, len: extent.device_len, buffer, piece })
+    }
+
+    /// A folio for `extent`, which is cut to it where only a smaller one is free.
+    fn take_folio(&mut self, extent: Extent) -> Option<(Option<BounceFolio>, Extent)> {
+        let folio = self.pool.take(extent.device_len, self.info.granule)?;
+        let extent = extent.within(folio.len(), self.info.granule);
+        Some((Some(folio), extent))
+    }
+
+    fn guest_vectors(&mut self, id: usize, data_offset: u64, data_len: usize) -> Option<GuestVectors> {
+        let data = &self.requests.get_mut(id)?.request.data;
+        let slices = data.slices(&*self.memory, data_offset, data_len as u64).ok()?;
+        GuestVectors::of(&self.memory, slices, self.info.memory_alignment)
+    }
+
+    /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio holds the copy that the guard
+    /// was computed from while the device reads the guest's memory again: the defect that the bounce is the cure of.
+    fn fill(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
+        let (Some(active), Some(folio)) = (self.requests.get_mut(request), transfer.buffer.folio_mut())
+        else {
+            return Ok(());
+        };
+        let (data, metadata) = folio.parts_mut();
+        active.request.data.copy_to(&*self.memory, data_offset, &mut data[lead..lead + data_len])?;
+        if let Some(protection) = self.info.protection {
+            protection.generate(transfer.offset, &data[..transfer.len], metadata)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
+    fn arm(&mut self) -> bool {
+        if self.stopping || self.retired || self.starved {
+            return true;
+        }
+        match self.vring.ring.enable_notifications(&*self.memory) {
+            Ok(more) => !more,
+            Err(error) => {
+                self.retire(&error);
+                true
+            }
+        }
+    }
+
+    /// The only blocking call.
+    fn enter(&mut self, sleep: bool) -> io::Result<()> {
+        if !sleep {
+            if self.device.has_work() {
+                return self.device.enter(false);
+            }
+            std::hint::spin_loop();
+            return Ok(());
+        }
+        if !self.poller.is_enabled() {
+            return self.device.enter(true);
+        }
+        let start = Instant::now();
+        self.device.enter(true)?;
+        self.poller.slept(start.elapsed());
+        self.vring.ring.disable_notifications(&*self.memory);
+        Ok(())
+    }
+
+    /// `reap -> verify -> copy_from -> complete`. True when anything was reaped.
+    fn reap(&mut self) -> bool {
+        let mut reaped = false;
+        while let Some(event) = self.device.reap() {
+            reaped = true;
+            match event {
+                Event::Kick => {}
+                Event::Wake => self.read_messages(),
+                Event::Done(Operation::Transfer(transfer), result) => self.arrive(transfer, result),
+                Event::Done(Operation::Flush { request }, result) => self.end_flush(request, result),
+            }
+        }
+        reaped
+    }
+
+    fn read_messages(&mut self) {
+        for message in self.disk.inboxes[self.vring.index].take() {
+            match message {
+                Message::Granted(id) => self.ready.push_back(id),
+                Message::Call(call) => self.vring.call = call,
+                Message::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {
+        if let Err(error) = result {
+            return self.end_transfer(transfer, Some(error.into()));
+        }
+        let outcome = match (transfer.direction, transfer.piece.merge) {
+            (Direction::Write, _) => Ok(()),
+            (Direction::Read, false) => self.deliver(&mut transfer),
+            (Direction::Read, true) => match self.merge(&mut transfer) {
+                Ok(()) => return self.device.submit(Operation::Transfer(transfer)),
+                Err(failure) => Err(failure),
+            },
+        };
+        self.end_transfer(transfer, outcome.err());
+    }
+
+    /// `verify -> copy_from`, for a read.
+    fn deliver(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
+        let Some(active) = self.requests.get_mut(request) else {
+            return Ok(());
+        };
+        let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
+        let Some(folio) = transfer.buffer.folio_mut() else {
+            return Ok(());
+        };
+        if unbounced {
+            // What the guest makes of its buffer meanwhile is verified too: without a bounce there is nothing stable.
+            active.request.data.copy_to(&*self.memory, data_offset, &mut folio.parts_mut().0[..data_len])?;
+        }
+        let (data, metadata) = folio.parts();
+        if let Some(protection) = self.info.protection {
+            protection.verify(transfer.offset, &data[..transfer.len], metadata)?;
+        }
+        if !unbounced {
+            active.request.data.copy_from(&*self.memory, data_offset, &data[lead..lead + data_len])?;
+        }
+        Ok(())
+    }
+
+    /// A partial write has its granule: verify what stays, put the guest's data in, and make it a write.
+    fn merge(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { data_len, lead, .. } = transfer.piece;
+        if let (Some(protection), Some(folio)) = (self.info.protection, transfer.buffer.folio()) {
+            let interval = protection.interval_size();
+            let (data, metadata) = folio.parts();
+            // intervals that the guest's data covers whole need not have been right
+            let head = lead.next_multiple_of(interval).min(transfer.len);
+            let tail = ((lead + data_len) / interval * interval).max(head);
+            protection.verify(transfer.offset, &data[..head], metadata)?;
+            let tail_metadata = &metadata[protection.metadata_len(tail)..];
+            protection.verify(transfer.offset + tail as u64, &data[tail..transfer.len], tail_metadata)?;
+        }
+        transfer.direction = Direction::Write;
+        self.fill(transfer)
+    }
+
+    fn end_transfer(&mut self, transfer: Transfer, failure: Option<Failure>) {
+        let id = transfer.piece.request;
+        self.transfers -= 1;
+        if let Some(failure) = failure {
+            self.fail(&transfer, &failure);
+        }
+        if let Some(folio) = transfer.buffer.into_folio() {
+            self.pool.put(folio);
+        }
+        if let Some(active) = self.requests.get_mut(id) {
+            active.in_flight -= 1;
+        }
+        self.finish_if_done(id);
+    }
+
+    fn fail(&mut self, transfer: &Transfer, failure: &Failure) {
+        let Some(active) = self.requests.get_mut(transfer.piece.request) else {
+            return;
+        };
+        active.status = Status::IoErr;
+        let operation = active.direction();
+        let metrics = self.metrics();
+        let counter = match failure {
+            Failure::Integrity(_) | Failure::Length(_) => &metrics.integrity_errors,
+            Failure::Device(_) | Failure::Copy(_) => &metrics.device_errors,
+        };
+        if counter.add_logged() {
+            let (queue, offset, len) = (self.vring.index, transfer.offset, transfer.len);
+            tracing::error!(
+                queue,
+                ?operation,
+                offset,
+                len,
+                total = counter.get(),
+                "request failed: {failure}"
+            );
+        }
+    }
+
+    fn end_flush(&mut self, id: usize, result: io::Result<()>) {
+        let index = self.vring.index;
+        let Some(active) = self.requests.get_mut(id) else {
+            return;
+        };
+        active.in_flight -= 1;
+        if let Err(error) = result {
+            active.status = Status::IoErr;
+            if self.metrics().device_errors.add_logged() {
+                tracing::error!(queue = index, "flush failed: {error}");
+            }
+        }
+        self.finish_if_done(id);
+    }
+
+    /// complete: when nothing is in flight for the request and nothing is to come.
+    fn finish_if_done(&mut self, id: usize) {
+        let Some(active) = self.requests.get_mut(id) else {
+            return;
+        };
+        if active.launching || active.in_flight > 0 {
+            return;
+        }
+        let written = active.direction() == Some(Direction::Write);
+        if written && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
+            active.flushed = true;
+            active.in_flight = 1;
+            return self.device.submit(Operation::Flush { request: id });
+        }
+        let Some(Active { request, ticket, status, .. }) = self.requests.try_remove(id) else {
+            return;
+        };
+        self.released.extend(ticket);
+        self.count(&request, status);
+        let data_written = match (&request.operation, status) {
+            // a chain's length can name the same memory often enough to pass 4 GiB; the used length is 32 bits
+            (virtio::Operation::Read { .. }, Status::Ok) => {
+                u32::try_from(request.data.len()).unwrap_or(u32::MAX - 1)
+            }
+            _ => 0,
+        };
+        self.answer(request, status, data_written);
+    }
+
+    fn count(&self, request: &Request, status: Status) {
+        if status != Status::Ok {
+            return;
+        }
+        let metrics = self.metrics();
+        match request.operation {
+            virtio::Operation::Read { .. } => {
+                metrics.reads.add(1);
+                metrics.bytes_read.add(request.data.len());
+            }
+            virtio::Operation::Write { .. } => {
+                metrics.writes.add(1);
+                metrics.bytes_written.add(request.data.len());
+            }
+            _ => metrics.flushes.add(1),
+        }
+    }
+
+    fn answer(&mut self, request: Request, status: Status, data_written: u32) {
+        request.reply.complete(&mut self.vring.ring, &*self.memory, status, data_written);
+    }
+
+    /// Shows all completions to the driver at once, with at most one interrupt.
+    fn publish(&mut self) {
+        match self.vring.ring.publish(&*self.memory) {
+            Ok(true) => {
+                if let Some(call) = &self.vring.call {
+                    call.signal();
+                }
+            }
+            Ok(false) => {}
+            Err(error) => self.retire(&error),
+        }
+    }
+
+    /// Gives the ranges of all that was finished back, and wakes those whose turn it is.
+    fn release(&mut self) {
+        if self.released.is_empty() {
+            return;
+        }
+        let mut others = Vec::new();
+        {
+            let mut table = self.disk.locks.table();
+            for ticket in self.released.drain(..) {
+                table.release(ticket, |owner| {
+                    if owner.queue == self.vring.index {
+                        self.ready.push_back(owner.request);
+                    } else {
+                        others.push(owner);
+                    }
+                });
+            }
+        }
+        for owner in others {
+            self.disk.inboxes[owner.queue].post(Message::Granted(owner.request));
+        }
+    }
+
+    fn abandon(mut self) {
+        // first: it waits for everything in flight
+        drop(self.device);
+        let tickets: Vec<_> = self
+            .requests
+            .drain()
+            .filter_map(|active| {
+                active.request.reply.abandon();
+                active.ticket
+            })
+            .collect();
+        let mut granted = Vec::new();
+        {
+            let mut table = self.disk.locks.table();
+            tickets
+                .into_iter()
+                .chain(self.released)
+                .for_each(|ticket| table.release(ticket, |owner| granted.push(owner)));
+        }
+        granted
+            .into_iter()
+            .filter(|owner| owner.queue != self.vring.index)
+            .for_each(|owner| self.disk.inboxes[owner.queue].post(Message::Granted(owner.request)));
+    }
+
+    /// The ring itself is broken: nothing more can be believed of it. What was popped is still finished.
+    fn retire(&mut self, error: &RingError) {
+        if !self.retired {
+            self.retired = true;
+            tracing::error!(queue = self.vring.index, "queue retired: {error}");
+        }
+    }
+
+    fn metrics(&self) -> &QueueMetrics {
+        &self.disk.metrics[self.vring.index]
+    }
+}
