@@ -1,0 +1,211 @@
+//! The socket that front-ends come to.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
+use thiserror::Error;
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less its terminating zero.
+const PATH_LEN_MAX: usize = 107;
+
+/// Why there is no socket to serve on.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// The kernel has no room for it.
+    #[error("socket path {} has {} bytes, more than {PATH_LEN_MAX}: choose a shorter one", .0.display(), .0.as_os_str().len())]
+    PathTooLong(PathBuf),
+    /// Another process accepts connections there.
+    #[error("socket {} is in use by another process: stop that process or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// The path names something that is no socket, which we must not remove.
+    #[error("{} exists and is not a socket: remove it or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// There is no such group.
+    #[error("there is no group {0}: name an existing one with --socket-group")]
+    NoGroup(String),
+    /// `--fd` names something else.
+    #[error("--fd {fd} is {what}: pass a listening or connected Unix stream socket")]
+    BadFd {
+        /// The number.
+        fd: RawFd,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Any other failure.
+    #[error("cannot {action} socket {}", path.display())]
+    Io {
+        /// What was to be done.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where front-ends come from.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// A socket that was made here, and is removed at the end.
+    Bound(BoundSocket),
+    /// A listening socket that was handed over.
+    Listener(UnixListener),
+    /// The one front-end there will be.
+    Connected(UnixStream),
+}
+
+/// A listening socket and its place in the file system.
+#[derive(Debug)]
+pub struct BoundSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl BoundSocket {
+    /// The listening socket.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        // another process may have put its own socket there since
+        if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens at `path`, which then has permissions `mode` and, when given, group `group`. A socket that nobody accepts on any
+/// more is replaced.
+pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, SocketError> {
+    if path.as_os_str().len() > PATH_LEN_MAX {
+        return Err(SocketError::PathTooLong(path.to_owned()));
+    }
+    let fail = |action| move |source| SocketError::Io { action, path: path.to_owned(), source };
+    let group = group.map(group_id).transpose()?;
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
+        Ok(_) => fs::remove_file(path).map_err(fail("replace"))?,
+        Err(_) => {}
+    }
+    // nobody may connect before owner and mode are as asked
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o777));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(umask);
+    let listener = listener.map_err(fail("listen on"))?;
+    let inode = fs::symlink_metadata(path).map_err(fail("examine"))?.ino();
+    let socket = BoundSocket { listener, path: path.to_owned(), inode };
+    if group.is_some() {
+        chown(path, None, group).map_err(fail("change the group of"))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail("change the mode of"))?;
+    Ok(socket)
+}
+
+fn group_id(name: &str) -> Result<u32, SocketError> {
+    if let Ok(id) = name.parse() {
+        return Ok(id);
+    }
+    let group = nix::unistd::Group::from_name(name).ok().flatten();
+    group.map(|group| group.gid.as_raw()).ok_or_else(|| SocketError::NoGroup(name.to_owned()))
+}
+
+/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which.
+pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
+    let bad = |what| SocketError::BadFd { fd, what };
+    if fd <= 2 {
+        return Err(bad("one of the standard streams"));
+    }
+    if fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
+        return Err(bad("not open"));
+    }
+    let owned = own(fd);
+    let kind = (socket_domain(&owned), socket_type(&owned));
+    if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) {
+        return Err(bad("no Unix stream socket"));
+    }
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC).map_err(|_| bad("not usable"))?;
+    match socket_acceptconn(&owned) {
+        Ok(true) => Ok(Endpoint::Listener(owned.into())),
+        Ok(false) if rustix::net::getpeername(&owned).is_ok() => Ok(Endpoint::Connected(owned.into())),
+        _ => Err(bad("neither listening nor connected")),
+    }
+}
+
+#[expect(unsafe_code, reason = "a descriptor given by number on the command line has no other owner")]
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the descriptor is open, is not a standard stream, and was passed to this process for this use: nothing
+    // else here knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+impl Endpoint {
+    /// The listening socket, if there is one.
+    pub fn listener(&self) -> Option<&UnixListener> {
+        match self {
+            Self::Bound(socket) => Some(socket.listener()),
+            Self::Listener(listener) => Some(listener),
+            Self::Connected(_) => None,
+        }
+    }
+
+    /// What to wait on for the next front-end.
+    pub fn listener_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.listener().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = bind(&path, 0o600, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::InUse(_))));
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_successor_keeps_its_socket_when_we_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let first = bind(&path, 0o600, None).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = UnixListener::bind(&path).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_long_path_is_refused_by_its_length() {
+        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::PathTooLong(_))));
+    }
+}
