@@ -80,17 +80,9 @@ impl Image {
         let file = open_image(path, access, file_type)?;
         lock(&file, path, access)?;
         let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(Error::io("measure", path))?;
-        let direct_alignment = direct_io
-            .turn_on(&file)
-            .map_err(Error::io("set up direct I/O on", path))?;
+        let direct_alignment = direct_io.turn_on(&file).map_err(Error::io("set up direct I/O on", path))?;
         let is_block_device = file_type.is_block_device();
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            size,
-            is_block_device,
-            direct_alignment,
-        })
+        Ok(Self { path: path.to_owned(), file, size, is_block_device, direct_alignment })
     }
 
     /// The path it was opened by.
@@ -126,8 +118,7 @@ impl Image {
     /// How requests must be aligned; 1 when I/O goes through the page cache.
     #[must_use]
     pub fn alignment(&self) -> Alignment {
-        self.direct_alignment
-            .unwrap_or(Alignment { memory: 1, offset: 1 })
+        self.direct_alignment.unwrap_or(Alignment { memory: 1, offset: 1 })
     }
 
     /// The UUID that the image carries. `None` when it has none: it was copied without its attributes, or its file
@@ -165,12 +156,7 @@ impl Image {
 /// See [`Image::set_uuid`]; for a file that is not an image yet.
 pub(crate) fn set_uuid(file: &File, uuid: Uuid) -> io::Result<()> {
     let text = uuid.hyphenated().to_string();
-    Ok(rustix::fs::fsetxattr(
-        file,
-        UUID_ATTRIBUTE,
-        text.as_bytes(),
-        XattrFlags::empty(),
-    )?)
+    Ok(rustix::fs::fsetxattr(file, UUID_ATTRIBUTE, text.as_bytes(), XattrFlags::empty())?)
 }
 
 /// See [`Image::next_data`].
@@ -195,11 +181,7 @@ pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool)
         it if it.is_socket() => "a socket",
         _ => "no file",
     };
-    Err(Error::WrongKind {
-        path: path.to_owned(),
-        kind,
-        device,
-    })
+    Err(Error::WrongKind { path: path.to_owned(), kind, device })
 }
 
 fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, Error> {
@@ -209,10 +191,9 @@ fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, 
         options.custom_flags(libc::O_EXCL);
     }
     match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(Error::InUse {
-            path: path.to_owned(),
-            holder: Holder::Kernel,
-        }),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
+        }
         opened => opened.map_err(Error::io(access.verb(), path)),
     }
 }

@@ -1,5 +1,26 @@
 //! The stableblk process: a vhost-user-blk back-end that keeps guest writes stable and protected.
+//!
+//! ARCHITECTURE.md has the map. [`worker`] is the path of a request; [`session`] speaks vhost-user; [`device`] is storage;
+//! [`command`] is what a person starts.
 
+pub mod active;
+pub mod bounce;
+pub mod command;
+pub mod control;
+pub mod device;
+pub mod disk;
 pub mod error;
+pub mod event;
+pub mod extent;
 pub mod image;
+pub mod inbox;
+pub mod inflight;
+pub mod memory;
+pub mod metrics;
+pub mod poller;
+pub mod range_lock;
+pub mod report;
+pub mod session;
 pub mod sidecar_file;
+pub mod socket;
+pub mod worker;

@@ -1,2 +1,80 @@
-//! stableblk
-fn main() {}
+//! Command line to exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use stableblk::command::{check, create, info, protect, serve};
+use stableblk::report;
+use tracing_subscriber::EnvFilter;
+
+/// vhost-user-blk back-end that keeps guest writes stable and protects them by T10/NVMe protection information
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    override_usage = "stableblk --socket-path <PATH> --blk-file <FILE> [OPTIONS]\n       stableblk <COMMAND>"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Option<serve::ServeArgs>,
+    /// Print what this back-end can do, as JSON, and exit
+    #[arg(long)]
+    print_capabilities: bool,
+    /// What to log to stderr: error, warn, info, debug, trace, or a filter as in `RUST_LOG`
+    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a sparse raw image and its sidecar
+    Create(create::CreateArgs),
+    /// Make the sidecar of an existing raw image
+    Protect(protect::ProtectArgs),
+    /// Verify every block of an image against its tuple
+    Check(check::CheckArgs),
+    /// Tell what an image and its sidecar are
+    Info(info::InfoArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    // QEMU's back-end conventions: whatever the other options say
+    if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
+        println!("{}", serve::CAPABILITIES);
+        return ExitCode::SUCCESS;
+    }
+    let cli = Cli::parse();
+    let filter = match EnvFilter::try_new(&cli.log) {
+        Ok(filter) => filter,
+        Err(error) => return fail(&error, 2),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match cli.log_format {
+        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    match (&cli.command, &cli.serve) {
+        (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Check(args)), _) => check::run(args).unwrap_or_else(|error| fail(&error, 2)),
+        (Some(Command::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (None, Some(args)) => serve::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
+    }
+}
+
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("stableblk: {}", report::chain(error));
+    ExitCode::from(code)
+}

@@ -38,16 +38,9 @@ pub fn default_path(image: &Path) -> PathBuf {
 impl SidecarFile {
     /// Makes a sidecar of the empty `file`, which is or will be at `path`. All blocks are unwritten: its array is a hole.
     pub fn create(file: File, path: &Path, header: Header) -> Result<Self, Error> {
-        file.set_len(header.sidecar_size())
-            .map_err(Error::io("size", path))?;
-        file.write_all_at(&header.encode(), 0)
-            .map_err(Error::io("write", path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            header,
-            access: Access::ReadWrite,
-        })
+        file.set_len(header.sidecar_size()).map_err(Error::io("size", path))?;
+        file.write_all_at(&header.encode(), 0).map_err(Error::io("write", path))?;
+        Ok(Self { path: path.to_owned(), file, header, access: Access::ReadWrite })
     }
 
     /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another image.
@@ -57,12 +50,7 @@ impl SidecarFile {
         let file = open_file(path, image.path(), access)?;
         image::lock(&file, path, access)?;
         let header = read_header(&file, path)?;
-        let sidecar = Self {
-            path: path.to_owned(),
-            file,
-            header,
-            access,
-        };
+        let sidecar = Self { path: path.to_owned(), file, header, access };
         sidecar.refuse_wrong_size(image)?;
         sidecar.refuse_wrong_uuid(image)?;
         sidecar.begin_session()?;
@@ -89,14 +77,12 @@ impl SidecarFile {
 
     /// Fills `tuples`, a whole number of them, with those of `first_interval` and the following.
     pub fn read_tuples(&self, first_interval: u64, tuples: &mut [u8]) -> io::Result<()> {
-        self.file
-            .read_exact_at(tuples, self.offset(first_interval, tuples.len())?)
+        self.file.read_exact_at(tuples, self.offset(first_interval, tuples.len())?)
     }
 
     /// Writes `tuples`, a whole number of them, as those of `first_interval` and the following.
     pub fn write_tuples(&self, first_interval: u64, tuples: &[u8]) -> io::Result<()> {
-        self.file
-            .write_all_at(tuples, self.offset(first_interval, tuples.len())?)
+        self.file.write_all_at(tuples, self.offset(first_interval, tuples.len())?)
     }
 
     /// The first interval at or after `interval` that may have been written: what is skipped is holes.
@@ -119,13 +105,9 @@ impl SidecarFile {
 
     fn begin_session(&self) -> Result<(), Error> {
         if self.access == Access::ReadWrite && self.header.state() == State::Dirty {
-            warn!(
-                "{} was not closed cleanly: `stableblk check` tells what it cost",
-                self.path.display()
-            );
+            warn!("{} was not closed cleanly: `stableblk check` tells what it cost", self.path.display());
         }
-        self.set_state_on_disk(State::Dirty)
-            .map_err(Error::io("write", &self.path))
+        self.set_state_on_disk(State::Dirty).map_err(Error::io("write", &self.path))
     }
 
     /// Durable when it returns. Does nothing to a sidecar that is not open for writing.
@@ -133,8 +115,7 @@ impl SidecarFile {
         if self.access != Access::ReadWrite {
             return Ok(());
         }
-        self.file
-            .write_all_at(&self.header.with_state(state).encode(), 0)?;
+        self.file.write_all_at(&self.header.with_state(state).encode(), 0)?;
         self.sync()
     }
 
@@ -158,18 +139,10 @@ impl SidecarFile {
                 size: image.size(),
             });
         }
-        let len = self
-            .file
-            .metadata()
-            .map_err(Error::io("look at", &self.path))?
-            .len();
+        let len = self.file.metadata().map_err(Error::io("look at", &self.path))?.len();
         let expected = self.header.sidecar_size();
         if len < expected {
-            return Err(Error::TruncatedSidecar {
-                path: self.path.clone(),
-                len,
-                expected,
-            });
+            return Err(Error::TruncatedSidecar { path: self.path.clone(), len, expected });
         }
         Ok(())
     }
@@ -202,30 +175,18 @@ impl AsFd for SidecarFile {
 fn open_file(path: &Path, image: &Path, access: Access) -> Result<File, Error> {
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::NoSidecar {
-                image: image.to_owned(),
-                sidecar: path.to_owned(),
-            });
+            return Err(Error::NoSidecar { image: image.to_owned(), sidecar: path.to_owned() });
         }
         metadata => {
             let metadata = metadata.map_err(Error::io("look at", path))?;
             image::refuse_other_kinds(path, metadata.file_type(), false)?;
         }
     }
-    access
-        .open_options()
-        .open(path)
-        .map_err(Error::io(access.verb(), path))
+    access.open_options().open(path).map_err(Error::io(access.verb(), path))
 }
 
 fn read_header(mut file: &File, path: &Path) -> Result<Header, Error> {
     let mut bytes = Vec::with_capacity(HEADER_SIZE);
-    file.by_ref()
-        .take(HEADER_SIZE as u64)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
-    Header::decode(&bytes).map_err(|reason| Error::BadSidecar {
-        path: path.to_owned(),
-        reason,
-    })
+    file.by_ref().take(HEADER_SIZE as u64).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Header::decode(&bytes).map_err(|reason| Error::BadSidecar { path: path.to_owned(), reason })
 }

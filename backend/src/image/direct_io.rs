@@ -47,10 +47,8 @@ impl DirectIo {
 /// What `statx` tells, since Linux 6.1: zeros when there is no direct I/O.
 fn told_alignment(file: &File) -> Option<Alignment> {
     let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
-    (statx.stx_mask & StatxFlags::DIOALIGN.bits() != 0).then_some(Alignment {
-        memory: statx.stx_dio_mem_align,
-        offset: statx.stx_dio_offset_align,
-    })
+    (statx.stx_mask & StatxFlags::DIOALIGN.bits() != 0)
+        .then_some(Alignment { memory: statx.stx_dio_mem_align, offset: statx.stx_dio_offset_align })
 }
 
 /// Whether the file system took the flag.
@@ -72,10 +70,7 @@ fn probed_alignment(file: &File) -> Option<Alignment> {
         // at an address that is aligned to `size` and to no more
         file.read_at(&mut buffer[page + size..][..size], 0).ok()?;
         let size = u32::try_from(size).ok()?;
-        Some(Alignment {
-            memory: size,
-            offset: size,
-        })
+        Some(Alignment { memory: size, offset: size })
     })
 }
 
@@ -108,8 +103,7 @@ mod tests {
         let (memory, len) = (alignment.memory as usize, alignment.offset as usize);
         let mut buffer = vec![1; len + 2 * memory];
         let start = buffer.as_ptr().align_offset(2 * memory) + memory;
-        file.read_exact_at(&mut buffer[start..][..len], alignment.offset.into())
-            .unwrap();
+        file.read_exact_at(&mut buffer[start..][..len], alignment.offset.into()).unwrap();
         assert!(buffer[start..][..len].iter().all(|&byte| byte == 0));
     }
 
@@ -122,9 +116,6 @@ mod tests {
         };
         assert!(set_direct(&file, true).unwrap());
         let probed = probed_alignment(&file).unwrap();
-        assert!(
-            probed.offset >= told.offset && probed.offset <= 4096,
-            "{probed:?}, told {told:?}"
-        );
+        assert!(probed.offset >= told.offset && probed.offset <= 4096, "{probed:?}, told {told:?}");
     }
 }

@@ -58,11 +58,7 @@ impl Holder {
         };
         let dead = matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead));
         let exiting = StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_EXITING);
-        if dead || exiting {
-            Self::Exiting { pid }
-        } else {
-            Self::Process { pid, name: stat.comm }
-        }
+        if dead || exiting { Self::Exiting { pid } } else { Self::Process { pid, name: stat.comm } }
     }
 }
 
@@ -99,10 +95,7 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
             }
             holder => {
                 let holder = holder.unwrap_or(Holder::Unknown);
-                return Err(Error::InUse {
-                    path: path.to_owned(),
-                    holder,
-                });
+                return Err(Error::InUse { path: path.to_owned(), holder });
             }
         }
     }

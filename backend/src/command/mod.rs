@@ -1,0 +1,119 @@
+//! What a person starts: one subcommand a file.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use integrity::sidecar::Header;
+use integrity::{Guard, IntegrityProfile, PiType};
+use serde::Serialize;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::sidecar_file;
+
+pub mod check;
+pub mod create;
+pub mod info;
+pub mod protect;
+pub mod serve;
+
+mod scan;
+mod unfinished;
+
+/// An image and its sidecar, as every subcommand names them.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArgs {
+    /// The raw image: a file or a block device
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// The sidecar with the image's protection information [default: IMAGE.pi]
+    #[arg(long = "integrity", value_name = "PATH")]
+    pub sidecar: Option<PathBuf>,
+}
+
+impl ImageArgs {
+    /// Where the sidecar is, or is to be.
+    #[must_use]
+    pub fn sidecar_path(&self) -> PathBuf {
+        self.sidecar.clone().unwrap_or_else(|| sidecar_file::default_path(&self.image))
+    }
+}
+
+/// The profile of a new sidecar.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ProfileArgs {
+    /// The guard tag's checksum
+    #[arg(long, value_enum, default_value_t = GuardName::Crc64)]
+    pub guard: GuardName,
+    /// Bytes of data that one tuple covers
+    #[arg(long, value_enum, default_value_t = IntervalSize::Bytes4096)]
+    pub interval: IntervalSize,
+}
+
+/// Guards by their short names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuardName {
+    /// CRC-64/NVME in a 16-byte tuple
+    Crc64,
+    /// CRC-32C in a 16-byte tuple
+    Crc32c,
+    /// CRC-16/T10-DIF in an 8-byte tuple
+    T10,
+}
+
+/// Intervals in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IntervalSize {
+    /// The block of virtio-blk
+    #[value(name = "512")]
+    Bytes512,
+    /// The page
+    #[value(name = "4096")]
+    Bytes4096,
+}
+
+impl ProfileArgs {
+    /// The profile that these options describe.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "the options name valid intervals only")]
+    pub fn profile(self) -> IntegrityProfile {
+        let guard = match self.guard {
+            GuardName::Crc64 => Guard::Crc64Nvme,
+            GuardName::Crc32c => Guard::Crc32c,
+            GuardName::T10 => Guard::Crc16T10Dif,
+        };
+        let interval_size = match self.interval {
+            IntervalSize::Bytes512 => 512,
+            IntervalSize::Bytes4096 => 4096,
+        };
+        IntegrityProfile::new(guard, PiType::Type1, interval_size).expect("a valid interval")
+    }
+}
+
+/// The header of a new sidecar, with a UUID of its own, for an image of `size` bytes.
+fn new_header(image: &Path, size: u64, profile: IntegrityProfile) -> Result<Header, Error> {
+    Header::new(Uuid::new_v4().into_bytes(), profile, size)
+        .map_err(|source| Error::Unprotectable { image: image.to_owned(), source })
+}
+
+/// Prints a result to stdout, where a reader who has gone away is an error like any other.
+fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    let printed = if json {
+        serde_json::to_writer_pretty(&mut stdout, result)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(stdout))
+    } else {
+        write!(stdout, "{result}")
+    };
+    printed.and_then(|()| stdout.flush()).map_err(Error::io("write to", Path::new("standard output")))
+}
+
+/// For a UUID that the image could not be given: its file system has no extended attributes, or no room for one more.
+fn warn_of_missing_uuid(image: &Path, error: &io::Error) {
+    let image = image.display();
+    warn!("{image} carries no UUID, so any sidecar for an image of its size will pass as its own: {error}");
+}

@@ -1,0 +1,385 @@
+//! `stableblk --socket-path S --blk-file F`: serve a disk.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
+
+use crate::bounce::ARENA_SIZE;
+use crate::control::{self, Termination};
+use crate::device::{self, BlockDevice, DeviceInfo, PlainDevice, SidecarDevice};
+use crate::disk::{Bounce, Disk};
+use crate::image::{Access, DirectIo, Image};
+use crate::inbox::Inbox;
+use crate::metrics::QueueMetrics;
+use crate::range_lock::RangeLock;
+use crate::session::Offer;
+use crate::sidecar_file::{self, SidecarFile};
+use crate::socket::{self, Endpoint, SocketError};
+
+/// What QEMU's back-end conventions ask `--print-capabilities` to print.
+pub const CAPABILITIES: &str = r#"{
+  "type": "block",
+  "features": [
+    "read-only",
+    "blk-file"
+  ]
+}"#;
+
+/// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
+const SEG_MAX: u32 = 126;
+/// Descriptors of one queue: kick, call, error, wake, io_uring and one to spare.
+const FILES_PER_QUEUE: u64 = 6;
+/// Descriptors of everything else, memory regions included.
+const FILES_BESIDES: u64 = 64;
+
+/// Where the tuples are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Integrity {
+    /// Beside the image, `IMAGE.pi`.
+    Auto,
+    /// Nowhere: no PI.
+    None,
+    /// In this file.
+    Path(PathBuf),
+}
+
+/// `--bounce`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BounceChoice {
+    /// When there is PI to keep.
+    Auto,
+    /// Every request.
+    Always,
+    /// No request that is aligned; with PI this shows the defect that stableblk is for.
+    Never,
+}
+
+/// Options of serving.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Listen on this Unix socket
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+    /// Use this open descriptor: a listening socket, or one connected to the front-end
+    #[arg(long, value_name = "N", required_unless_present = "socket_path")]
+    fd: Option<RawFd>,
+    /// The image: a raw file or a block device
+    #[arg(long, value_name = "FILE")]
+    blk_file: PathBuf,
+    /// Where the protection information is: auto (FILE.pi), none, or a path
+    #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
+    integrity: Integrity,
+    /// Copy guest data into stable folios: auto (with protection information), always, never
+    #[arg(long, value_enum, default_value_t = BounceChoice::Auto, hide_possible_values = true)]
+    bounce: BounceChoice,
+    /// Most queues the front-end may use; unused ones cost nothing
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = RangedU64ValueParser::<u16>::new().range(1..=256))]
+    num_queues: u16,
+    /// Largest ring accepted, in entries
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_queue_size)]
+    queue_size: u16,
+    /// Refuse writes
+    #[arg(long)]
+    read_only: bool,
+    /// Logical block size the guest sees, in bytes
+    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = parse_block_size)]
+    block_size: u32,
+    /// Serial number the guest sees, up to 20 bytes [default: from the image's UUID]
+    #[arg(long, value_name = "STR", value_parser = parse_serial)]
+    serial: Option<String>,
+    /// Permissions of the socket, octal
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = parse_mode)]
+    socket_mode: u32,
+    /// Group of the socket, by name or number
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// Longest time to look for work before sleeping, in microseconds; 0 never polls
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
+    poll_us: u32,
+}
+
+fn parse_integrity(text: &str) -> Result<Integrity, String> {
+    Ok(match text {
+        "" => return Err("an empty path; say auto, none or the sidecar's path".to_owned()),
+        "auto" => Integrity::Auto,
+        "none" => Integrity::None,
+        path => Integrity::Path(path.into()),
+    })
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, String> {
+    let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (2..=32768).contains(size));
+    size.ok_or_else(|| "not a power of two from 2 to 32768".to_owned())
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("the guest's block size is 512 or 4096".to_owned()),
+    }
+}
+
+fn parse_serial(text: &str) -> Result<String, String> {
+    if text.len() > DEVICE_ID_LEN {
+        return Err(format!(
+            "{} bytes, more than the {DEVICE_ID_LEN} that virtio-blk has room for",
+            text.len()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "not an octal mode such as 0660".to_owned())
+}
+
+/// Why serving did not begin, or ended.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The image or its sidecar cannot be used.
+    #[error(transparent)]
+    Image(#[from] crate::error::Error),
+    /// The socket cannot be used.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A choice of the guest's block size that the image does not allow.
+    #[error("{} has {size} bytes, not a positive multiple of --block-size {block_size}: choose 512, or `truncate -s` it", path.display())]
+    BlockSize {
+        /// The image.
+        path: PathBuf,
+        /// Its size, in bytes.
+        size: u64,
+        /// What was asked for, in bytes.
+        block_size: u32,
+    },
+    /// Not enough descriptors for the queues.
+    #[error(
+        "--num-queues {queues} needs {needed} open files, but the limit is {limit}: ask for fewer queues, or raise `ulimit -n`"
+    )]
+    TooManyQueues {
+        /// Queues asked for.
+        queues: u16,
+        /// Descriptors they need.
+        needed: u64,
+        /// Descriptors there can be.
+        limit: u64,
+    },
+    /// Not enough memory for the queues.
+    #[error(
+        "--num-queues {queues} needs {needed} MiB of bounce memory, but the machine has {total} MiB: ask for fewer queues"
+    )]
+    TooMuchMemory {
+        /// Queues asked for.
+        queues: u16,
+        /// What they need, in MiB.
+        needed: u64,
+        /// What there is, in MiB.
+        total: u64,
+    },
+    /// No io_uring.
+    #[error(
+        "io_uring cannot be used: allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp profile)"
+    )]
+    IoUring(#[source] io::Error),
+    /// The process could not be set up.
+    #[error("cannot {action}")]
+    Setup {
+        /// What was to be done.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Serving ended by a failure.
+    #[error("cannot go on serving")]
+    Control(#[source] io::Error),
+    /// What was written may not be durable.
+    #[error("cannot make {} durable at the end", path.display())]
+    Close {
+        /// The image.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
+pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
+    let setup = |action| move |source| ServeError::Setup { action, source };
+    let mut termination = Termination::catch().map_err(setup("catch signals"))?;
+    check_resources(args)?;
+    device::probe_io_uring().map_err(ServeError::IoUring)?;
+    let image = open_image(args)?;
+    let serial = args.serial.clone().map_or_else(|| default_serial(&image), Ok)?;
+    let endpoint = match (args.fd, &args.socket_path) {
+        (Some(fd), _) => socket::inherit(fd)?,
+        (None, path) => {
+            let path = path.as_deref().unwrap_or(Path::new(""));
+            Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
+        }
+    };
+    match sidecar_path(args) {
+        None => serve(args, PlainDevice::new(image), &serial, &endpoint, &mut termination),
+        Some(path) => {
+            let sidecar = SidecarFile::open(&path, &image, access(args))?;
+            serve(args, SidecarDevice::new(image, sidecar), &serial, &endpoint, &mut termination)
+        }
+    }
+}
+
+fn access(args: &ServeArgs) -> Access {
+    if args.read_only { Access::Read } else { Access::ReadWrite }
+}
+
+fn sidecar_path(args: &ServeArgs) -> Option<PathBuf> {
+    match &args.integrity {
+        Integrity::None => None,
+        Integrity::Auto => Some(sidecar_file::default_path(&args.blk_file)),
+        Integrity::Path(path) => Some(path.clone()),
+    }
+}
+
+fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
+    let mut image = Image::open(&args.blk_file, access(args), DirectIo::WherePossible)?;
+    if image.size() == 0 || !image.size().is_multiple_of(args.block_size.into()) {
+        let (path, size, block_size) = (args.blk_file.clone(), image.size(), args.block_size);
+        return Err(ServeError::BlockSize { path, size, block_size });
+    }
+    if !image.size().is_multiple_of(image.alignment().offset.into()) {
+        // direct I/O could not reach the end of the image
+        drop(image);
+        image = Image::open(&args.blk_file, access(args), DirectIo::Never)?;
+    }
+    if !image.is_direct() {
+        tracing::info!(image = %args.blk_file.display(), "no direct I/O here: going through the page cache");
+    }
+    Ok(image)
+}
+
+/// Twenty characters of the image's UUID; without one, of its device and inode number.
+fn default_serial(image: &Image) -> Result<String, ServeError> {
+    use std::os::unix::fs::MetadataExt;
+
+    if let Some(uuid) = image.uuid()? {
+        return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
+    }
+    let examined = File::metadata(image.file());
+    let meta = examined.map_err(|source| ServeError::Setup { action: "examine the image", source })?;
+    Ok(format!("{:04x}-{:x}", meta.dev(), meta.ino()).chars().take(DEVICE_ID_LEN).collect())
+}
+
+fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
+    let queues = args.num_queues;
+    let needed = u64::from(queues) * FILES_PER_QUEUE + FILES_BESIDES;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < needed) {
+        if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {
+            return Err(ServeError::TooManyQueues { queues, needed, limit });
+        }
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        raised.map_err(|error| ServeError::Setup {
+            action: "raise the limit of open files",
+            source: error.into(),
+        })?;
+    }
+    let memory = rustix::system::sysinfo();
+    let total = memory.totalram.saturating_mul(memory.mem_unit.into()) >> 20;
+    let needed = u64::from(queues) * (ARENA_SIZE as u64 >> 20);
+    if needed > total {
+        return Err(ServeError::TooMuchMemory { queues, needed, total });
+    }
+    Ok(())
+}
+
+fn serve<B: BlockDevice>(
+    args: &ServeArgs,
+    device: B,
+    serial: &str,
+    endpoint: &Endpoint,
+    termination: &mut Termination,
+) -> Result<ExitCode, ServeError> {
+    let info = device.info().clone();
+    let bounce = choose_bounce(args.bounce, &info);
+    let offer = offer(args, &info);
+    let mut padded = [0; DEVICE_ID_LEN];
+    padded[..serial.len()].copy_from_slice(serial.as_bytes());
+    let inboxes = (0..args.num_queues).map(|_| Inbox::new()).collect::<Result<_, _>>();
+    let disk = Arc::new(Disk {
+        device: Arc::new(device),
+        locks: RangeLock::default(),
+        inboxes: inboxes.map_err(|source| ServeError::Setup { action: "make eventfds", source })?,
+        metrics: (0..args.num_queues).map(|_| QueueMetrics::default()).collect(),
+        limits: DiskLimits::new(&offer.config, offer.features),
+        serial: padded,
+        bounce,
+        poll: Duration::from_micros(args.poll_us.into()),
+    });
+    tracing::info!(
+        image = %args.blk_file.display(),
+        bytes = info.capacity,
+        integrity = %info.protection.map_or("none".to_owned(), |protection| protection.to_string()),
+        bounce = ?bounce,
+        block_size = args.block_size,
+        read_only = args.read_only,
+        "serving"
+    );
+    let ended = control::run(&disk, &offer, endpoint, termination);
+    let closed = disk.device.close();
+    ended.map_err(ServeError::Control)?;
+    closed.map_err(|source| ServeError::Close { path: args.blk_file.clone(), source })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn choose_bounce(choice: BounceChoice, info: &DeviceInfo) -> Bounce {
+    let protected = info.protection.is_some();
+    match choice {
+        BounceChoice::Always => Bounce::Always,
+        BounceChoice::Auto if protected => Bounce::Always,
+        BounceChoice::Auto => Bounce::WhenUnaligned,
+        BounceChoice::Never => {
+            if protected {
+                tracing::warn!(
+                    "--bounce never with protection information: a guest that rewrites pages under I/O will get guard errors"
+                );
+            }
+            Bounce::WhenUnaligned
+        }
+    }
+}
+
+fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
+    let mut features = Features::VERSION_1
+        | Features::FLUSH
+        | Features::BLK_SIZE
+        | Features::SEG_MAX
+        | Features::TOPOLOGY
+        | Features::EVENT_IDX
+        | Features::INDIRECT_DESC;
+    features.set(Features::MQ, args.num_queues > 1);
+    features.set(Features::RO, args.read_only);
+    // a guest that aligns its requests to this spares itself reading, merging and writing
+    let blocks_per_granule = u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(args.block_size).max(1);
+    let config = ConfigSpace {
+        capacity_sectors: info.capacity / SECTOR_SIZE,
+        seg_max: SEG_MAX,
+        block_size: args.block_size,
+        physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),
+        min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
+        writeback: true,
+        num_queues: args.num_queues,
+        ..ConfigSpace::default()
+    };
+    Offer { features, config, queue_size_max: args.queue_size }
+}

@@ -1,0 +1,95 @@
+//! Files that get their name when they are whole, so that a command that fails, or is killed, leaves nothing behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+/// A file under construction, on the file system of its future path.
+#[derive(Debug)]
+pub(super) struct UnfinishedFile {
+    file: File,
+    path: PathBuf,
+    /// The name it has meanwhile, on file systems without nameless files.
+    temporary: Option<TemporaryName>,
+}
+
+/// What to do with a file that already has the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// Leave it, and fail with [`io::ErrorKind::AlreadyExists`].
+    Keep,
+    /// Put the new file in its place, at once for everyone who looks.
+    Replace,
+}
+
+/// A name that is removed when it is dropped; after a rename, in vain.
+#[derive(Debug)]
+struct TemporaryName(PathBuf);
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl UnfinishedFile {
+    /// Makes an empty file, readable and writable, that is to become `path`.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let (file, temporary) = match rustix::fs::open(directory(path), flags, Mode::from_raw_mode(0o666)) {
+            Ok(file) => (file.into(), None),
+            Err(Errno::NOTSUP | Errno::ISDIR) => {
+                let name = temporary_name(path);
+                let file = OpenOptions::new().read(true).write(true).create_new(true).open(&name)?;
+                (file, Some(TemporaryName(name)))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { file, path: path.to_owned(), temporary })
+    }
+
+    /// The file itself.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the file its name; both are durable when it returns.
+    pub(super) fn publish(self, existing: Existing) -> io::Result<()> {
+        self.file.sync_all()?;
+        match (self.temporary, existing) {
+            (None, Existing::Keep) => link(&self.file, &self.path)?,
+            (None, Existing::Replace) => {
+                let name = TemporaryName(temporary_name(&self.path));
+                link(&self.file, &name.0)?;
+                fs::rename(&name.0, &self.path)?;
+            }
+            (Some(_), Existing::Keep) if self.path.symlink_metadata().is_ok() => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            (Some(name), _) => fs::rename(&name.0, &self.path)?,
+        }
+        File::open(directory(&self.path))?.sync_all()
+    }
+}
+
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Hidden, in the same directory, and different for each process.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    directory(path).join(format!(".{name}.{}.tmp", std::process::id()))
+}
