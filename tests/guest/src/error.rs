@@ -1,6 +1,9 @@
 //! Why a guest gave no result.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -16,7 +19,7 @@ pub enum GuestError {
         /// Where it was looked for.
         path: PathBuf,
     },
-    /// A program needed to build or run the guest could not be started, or failed.
+    /// A program needed to build, serve or run the guest could not be started, or failed.
     #[error("{program} failed: {reason}")]
     Program {
         /// The program.
@@ -65,4 +68,17 @@ pub enum GuestError {
         /// What the kernel and the script's standard error had printed.
         console: String,
     },
+}
+
+impl GuestError {
+    /// For `map_err` where `program` failed.
+    pub(crate) fn program<E: ToString>(program: &'static str) -> impl Fn(E) -> Self {
+        move |reason| Self::Program { program, reason: reason.to_string() }
+    }
+
+    /// For `map_err` where `path` was accessed.
+    pub(crate) fn file(path: &Path) -> impl Fn(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path: path.clone(), source }
+    }
 }

@@ -30,24 +30,13 @@ fn add_modules(archive: &mut Archive) -> Result<(), GuestError> {
     let mut order = Vec::new();
     for module in ["virtio_pci", "virtio_blk"] {
         let mut modprobe = Command::new("/sbin/modprobe");
-        modprobe
-            .arg("--show-depends")
-            .arg("-d")
-            .arg(&root)
-            .arg("-S")
-            .arg(version)
-            .arg(module);
+        modprobe.arg("--show-depends").arg("-d").arg(&root).arg("-S").arg(version).arg(module);
         // lines are "insmod PATH" or, for what the kernel has built in, "builtin NAME"
-        for path in output_of(&mut modprobe, "modprobe")?
-            .lines()
-            .filter_map(|line| line.strip_prefix("insmod "))
+        for path in
+            output_of(&mut modprobe, "modprobe")?.lines().filter_map(|line| line.strip_prefix("insmod "))
         {
             let path = Path::new(path.trim());
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if !order.contains(&name) {
                 archive.executable(&format!("modules/{name}"), &read(path)?);
                 order.push(name);

@@ -10,12 +10,14 @@ mod machine;
 mod newc;
 mod parts;
 mod programs;
+mod stableblk;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
 pub use error::GuestError;
 pub use fio_disk::make_fio_disk;
 use machine::{Ending, Machine};
+pub use stableblk::{Server, Stableblk};
 
 /// Emulated processors fail to boot now and then; a test that failed is never run again.
 const BOOT_ATTEMPTS: u32 = 3;
@@ -27,7 +29,7 @@ pub struct Guest<'a> {
     pub config: &'a str,
     /// What the guest runs, for busybox's shell. Its standard output is the result.
     pub script: &'a str,
-    /// Makes the guest use less memory than the configuration gives it, in MiB.
+    /// Makes the guest use less memory than the configuration gives it, in mebibytes.
     pub memory_limit_mib: Option<u32>,
     /// How long the script may take.
     pub time_limit: Duration,
@@ -54,43 +56,32 @@ impl Guest<'_> {
         let (output, console) = (machine.output()?, machine.console()?);
         match ending {
             Ending::Script(0) => Ok(output),
-            Ending::Script(status) => Err(GuestError::Script {
-                status,
-                output,
-                console,
-            }),
+            Ending::Script(status) => Err(GuestError::Script { status, output, console }),
             Ending::BeforeUp => Err(GuestError::NeverUp { console }),
             Ending::Died => Err(GuestError::Died { console }),
-            Ending::TimedOut => Err(GuestError::TimedOut {
-                limit: self.time_limit,
-                output,
-                console,
-            }),
+            Ending::TimedOut => Err(GuestError::TimedOut { limit: self.time_limit, output, console }),
         }
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, GuestError> {
-    fs::read(path).map_err(|source| GuestError::File {
-        path: path.into(),
-        source,
-    })
+    fs::read(path).map_err(GuestError::file(path))
+}
+
+fn read_text(path: &Path) -> Result<String, GuestError> {
+    read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<(), GuestError> {
-    fs::write(path, contents).map_err(|source| GuestError::File {
-        path: path.into(),
-        source,
-    })
+    fs::write(path, contents).map_err(GuestError::file(path))
 }
 
 /// Runs a program to its end; its standard output.
 fn output_of(command: &mut Command, program: &'static str) -> Result<String, GuestError> {
-    let failed = |reason| GuestError::Program { program, reason };
-    let output = command.output().map_err(|error| failed(error.to_string()))?;
+    let output = command.output().map_err(GuestError::program(program))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+        Err(GuestError::program(program)(String::from_utf8_lossy(&output.stderr)))
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Guest, GuestError, parts, read, write};
+use crate::{Guest, GuestError, parts, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -41,9 +41,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(guest: &Guest, scratch: &Path) -> Result<Self, GuestError> {
-        let memory = guest
-            .memory_limit_mib
-            .map_or_else(String::new, |mib| format!(" mem={mib}M"));
+        let memory = guest.memory_limit_mib.map_or_else(String::new, |mib| format!(" mem={mib}M"));
         let kernel_arguments = format!("console=ttyS0 quiet panic=-1 mitigations=off{memory}");
         let [console, output, errors] =
             ["console.log", "output.log", "qemu.log"].map(|name| scratch.join(name));
@@ -63,12 +61,7 @@ impl Machine {
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        Ok(Self {
-            qemu,
-            console,
-            output,
-            errors,
-        })
+        Ok(Self { qemu, console, output, errors })
     }
 
     /// Runs QEMU to its end, or to the limit.
@@ -78,10 +71,7 @@ impl Machine {
         let mut process = self.start()?;
         let (mut up, mut ends_by) = (false, Instant::now() + BOOT_LIMIT);
         loop {
-            let status = process
-                .0
-                .try_wait()
-                .map_err(|error| qemu_failed(error.to_string()))?;
+            let status = process.0.try_wait().map_err(|error| qemu_failed(error.to_string()))?;
             if !up && self.console()?.contains("GUEST-UP") {
                 (up, ends_by) = (true, Instant::now() + script_limit);
             }
@@ -90,7 +80,7 @@ impl Machine {
                 Some(Some(code)) if code > 32 => return Ok(Ending::Script((code - 1) / 2 - 16)),
                 Some(Some(0)) if up => return Ok(Ending::Died),
                 Some(Some(0)) => return Ok(Ending::BeforeUp),
-                Some(_) => return Err(qemu_failed(String::from_utf8_lossy(&read(&self.errors)?).into())),
+                Some(_) => return Err(qemu_failed(read_text(&self.errors)?)),
                 None if Instant::now() < ends_by => thread::sleep(POLL_INTERVAL),
                 None if up => return Ok(Ending::TimedOut),
                 None => return Ok(Ending::BeforeUp),
@@ -99,32 +89,23 @@ impl Machine {
     }
 
     fn start(&mut self) -> Result<Process, GuestError> {
-        let errors = File::create(&self.errors).map_err(|source| GuestError::File {
-            path: self.errors.clone(),
-            source,
-        })?;
-        let started = self.qemu.stderr(errors).spawn();
-        started
-            .map(Process)
-            .map_err(|error| qemu_failed(error.to_string()))
+        let errors = File::create(&self.errors).map_err(GuestError::file(&self.errors))?;
+        self.qemu.stderr(errors).spawn().map(Process).map_err(qemu_failed)
     }
 
     /// What the guest's script printed.
     pub(crate) fn output(&self) -> Result<String, GuestError> {
-        read(&self.output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        read_text(&self.output)
     }
 
     /// What the guest's kernel, and the script's standard error, printed.
     pub(crate) fn console(&self) -> Result<String, GuestError> {
-        read(&self.console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        read_text(&self.console)
     }
 }
 
-fn qemu_failed(reason: String) -> GuestError {
-    GuestError::Program {
-        program: "qemu-system-x86_64",
-        reason,
-    }
+fn qemu_failed(reason: impl ToString) -> GuestError {
+    GuestError::program("qemu-system-x86_64")(reason)
 }
 
 /// QEMU does not outlive the run, however that ends.

@@ -32,29 +32,19 @@ pub(crate) fn qemu() -> Command {
 
 /// A file of `qemu-configs/`.
 pub(crate) fn qemu_config(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../qemu-configs")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../qemu-configs").join(name)
 }
 
 fn cache() -> PathBuf {
     let home = || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache");
-    env::var_os("XDG_CACHE_HOME")
-        .map_or_else(home, PathBuf::from)
-        .join("stableblk")
+    env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("stableblk")
 }
 
 fn the_only_entry(part: &'static str, directory: &Path, prefix: &str) -> Result<PathBuf, GuestError> {
-    let missing = || GuestError::MissingPart {
-        part,
-        path: directory.join(format!("{prefix}*")),
-    };
+    let missing = || GuestError::MissingPart { part, path: directory.join(format!("{prefix}*")) };
     let entries = fs::read_dir(directory).map_err(|_: io::Error| missing())?;
     let mut paths = entries.flatten().map(|entry| entry.path());
     paths
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-        })
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
         .ok_or_else(missing)
 }

@@ -35,10 +35,7 @@ pub(crate) fn build() -> Result<Vec<(String, Vec<u8>)>, GuestError> {
 }
 
 fn names(sources: &Path) -> Result<Vec<String>, GuestError> {
-    let list = fs::read_dir(sources).map_err(|source| GuestError::File {
-        path: sources.into(),
-        source,
-    })?;
+    let list = fs::read_dir(sources).map_err(GuestError::file(sources))?;
     let stem = |path: PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     Ok(list.flatten().filter_map(|entry| stem(entry.path())).collect())
 }

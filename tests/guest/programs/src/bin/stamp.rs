@@ -20,13 +20,8 @@ fn main() -> Result<(), String> {
 fn write(device: &BlockDevice, requests: impl Iterator<Item = u64>, seed: u64) -> Result<(), String> {
     let buffer = Pages::new(REQUEST_PAGES);
     for offset in requests {
-        buffer
-            .iter()
-            .zip(first_page(offset)..)
-            .for_each(|(page, number)| page.stamp(seed, number));
-        device
-            .write(&buffer, offset)
-            .map_err(|error| format!("write at byte {offset}: {error}"))?;
+        buffer.iter().zip(first_page(offset)..).for_each(|(page, number)| page.stamp(seed, number));
+        device.write(&buffer, offset).map_err(|error| format!("write at byte {offset}: {error}"))?;
     }
     device.flush().map_err(|error| format!("flush: {error}"))
 }
@@ -34,14 +29,8 @@ fn write(device: &BlockDevice, requests: impl Iterator<Item = u64>, seed: u64) -
 fn verify(device: &BlockDevice, requests: impl Iterator<Item = u64>, seed: u64) -> Result<(), String> {
     let buffer = Pages::new(REQUEST_PAGES);
     for offset in requests {
-        device
-            .read(&buffer, offset)
-            .map_err(|error| format!("read at byte {offset}: {error}"))?;
-        if !buffer
-            .iter()
-            .zip(first_page(offset)..)
-            .all(|(page, number)| page.is_stamped(seed, number))
-        {
+        device.read(&buffer, offset).map_err(|error| format!("read at byte {offset}: {error}"))?;
+        if !buffer.iter().zip(first_page(offset)..).all(|(page, number)| page.is_stamped(seed, number)) {
             return Err(format!("byte {offset}: not what was written"));
         }
     }

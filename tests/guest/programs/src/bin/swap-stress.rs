@@ -18,11 +18,7 @@ fn main() -> Result<(), String> {
     println!(
         r#"{{"pages_verified":{verified},"pages_wrong":{wrong},"pages_swapped_out":{out},"pages_swapped_in":{back}}}"#
     );
-    if wrong == 0 {
-        Ok(())
-    } else {
-        Err(format!("{wrong} pages came back changed"))
-    }
+    if wrong == 0 { Ok(()) } else { Err(format!("{wrong} pages came back changed")) }
 }
 
 fn stamp(memory: &Pages, pass: u64) {
@@ -44,8 +40,6 @@ fn verify_and_stamp(memory: &Pages, pass: u64) -> u64 {
 /// A counter of /proc/vmstat, in pages since boot.
 fn vmstat(name: &str) -> Result<u64, String> {
     let text = fs::read_to_string("/proc/vmstat").map_err(|error| format!("/proc/vmstat: {error}"))?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     number(value.ok_or_else(|| format!("/proc/vmstat has no {name}"))?)
 }

@@ -1,0 +1,116 @@
+//! The program under test, as its users run it: by its command line.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{GuestError, output_of, read_text};
+
+/// From the start to the socket, and from SIGTERM to the end.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The `stableblk` program.
+#[derive(Debug, Clone)]
+pub struct Stableblk(PathBuf);
+
+impl Stableblk {
+    /// The program at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Makes a sparse image of `size`, such as `256M`, and its sidecar.
+    pub fn create(&self, image: &Path, size: &str) -> Result<(), GuestError> {
+        let mut create = Command::new(&self.0);
+        create.arg("create").arg(image).args(["--size", size]);
+        output_of(&mut create, "stableblk create").map(drop)
+    }
+
+    /// Serves `image` on `socket` and returns when front-ends can connect. The log is beside the socket.
+    pub fn serve(&self, image: &Path, socket: &Path, options: &[&str]) -> Result<Server, GuestError> {
+        let log = socket.with_extension("log");
+        let log_file = File::create(&log).map_err(GuestError::file(&log))?;
+        let mut serve = Command::new(&self.0);
+        serve.arg("--socket-path").arg(socket).arg("--blk-file").arg(image);
+        let process = serve.args(options).stderr(log_file).spawn().map_err(failed)?;
+        let mut server = Server { process, log };
+        if poll(|| server.has_ended() || socket.exists()) && !server.has_ended() {
+            Ok(server)
+        } else {
+            Err(server.failure("did not serve"))
+        }
+    }
+
+    /// Verifies every block of `image`; the number of those that do not match their tuple.
+    pub fn count_mismatches(&self, image: &Path) -> Result<u64, GuestError> {
+        let mut check = Command::new(&self.0);
+        let output = check.arg("check").arg(image).arg("--json").output().map_err(failed)?;
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        match (output.status.code(), report["mismatched_blocks"].as_u64()) {
+            (Some(0), Some(0)) => Ok(0),
+            (Some(1), Some(blocks @ 1..)) => Ok(blocks),
+            _ => {
+                Err(failed(format!("check: {}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
+            }
+        }
+    }
+}
+
+/// A running back-end; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Stops the back-end as an operator does, with SIGTERM; an error unless it ends with status 0.
+    pub fn stop(mut self) -> Result<(), GuestError> {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).map_err(failed)?;
+        if poll(|| self.has_ended()) && self.process.wait().is_ok_and(|status| status.success()) {
+            Ok(())
+        } else {
+            Err(self.failure("did not stop well"))
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    fn failure(&self, what: &str) -> GuestError {
+        let log = read_text(&self.log).unwrap_or_default();
+        failed(format!("{what}; its log:\n{log}"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // both fail only when the process is gone already
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn failed(reason: impl ToString) -> GuestError {
+    GuestError::program("stableblk")(reason)
+}
+
+/// Whether `condition` became true in time.
+fn poll(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + TIME_LIMIT;
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+    false
+}
