@@ -139,18 +139,29 @@ impl<B: BlockDevice> QueueWorker<B> {
         loop {
             let accepted = self.accept();
             self.launch();
-            let sleep = !self.poller.poll_again() && self.arm();
-            self.enter(sleep)?;
-            let reaped = self.reap();
-            self.publish();
-            self.release();
+            self.settle();
             if self.stopping && self.requests.is_empty() {
                 return Ok(());
             }
+            let sleep = !self.can_launch() && !self.poller.poll_again() && self.arm();
+            self.enter(sleep)?;
+            let reaped = self.reap();
+            self.settle();
             if accepted || reaped {
                 self.poller.worked();
             }
         }
+    }
+
+    /// Lets go of all that was finished: nothing may be kept from driver or queues while the worker sleeps.
+    fn settle(&mut self) {
+        self.publish();
+        self.release();
+    }
+
+    /// Whether a release has made a request of this queue ready that no want of folios holds up.
+    fn can_launch(&self) -> bool {
+        !self.starved && !self.ready.is_empty()
     }
 
     /// `pop -> parse -> lock range`. True when anything was popped.
@@ -340,8 +351,9 @@ impl<B: BlockDevice> QueueWorker<B> {
         GuestVectors::of(&self.memory, slices, self.info.memory_alignment)
     }
 
-    /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio holds the copy that the guard
-    /// was computed from while the device reads the guest's memory again: the defect that the bounce is the cure of.
+    /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio
+    /// holds the copy that the guard was computed from, while the device reads the guest's memory again: the defect that
+    /// the bounce is the cure of.
     fn fill(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
         let (Some(active), Some(folio)) = (self.requests.get_mut(request), transfer.buffer.folio_mut())

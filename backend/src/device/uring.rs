@@ -9,6 +9,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Once;
 
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
@@ -24,6 +25,9 @@ const COMPLETIONS: u32 = 4096;
 /// `user_data` of the polls; operations have their slot, which is smaller.
 const KICK: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
+
+/// One line for all workers.
+static SAY_UNREGISTERED: Once = Once::new();
 
 /// A registered file, by its place in the list given to [`Ring::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,9 +123,9 @@ impl Ring {
         let fixed_buffer = match unsafe { uring.submitter().register_buffers(&[arena.as_iovec()]) } {
             Ok(()) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                tracing::info!(
-                    "bounce buffers are not registered with io_uring: RLIMIT_MEMLOCK is too small; raise it for speed"
-                );
+                SAY_UNREGISTERED.call_once(|| {
+                    tracing::info!("RLIMIT_MEMLOCK is too small to register bounce memory with io_uring: raise it for speed");
+                });
                 false
             }
             Err(error) => return Err(error),
