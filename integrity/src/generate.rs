@@ -3,10 +3,11 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::cursor::{Cursor, len_of};
+use crate::expected::Expected;
 use crate::length::LengthError;
 use crate::profile::IntegrityProfile;
 use crate::tags::Tags;
-use crate::tuple::{TUPLE_SIZE_MAX, Tuple};
+use crate::tuple::{TUPLE_SIZE_MAX, store};
 
 impl IntegrityProfile {
     /// Writes a tuple for each interval of `data` into `metadata` (DIX). The opaque bytes of the metadata stay as
@@ -23,14 +24,12 @@ impl IntegrityProfile {
         metadata: &mut [u8],
     ) -> Result<(), LengthError> {
         let intervals = self.intervals_in(len_of(data), metadata.len())?;
+        let expected = Expected::new(self, tags);
         let mut cursor = Cursor::default();
         for (index, metadata) in (0..intervals).zip(metadata.chunks_exact_mut(self.metadata_size())) {
             let covered = &metadata[..self.tuple_offset()];
             let guard = cursor.guard(data, self.interval_size(), covered, self.guard());
-            self.encode(
-                &self.tuple_at(tags, index, guard),
-                &mut metadata[self.tuple_range()],
-            );
+            store(expected.tuple(index, guard), &mut metadata[self.tuple_range()]);
         }
         Ok(())
     }
@@ -50,24 +49,14 @@ impl IntegrityProfile {
     ) -> Result<(), LengthError> {
         let mut scratch = [0; TUPLE_SIZE_MAX];
         let bytes = &mut scratch[..self.tuple_size()];
+        let expected = Expected::new(self, tags);
         let mut cursor = Cursor::default();
         for index in 0..self.blocks_in(len_of(blocks))? {
             let guard = cursor.guard(blocks, self.covered_size(), &[], self.guard());
-            self.encode(&self.tuple_at(tags, index, guard), bytes);
+            store(expected.tuple(index, guard), bytes);
             cursor.copy_from(blocks, bytes);
             cursor.skip(blocks, self.uncovered_size());
         }
         Ok(())
-    }
-
-    /// The tuple that interval `index` of a request is to have.
-    #[inline]
-    fn tuple_at(&self, tags: &Tags, index: u64, guard: u64) -> Tuple {
-        Tuple {
-            guard,
-            application: tags.application,
-            reference: self.reference_at(tags.reference, index),
-            storage: tags.storage,
-        }
     }
 }

@@ -28,13 +28,14 @@ impl Guard {
 
     /// The guard tag of `data`, in the low [`size`](Self::size) bits of the result.
     #[must_use]
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "measured: the call costs 5 % of CRC-32C over 512 bytes")]
     pub fn compute(self, data: &[u8]) -> u64 {
         match self {
-            Self::Crc16T10Dif => checksum(CrcAlgorithm::Crc16T10Dif, data),
+            Self::Crc16T10Dif => aligned(data, |data| checksum(CrcAlgorithm::Crc16T10Dif, data)),
             Self::IpChecksum => InternetChecksum::compute(data).into(),
             Self::Crc32c => crc_fast::crc32_iscsi(data).into(),
-            Self::Crc64Nvme => crc_fast::crc64_nvme(data),
+            Self::Crc64Nvme => aligned(data, crc_fast::crc64_nvme),
         }
     }
 
@@ -71,6 +72,39 @@ impl Guard {
     }
 }
 
+/// Calls `crc` with `data`, or with an aligned copy of it.
+///
+/// crc-fast's folding loops start and end at multiples of 16 bytes, and what is left over at both ends of other
+/// data costs it some 80 ns. Up to 4096 bytes a copy costs less.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "part of `compute`")]
+fn aligned(data: &[u8], crc: impl Fn(&[u8]) -> u64) -> u64 {
+    if data.as_ptr().align_offset(ALIGNMENT) == 0 {
+        return crc(data);
+    }
+    match data.len() {
+        512 => copied::<512>(data, crc),
+        1024 => copied::<1024>(data, crc),
+        2048 => copied::<2048>(data, crc),
+        4096 => copied::<4096>(data, crc),
+        _ => crc(data),
+    }
+}
+
+const ALIGNMENT: usize = 16;
+
+/// A copy of an interval at the alignment that crc-fast's loops want.
+#[repr(align(16))]
+struct Aligned<const LEN: usize>([u8; LEN]);
+
+#[inline(never)]
+fn copied<const LEN: usize>(data: &[u8], crc: impl Fn(&[u8]) -> u64) -> u64 {
+    match data.first_chunk::<LEN>() {
+        Some(interval) => crc(&Aligned(*interval).0),
+        None => crc(data),
+    }
+}
+
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
@@ -81,10 +115,7 @@ impl FromStr for Guard {
     type Err = ProfileError;
 
     fn from_str(name: &str) -> Result<Self, ProfileError> {
-        Self::ALL
-            .into_iter()
-            .find(|guard| guard.name() == name)
-            .ok_or(ProfileError::GuardName)
+        Self::ALL.into_iter().find(|guard| guard.name() == name).ok_or(ProfileError::GuardName)
     }
 }
 
@@ -93,10 +124,7 @@ impl FromStr for Guard {
 pub struct GuardDigest(Digest);
 
 #[derive(Clone, Copy, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives on the stack for one interval; a box would allocate"
-)]
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for one interval; a box would allocate")]
 enum Digest {
     Crc(crc_fast::Digest),
     Internet(InternetChecksum),

@@ -51,28 +51,8 @@ impl LogicalBlockMetadataCap {
     /// The 16 bytes the ioctl filled, in the byte order of this machine.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        let [
-            f0,
-            f1,
-            f2,
-            f3,
-            i0,
-            i1,
-            size,
-            opaque_size,
-            opaque_offset,
-            pi_size,
-            pi_offset,
-            ..,
-        ] = bytes;
-        let [
-            ..,
-            guard_tag_type,
-            app_tag_size,
-            ref_tag_size,
-            storage_tag_size,
-            _pad,
-        ] = bytes;
+        let [f0, f1, f2, f3, i0, i1, size, opaque_size, opaque_offset, pi_size, pi_offset, ..] = bytes;
+        let [.., guard_tag_type, app_tag_size, ref_tag_size, storage_tag_size, _pad] = bytes;
         Self {
             flags: u32::from_ne_bytes([f0, f1, f2, f3]),
             interval: u16::from_ne_bytes([i0, i1]),
@@ -94,17 +74,8 @@ impl TryFrom<LogicalBlockMetadataCap> for IntegrityProfile {
     type Error = ProfileError;
 
     fn try_from(cap: LogicalBlockMetadataCap) -> Result<Self, ProfileError> {
-        let LogicalBlockMetadataCap {
-            guard_tag_type,
-            pi_size,
-            storage_tag_size,
-            ..
-        } = cap;
-        let unknown = ProfileError::Capability {
-            guard_tag_type,
-            pi_size,
-            storage_tag_size,
-        };
+        let LogicalBlockMetadataCap { guard_tag_type, pi_size, storage_tag_size, .. } = cap;
+        let unknown = ProfileError::Capability { guard_tag_type, pi_size, storage_tag_size };
         let guard = match guard_tag_type {
             0 => return Err(ProfileError::NoProtectionInformation),
             1 => Guard::IpChecksum,
@@ -112,11 +83,7 @@ impl TryFrom<LogicalBlockMetadataCap> for IntegrityProfile {
             4 => Guard::Crc64Nvme,
             _ => return Err(unknown),
         };
-        let pi_type = if cap.flags & CAP_REFTAG == 0 {
-            PiType::Type3
-        } else {
-            PiType::Type1
-        };
+        let pi_type = if cap.flags & CAP_REFTAG == 0 { PiType::Type3 } else { PiType::Type1 };
         let profile =
             Self::new(guard, pi_type, cap.interval.into())?.with_tuple_at(cap.size, cap.pi_offset)?;
         if usize::from(pi_size) != profile.tuple_size() || storage_tag_size != 0 {
@@ -130,10 +97,8 @@ impl IntegrityProfile {
     /// The profile with a kernel name such as `T10-DIF-TYPE1-CRC`, with the bare tuple as metadata. `interval_size`
     /// is the `protection_interval_bytes` beside the name in sysfs.
     pub fn from_kernel_name(name: &str, interval_size: u32) -> Result<Self, ProfileError> {
-        let (_, guard, pi_type) = NAMES
-            .into_iter()
-            .find(|(known, ..)| *known == name)
-            .ok_or(ProfileError::KernelName)?;
+        let (_, guard, pi_type) =
+            NAMES.into_iter().find(|(known, ..)| *known == name).ok_or(ProfileError::KernelName)?;
         Self::new(guard, pi_type, interval_size)
     }
 
@@ -141,9 +106,7 @@ impl IntegrityProfile {
     #[must_use]
     pub fn kernel_name(&self) -> Option<&'static str> {
         let format = (self.guard(), self.pi_type());
-        let (name, ..) = NAMES
-            .into_iter()
-            .find(|(_, guard, pi_type)| (*guard, *pi_type) == format)?;
+        let (name, ..) = NAMES.into_iter().find(|(_, guard, pi_type)| (*guard, *pi_type) == format)?;
         (self.storage_tag_size() == 0).then_some(name)
     }
 }

@@ -48,10 +48,7 @@ impl IntegrityProfile {
     pub(crate) fn intervals_in(&self, data_len: usize, metadata_len: usize) -> Result<u64, LengthError> {
         let interval_size = self.interval_size();
         if !data_len.is_multiple_of(interval_size) {
-            return Err(LengthError::Data {
-                data_len,
-                interval_size,
-            });
+            return Err(LengthError::Data { data_len, interval_size });
         }
         check_metadata(metadata_len, self.metadata_len(data_len))?;
         Ok((data_len / interval_size) as u64)
@@ -61,10 +58,7 @@ impl IntegrityProfile {
     pub(crate) fn check_whole_metadata(&self, metadata_len: usize) -> Result<(), LengthError> {
         let metadata_size = self.metadata_size();
         if !metadata_len.is_multiple_of(metadata_size) {
-            return Err(LengthError::PartialMetadata {
-                metadata_len,
-                metadata_size,
-            });
+            return Err(LengthError::PartialMetadata { metadata_len, metadata_size });
         }
         Ok(())
     }
@@ -78,10 +72,7 @@ impl IntegrityProfile {
     pub(crate) fn blocks_in(&self, blocks_len: usize) -> Result<u64, LengthError> {
         let block_size = self.block_size();
         if !blocks_len.is_multiple_of(block_size) {
-            return Err(LengthError::Blocks {
-                blocks_len,
-                block_size,
-            });
+            return Err(LengthError::Blocks { blocks_len, block_size });
         }
         Ok((blocks_len / block_size) as u64)
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cursor;
+mod expected;
 mod generate;
 mod guard;
 mod internet_checksum;

@@ -49,23 +49,13 @@ pub struct PiError {
 
 impl fmt::Display for PiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            tag,
-            lba,
-            expected,
-            actual,
-            ..
-        } = self;
+        let Self { tag, lba, expected, actual, .. } = self;
         let digits = self.tag_size.div_ceil(4) as usize;
         match tag {
-            Tag::Reference => write!(
-                f,
-                "{tag} tag error at location {lba} (rcvd {actual}, want {expected})"
-            ),
-            _ => write!(
-                f,
-                "{tag} tag error at LBA {lba} (rcvd {actual:0digits$x}, want {expected:0digits$x})"
-            ),
+            Tag::Reference => write!(f, "{tag} tag error at location {lba} (rcvd {actual}, want {expected})"),
+            _ => {
+                write!(f, "{tag} tag error at LBA {lba} (rcvd {actual:0digits$x}, want {expected:0digits$x})")
+            }
         }
     }
 }

@@ -130,16 +130,10 @@ impl IntegrityProfile {
     pub(crate) const fn with_tuple_at(mut self, size: u8, tuple_offset: u8) -> Result<Self, ProfileError> {
         let tuple_size = tuple_size(self.guard);
         if size < tuple_size || size > 64 {
-            return Err(ProfileError::MetadataSize {
-                metadata_size: size,
-                tuple_size,
-            });
+            return Err(ProfileError::MetadataSize { metadata_size: size, tuple_size });
         }
         if tuple_offset > size - tuple_size {
-            return Err(ProfileError::TupleOffset {
-                tuple_offset,
-                metadata_size: size,
-            });
+            return Err(ProfileError::TupleOffset { tuple_offset, metadata_size: size });
         }
         self.metadata_size = size;
         self.tuple_offset = tuple_offset;
@@ -234,7 +228,7 @@ impl IntegrityProfile {
     }
 
     /// Bits of the storage and reference space, the tuple's last field.
-    pub(crate) const fn space_size(&self) -> u32 {
+    const fn space_size(&self) -> u32 {
         match self.guard {
             Guard::Crc16T10Dif | Guard::IpChecksum => 32,
             Guard::Crc32c => 80,
@@ -242,13 +236,29 @@ impl IntegrityProfile {
         }
     }
 
-    /// The reference tag of interval `index` of a request whose first has `initial`.
-    pub(crate) const fn reference_at(&self, initial: u64, index: u64) -> u64 {
-        let reference = match self.pi_type {
-            PiType::Type1 | PiType::Type2 => initial.wrapping_add(index),
-            PiType::Type3 => initial,
-        };
-        reference & self.reference_mask()
+    /// Bits below the guard tag in the tuple's integer, whose top it is.
+    pub(crate) const fn guard_shift(&self) -> u32 {
+        u128::BITS - self.guard.size()
+    }
+
+    /// Bits below the application tag in the tuple's integer.
+    pub(crate) const fn application_shift(&self) -> u32 {
+        self.guard_shift() - u16::BITS
+    }
+
+    /// Bits below the storage tag in the tuple's integer.
+    pub(crate) const fn storage_shift(&self) -> u32 {
+        self.application_shift() - self.storage_tag_size()
+    }
+
+    /// Bits below the reference tag in the tuple's integer: 64 or none.
+    pub(crate) const fn reference_shift(&self) -> u32 {
+        self.storage_shift() - self.reference_tag_size()
+    }
+
+    /// The guard tag's bits.
+    pub(crate) const fn guard_mask(&self) -> u64 {
+        low_bits(self.guard.size())
     }
 
     /// The reference tag's bits; all ones is also its escape value.

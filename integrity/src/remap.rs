@@ -5,7 +5,7 @@ use std::ops::DerefMut;
 use crate::cursor::{Cursor, len_of};
 use crate::length::LengthError;
 use crate::profile::{IntegrityProfile, PiType};
-use crate::tuple::TUPLE_SIZE_MAX;
+use crate::tuple::{TUPLE_SIZE_MAX, load, store};
 
 impl IntegrityProfile {
     /// Rewrites the reference tags of a request's tuples in `metadata` from the seed `from` to the seed `to`; with
@@ -52,10 +52,11 @@ impl IntegrityProfile {
     }
 
     fn remap_tuple(&self, from: u64, to: u64, index: u64, bytes: &mut [u8]) {
-        let mut tuple = self.decode(bytes);
-        if self.pi_type() != PiType::Type3 && tuple.reference == self.reference_at(from, index) {
-            tuple.reference = self.reference_at(to, index);
-            self.encode(&tuple, bytes);
+        let reference_at = |initial: u64| initial.wrapping_add(index) & self.reference_mask();
+        let mut tuple = self.unpack(load(bytes));
+        if self.pi_type() != PiType::Type3 && tuple.reference == reference_at(from) {
+            tuple.reference = reference_at(to);
+            store(self.pack(&tuple), bytes);
         }
     }
 }

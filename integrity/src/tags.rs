@@ -40,12 +40,6 @@ impl Tags {
     /// the application tag is compared in full.
     #[must_use]
     pub const fn at_lba(lba: u64) -> Self {
-        Self {
-            lba,
-            reference: lba,
-            application: 0,
-            application_mask: u16::MAX,
-            storage: 0,
-        }
+        Self { lba, reference: lba, application: 0, application_mask: u16::MAX, storage: 0 }
     }
 }

@@ -32,54 +32,54 @@ impl IntegrityProfile {
     /// The tuple in the metadata of one interval.
     pub fn tuple(&self, metadata: &[u8]) -> Result<Tuple, LengthError> {
         self.check_metadata_of_one(metadata.len())?;
-        Ok(self.decode(&metadata[self.tuple_range()]))
+        Ok(self.unpack(load(&metadata[self.tuple_range()])))
     }
 
     /// Writes `tuple` into the metadata of one interval and leaves the opaque bytes as they are. Tags wider than
     /// their fields are cut to the field's low bits.
     pub fn set_tuple(&self, tuple: &Tuple, metadata: &mut [u8]) -> Result<(), LengthError> {
         self.check_metadata_of_one(metadata.len())?;
-        self.encode(tuple, &mut metadata[self.tuple_range()]);
+        store(self.pack(tuple), &mut metadata[self.tuple_range()]);
         Ok(())
     }
 
-    /// Reads a tuple's bytes: as one big-endian integer, whose fields are cut out by shifts, since the border of
-    /// storage and reference tag may fall on any bit.
-    #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "each field is cut out of the tuple's integer"
-    )]
-    pub(crate) fn decode(&self, bytes: &[u8]) -> Tuple {
-        let value = match (bytes.first_chunk::<TUPLE_SIZE_MAX>(), bytes.first_chunk::<8>()) {
-            (Some(bytes), _) => u128::from_be_bytes(*bytes),
-            (None, Some(bytes)) => u64::from_be_bytes(*bytes).into(),
-            (None, None) => 0,
-        };
-        let space = value & !(u128::MAX << self.space_size());
-        Tuple {
-            guard: (value >> (self.space_size() + u16::BITS)) as u64,
-            application: (value >> self.space_size()) as u16,
-            reference: space as u64 & self.reference_mask(),
-            storage: (space >> self.reference_tag_size()) as u64,
-        }
+    /// The tuple as one big-endian integer: the border of storage and reference tag may fall on any bit. A tuple
+    /// of 8 bytes takes the high half, so that the guard tag is on top in each format.
+    pub(crate) fn pack(&self, tuple: &Tuple) -> u128 {
+        u128::from(tuple.guard & self.guard_mask()) << self.guard_shift()
+            | u128::from(tuple.application) << self.application_shift()
+            | u128::from(tuple.storage & self.storage_mask()) << self.storage_shift()
+            | u128::from(tuple.reference & self.reference_mask()) << self.reference_shift()
     }
 
-    /// Writes a tuple's bytes.
-    #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an 8-byte tuple's integer has 64 bits"
-    )]
-    pub(crate) fn encode(&self, tuple: &Tuple, bytes: &mut [u8]) {
-        let storage = u128::from(tuple.storage & self.storage_mask()) << self.reference_tag_size();
-        let space = storage | u128::from(tuple.reference & self.reference_mask());
-        let application = u128::from(tuple.application) << self.space_size();
-        let value = u128::from(tuple.guard) << (self.space_size() + u16::BITS) | application | space;
-        if let Some(bytes) = bytes.first_chunk_mut::<TUPLE_SIZE_MAX>() {
-            *bytes = value.to_be_bytes();
-        } else if let Some(bytes) = bytes.first_chunk_mut::<8>() {
-            *bytes = (value as u64).to_be_bytes();
+    /// The tags of a tuple's integer.
+    #[expect(clippy::cast_possible_truncation, reason = "each tag is cut out of the integer")]
+    pub(crate) fn unpack(&self, value: u128) -> Tuple {
+        Tuple {
+            guard: (value >> self.guard_shift()) as u64,
+            application: (value >> self.application_shift()) as u16,
+            storage: (value >> self.storage_shift()) as u64 & self.storage_mask(),
+            reference: (value >> self.reference_shift()) as u64 & self.reference_mask(),
         }
+    }
+}
+
+/// Reads a tuple's bytes, 8 or 16.
+#[inline]
+pub(crate) fn load(bytes: &[u8]) -> u128 {
+    match (bytes.first_chunk::<TUPLE_SIZE_MAX>(), bytes.first_chunk::<8>()) {
+        (Some(bytes), _) => u128::from_be_bytes(*bytes),
+        (None, Some(bytes)) => u128::from(u64::from_be_bytes(*bytes)) << 64,
+        (None, None) => 0,
+    }
+}
+
+/// Writes a tuple's bytes, 8 or 16.
+#[inline]
+pub(crate) fn store(value: u128, bytes: &mut [u8]) {
+    if let Some(bytes) = bytes.first_chunk_mut::<TUPLE_SIZE_MAX>() {
+        *bytes = value.to_be_bytes();
+    } else if let Some(bytes) = bytes.first_chunk_mut::<8>() {
+        *bytes = ((value >> 64) as u64).to_be_bytes();
     }
 }

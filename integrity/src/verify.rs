@@ -3,10 +3,11 @@
 use std::ops::Deref;
 
 use crate::cursor::{Cursor, len_of};
+use crate::expected::{Expected, checked_bits};
 use crate::pi_error::{PiError, Tag, VerifyError};
 use crate::profile::{IntegrityProfile, PiType};
 use crate::tags::{Checks, Tags};
-use crate::tuple::{TUPLE_SIZE_MAX, Tuple};
+use crate::tuple::{TUPLE_SIZE_MAX, load};
 
 /// The application tag that, by the rules of the type, turns an interval's checks off.
 const APPLICATION_ESCAPE: u16 = 0xFFFF;
@@ -36,14 +37,12 @@ impl IntegrityProfile {
         metadata: &[u8],
     ) -> Result<(), VerifyError> {
         let intervals = self.intervals_in(len_of(data), metadata.len())?;
+        let verifier = Verifier::new(self, tags, checks);
         let mut cursor = Cursor::default();
         for (index, metadata) in (0..intervals).zip(metadata.chunks_exact(self.metadata_size())) {
             let covered = &metadata[..self.tuple_offset()];
-            let mut interval = cursor;
-            let guard = || interval.guard(data, self.interval_size(), covered, self.guard());
-            let tuple = self.decode(&metadata[self.tuple_range()]);
-            self.verify_tuple(tags, checks, index, &tuple, guard)?;
-            cursor.skip(data, self.interval_size());
+            let guard = verifier.guard(&mut cursor, data, self.interval_size(), covered);
+            verifier.check(index, guard, load(&metadata[self.tuple_range()]))?;
         }
         Ok(())
     }
@@ -64,79 +63,91 @@ impl IntegrityProfile {
     ) -> Result<(), VerifyError> {
         let mut scratch = [0; TUPLE_SIZE_MAX];
         let bytes = &mut scratch[..self.tuple_size()];
+        let verifier = Verifier::new(self, tags, checks);
         let mut cursor = Cursor::default();
         for index in 0..self.blocks_in(len_of(blocks))? {
-            let mut block = cursor;
-            let guard = || block.guard(blocks, self.covered_size(), &[], self.guard());
-            cursor.skip(blocks, self.covered_size());
+            let guard = verifier.guard(&mut cursor, blocks, self.covered_size(), &[]);
             cursor.copy_to(blocks, bytes);
-            self.verify_tuple(tags, checks, index, &self.decode(bytes), guard)?;
+            verifier.check(index, guard, load(bytes))?;
             cursor.skip(blocks, self.uncovered_size());
         }
         Ok(())
     }
+}
 
-    /// Checks the tuple of interval `index`. `guard` computes what the guard tag should be, when it is needed.
+/// The checks of one request.
+struct Verifier<'a> {
+    profile: &'a IntegrityProfile,
+    lba: u64,
+    expected: Expected,
+    /// The bits of a tuple that are compared.
+    checked: u128,
+    guard_checked: bool,
+}
+
+impl<'a> Verifier<'a> {
+    fn new(profile: &'a IntegrityProfile, tags: &Tags, checks: Checks) -> Self {
+        Self {
+            profile,
+            lba: tags.lba,
+            expected: Expected::new(profile, tags),
+            checked: checked_bits(profile, tags, checks),
+            guard_checked: checks.contains(Checks::GUARD),
+        }
+    }
+
+    /// Steps over the next `len` bytes: the guard over them and `metadata`, or 0 if nobody will look at it.
     #[inline]
-    fn verify_tuple(
+    fn guard<S: Deref<Target = [u8]>>(
         &self,
-        tags: &Tags,
-        checks: Checks,
-        index: u64,
-        tuple: &Tuple,
-        guard: impl FnOnce() -> u64,
-    ) -> Result<(), PiError> {
-        if self.is_escape(tuple) {
-            return Ok(());
+        cursor: &mut Cursor,
+        slices: &[S],
+        len: usize,
+        metadata: &[u8],
+    ) -> u64 {
+        if self.guard_checked {
+            return cursor.guard(slices, len, metadata, self.profile.guard());
         }
-        let compare = |tag, expected, actual| self.compare(tags, index, tag, expected, actual);
-        if checks.contains(Checks::GUARD) {
-            compare(Tag::Guard, guard(), tuple.guard)?;
-        }
-        if checks.contains(Checks::APPLICATION) {
-            let mask = tags.application_mask;
-            compare(
-                Tag::Application,
-                (tags.application & mask).into(),
-                (tuple.application & mask).into(),
-            )?;
-        }
-        if checks.contains(Checks::REFERENCE) && self.pi_type() != PiType::Type3 {
-            compare(
-                Tag::Reference,
-                self.reference_at(tags.reference, index),
-                tuple.reference,
-            )?;
-        }
-        if checks.contains(Checks::STORAGE) {
-            compare(Tag::Storage, tags.storage & self.storage_mask(), tuple.storage)?;
-        }
-        Ok(())
+        cursor.skip(slices, len);
+        0
     }
 
+    /// Checks the tuple `actual` of interval `index`, whose data has `guard`.
     #[inline]
-    fn is_escape(&self, tuple: &Tuple) -> bool {
-        tuple.application == APPLICATION_ESCAPE
-            && (self.pi_type() != PiType::Type3 || tuple.reference == self.reference_mask())
-    }
-
-    fn compare(&self, tags: &Tags, index: u64, tag: Tag, expected: u64, actual: u64) -> Result<(), PiError> {
-        if expected == actual {
+    fn check(&self, index: u64, guard: u64, actual: u128) -> Result<(), PiError> {
+        let expected = self.expected.tuple(index, guard);
+        if (expected ^ actual) & self.checked == 0 {
             return Ok(());
         }
-        let tag_size = match tag {
-            Tag::Guard => self.guard().size(),
-            Tag::Application => u16::BITS,
-            Tag::Reference => self.reference_tag_size(),
-            Tag::Storage => self.storage_tag_size(),
+        self.judge(index, expected, actual)
+    }
+
+    /// Judges a tuple that is not as expected: an escape, or an error of the first tag that differs.
+    #[cold]
+    fn judge(&self, index: u64, expected: u128, actual: u128) -> Result<(), PiError> {
+        if self.is_escape(actual) {
+            return Ok(());
+        }
+        let expected = self.profile.unpack(expected & self.checked);
+        let actual = self.profile.unpack(actual & self.checked);
+        let (tag, tag_size, expected, actual) = if expected.guard != actual.guard {
+            (Tag::Guard, self.profile.guard().size(), expected.guard, actual.guard)
+        } else if expected.application != actual.application {
+            (Tag::Application, u16::BITS, expected.application.into(), actual.application.into())
+        } else if expected.reference != actual.reference {
+            (Tag::Reference, self.profile.reference_tag_size(), expected.reference, actual.reference)
+        } else {
+            (Tag::Storage, self.profile.storage_tag_size(), expected.storage, actual.storage)
         };
-        Err(PiError {
-            tag,
-            interval: index,
-            lba: tags.lba.wrapping_add(index),
-            expected,
-            actual,
-            tag_size,
-        })
+        Err(PiError { tag, interval: index, lba: self.lba.wrapping_add(index), expected, actual, tag_size })
+    }
+
+    fn is_escape(&self, tuple: u128) -> bool {
+        let tuple = self.profile.unpack(tuple);
+        let application = tuple.application == APPLICATION_ESCAPE;
+        match self.profile.pi_type() {
+            PiType::Type1 | PiType::Type2 => application,
+            PiType::Type3 => application && tuple.reference == self.profile.reference_mask(),
+        }
     }
 }
