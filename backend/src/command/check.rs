@@ -227,8 +227,8 @@ impl<'a> Report<'a> {
             more => write!(f, "LBA {first_lba}-{last_lba} ({} blocks from byte {byte}): {check}", more + 1)?,
         }
         if let Some(TagValues { expected, actual }) = first_tag {
-            let of_first = if first_lba == last_lba { "" } else { ", in the first" };
-            write!(f, "{of_first} expected {expected}, actual {actual}")?;
+            let of_first = if first_lba == last_lba { "" } else { " in the first" };
+            write!(f, ",{of_first} expected {expected}, actual {actual}")?;
         }
         writeln!(f)
     }

@@ -101,7 +101,7 @@ mod tests {
         };
         assert!(rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
         let (memory, len) = (alignment.memory as usize, alignment.offset as usize);
-        let mut buffer = vec![1; len + 2 * memory];
+        let mut buffer = vec![1; len + 3 * memory];
         let start = buffer.as_ptr().align_offset(2 * memory) + memory;
         file.read_exact_at(&mut buffer[start..][..len], alignment.offset.into()).unwrap();
         assert!(buffer[start..][..len].iter().all(|&byte| byte == 0));

@@ -117,20 +117,12 @@ impl Header {
             return Err(HeaderError::UnsupportedProfile);
         }
         if image_size == 0 || !image_size.is_multiple_of(interval_size.into()) {
-            return Err(HeaderError::UnevenImageSize {
-                image_size,
-                interval_size,
-            });
+            return Err(HeaderError::UnevenImageSize { image_size, interval_size });
         }
         if image_size > IMAGE_SIZE_MAX {
             return Err(unsupported("image size", image_size));
         }
-        Ok(Self {
-            uuid,
-            profile,
-            image_size,
-            state: State::Clean,
-        })
+        Ok(Self { uuid, profile, image_size, state: State::Clean })
     }
 
     /// Reads a header back. The bytes may come from anywhere: every one of them is checked.
@@ -138,9 +130,8 @@ impl Header {
         if !bytes.starts_with(&MAGIC) {
             return Err(HeaderError::NotASidecar);
         }
-        let bytes: &[u8; HEADER_SIZE] = bytes
-            .first_chunk()
-            .ok_or(HeaderError::TooShort { len: bytes.len() })?;
+        let bytes: &[u8; HEADER_SIZE] =
+            bytes.first_chunk().ok_or(HeaderError::TooShort { len: bytes.len() })?;
         // before the CRC, which another version may keep elsewhere
         match u32::from_be_bytes(field(bytes, VERSION_AT)) {
             VERSION => {}
@@ -161,10 +152,7 @@ impl Header {
             1 => State::Dirty,
             code => return Err(unsupported("state", code.into())),
         };
-        Ok(Self {
-            state,
-            ..Self::new(field(bytes, UUID_AT), profile, image_size)?
-        })
+        Ok(Self { state, ..Self::new(field(bytes, UUID_AT), profile, image_size)? })
     }
 
     /// The header as it lies on disk.
@@ -181,11 +169,7 @@ impl Header {
         put(&mut bytes, STATE_AT, &state.to_be_bytes());
         put(&mut bytes, UUID_AT, &self.uuid);
         put(&mut bytes, IMAGE_SIZE_AT, &self.image_size.to_be_bytes());
-        put(
-            &mut bytes,
-            INTERVAL_SIZE_AT,
-            &interval_size(&self.profile).to_be_bytes(),
-        );
+        put(&mut bytes, INTERVAL_SIZE_AT, &interval_size(&self.profile).to_be_bytes());
         bytes[GUARD_AT] = pif(self.profile.guard()).expect("a guard with a PIF");
         bytes[PI_TYPE_AT] = TYPE_1;
         bytes[TUPLE_SIZE_AT] = tuple_size(&self.profile);
@@ -221,10 +205,7 @@ impl Header {
     /// The same header in another state.
     #[must_use]
     pub fn with_state(&self, state: State) -> Self {
-        Self {
-            state,
-            ..self.clone()
-        }
+        Self { state, ..self.clone() }
     }
 
     /// Number of intervals in the image, and so of tuples in the sidecar.
@@ -330,9 +311,7 @@ mod tests {
         assert!(bytes[47..4088].iter().all(|&byte| byte == 0));
         assert_eq!(
             bytes[4088..],
-            crc::Crc::<u64>::new(&crc::CRC_64_NVME)
-                .checksum(&bytes[..4088])
-                .to_be_bytes()
+            crc::Crc::<u64>::new(&crc::CRC_64_NVME).checksum(&bytes[..4088]).to_be_bytes()
         );
     }
 
@@ -350,23 +329,14 @@ mod tests {
         let header = Header::new([0; 16], profile, IMAGE_SIZE_MAX / 512 * 512).unwrap();
         assert_eq!(header.sidecar_size(), 4096 + (IMAGE_SIZE_MAX / 512) * 16);
         let beyond = Header::new([0; 16], profile, 1 << 63);
-        assert_eq!(
-            beyond,
-            Err(HeaderError::Unsupported {
-                field: "image size",
-                value: 1 << 63
-            })
-        );
+        assert_eq!(beyond, Err(HeaderError::Unsupported { field: "image size", value: 1 << 63 }));
     }
 
     #[test]
     fn refuses_what_is_no_sidecar() {
         assert_eq!(Header::decode(b""), Err(HeaderError::NotASidecar));
         assert_eq!(Header::decode(&[0; HEADER_SIZE]), Err(HeaderError::NotASidecar));
-        assert_eq!(
-            Header::decode(b"STABLEPI\0\0\0\x01"),
-            Err(HeaderError::TooShort { len: 12 })
-        );
+        assert_eq!(Header::decode(b"STABLEPI\0\0\0\x01"), Err(HeaderError::TooShort { len: 12 }));
     }
 
     #[test]
@@ -389,13 +359,7 @@ mod tests {
             (1000, &[1], "field at byte", 1000),
         ] {
             let error = Header::decode(&forged(at, value));
-            assert_eq!(
-                error,
-                Err(HeaderError::Unsupported {
-                    field,
-                    value: reported
-                })
-            );
+            assert_eq!(error, Err(HeaderError::Unsupported { field, value: reported }));
         }
     }
 
@@ -403,10 +367,7 @@ mod tests {
     fn refuses_an_image_that_ends_within_an_interval() {
         for image_size in [0, 4095, 4097] {
             let bytes = forged(IMAGE_SIZE_AT, &u64::to_be_bytes(image_size));
-            let error = HeaderError::UnevenImageSize {
-                image_size,
-                interval_size: 4096,
-            };
+            let error = HeaderError::UnevenImageSize { image_size, interval_size: 4096 };
             assert_eq!(Header::decode(&bytes), Err(error));
         }
     }
@@ -418,14 +379,9 @@ mod tests {
             profile(Guard::IpChecksum, PiType::Type1),
             profile(Guard::Crc64Nvme, PiType::Type2),
             profile(Guard::Crc64Nvme, PiType::Type3),
-            profile(Guard::Crc64Nvme, PiType::Type1)
-                .with_storage_tag_size(8)
-                .unwrap(),
+            profile(Guard::Crc64Nvme, PiType::Type1).with_storage_tag_size(8).unwrap(),
         ] {
-            assert_eq!(
-                Header::new([0; 16], profile, 4096),
-                Err(HeaderError::UnsupportedProfile)
-            );
+            assert_eq!(Header::new([0; 16], profile, 4096), Err(HeaderError::UnsupportedProfile));
         }
     }
 

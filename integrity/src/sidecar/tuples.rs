@@ -166,10 +166,7 @@ impl Iterator for Mismatches<'_> {
 impl Mismatches<'_> {
     fn start_run(&mut self) {
         let intervals = self.data.len() / self.profile.interval_size();
-        let tuples = self
-            .metadata
-            .chunks_exact(self.profile.metadata_size())
-            .take(intervals);
+        let tuples = self.metadata.chunks_exact(self.profile.metadata_size()).take(intervals);
         let mut claims = tuples.skip(self.next).map(|tuple| self.claim_of(tuple));
         if let Some(claim) = claims.next() {
             let alike = claims.take_while(|&next| next == claim).count();
@@ -181,11 +178,7 @@ impl Mismatches<'_> {
     fn claim_of(&self, tuple: &[u8]) -> Claim {
         if is_unwritten(tuple) {
             Claim::Unwritten
-        } else if self
-            .profile
-            .tuple(tuple)
-            .is_ok_and(|tuple| tuple.application == ESCAPE)
-        {
+        } else if self.profile.tuple(tuple).is_ok_and(|tuple| tuple.application == ESCAPE) {
             Claim::Escape
         } else {
             Claim::Written
@@ -194,30 +187,18 @@ impl Mismatches<'_> {
 
     fn find_not_zero(&self) -> Option<(usize, Mismatch)> {
         let (data, _) = self.rest();
-        let index = self.next
-            + data
-                .chunks_exact(self.profile.interval_size())
-                .position(|it| !is_zero(it))?;
+        let index =
+            self.next + data.chunks_exact(self.profile.interval_size()).position(|it| !is_zero(it))?;
         Some((index, Mismatch::UnwrittenNotZero { lba: self.lba(index) }))
     }
 
     fn find_pi_error(&self) -> Option<(usize, Mismatch)> {
         let (data, metadata) = self.rest();
-        match self
-            .profile
-            .verify(&tags(self.lba(self.next)), Checks::all(), data, metadata)
-        {
+        match self.profile.verify(&tags(self.lba(self.next)), Checks::all(), data, metadata) {
             Err(VerifyError::Pi(error)) => {
                 let in_run = usize::try_from(error.interval).expect("an interval of a slice");
                 let index = self.next + in_run;
-                Some((
-                    index,
-                    PiError {
-                        interval: index as u64,
-                        ..error
-                    }
-                    .into(),
-                ))
+                Some((index, PiError { interval: index as u64, ..error }.into()))
             }
             _ => None,
         }
@@ -252,16 +233,12 @@ impl Mismatches<'_> {
 
 /// The seed of every request to a sidecar: the reference tag is the interval's number.
 fn tags(first_interval: u64) -> Tags {
-    Tags {
-        application: APPLICATION_TAG,
-        ..Tags::at_lba(first_interval)
-    }
+    Tags { application: APPLICATION_TAG, ..Tags::at_lba(first_interval) }
 }
 
 /// In pieces that compile to wide compares; byte by byte, as `all` goes, would be slower than the guard.
 fn is_zero(data: &[u8]) -> bool {
-    data.chunks(256)
-        .all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
+    data.chunks(256).all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
 }
 
 #[cfg(test)]
@@ -306,10 +283,7 @@ mod tests {
     }
 
     fn lbas(profile: &IntegrityProfile, data: &[u8], metadata: &[u8]) -> Vec<u64> {
-        mismatches(profile, FIRST, data, metadata)
-            .unwrap()
-            .map(|mismatch| mismatch.lba())
-            .collect()
+        mismatches(profile, FIRST, data, metadata).unwrap().map(|mismatch| mismatch.lba()).collect()
     }
 
     proptest! {
@@ -372,10 +346,7 @@ mod tests {
         metadata[16..32].fill(0);
         let error = verify(&profile, FIRST, &data, &metadata).unwrap_err();
         assert_eq!(error, Mismatch::UnwrittenNotZero { lba: FIRST + 1 }.into());
-        assert_eq!(
-            error.to_string(),
-            format!("unwritten block not zero at LBA {}", FIRST + 1)
-        );
+        assert_eq!(error.to_string(), format!("unwritten block not zero at LBA {}", FIRST + 1));
     }
 
     #[test]
@@ -392,10 +363,7 @@ mod tests {
             actual: 0xFFFF,
             tag_size: 16,
         };
-        assert_eq!(
-            verify(&profile, FIRST, &data, &metadata),
-            Err(Mismatch::Pi(error).into())
-        );
+        assert_eq!(verify(&profile, FIRST, &data, &metadata), Err(Mismatch::Pi(error).into()));
     }
 
     #[test]
@@ -407,23 +375,13 @@ mod tests {
         let tags: Vec<_> = mismatches(&profile, FIRST, &data, &metadata)
             .unwrap()
             .map(|mismatch| match mismatch {
-                Mismatch::Pi(PiError {
-                    tag,
-                    interval,
-                    expected,
-                    actual,
-                    ..
-                }) => (tag, interval, expected, actual),
+                Mismatch::Pi(PiError { tag, interval, expected, actual, .. }) => {
+                    (tag, interval, expected, actual)
+                }
                 Mismatch::UnwrittenNotZero { .. } => panic!("{mismatch}"),
             })
             .collect();
-        assert_eq!(
-            tags,
-            [
-                (Tag::Reference, 0, FIRST, FIRST + 1),
-                (Tag::Reference, 1, FIRST + 1, FIRST)
-            ]
-        );
+        assert_eq!(tags, [(Tag::Reference, 0, FIRST, FIRST + 1), (Tag::Reference, 1, FIRST + 1, FIRST)]);
     }
 
     #[test]
@@ -437,13 +395,7 @@ mod tests {
     #[test]
     fn lengths_that_do_not_fit_are_refused() {
         let profile = profile(Guard::Crc64Nvme);
-        assert!(matches!(
-            verify(&profile, 0, &[0; 511], &[0; 16]),
-            Err(SidecarError::Length(_))
-        ));
-        assert!(matches!(
-            verify(&profile, 0, &[0; 1024], &[0; 31]),
-            Err(SidecarError::Length(_))
-        ));
+        assert!(matches!(verify(&profile, 0, &[0; 511], &[0; 16]), Err(SidecarError::Length(_))));
+        assert!(matches!(verify(&profile, 0, &[0; 1024], &[0; 31]), Err(SidecarError::Length(_))));
     }
 }
