@@ -1,62 +1,108 @@
 //! A request between its pop and its return to the driver.
 
-use virtio::{Operation, Request, SECTOR_SIZE, Status};
+use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 
-use crate::inflight::Direction;
-use crate::range_lock::Ticket;
+use crate::device::Zeroing;
+use crate::range_lock::{Access, Ticket};
 
-/// A request between pop and its return to the driver.
+/// What has to be done for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Device to guest.
+    Read,
+    /// Guest to device.
+    Write,
+    /// Blocks that shall read as zeros.
+    Zero(ZeroBy),
+    /// All completed writes made stable.
+    Flush,
+}
+
+/// How blocks become zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZeroBy {
+    /// Their space is given back.
+    PunchHole,
+    /// Their space is kept.
+    ZeroRange,
+    /// They are written, where the file system can do neither.
+    Writing,
+}
+
+/// A request that was popped and passed its checks.
 #[derive(Debug)]
 pub struct Active {
     /// As it was parsed.
     pub request: Request,
+    /// What it asks for.
+    pub work: Work,
+    /// Where on the device, in bytes.
+    pub start: u64,
+    /// How much, in bytes; not zero, but for a flush.
+    pub len: u64,
     /// Its range, held or waited for.
     pub ticket: Option<Ticket>,
-    /// Bytes for which transfers were begun.
+    /// Bytes for which operations were begun.
     pub begun: u64,
     /// Operations in flight for it.
     pub in_flight: u32,
     /// What it is to be answered.
     pub status: Status,
-    /// Waiting for its range, or with transfers still to begin: not to be finished yet, whatever has failed.
+    /// Waiting for its range, or with operations still to begin: not to be finished yet, whatever has failed.
     pub launching: bool,
-    /// A write that has been followed by its flush.
+    /// Changed data that has been followed by its flush.
     pub flushed: bool,
 }
 
 impl Active {
-    /// A request of which nothing was begun.
-    pub fn new(request: Request) -> Self {
-        Self {
+    /// A request of which nothing was begun. It must have passed [`virtio::Request::check`], which also keeps the sums
+    /// here from overflowing.
+    ///
+    /// `Err` gives a request back that needs no device: one for no bytes, or of a type that has no [`Work`].
+    #[expect(clippy::result_large_err, reason = "a request that is not taken comes back whole")]
+    pub fn new(request: Request, zeroing: Zeroing) -> Result<Self, Request> {
+        let (work, sector, len) = match &request.operation {
+            Operation::Read { sector } => (Work::Read, *sector, request.data.len()),
+            Operation::Write { sector } => (Work::Write, *sector, request.data.len()),
+            Operation::Flush => (Work::Flush, 0, 0),
+            Operation::Discard(ranges) | Operation::WriteZeroes(ranges) => {
+                // DiskLimits allows one range a request
+                let Some(range) = ranges.first() else { return Err(request) };
+                let may_unmap =
+                    matches!(request.operation, Operation::Discard(_)) || range.flags & Range::UNMAP != 0;
+                let len = u64::from(range.num_sectors) * SECTOR_SIZE;
+                (Work::Zero(zeroing.choose(may_unmap)), range.sector, len)
+            }
+            Operation::GetId | Operation::Unknown(_) => return Err(request),
+        };
+        if len == 0 && work != Work::Flush {
+            return Err(request);
+        }
+        Ok(Self {
             request,
+            work,
+            start: sector * SECTOR_SIZE,
+            len,
             ticket: None,
             begun: 0,
             in_flight: 0,
             status: Status::Ok,
             launching: true,
             flushed: false,
+        })
+    }
+
+    /// How its range must be held; `None` for a flush, which has none.
+    pub fn access(&self) -> Option<Access> {
+        match self.work {
+            Work::Read => Some(Access::Shared),
+            Work::Write | Work::Zero(_) => Some(Access::Exclusive),
+            Work::Flush => None,
         }
     }
 
-    /// Which way its data goes; none for a flush.
-    pub fn direction(&self) -> Option<Direction> {
-        match self.request.operation {
-            Operation::Read { .. } => Some(Direction::Read),
-            Operation::Write { .. } => Some(Direction::Write),
-            _ => None,
-        }
-    }
-
-    /// Where its data starts on the device, in bytes. [`virtio::Request::check`] keeps this from overflowing.
-    pub fn start(&self) -> u64 {
-        match self.request.operation {
-            Operation::Read { sector } | Operation::Write { sector } => sector * SECTOR_SIZE,
-            _ => 0,
-        }
-    }
-
-    /// Whether there is no transfer left to begin.
+    /// Whether there is no operation left to begin.
     pub fn all_begun(&self) -> bool {
-        self.status != Status::Ok || self.begun == self.request.data.len()
+        self.status != Status::Ok || self.begun == self.len
     }
 }

@@ -182,9 +182,12 @@ fn log_counters<B>(disk: &Disk<B>) {
         bytes_written = sum(|queue| queue.bytes_written.get()),
         flushes = sum(|queue| queue.flushes.get()),
         integrity_errors = sum(|queue| queue.integrity_errors.get()),
+        zeroings = sum(|queue| queue.zeroings.get()),
+        no_space = sum(|queue| queue.no_space.get()),
         device_errors = sum(|queue| queue.device_errors.get()),
         refused = sum(|queue| queue.refused.get()),
         malformed = sum(|queue| queue.malformed.get()),
+        retired = sum(|queue| queue.retired.get()),
         unsupported = sum(|queue| queue.unsupported.get()),
         starved = sum(|queue| queue.starved.get()),
         "front-end left"

@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 #[derive(Debug)]
 pub struct KickFd(OwnedFd);
 
-/// We signal it: buffers were used.
+/// We signal it: buffers were used, or the queue was given up.
 #[derive(Debug)]
 pub struct CallFd(OwnedFd);
 

@@ -58,6 +58,13 @@ impl Extent {
     }
 }
 
+/// How many bytes of whole granules bytes `from..to` begin with; `None` when they begin with a part of one.
+pub fn whole_granules(from: u64, to: u64, granule: usize) -> Option<u64> {
+    let wide = granule as u64;
+    let end = to / wide * wide;
+    (from.is_multiple_of(wide) && end > from).then(|| end - from)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

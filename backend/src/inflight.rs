@@ -3,12 +3,14 @@
 //! The kernel works on memory that these values own. They are moved in at submit and out at reap; in between no code has
 //! a reference to them, which is what makes a bounce folio stable.
 
+use std::fmt;
 use std::sync::Arc;
 
 use virtio::CopyError;
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
+use crate::active::ZeroBy;
 use crate::bounce::BounceFolio;
 use crate::memory::GuestMemory;
 
@@ -19,6 +21,15 @@ pub enum Direction {
     Read,
     /// Guest to device.
     Write,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
 }
 
 /// The part of a request that one transfer carries. The device passes it through unread.
@@ -125,6 +136,17 @@ pub struct Transfer {
 pub enum Operation {
     /// Move data.
     Transfer(Transfer),
+    /// Make whole granules read as zeros, without writing them.
+    Zero {
+        /// Where on the device, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        len: u64,
+        /// Whether space is to be given back.
+        by: ZeroBy,
+        /// The worker's number of the request.
+        request: usize,
+    },
     /// Make all completed writes stable, for this request.
     Flush {
         /// The worker's number of the request.

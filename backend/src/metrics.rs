@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::active::Work;
+
 /// A counter with one writer: no locked instruction on the path.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -38,7 +40,11 @@ pub struct QueueMetrics {
     pub bytes_written: Counter,
     /// Flush requests completed.
     pub flushes: Counter,
-    /// Requests answered IOERR because the device failed.
+    /// Discard and write zeroes requests completed.
+    pub zeroings: Counter,
+    /// Requests answered IOERR because the file system under the image or the sidecar is full.
+    pub no_space: Counter,
+    /// Requests answered IOERR because the device failed in another way.
     pub device_errors: Counter,
     /// Requests answered IOERR because PI did not match.
     pub integrity_errors: Counter,
@@ -46,8 +52,26 @@ pub struct QueueMetrics {
     pub refused: Counter,
     /// Chains that were no request.
     pub malformed: Counter,
+    /// Times the queue was given up.
+    pub retired: Counter,
     /// Requests of a type that is not supported.
     pub unsupported: Counter,
     /// Times the worker stopped popping because no folio was free.
     pub starved: Counter,
+}
+
+impl QueueMetrics {
+    /// Counts a request that was done, over `len` bytes.
+    pub fn count(&self, work: Work, len: u64) {
+        let (requests, bytes) = match work {
+            Work::Read => (&self.reads, Some(&self.bytes_read)),
+            Work::Write => (&self.writes, Some(&self.bytes_written)),
+            Work::Zero(_) => (&self.zeroings, None),
+            Work::Flush => (&self.flushes, None),
+        };
+        requests.add(1);
+        if let Some(bytes) = bytes {
+            bytes.add(len);
+        }
+    }
 }

@@ -78,6 +78,7 @@ struct Queue {
     next_avail: u16,
     kick: Option<KickFd>,
     call: Option<CallFd>,
+    error: Option<CallFd>,
     enabled: bool,
     worker: Option<Worker>,
 }
@@ -106,6 +107,17 @@ impl<B: BlockDevice> Session<B> {
         Features::from_bits_truncate(self.acked)
     }
 
+    /// Whether writes may be volatile until a flush (virtio 1.2, 5.2.5.2 and 5.2.6.2): as the driver set it, or else by
+    /// whether it can flush at all.
+    fn is_writeback(&self) -> bool {
+        let acked = self.acked();
+        if acked.contains(Features::CONFIG_WCE) {
+            self.offer.config.writeback
+        } else {
+            acked.contains(Features::FLUSH)
+        }
+    }
+
     /// Starts the queue's worker if everything it needs is there.
     fn start_if_ready(&mut self, index: usize) -> VhostResult<()> {
         let queue = &self.queues[index];
@@ -120,13 +132,13 @@ impl<B: BlockDevice> Session<B> {
         };
         let ring = self.ring(index, addresses)?;
         self.disk.inboxes[index].take();
-        let acked = self.acked();
+        let writethrough = !self.is_writeback();
         let queue = &mut self.queues[index];
         let Some(kick) = queue.kick.take() else {
             return Ok(());
         };
-        let writethrough = !acked.contains(Features::FLUSH);
-        let vring = Vring { index, ring, kick, call: queue.call.take(), writethrough };
+        let (call, error) = (queue.call.take(), queue.error.take());
+        let vring = Vring { index, ring, kick, call, error, writethrough };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("queue{index}")).spawn(move || {
@@ -191,6 +203,7 @@ impl<B: BlockDevice> Session<B> {
                 queue.next_avail = vring.ring.next_avail();
                 queue.kick = Some(vring.kick);
                 queue.call = vring.call;
+                queue.error = vring.error;
                 tracing::debug!(queue = index, next_avail = queue.next_avail, "queue stopped");
                 Ok(())
             }
@@ -343,6 +356,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         let queue = self.queue(index)?;
         queue.kick = None;
         queue.call = None;
+        queue.error = None;
         Ok(VhostUserVringState::new(index, queue.next_avail.into()))
     }
 
@@ -369,8 +383,9 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         Ok(())
     }
 
-    fn set_vring_err(&mut self, index: u8, _fd: Option<File>) -> VhostResult<()> {
-        self.queue(index.into()).map(drop)
+    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
+        let error = fd.map(CallFd::new).transpose().map_err(|error| refuse("the error eventfd", error))?;
+        self.change_queue(index.into(), |queue| queue.error = error)
     }
 
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
@@ -401,8 +416,16 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _flags: VhostUserConfigFlags) -> VhostResult<()> {
-        let what = format_args!("no field is writable, offset {offset}, {} bytes", bytes.len()).to_string();
-        Err(refuse("a configuration write", what))
+        if !self.acked().contains(Features::CONFIG_WCE) {
+            return Err(refuse("a configuration write", "VIRTIO_BLK_F_CONFIG_WCE was not negotiated"));
+        }
+        let mut config = self.offer.config;
+        config.write(offset, bytes).map_err(|error| refuse("a configuration write", error))?;
+        // stopped, so that every write after the reply is of the new kind
+        self.while_stopped(|session| {
+            session.offer.config = config;
+            Ok(())
+        })
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> VhostResult<()> {

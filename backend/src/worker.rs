@@ -9,28 +9,28 @@
 //! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Instant;
+use std::{fmt, io};
 
 use integrity::LengthError;
 use integrity::sidecar::SidecarError;
 use slab::Slab;
 use thiserror::Error;
-use virtio::{CopyError, Request, RingError, SplitRing, Status};
+use virtio::{CopyError, Malformed, Request, SplitRing, Status};
 
-use crate::active::Active;
+use crate::active::{Active, Work, ZeroBy};
 use crate::bounce::{Arena, BounceFolio, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::disk::{Bounce, Disk};
 use crate::event::{CallFd, KickFd};
-use crate::extent::Extent;
+use crate::extent::{self, Extent};
 use crate::inbox::Message;
 use crate::inflight::{Buffer, Direction, GuestVectors, Operation, Piece, Transfer};
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::poller::Poller;
-use crate::range_lock::{Access, Owner, Ticket};
+use crate::range_lock::{Owner, Ticket};
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
 const TRANSFERS_MAX: usize = 1024;
@@ -46,6 +46,8 @@ pub struct Vring {
     pub kick: KickFd,
     /// Our signal; none when the driver polls.
     pub call: Option<CallFd>,
+    /// Our signal that the queue cannot go on.
+    pub error: Option<CallFd>,
     /// Writes are made stable before they complete (no flush was negotiated).
     pub writethrough: bool,
 }
@@ -178,10 +180,9 @@ impl<B: BlockDevice> QueueWorker<B> {
                     match Request::parse(&*self.memory, chain) {
                         Ok(request) => self.admit(request),
                         Err(malformed) => {
-                            if self.metrics().malformed.add_logged() {
-                                tracing::warn!(queue = self.vring.index, reason = %malformed.reason(), "malformed request");
+                            if !self.refuse(malformed) {
+                                break;
                             }
-                            malformed.complete(&mut self.vring.ring, &*self.memory);
                         }
                     }
                 }
@@ -193,6 +194,21 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         self.lock_ranges();
         popped
+    }
+
+    /// Returns a chain that is no request. False when there was no place to say so: the driver cannot know what became of
+    /// it, so the queue is given up.
+    fn refuse(&mut self, malformed: Malformed) -> bool {
+        if self.metrics().malformed.add_logged() {
+            tracing::warn!(queue = self.vring.index, "malformed request: {}", malformed.reason());
+        }
+        let answerable = matches!(malformed, Malformed::Answerable { .. });
+        let reason = malformed.reason();
+        malformed.complete(&mut self.vring.ring, &*self.memory);
+        if !answerable {
+            self.retire(&reason);
+        }
+        answerable
     }
 
     /// Answers a request that needs no device, and takes in the others.
@@ -215,11 +231,11 @@ impl<B: BlockDevice> QueueWorker<B> {
                     Err(_) => self.answer(request, Status::IoErr, 0),
                 }
             }
-            virtio::Operation::Read { .. } | virtio::Operation::Write { .. } | virtio::Operation::Flush => {
-                let id = self.requests.insert(Active::new(request));
-                self.arrived.push(id);
-            }
-            _ => self.answer(request, Status::Unsupp, 0),
+            _ => match Active::new(request, self.info.zeroing) {
+                Ok(active) => self.arrived.push(self.requests.insert(active)),
+                // no bytes, nothing to do
+                Err(request) => self.answer(request, Status::Ok, 0),
+            },
         }
     }
 
@@ -238,16 +254,11 @@ impl<B: BlockDevice> QueueWorker<B> {
             let Some(active) = self.requests.get_mut(id) else {
                 continue;
             };
-            let access = match active.direction() {
-                Some(Direction::Read) => Access::Shared,
-                Some(Direction::Write) => Access::Exclusive,
-                None => {
-                    self.ready.push_back(id);
-                    continue;
-                }
+            let Some(access) = active.access() else {
+                self.ready.push_back(id);
+                continue;
             };
-            let start = active.start();
-            let granules = start / granule..(start + active.request.data.len()).div_ceil(granule);
+            let granules = active.start / granule..(active.start + active.len).div_ceil(granule);
             let (ticket, held) =
                 table.acquire(granules, access, Owner { queue: self.vring.index, request: id });
             active.ticket = Some(ticket);
@@ -279,30 +290,27 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     fn launch_request(&mut self, id: usize) -> Launch {
-        let Some(active) = self.requests.get_mut(id) else {
-            return Launch::Whole;
-        };
-        let Some(direction) = active.direction() else {
+        if let Some(active) = self.requests.get_mut(id).filter(|active| active.work == Work::Flush) {
             active.in_flight += 1;
             self.device.submit(Operation::Flush { request: id });
-            return Launch::Whole;
-        };
+        }
         while let Some(active) = self.requests.get_mut(id).filter(|active| !active.all_begun()) {
-            let (start, len) = (active.start(), active.request.data.len());
-            let extent = Extent::next(direction, start + active.begun, start + len, self.info.granule);
+            let (from, to) = (active.start + active.begun, active.start + active.len);
             if self.transfers == TRANSFERS_MAX {
                 return Launch::Starved;
             }
-            let Some(mut transfer) = self.begin(id, direction, extent) else {
+            if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange)) = active.work
+                && let Some(len) = extent::whole_granules(from, to, self.info.granule)
+            {
+                active.begun += len;
+                active.in_flight += 1;
+                self.device.submit(Operation::Zero { offset: from, len, by, request: id });
+                continue;
+            }
+            let Some(mut transfer) = self.begin(id, from, to) else {
                 self.metrics().starved.add(1);
                 return Launch::Starved;
             };
-            let Some(active) = self.requests.get_mut(id) else {
-                break;
-            };
-            active.begun += transfer.piece.data_len as u64;
-            active.in_flight += 1;
-            self.transfers += 1;
             let filled = match transfer.direction {
                 Direction::Read => Ok(()),
                 Direction::Write => self.fill(&mut transfer),
@@ -315,10 +323,15 @@ impl<B: BlockDevice> QueueWorker<B> {
         Launch::Whole
     }
 
-    /// Finds memory for the next part of a request. `None`: no folio is free.
-    fn begin(&mut self, id: usize, direction: Direction, extent: Extent) -> Option<Transfer> {
-        let data_offset = self.requests.get_mut(id)?.begun;
-        let zero_copy = self.disk.bounce == Bounce::WhenUnaligned && !extent.is_partial();
+    /// Finds memory for the next part of a request, bytes `from..to` of the device being left. `None`: no folio is free.
+    fn begin(&mut self, id: usize, from: u64, to: u64) -> Option<Transfer> {
+        let active = self.requests.get(id)?;
+        let (work, data_offset) = (active.work, active.begun);
+        let direction = if work == Work::Read { Direction::Read } else { Direction::Write };
+        let extent = Extent::next(direction, from, to, self.info.granule);
+        let zero_copy = self.disk.bounce == Bounce::WhenUnaligned
+            && matches!(work, Work::Read | Work::Write)
+            && !extent.is_partial();
         let (mut folio, mut extent) = (None, extent);
         if !zero_copy || self.info.protection.is_some() {
             (folio, extent) = self.take_folio(extent)?;
@@ -335,6 +348,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         let merge = direction == Direction::Write && extent.is_partial();
         let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
         let direction = if merge { Direction::Read } else { direction };
+        let active = self.requests.get_mut(id)?;
+        active.begun += data_len as u64;
+        active.in_flight += 1;
+        self.transfers += 1;
         Some(Transfer { direction, offset: extent.device_offset, len: extent.device_len, buffer, piece })
     }
 
@@ -356,12 +373,15 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// the bounce is the cure of.
     fn fill(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
-        let (Some(active), Some(folio)) = (self.requests.get_mut(request), transfer.buffer.folio_mut())
-        else {
+        let (Some(active), Some(folio)) = (self.requests.get(request), transfer.buffer.folio_mut()) else {
             return Ok(());
         };
         let (data, metadata) = folio.parts_mut();
-        active.request.data.copy_to(&*self.memory, data_offset, &mut data[lead..lead + data_len])?;
+        let part = &mut data[lead..lead + data_len];
+        match active.work {
+            Work::Zero(_) => part.fill(0),
+            _ => active.request.data.copy_to(&*self.memory, data_offset, part)?,
+        }
         if let Some(protection) = self.info.protection {
             protection.generate(transfer.offset, &data[..transfer.len], metadata)?;
         }
@@ -410,7 +430,10 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Event::Kick => {}
                 Event::Wake => self.read_messages(),
                 Event::Done(Operation::Transfer(transfer), result) => self.arrive(transfer, result),
-                Event::Done(Operation::Flush { request }, result) => self.end_flush(request, result),
+                Event::Done(Operation::Zero { request, .. }, result) => {
+                    self.end_plain(request, "zeroing", result);
+                }
+                Event::Done(Operation::Flush { request }, result) => self.end_plain(request, "flush", result),
             }
         }
         reaped
@@ -486,7 +509,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         let id = transfer.piece.request;
         self.transfers -= 1;
         if let Some(failure) = failure {
-            self.fail(&transfer, &failure);
+            let Transfer { direction, offset, len, .. } = transfer;
+            self.fail(id, &failure, format_args!("{direction} of {len} bytes at byte {offset}"));
         }
         if let Some(folio) = transfer.buffer.into_folio() {
             self.pool.put(folio);
@@ -497,41 +521,29 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.finish_if_done(id);
     }
 
-    fn fail(&mut self, transfer: &Transfer, failure: &Failure) {
-        let Some(active) = self.requests.get_mut(transfer.piece.request) else {
-            return;
-        };
-        active.status = Status::IoErr;
-        let operation = active.direction();
-        let metrics = self.metrics();
-        let counter = match failure {
-            Failure::Integrity(_) | Failure::Length(_) => &metrics.integrity_errors,
-            Failure::Device(_) | Failure::Copy(_) => &metrics.device_errors,
-        };
-        if counter.add_logged() {
-            let (queue, offset, len) = (self.vring.index, transfer.offset, transfer.len);
-            tracing::error!(
-                queue,
-                ?operation,
-                offset,
-                len,
-                total = counter.get(),
-                "request failed: {failure}"
-            );
-        }
-    }
-
-    fn end_flush(&mut self, id: usize, result: io::Result<()>) {
-        let index = self.vring.index;
+    fn fail(&mut self, id: usize, failure: &Failure, what: fmt::Arguments<'_>) {
         let Some(active) = self.requests.get_mut(id) else {
             return;
         };
-        active.in_flight -= 1;
+        active.status = Status::IoErr;
+        let metrics = self.metrics();
+        let counter = match failure {
+            Failure::Integrity(_) | Failure::Length(_) => &metrics.integrity_errors,
+            Failure::Device(error) if error.kind() == io::ErrorKind::StorageFull => &metrics.no_space,
+            Failure::Device(_) | Failure::Copy(_) => &metrics.device_errors,
+        };
+        if counter.add_logged() {
+            tracing::error!(queue = self.vring.index, total = counter.get(), "{what} failed: {failure}");
+        }
+    }
+
+    /// An operation without data has come back.
+    fn end_plain(&mut self, id: usize, what: &str, result: io::Result<()>) {
         if let Err(error) = result {
-            active.status = Status::IoErr;
-            if self.metrics().device_errors.add_logged() {
-                tracing::error!(queue = index, "flush failed: {error}");
-            }
+            self.fail(id, &error.into(), format_args!("{what}"));
+        }
+        if let Some(active) = self.requests.get_mut(id) {
+            active.in_flight -= 1;
         }
         self.finish_if_done(id);
     }
@@ -544,43 +556,25 @@ impl<B: BlockDevice> QueueWorker<B> {
         if active.launching || active.in_flight > 0 {
             return;
         }
-        let written = active.direction() == Some(Direction::Write);
-        if written && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
+        let changed = matches!(active.work, Work::Write | Work::Zero(_));
+        if changed && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
             active.flushed = true;
             active.in_flight = 1;
             return self.device.submit(Operation::Flush { request: id });
         }
-        let Some(Active { request, ticket, status, .. }) = self.requests.try_remove(id) else {
+        let Some(Active { request, work, len, ticket, status, .. }) = self.requests.try_remove(id) else {
             return;
         };
         self.released.extend(ticket);
-        self.count(&request, status);
-        let data_written = match (&request.operation, status) {
-            // a chain's length can name the same memory often enough to pass 4 GiB; the used length is 32 bits
-            (virtio::Operation::Read { .. }, Status::Ok) => {
-                u32::try_from(request.data.len()).unwrap_or(u32::MAX - 1)
-            }
+        if status == Status::Ok {
+            self.metrics().count(work, len);
+        }
+        let data_written = match (work, status) {
+            // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits
+            (Work::Read, Status::Ok) => u32::try_from(len).unwrap_or(u32::MAX - 1),
             _ => 0,
         };
         self.answer(request, status, data_written);
-    }
-
-    fn count(&self, request: &Request, status: Status) {
-        if status != Status::Ok {
-            return;
-        }
-        let metrics = self.metrics();
-        match request.operation {
-            virtio::Operation::Read { .. } => {
-                metrics.reads.add(1);
-                metrics.bytes_read.add(request.data.len());
-            }
-            virtio::Operation::Write { .. } => {
-                metrics.writes.add(1);
-                metrics.bytes_written.add(request.data.len());
-            }
-            _ => metrics.flushes.add(1),
-        }
     }
 
     fn answer(&mut self, request: Request, status: Status, data_written: u32) {
@@ -648,11 +642,15 @@ impl<B: BlockDevice> QueueWorker<B> {
             .for_each(|owner| self.disk.inboxes[owner.queue].post(Message::Granted(owner.request)));
     }
 
-    /// The ring itself is broken: nothing more can be believed of it. What was popped is still finished.
-    fn retire(&mut self, error: &RingError) {
+    /// Nothing more can be believed of this queue, until the driver resets it. What was popped is still finished.
+    fn retire(&mut self, reason: &dyn fmt::Display) {
         if !self.retired {
             self.retired = true;
-            tracing::error!(queue = self.vring.index, "queue retired: {error}");
+            self.metrics().retired.add(1);
+            tracing::error!(queue = self.vring.index, "queue retired: {reason}");
+            if let Some(error) = &self.vring.error {
+                error.signal();
+            }
         }
     }
 

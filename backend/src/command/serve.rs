@@ -36,6 +36,10 @@ pub const CAPABILITIES: &str = r#"{
 
 /// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
+/// Most sectors of one discard or write zeroes request: 1 GiB.
+const ZEROING_SECTORS_MAX: u32 = 1 << 21;
+/// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
+const ZEROING_RANGES_MAX: u32 = 1;
 /// Descriptors of one queue: kick, call, error, wake, io_uring and one to spare.
 const FILES_PER_QUEUE: u64 = 6;
 /// Descriptors of everything else, memory regions included.
@@ -369,8 +373,11 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
         | Features::INDIRECT_DESC;
     features.set(Features::MQ, args.num_queues > 1);
     features.set(Features::RO, args.read_only);
+    features.set(Features::CONFIG_WCE | Features::WRITE_ZEROES, !args.read_only);
+    features.set(Features::DISCARD, !args.read_only && info.zeroing.punch_hole);
     // a guest that aligns its requests to this spares itself reading, merging and writing
     let blocks_per_granule = u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(args.block_size).max(1);
+    let granule_sectors = u32::try_from(info.granule as u64 / SECTOR_SIZE).unwrap_or(u32::MAX);
     let config = ConfigSpace {
         capacity_sectors: info.capacity / SECTOR_SIZE,
         seg_max: SEG_MAX,
@@ -379,6 +386,12 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
         min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
         writeback: true,
         num_queues: args.num_queues,
+        max_discard_sectors: ZEROING_SECTORS_MAX,
+        max_discard_seg: ZEROING_RANGES_MAX,
+        discard_sector_alignment: granule_sectors,
+        max_write_zeroes_sectors: ZEROING_SECTORS_MAX,
+        max_write_zeroes_seg: ZEROING_RANGES_MAX,
+        write_zeroes_may_unmap: info.zeroing.punch_hole,
         ..ConfigSpace::default()
     };
     Offer { features, config, queue_size_max: args.queue_size }

@@ -7,6 +7,7 @@ mod plain;
 mod protection;
 mod sidecar;
 mod uring;
+mod zeroing;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,6 +17,7 @@ pub use plain::PlainDevice;
 pub use protection::Protection;
 pub use sidecar::SidecarDevice;
 pub use uring::probe as probe_io_uring;
+pub use zeroing::Zeroing;
 
 use crate::bounce::Arena;
 use crate::inflight::Operation;
@@ -32,6 +34,8 @@ pub struct DeviceInfo {
     pub memory_alignment: usize,
     /// How blocks are protected; none for a plain device.
     pub protection: Option<Protection>,
+    /// How blocks can be zeroed without writing them.
+    pub zeroing: Zeroing,
 }
 
 /// Where a queue's events come from besides the device.

@@ -4,11 +4,22 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::uring::{self, RegisteredFile, Ring, Submission};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
+use super::uring::{self, RegisteredFile, Ring, Step};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Zeroing};
 use crate::bounce::Arena;
 use crate::image::Image;
 use crate::inflight::Operation;
+
+const IMAGE: RegisteredFile = RegisteredFile(0);
+
+/// How `image` can be zeroed.
+pub(super) fn image_zeroing(image: &Image) -> Zeroing {
+    if image.is_block_device() {
+        Zeroing::of_block_device(image.file())
+    } else {
+        Zeroing::of_regular_file(image.file(), image.size())
+    }
+}
 
 /// A raw image, nothing else.
 #[derive(Debug)]
@@ -27,6 +38,7 @@ impl PlainDevice {
             granule: offset.max(512),
             memory_alignment: memory.max(offset),
             protection: None,
+            zeroing: image_zeroing(&image),
         };
         Self { image, info }
     }
@@ -54,10 +66,8 @@ pub struct PlainQueue(Ring);
 
 impl DeviceQueue for PlainQueue {
     fn submit(&mut self, operation: Operation) {
-        self.0.submit(match operation {
-            Operation::Transfer(transfer) => Submission::Transfer(transfer),
-            Operation::Flush { request } => Submission::Sync { file: RegisteredFile(0), request },
-        });
+        let step = first_step(&operation, IMAGE);
+        self.0.submit(operation, step);
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
@@ -72,12 +82,16 @@ impl DeviceQueue for PlainQueue {
         Some(match self.0.reap()? {
             uring::Event::Kick => Event::Kick,
             uring::Event::Wake => Event::Wake,
-            uring::Event::Done(Submission::Transfer(transfer), result) => {
-                Event::Done(Operation::Transfer(transfer), result)
-            }
-            uring::Event::Done(Submission::Sync { request, .. }, result) => {
-                Event::Done(Operation::Flush { request }, result)
-            }
+            uring::Event::Done(operation, _, result) => Event::Done(operation, result),
         })
+    }
+}
+
+/// The step that does an operation to the image.
+pub(super) fn first_step(operation: &Operation, image: RegisteredFile) -> Step {
+    match *operation {
+        Operation::Transfer(_) => Step::Transfer,
+        Operation::Zero { offset, len, by, .. } => Step::Fallocate { file: image, offset, len, by },
+        Operation::Flush { .. } => Step::Sync { file: image },
     }
 }

@@ -7,8 +7,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::uring::{self, RegisteredFile, Ring, Submission};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use super::plain::{first_step, image_zeroing};
+use super::uring::{self, RegisteredFile, Ring, Step};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::image::Image;
 use crate::inflight::{Direction, Operation, Transfer};
@@ -37,8 +39,32 @@ impl SidecarDevice {
             granule: protection.interval_size().max(offset),
             memory_alignment: memory.max(offset),
             protection: Some(protection),
+            zeroing: zeroing(&image, &sidecar),
         };
         Self { image, sidecar, protection, info }
+    }
+
+    /// What follows `step` of `operation`: what was done to the image is done to its tuples.
+    fn next_step(&self, operation: &Operation, step: Step) -> Option<Step> {
+        match (operation, step) {
+            (Operation::Zero { offset, len, .. }, Step::Fallocate { file: IMAGE, .. }) => {
+                Some(self.forget_tuples(*offset, *len))
+            }
+            (Operation::Flush { .. }, Step::Sync { file: IMAGE }) => Some(Step::Sync { file: SIDECAR }),
+            _ => None,
+        }
+    }
+
+    /// Fetches or stores the tuples of a transfer that succeeded.
+    fn finish(&self, mut operation: Operation, result: io::Result<()>) -> Event {
+        let result = result.and_then(|()| match &mut operation {
+            Operation::Transfer(transfer) => match transfer.direction {
+                Direction::Read => self.read_tuples(transfer),
+                Direction::Write => self.write_tuples(transfer),
+            },
+            Operation::Zero { .. } | Operation::Flush { .. } => Ok(()),
+        });
+        Event::Done(operation, result)
     }
 
     fn write_tuples(&self, transfer: &Transfer) -> io::Result<()> {
@@ -47,12 +73,25 @@ impl SidecarDevice {
         self.sidecar.write_tuples(self.protection.interval(transfer.offset), tuples)
     }
 
+    /// Zeroed blocks are unwritten blocks: their tuples go, and the space of those too.
+    fn forget_tuples(&self, offset: u64, len: u64) -> Step {
+        let tuple = |offset| self.sidecar.header().tuple_offset(self.protection.interval(offset));
+        let (start, end) = (tuple(offset), tuple(offset + len));
+        Step::Fallocate { file: SIDECAR, offset: start, len: end - start, by: ZeroBy::PunchHole }
+    }
+
     fn read_tuples(&self, transfer: &mut Transfer) -> io::Result<()> {
         let (first, len) =
             (self.protection.interval(transfer.offset), self.protection.metadata_len(transfer.len));
         let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
         self.sidecar.read_tuples(first, &mut folio.parts_mut().1[..len])
     }
+}
+
+/// Zeroing blocks zeroes their tuples too, so both files must be able to.
+fn zeroing(image: &Image, sidecar: &SidecarFile) -> Zeroing {
+    let tuples = Zeroing::of_regular_file(sidecar, sidecar.header().sidecar_size());
+    if tuples.punch_hole { image_zeroing(image) } else { Zeroing::none() }
 }
 
 impl BlockDevice for SidecarDevice {
@@ -83,10 +122,8 @@ pub struct SidecarQueue {
 
 impl DeviceQueue for SidecarQueue {
     fn submit(&mut self, operation: Operation) {
-        self.ring.submit(match operation {
-            Operation::Transfer(transfer) => Submission::Transfer(transfer),
-            Operation::Flush { request } => Submission::Sync { file: IMAGE, request },
-        });
+        let step = first_step(&operation, IMAGE);
+        self.ring.submit(operation, step);
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
@@ -99,24 +136,15 @@ impl DeviceQueue for SidecarQueue {
 
     fn reap(&mut self) -> Option<Event> {
         loop {
-            return Some(match self.ring.reap()? {
-                uring::Event::Kick => Event::Kick,
-                uring::Event::Wake => Event::Wake,
-                uring::Event::Done(Submission::Transfer(mut transfer), result) => {
-                    let result = result.and_then(|()| match transfer.direction {
-                        Direction::Read => self.device.read_tuples(&mut transfer),
-                        Direction::Write => self.device.write_tuples(&transfer),
-                    });
-                    Event::Done(Operation::Transfer(transfer), result)
-                }
-                uring::Event::Done(Submission::Sync { file: IMAGE, request }, Ok(())) => {
-                    self.ring.submit(Submission::Sync { file: SIDECAR, request });
-                    continue;
-                }
-                uring::Event::Done(Submission::Sync { request, .. }, result) => {
-                    Event::Done(Operation::Flush { request }, result)
-                }
-            });
+            let (operation, step, result) = match self.ring.reap()? {
+                uring::Event::Kick => return Some(Event::Kick),
+                uring::Event::Wake => return Some(Event::Wake),
+                uring::Event::Done(operation, step, result) => (operation, step, result),
+            };
+            match self.device.next_step(&operation, step).filter(|_| result.is_ok()) {
+                Some(next) => self.ring.submit(operation, next),
+                None => return Some(self.device.finish(operation, result)),
+            }
         }
     }
 }

@@ -14,8 +14,9 @@ use std::sync::Once;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
 
+use crate::active::ZeroBy;
 use crate::bounce::Arena;
-use crate::inflight::{Buffer, Direction, Transfer};
+use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// Entries of the submission queue. A larger batch costs one more system call, nothing else.
 const SUBMISSIONS: u32 = 256;
@@ -33,18 +34,15 @@ static SAY_UNREGISTERED: Once = Once::new();
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RegisteredFile(pub(super) u32);
 
-/// What the ring does for a device: each is one submission queue entry.
-#[derive(Debug)]
-pub(super) enum Submission {
-    /// A read or write of the first registered file.
-    Transfer(Transfer),
-    /// `fdatasync` of a registered file.
-    Sync {
-        /// Which.
-        file: RegisteredFile,
-        /// The worker's number of the flush request.
-        request: usize,
-    },
+/// What the ring does for an operation: one submission queue entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Reads or writes file 0 as the operation's transfer says.
+    Transfer,
+    /// `fallocate` of part of a file, in bytes.
+    Fallocate { file: RegisteredFile, offset: u64, len: u64, by: ZeroBy },
+    /// `fdatasync` of a file.
+    Sync { file: RegisteredFile },
 }
 
 /// What a worker learns from the ring.
@@ -54,14 +52,14 @@ pub(super) enum Event {
     Kick,
     /// The session, or another worker, has something to say.
     Wake,
-    /// A submission is done, with its whole length, or failed.
-    Done(Submission, io::Result<()>),
+    /// A step of an operation is done, with its whole length, or failed.
+    Done(Operation, Step, io::Result<()>),
 }
 
 /// The io_uring of one worker and, by `user_data`, what is in flight on it.
 pub(super) struct Ring {
     uring: IoUring,
-    in_flight: ManuallyDrop<Slab<Submission>>,
+    in_flight: ManuallyDrop<Slab<(Operation, Step)>>,
     fixed_buffer: bool,
     kick: RawFd,
     wake: RawFd,
@@ -138,9 +136,9 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Takes `submission` in; the next [`Self::enter`] hands it to the kernel.
-    pub(super) fn submit(&mut self, submission: Submission) {
-        let slot = self.in_flight.insert(submission);
+    /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
+    pub(super) fn submit(&mut self, operation: Operation, step: Step) {
+        let slot = self.in_flight.insert((operation, step));
         self.push_slot(slot);
     }
 
@@ -191,10 +189,10 @@ impl Ring {
             self.push_slot(slot);
             return None;
         }
-        let submission = self.in_flight.try_remove(slot)?;
-        let expected = match &submission {
-            Submission::Transfer(transfer) => transfer.len,
-            Submission::Sync { .. } => 0,
+        let (operation, step) = self.in_flight.try_remove(slot)?;
+        let expected = match &operation {
+            Operation::Transfer(transfer) => transfer.len,
+            Operation::Zero { .. } | Operation::Flush { .. } => 0,
         };
         let outcome = match usize::try_from(result) {
             Ok(done) if done == expected => Ok(()),
@@ -205,19 +203,26 @@ impl Ring {
             )),
             Err(_) => Err(io::Error::from_raw_os_error(-result)),
         };
-        Some(Event::Done(submission, outcome))
+        Some(Event::Done(operation, step, outcome))
     }
 
     fn push_slot(&mut self, slot: usize) {
         let fixed_buffer = self.fixed_buffer;
-        let Some(submission) = self.in_flight.get_mut(slot) else {
-            return;
-        };
-        let entry = match submission {
-            Submission::Transfer(transfer) => transfer_entry(transfer, fixed_buffer),
-            Submission::Sync { file, .. } => {
+        let entry = match self.in_flight.get(slot) {
+            Some((Operation::Transfer(transfer), Step::Transfer)) => transfer_entry(transfer, fixed_buffer),
+            Some((_, Step::Fallocate { file, offset, len, by })) => {
+                let mode = match by {
+                    ZeroBy::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
+                    ZeroBy::ZeroRange | ZeroBy::Writing => libc::FALLOC_FL_ZERO_RANGE,
+                };
+                let entry = opcode::Fallocate::new(types::Fixed(file.0), *len).offset(*offset);
+                entry.mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
+            }
+            Some((_, Step::Sync { file })) => {
                 opcode::Fsync::new(types::Fixed(file.0)).flags(types::FsyncFlags::DATASYNC).build()
             }
+            // only a transfer has that step
+            Some((_, Step::Transfer)) | None => return,
         };
         self.push(&entry.user_data(slot as u64));
     }
