@@ -2,11 +2,7 @@
 //!
 //! All variants take turns in short runs, in passes over the whole table, so that a change of clock speed or a busy
 //! neighbour meets them alike; the best run of each counts.
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_precision_loss,
-    reason = "a benchmark may stop, and prints two digits"
-)]
+#![expect(clippy::cast_precision_loss, reason = "two digits are printed")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,0 +1,15 @@
+//! Protection information against published values, a plain implementation and other crates.
+
+mod guards;
+mod interleaved;
+mod kernel;
+mod lengths;
+mod lists;
+mod profiles;
+mod reference;
+mod remap;
+mod single_bit;
+mod strategies;
+mod tuples;
+mod vectors;
+mod verdicts;
