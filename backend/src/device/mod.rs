@@ -3,6 +3,10 @@
 //! A device sees folios and byte offsets; it knows nothing of chains, virtio status or guest memory. The [`BlockDevice`] is
 //! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
 
+#[cfg(any(test, feature = "test-utils"))]
+pub mod faulty;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod mem;
 mod plain;
 mod protection;
 mod sidecar;
