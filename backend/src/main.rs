@@ -54,6 +54,10 @@ fn main() -> ExitCode {
         println!("{}", serve::CAPABILITIES);
         return ExitCode::SUCCESS;
     }
+    // A limit on file sizes shall be an error of that request, not the end of the process. Threads inherit this.
+    if let Err(error) = vmm_sys_util::signal::block_signal(libc::SIGXFSZ) {
+        return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
+    }
     let cli = Cli::parse();
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
