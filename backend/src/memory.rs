@@ -7,6 +7,8 @@ use thiserror::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
+use crate::lost_memory::Announced;
+
 /// Guest memory as workers see it.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
@@ -48,6 +50,8 @@ struct Region {
     guest_addr: u64,
     frontend_addr: u64,
     size: u64,
+    // before the mapping, whose pages it guards
+    _announced: Arc<Announced>,
     mapping: Arc<MmapRegion<()>>,
 }
 
@@ -68,6 +72,7 @@ impl Region {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
             size: memory_size,
+            _announced: Arc::new(Announced::new(mapping.as_ptr(), size).ok_or(MemoryError::TooMany)?),
             mapping: Arc::new(mapping),
         })
     }

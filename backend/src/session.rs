@@ -23,6 +23,7 @@ use crate::device::BlockDevice;
 use crate::disk::Disk;
 use crate::event::{CallFd, KickFd};
 use crate::inbox::Message;
+use crate::lost_memory;
 use crate::memory::{MEMORY_SLOTS_MAX, MemoryError, MemoryTable};
 use crate::worker::{QueueWorker, Vring};
 
@@ -54,6 +55,10 @@ pub fn serve<B: BlockDevice>(disk: Arc<Disk<B>>, offer: Offer, stream: UnixStrea
     }
     drop(handler);
     session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stop_all();
+    let lost_pages = lost_memory::take_count();
+    if lost_pages > 0 {
+        tracing::error!(lost_pages, "the front-end truncated memory that it shared");
+    }
 }
 
 /// Ring addresses in the front-end's address space, as the front-end gives them.

@@ -19,6 +19,7 @@ use crate::device::{self, BlockDevice, DeviceInfo, PlainDevice, SidecarDevice};
 use crate::disk::{Bounce, Disk};
 use crate::image::{Access, DirectIo, Image};
 use crate::inbox::Inbox;
+use crate::lost_memory;
 use crate::metrics::QueueMetrics;
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
@@ -223,6 +224,7 @@ pub enum ServeError {
 pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
+    lost_memory::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;
     device::probe_io_uring().map_err(ServeError::IoUring)?;
     let image = open_image(args)?;
