@@ -59,9 +59,8 @@ fn bench(c: &mut Criterion) {
         for batch in BATCHES {
             for copies in [false, true] {
                 let mut driver = Driver::new(&mem, 0, RING_SIZE);
-                let heads: Vec<u16> = (0..batch)
-                    .map(|slot| write_chain(&mut driver, table, u64::from(slot)))
-                    .collect();
+                let heads: Vec<u16> =
+                    (0..batch).map(|slot| write_chain(&mut driver, table, u64::from(slot))).collect();
                 let mut ring = driver.device(true).unwrap();
                 let mut folio = vec![0; BLOCK_SIZE as usize];
                 let copied = if copies { "4 KiB" } else { "no copy" };

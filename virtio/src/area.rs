@@ -88,18 +88,10 @@ impl RingLayout {
 
     /// Checks the alignment of all three areas and that they lie in guest memory.
     pub(crate) fn check<M: GuestMemoryBackend>(&self, mem: &M) -> Result<(), RingError> {
-        for area in [
-            RingArea::DescriptorTable,
-            RingArea::AvailableRing,
-            RingArea::UsedRing,
-        ] {
+        for area in [RingArea::DescriptorTable, RingArea::AvailableRing, RingArea::UsedRing] {
             let (address, alignment) = (self.address(area), alignment(area));
             if !address.0.is_multiple_of(alignment) {
-                return Err(RingError::Misaligned {
-                    area,
-                    address,
-                    alignment,
-                });
+                return Err(RingError::Misaligned { area, address, alignment });
             }
             self.map(mem, area)?;
         }
@@ -115,11 +107,7 @@ impl RingLayout {
         let address = self.address(area);
         match mem.get_slice(address, self.len(area)) {
             Ok(slice) => Ok(MappedArea { slice, area, address }),
-            Err(source) => Err(RingError::OutsideMemory {
-                area,
-                address,
-                source,
-            }),
+            Err(source) => Err(RingError::OutsideMemory { area, address, source }),
         }
     }
 
@@ -169,17 +157,12 @@ impl<'m, B: BitmapSlice> MappedArea<'m, B> {
 
     /// Reads a little-endian field once.
     pub(crate) fn load(&self, offset: usize, order: Ordering) -> Result<u16, RingError> {
-        self.slice
-            .load(offset, order)
-            .map(u16::from_le)
-            .map_err(|error| self.outside(error))
+        self.slice.load(offset, order).map(u16::from_le).map_err(|error| self.outside(error))
     }
 
     /// Writes a little-endian field.
     pub(crate) fn store(&self, offset: usize, value: u16, order: Ordering) -> Result<(), RingError> {
-        self.slice
-            .store(value.to_le(), offset, order)
-            .map_err(|error| self.outside(error))
+        self.slice.store(value.to_le(), offset, order).map_err(|error| self.outside(error))
     }
 
     /// Writes a used element in one piece, ordered by the store of the used index that follows.
@@ -191,10 +174,6 @@ impl<'m, B: BitmapSlice> MappedArea<'m, B> {
     }
 
     fn outside(&self, source: VolatileMemoryError) -> RingError {
-        RingError::OutsideMemory {
-            area: self.area,
-            address: self.address,
-            source: source.into(),
-        }
+        RingError::OutsideMemory { area: self.area, address: self.address, source: source.into() }
     }
 }

@@ -71,15 +71,8 @@ impl Buffers {
     }
 
     fn push(&mut self, descriptor: Descriptor) {
-        let segment = Segment {
-            address: GuestAddress(descriptor.address),
-            len: descriptor.len,
-        };
-        if descriptor
-            .address
-            .checked_add(u64::from(descriptor.len))
-            .is_none()
-        {
+        let segment = Segment { address: GuestAddress(descriptor.address), len: descriptor.len };
+        if descriptor.address.checked_add(u64::from(descriptor.len)).is_none() {
             self.record(MalformedReason::OutsideMemory(segment));
         }
         if descriptor.flags.contains(DescriptorFlags::WRITE) {
@@ -127,11 +120,7 @@ impl Buffers {
         }
         // after as many steps as there are entries, one that exists was visited before
         let exists = usize::from(index) < entries;
-        Err(if exists {
-            MalformedReason::Loop
-        } else {
-            MalformedReason::NextOutOfRange { next: index }
-        })
+        Err(if exists { MalformedReason::Loop } else { MalformedReason::NextOutOfRange { next: index } })
     }
 }
 
@@ -182,9 +171,9 @@ impl ChainWalker {
         let entries = ring_table.len() / Descriptor::SIZE;
         let descriptors_max = self.table.len() / Descriptor::SIZE;
         self.buffers.clear();
-        let end = self.buffers.follow(head, entries, descriptors_max, |index| {
-            read_descriptor(ring_table, index)
-        })?;
+        let end = self
+            .buffers
+            .follow(head, entries, descriptors_max, |index| read_descriptor(ring_table, index))?;
         if let Some(indirect) = end {
             self.walk_indirect(mem, indirect)?;
         }
@@ -212,10 +201,7 @@ impl ChainWalker {
 
     /// Where the indirect table is. Its write flag is ignored (virtio 1.2, 2.7.5.3.2).
     fn check_indirect(&self, descriptor: Descriptor) -> Result<Segment, MalformedReason> {
-        let segment = Segment {
-            address: GuestAddress(descriptor.address),
-            len: descriptor.len,
-        };
+        let segment = Segment { address: GuestAddress(descriptor.address), len: descriptor.len };
         let len = descriptor.len as usize;
         if !self.indirect {
             Err(MalformedReason::IndirectNotNegotiated)

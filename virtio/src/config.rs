@@ -137,10 +137,7 @@ impl ConfigSpace {
                 Ok(())
             }
             (WRITEBACK_OFFSET, [value]) => Err(ConfigError::Writeback { value: *value }),
-            _ => Err(ConfigError::ReadOnly {
-                offset,
-                len: bytes.len(),
-            }),
+            _ => Err(ConfigError::ReadOnly { offset, len: bytes.len() }),
         }
     }
 

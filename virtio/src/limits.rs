@@ -32,10 +32,8 @@ impl DiskLimits {
     /// The limits that a device with this configuration space and these features tells its driver.
     #[must_use]
     pub fn new(config: &ConfigSpace, features: Features) -> Self {
-        let discard = RangeLimits {
-            sectors_max: config.max_discard_sectors,
-            ranges_max: config.max_discard_seg,
-        };
+        let discard =
+            RangeLimits { sectors_max: config.max_discard_sectors, ranges_max: config.max_discard_seg };
         let write_zeroes = RangeLimits {
             sectors_max: config.max_write_zeroes_sectors,
             ranges_max: config.max_write_zeroes_seg,
@@ -57,19 +55,11 @@ impl DiskLimits {
             .is_some_and(|sectors| len.div_ceil(SECTOR_SIZE) <= sectors);
         let start = sector.checked_mul(SECTOR_SIZE);
         let is_aligned = |bytes: u64| bytes.is_multiple_of(u64::from(self.block_size));
-        if in_range && start.is_some_and(is_aligned) && is_aligned(len) {
-            Ok(())
-        } else {
-            Err(Status::IoErr)
-        }
+        if in_range && start.is_some_and(is_aligned) && is_aligned(len) { Ok(()) } else { Err(Status::IoErr) }
     }
 
     fn check_writable(&self) -> Result<(), Status> {
-        if self.read_only {
-            Err(Status::IoErr)
-        } else {
-            Ok(())
-        }
+        if self.read_only { Err(Status::IoErr) } else { Ok(()) }
     }
 
     /// Flags come before ranges: an unknown flag must give UNSUPP whatever else is wrong.

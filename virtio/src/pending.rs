@@ -64,11 +64,7 @@ impl PendingChain {
 
 impl Drop for PendingChain {
     fn drop(&mut self) {
-        debug_assert!(
-            std::thread::panicking(),
-            "chain {} was dropped without being completed",
-            self.head
-        );
+        debug_assert!(std::thread::panicking(), "chain {} was dropped without being completed", self.head);
     }
 }
 

@@ -95,22 +95,12 @@ impl Request {
         let (buffers, status_address) = match located {
             Ok(located) => located,
             Err(reason) => {
-                return Err(Malformed::Unanswerable {
-                    reason,
-                    chain: pending,
-                });
+                return Err(Malformed::Unanswerable { reason, chain: pending });
             }
         };
-        let reply = Reply {
-            chain: pending,
-            status_address,
-        };
+        let reply = Reply { chain: pending, status_address };
         match parse_body(mem, buffers) {
-            Ok((operation, data)) => Ok(Self {
-                operation,
-                data,
-                reply,
-            }),
+            Ok((operation, data)) => Ok(Self { operation, data, reply }),
             Err(reason) => Err(Malformed::Answerable { reason, reply }),
         }
     }
@@ -120,11 +110,7 @@ impl Request {
 fn find_status<M: GuestMemoryBackend>(mem: &M, buffers: &Buffers) -> Result<GuestAddress, MalformedReason> {
     let last = buffers.writable().last().ok_or(MalformedReason::NoStatus)?;
     let outside = MalformedReason::StatusOutsideMemory(last);
-    let address = last
-        .address
-        .0
-        .checked_add(u64::from(last.len) - 1)
-        .ok_or(outside)?;
+    let address = last.address.0.checked_add(u64::from(last.len) - 1).ok_or(outside)?;
     mem.check_address(GuestAddress(address)).ok_or(outside)
 }
 
@@ -158,10 +144,7 @@ fn read_header<M: GuestMemoryBackend>(mem: &M, buffers: &Buffers) -> Result<(u32
     segments::copy_to(mem, &readable.segments, 0, &mut header)
         .map_err(|_| MalformedReason::HeaderOutsideMemory)?;
     let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
-    Ok((
-        u32::from_le_bytes([t0, t1, t2, t3]),
-        u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-    ))
+    Ok((u32::from_le_bytes([t0, t1, t2, t3]), u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])))
 }
 
 /// The device-readable bytes after the header.
@@ -194,9 +177,7 @@ fn read_ranges<M: GuestMemoryBackend>(mem: &M, buffers: &Buffers) -> Result<Rang
     let bytes = usize::try_from(len)
         .ok()
         .and_then(|len| bytes.get_mut(..len))
-        .ok_or(MalformedReason::TooManyRanges {
-            count: len / RANGE_SIZE as u64,
-        })?;
+        .ok_or(MalformedReason::TooManyRanges { count: len / RANGE_SIZE as u64 })?;
     segments::copy_to(mem, &readable.segments, HEADER_SIZE as u64, bytes)
         .map_err(|_| MalformedReason::HeaderOutsideMemory)?;
     let (ranges, _) = bytes.as_chunks();

@@ -129,15 +129,9 @@ impl SplitRing {
         if !size.is_power_of_two() || size > RING_SIZE_MAX {
             return Err(RingError::Size { size });
         }
-        let layout = RingLayout {
-            size,
-            addresses,
-            event_idx,
-        };
+        let layout = RingLayout { size, addresses, event_idx };
         layout.check(mem)?;
-        let next_used = layout
-            .map(mem, RingArea::UsedRing)?
-            .load(IDX_OFFSET, Ordering::Acquire)?;
+        let next_used = layout.map(mem, RingArea::UsedRing)?.load(IDX_OFFSET, Ordering::Acquire)?;
         Ok(Self {
             layout,
             walker: ChainWalker::new(size, indirect),
@@ -268,10 +262,7 @@ impl SplitRing {
 
     /// Keeps a completion for the next [`publish`](Self::publish).
     pub(crate) fn push_used(&mut self, head: u16, len: u32) {
-        let owner = self
-            .owners
-            .get_mut(usize::from(head))
-            .filter(|owner| **owner == Owner::Device);
+        let owner = self.owners.get_mut(usize::from(head)).filter(|owner| **owner == Owner::Device);
         debug_assert!(owner.is_some(), "chain {head} was popped from another ring");
         if let Some(owner) = owner {
             *owner = Owner::Completed;
@@ -298,10 +289,7 @@ impl SplitRing {
     /// Takes `head` from the driver.
     fn claim(&mut self, head: u16) -> Result<(), RingError> {
         match self.owners.get_mut(usize::from(head)) {
-            None => Err(RingError::HeadOutOfRange {
-                head,
-                size: self.layout.size,
-            }),
+            None => Err(RingError::HeadOutOfRange { head, size: self.layout.size }),
             Some(owner) if *owner != Owner::Driver => Err(RingError::HeadInUse { head }),
             Some(owner) => {
                 *owner = Owner::Device;
@@ -318,10 +306,7 @@ impl SplitRing {
         table: &MappedArea<'_, B>,
         head: u16,
     ) -> Chain<'_> {
-        Chain {
-            pending: PendingChain::new(head),
-            buffers: self.walker.walk(mem, table.as_slice(), head),
-        }
+        Chain { pending: PendingChain::new(head), buffers: self.walker.walk(mem, table.as_slice(), head) }
     }
 
     /// Whether the driver wants an interrupt for the used entries from `old` on (virtio 1.2, 2.7.7).

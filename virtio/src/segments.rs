@@ -125,11 +125,7 @@ impl Segments {
     fn check_bounds(&self, offset: u64, len: u64) -> Result<(), CopyError> {
         match offset.checked_add(len) {
             Some(end) if end <= self.len => Ok(()),
-            _ => Err(CopyError::OutOfBounds {
-                offset,
-                len,
-                total: self.len,
-            }),
+            _ => Err(CopyError::OutOfBounds { offset, len, total: self.len }),
         }
     }
 }

@@ -36,21 +36,13 @@ impl Buffer {
     /// A device-readable buffer.
     #[must_use]
     pub fn readable(address: u64, len: u32) -> Self {
-        Self {
-            address: GuestAddress(address),
-            len,
-            direction: Direction::Readable,
-        }
+        Self { address: GuestAddress(address), len, direction: Direction::Readable }
     }
 
     /// A device-writable buffer.
     #[must_use]
     pub fn writable(address: u64, len: u32) -> Self {
-        Self {
-            address: GuestAddress(address),
-            len,
-            direction: Direction::Writable,
-        }
+        Self { address: GuestAddress(address), len, direction: Direction::Writable }
     }
 }
 
@@ -86,25 +78,14 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
             available_ring: GuestAddress(base + u64::from(size) * Descriptor::SIZE as u64),
             used_ring: GuestAddress(base + driver_area_len),
         };
-        mem.write_slice(&vec![0; Self::ring_len(size)], GuestAddress(base))
-            .unwrap();
+        mem.write_slice(&vec![0; Self::ring_len(size)], GuestAddress(base)).unwrap();
         Self::at(mem, addresses, size)
     }
 
     /// A ring of `size` entries at `addresses`, left as it is; the driver goes on where its available index stands.
     pub fn at(mem: &'m M, addresses: RingAddresses, size: u16) -> Self {
-        let layout = RingLayout {
-            size,
-            addresses,
-            event_idx: true,
-        };
-        let mut driver = Self {
-            mem,
-            layout,
-            next_descriptor: 0,
-            next_avail: 0,
-            last_used: 0,
-        };
+        let layout = RingLayout { size, addresses, event_idx: true };
+        let mut driver = Self { mem, layout, next_descriptor: 0, next_avail: 0, last_used: 0 };
         driver.next_avail = driver.load(addresses.available_ring, IDX_OFFSET);
         driver.last_used = driver.load(addresses.used_ring, IDX_OFFSET);
         driver
@@ -125,14 +106,7 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
 
     /// The device's side of this ring, with `EVENT_IDX` or without, and indirect descriptors negotiated.
     pub fn device(&self, event_idx: bool) -> Result<SplitRing, RingError> {
-        SplitRing::new(
-            self.mem,
-            self.layout.size,
-            self.addresses(),
-            event_idx,
-            true,
-            self.next_avail,
-        )
+        SplitRing::new(self.mem, self.layout.size, self.addresses(), event_idx, true, self.next_avail)
     }
 
     /// Starts both indexes at `index` instead of 0, as on a ring that was in use.
@@ -150,9 +124,7 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
     /// Writes a descriptor of the table at `table`.
     pub fn write_table_entry(&self, table: GuestAddress, index: u16, descriptor: Descriptor) {
         let address = table.0 + u64::from(index) * Descriptor::SIZE as u64;
-        self.mem
-            .write_slice(&descriptor.to_bytes(), GuestAddress(address))
-            .unwrap();
+        self.mem.write_slice(&descriptor.to_bytes(), GuestAddress(address)).unwrap();
     }
 
     /// Lays `buffers` out as a chain in the ring's table, and returns its head.
@@ -168,12 +140,7 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         let head = self.next_descriptor;
         self.write_buffers(GuestAddress(table), 0, buffers);
         let len = u32::try_from(buffers.len() * Descriptor::SIZE).unwrap();
-        let indirect = Descriptor {
-            address: table,
-            len,
-            flags: DescriptorFlags::INDIRECT,
-            next: 0,
-        };
+        let indirect = Descriptor { address: table, len, flags: DescriptorFlags::INDIRECT, next: 0 };
         self.write_descriptor(head, indirect);
         self.next_descriptor += 1;
         head
@@ -187,30 +154,19 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
             flags.set(DescriptorFlags::WRITE, buffer.direction == Direction::Writable);
             flags.set(DescriptorFlags::NEXT, position < last);
             let next = if position < last { index + 1 } else { 0 };
-            let descriptor = Descriptor {
-                address: buffer.address.0,
-                len: buffer.len,
-                flags,
-                next,
-            };
+            let descriptor = Descriptor { address: buffer.address.0, len: buffer.len, flags, next };
             self.write_table_entry(table, index, descriptor);
         }
     }
 
     /// Writes a request header, see [`request_type`](crate::request_type).
     pub fn write_header(&self, address: u64, request_type: u32, sector: u64) {
-        self.mem
-            .write_slice(&header(request_type, sector), GuestAddress(address))
-            .unwrap();
+        self.mem.write_slice(&header(request_type, sector), GuestAddress(address)).unwrap();
     }
 
     /// Makes the chain at `head` available: visible to the device at once.
     pub fn make_available(&mut self, head: u16) {
-        self.store(
-            self.layout.addresses.available_ring,
-            self.layout.available_entry(self.next_avail),
-            head,
-        );
+        self.store(self.layout.addresses.available_ring, self.layout.available_entry(self.next_avail), head);
         self.next_avail = self.next_avail.wrapping_add(1);
         self.set_available_index(self.next_avail);
     }
@@ -223,20 +179,14 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
 
     /// Asks for no interrupts, the way a driver without `EVENT_IDX` does.
     pub fn suppress_interrupts(&self) {
-        self.store(
-            self.layout.addresses.available_ring,
-            FLAGS_OFFSET,
-            AVAIL_F_NO_INTERRUPT,
-        );
+        self.store(self.layout.addresses.available_ring, FLAGS_OFFSET, AVAIL_F_NO_INTERRUPT);
     }
 
     /// Asks for an interrupt once the used index passes `event`.
     pub fn set_used_event(&self, event: u16) {
-        self.store(
-            self.layout.addresses.available_ring,
-            self.layout.used_event(),
-            event,
-        );
+        self.store(self.layout.addresses.available_ring, self.layout.used_event(), event);
+        // the device stores its used index, then reads the event index: one side must see the other's store
+        fence(Ordering::SeqCst);
     }
 
     /// The available index at which the device wants a notification.
@@ -271,31 +221,17 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
             return None;
         }
         let entry = self.layout.addresses.used_ring.0 + self.layout.used_entry(self.last_used) as u64;
-        let [head, len] = self
-            .mem
-            .read_obj::<[u32; 2]>(GuestAddress(entry))
-            .unwrap()
-            .map(u32::from_le);
+        let [head, len] = self.mem.read_obj::<[u32; 2]>(GuestAddress(entry)).unwrap().map(u32::from_le);
         self.last_used = self.last_used.wrapping_add(1);
         Some(Used { head, len })
     }
 
     fn load(&self, area: GuestAddress, offset: usize) -> u16 {
-        u16::from_le(
-            self.mem
-                .load(GuestAddress(area.0 + offset as u64), Ordering::Acquire)
-                .unwrap(),
-        )
+        u16::from_le(self.mem.load(GuestAddress(area.0 + offset as u64), Ordering::Acquire).unwrap())
     }
 
     fn store(&self, area: GuestAddress, offset: usize, value: u16) {
-        self.mem
-            .store(
-                value.to_le(),
-                GuestAddress(area.0 + offset as u64),
-                Ordering::Relaxed,
-            )
-            .unwrap();
+        self.mem.store(value.to_le(), GuestAddress(area.0 + offset as u64), Ordering::Relaxed).unwrap();
     }
 }
 

@@ -20,27 +20,17 @@ const HEADER_BUFFER: Buffer = Buffer {
 };
 
 fn descriptor(address: u64, len: u32, flags: DescriptorFlags, next: u16) -> Descriptor {
-    Descriptor {
-        address,
-        len,
-        flags,
-        next,
-    }
+    Descriptor { address, len, flags, next }
 }
 
 fn segment(address: u64, len: u32) -> Segment {
-    Segment {
-        address: GuestAddress(address),
-        len,
-    }
+    Segment { address: GuestAddress(address), len }
 }
 
 /// Makes the chain that starts at descriptor 0 available.
 fn post_raw(harness: &mut Harness<'_>, descriptors: &[Descriptor]) {
     for (index, descriptor) in descriptors.iter().enumerate() {
-        harness
-            .driver
-            .write_descriptor(u16::try_from(index).unwrap(), *descriptor);
+        harness.driver.write_descriptor(u16::try_from(index).unwrap(), *descriptor);
     }
     harness.driver.make_available(0);
 }
@@ -48,9 +38,7 @@ fn post_raw(harness: &mut Harness<'_>, descriptors: &[Descriptor]) {
 /// Makes a chain of one indirect descriptor available, its table given.
 fn post_table(harness: &mut Harness<'_>, table: &[Descriptor]) {
     for (index, descriptor) in table.iter().enumerate() {
-        harness
-            .driver
-            .write_table_entry(GuestAddress(TABLE), u16::try_from(index).unwrap(), *descriptor);
+        harness.driver.write_table_entry(GuestAddress(TABLE), u16::try_from(index).unwrap(), *descriptor);
     }
     let len = u32::try_from(table.len() * Descriptor::SIZE).unwrap();
     post_raw(harness, &[descriptor(TABLE, len, INDIRECT, 0)]);
@@ -60,10 +48,7 @@ fn post_table(harness: &mut Harness<'_>, table: &[Descriptor]) {
 fn loop_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    post_raw(
-        &mut harness,
-        &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 0)],
-    );
+    post_raw(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 0)]);
     harness.assert_unanswerable(MalformedReason::Loop);
 }
 
@@ -79,10 +64,7 @@ fn descriptor_that_is_its_own_successor_is_refused() {
 fn loop_in_indirect_table_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    post_table(
-        &mut harness,
-        &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 0)],
-    );
+    post_table(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 0)]);
     harness.assert_unanswerable(MalformedReason::Loop);
 }
 
@@ -99,13 +81,8 @@ fn successor_outside_the_indirect_table_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     // the third entry exists in memory, but not in the table
-    harness
-        .driver
-        .write_table_entry(GuestAddress(TABLE), 2, descriptor(STATUS, 1, WRITE, 0));
-    post_table(
-        &mut harness,
-        &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 2)],
-    );
+    harness.driver.write_table_entry(GuestAddress(TABLE), 2, descriptor(STATUS, 1, WRITE, 0));
+    post_table(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(DATA, 512, NEXT, 2)]);
     harness.assert_unanswerable(MalformedReason::NextOutOfRange { next: 2 });
 }
 
@@ -113,13 +90,7 @@ fn successor_outside_the_indirect_table_is_refused() {
 fn indirect_descriptor_with_successor_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    post_raw(
-        &mut harness,
-        &[
-            descriptor(TABLE, 16, INDIRECT | NEXT, 1),
-            descriptor(STATUS, 1, WRITE, 0),
-        ],
-    );
+    post_raw(&mut harness, &[descriptor(TABLE, 16, INDIRECT | NEXT, 1), descriptor(STATUS, 1, WRITE, 0)]);
     harness.assert_unanswerable(MalformedReason::IndirectWithNext);
 }
 
@@ -127,13 +98,7 @@ fn indirect_descriptor_with_successor_is_refused() {
 fn nested_indirect_table_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    post_table(
-        &mut harness,
-        &[
-            descriptor(HEADER, 16, NEXT, 1),
-            descriptor(TABLE, 16, INDIRECT, 0),
-        ],
-    );
+    post_table(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(TABLE, 16, INDIRECT, 0)]);
     harness.assert_unanswerable(MalformedReason::NestedIndirect);
 }
 
@@ -162,10 +127,7 @@ fn indirect_descriptor_that_was_not_negotiated_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.ring = SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), true, false, 0).unwrap();
-    post_table(
-        &mut harness,
-        &[descriptor(HEADER, 16, NEXT, 1), descriptor(STATUS, 1, WRITE, 0)],
-    );
+    post_table(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(STATUS, 1, WRITE, 0)]);
     harness.assert_unanswerable(MalformedReason::IndirectNotNegotiated);
 }
 
@@ -174,12 +136,8 @@ fn write_flag_of_an_indirect_descriptor_is_ignored() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.driver.write_header(HEADER, request_type::FLUSH, 0);
-    harness
-        .driver
-        .write_table_entry(GuestAddress(TABLE), 0, descriptor(HEADER, 16, NEXT, 1));
-    harness
-        .driver
-        .write_table_entry(GuestAddress(TABLE), 1, descriptor(STATUS, 1, WRITE, 0));
+    harness.driver.write_table_entry(GuestAddress(TABLE), 0, descriptor(HEADER, 16, NEXT, 1));
+    harness.driver.write_table_entry(GuestAddress(TABLE), 1, descriptor(STATUS, 1, WRITE, 0));
     post_raw(&mut harness, &[descriptor(TABLE, 32, INDIRECT | WRITE, 0)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Flush);
@@ -191,25 +149,12 @@ fn direct_descriptors_may_precede_an_indirect_one() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.driver.write_header(HEADER, request_type::IN, 3);
-    harness
-        .driver
-        .write_table_entry(GuestAddress(TABLE), 0, descriptor(DATA, 512, WRITE | NEXT, 1));
-    harness
-        .driver
-        .write_table_entry(GuestAddress(TABLE), 1, descriptor(STATUS, 1, WRITE, 0));
-    post_raw(
-        &mut harness,
-        &[
-            descriptor(HEADER, 16, NEXT, 1),
-            descriptor(TABLE, 32, INDIRECT, 0),
-        ],
-    );
+    harness.driver.write_table_entry(GuestAddress(TABLE), 0, descriptor(DATA, 512, WRITE | NEXT, 1));
+    harness.driver.write_table_entry(GuestAddress(TABLE), 1, descriptor(STATUS, 1, WRITE, 0));
+    post_raw(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(TABLE, 32, INDIRECT, 0)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Read { sector: 3 });
-    assert_eq!(
-        request.data.iter().copied().collect::<Vec<_>>(),
-        [segment(DATA, 512)]
-    );
+    assert_eq!(request.data.iter().copied().collect::<Vec<_>>(), [segment(DATA, 512)]);
     request.reply.abandon();
 }
 
@@ -221,10 +166,7 @@ fn reserved_flags_are_ignored() {
     let reserved = DescriptorFlags::from_bits_retain(0xfff8);
     post_raw(
         &mut harness,
-        &[
-            descriptor(HEADER, 16, NEXT | reserved, 1),
-            descriptor(STATUS, 1, WRITE | reserved, 0),
-        ],
+        &[descriptor(HEADER, 16, NEXT | reserved, 1), descriptor(STATUS, 1, WRITE | reserved, 0)],
     );
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Flush);
@@ -238,24 +180,16 @@ fn readable_descriptor_after_a_writable_one_is_answered() {
     harness.post_request(
         request_type::IN,
         0,
-        &[
-            Buffer::writable(DATA, 512),
-            Buffer::readable(DATA, 512),
-            Buffer::writable(DATA, 512),
-        ],
+        &[Buffer::writable(DATA, 512), Buffer::readable(DATA, 512), Buffer::writable(DATA, 512)],
     );
     harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
 }
 
 #[test]
 fn buffer_outside_memory_is_answered() {
-    for (address, len) in [
-        (MEMORY_END, 512),
-        (MEMORY_END - 256, 512),
-        (u64::MAX - 511, 512),
-        (u64::MAX, 512),
-        (DATA, 1 << 31),
-    ] {
+    for (address, len) in
+        [(MEMORY_END, 512), (MEMORY_END - 256, 512), (u64::MAX - 511, 512), (u64::MAX, 512), (DATA, 1 << 31)]
+    {
         for (kind, buffer) in [
             (request_type::IN, Buffer::writable(address, len)),
             (request_type::OUT, Buffer::readable(address, len)),
@@ -332,10 +266,8 @@ fn chain_longer_than_the_ring_is_served() {
     let mut harness = Harness::new(&mem);
     let data = (0..1022).map(|_| Buffer::writable(DATA, 512));
     harness.driver.write_header(HEADER, request_type::IN, 0);
-    let buffers: Vec<_> = std::iter::once(HEADER_BUFFER)
-        .chain(data)
-        .chain([Buffer::writable(STATUS, 1)])
-        .collect();
+    let buffers: Vec<_> =
+        std::iter::once(HEADER_BUFFER).chain(data).chain([Buffer::writable(STATUS, 1)]).collect();
     assert_eq!(buffers.len(), 1024);
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
     harness.driver.make_available(head);
@@ -358,16 +290,8 @@ fn chain_of_too_many_descriptors_is_refused() {
 fn direct_descriptors_count_towards_the_limit() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness
-        .driver
-        .write_indirect_chain(TABLE, &vec![Buffer::readable(DATA, 512); 1024]);
-    post_raw(
-        &mut harness,
-        &[
-            descriptor(HEADER, 16, NEXT, 1),
-            descriptor(TABLE, 1024 * 16, INDIRECT, 0),
-        ],
-    );
+    harness.driver.write_indirect_chain(TABLE, &vec![Buffer::readable(DATA, 512); 1024]);
+    post_raw(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(TABLE, 1024 * 16, INDIRECT, 0)]);
     harness.assert_unanswerable(MalformedReason::TooManyDescriptors);
 }
 
@@ -393,19 +317,10 @@ fn status_is_the_last_writable_byte() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.driver.write_header(HEADER, request_type::IN, 0);
-    harness.post(&[
-        HEADER_BUFFER,
-        Buffer::writable(MEMORY_END - 513, 513),
-        Buffer::writable(0, 0),
-    ]);
+    harness.post(&[HEADER_BUFFER, Buffer::writable(MEMORY_END - 513, 513), Buffer::writable(0, 0)]);
     let request = harness.parse().unwrap();
-    assert_eq!(
-        request.data.iter().copied().collect::<Vec<_>>(),
-        [segment(MEMORY_END - 513, 512)]
-    );
-    request
-        .reply
-        .complete(&mut harness.ring, &mem, stableblk_virtio::Status::Unsupp, 0);
+    assert_eq!(request.data.iter().copied().collect::<Vec<_>>(), [segment(MEMORY_END - 513, 512)]);
+    request.reply.complete(&mut harness.ring, &mem, stableblk_virtio::Status::Unsupp, 0);
     assert_eq!(harness.publish().len, 1);
     assert_eq!(mem.read_obj::<u8>(GuestAddress(MEMORY_END - 1)).unwrap(), 2);
 }
@@ -417,19 +332,11 @@ fn malformed_chain_does_not_stop_the_ring() {
     harness.post(&[Buffer::readable(HEADER, 15)]);
     harness.post_request(request_type::FLUSH, 0, &[]);
     let malformed = harness.parse().unwrap_err();
-    assert!(matches!(
-        malformed,
-        Malformed::Unanswerable {
-            reason: MalformedReason::NoStatus,
-            ..
-        }
-    ));
+    assert!(matches!(malformed, Malformed::Unanswerable { reason: MalformedReason::NoStatus, .. }));
     malformed.complete(&mut harness.ring, &mem);
     assert_eq!(harness.publish().len, 0);
     let request = harness.parse().unwrap();
-    request
-        .reply
-        .complete(&mut harness.ring, &mem, stableblk_virtio::Status::Ok, 0);
+    request.reply.complete(&mut harness.ring, &mem, stableblk_virtio::Status::Ok, 0);
     assert_eq!(harness.publish().len, 1);
     assert_eq!(harness.status(), 0);
 }

@@ -51,10 +51,7 @@ fn any_offset_and_length_is_exact() {
             let expected = BYTES
                 .get(start..end)
                 .map(<[u8]>::to_vec)
-                .ok_or(ConfigError::OutOfBounds {
-                    offset,
-                    len: size as usize,
-                });
+                .ok_or(ConfigError::OutOfBounds { offset, len: size as usize });
             assert_eq!(CONFIG.read(offset, size), expected);
         }
     }
@@ -62,18 +59,9 @@ fn any_offset_and_length_is_exact() {
 
 #[test]
 fn reads_outside_are_refused() {
-    for (offset, size) in [
-        (61, 0),
-        (0x100, 60),
-        (u32::MAX, 1),
-        (u32::MAX, u32::MAX),
-        (0, 256),
-    ] {
+    for (offset, size) in [(61, 0), (0x100, 60), (u32::MAX, 1), (u32::MAX, u32::MAX), (0, 256)] {
         let len = size as usize;
-        assert_eq!(
-            CONFIG.read(offset, size),
-            Err(ConfigError::OutOfBounds { offset, len })
-        );
+        assert_eq!(CONFIG.read(offset, size), Err(ConfigError::OutOfBounds { offset, len }));
     }
 }
 
@@ -81,13 +69,7 @@ fn reads_outside_are_refused() {
 fn driver_switches_the_write_cache() {
     let mut config = CONFIG;
     config.write(32, &[0]).unwrap();
-    assert_eq!(
-        config,
-        ConfigSpace {
-            writeback: false,
-            ..CONFIG
-        }
-    );
+    assert_eq!(config, ConfigSpace { writeback: false, ..CONFIG });
     assert_eq!(config.read(32, 1).unwrap(), [0]);
     config.write(32, &[1]).unwrap();
     assert_eq!(config, CONFIG);

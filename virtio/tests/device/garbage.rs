@@ -13,14 +13,8 @@ const LIMITS: DiskLimits = DiskLimits {
     capacity_sectors: 1 << 20,
     block_size: 512,
     read_only: false,
-    discard: Some(RangeLimits {
-        sectors_max: 1 << 16,
-        ranges_max: 4,
-    }),
-    write_zeroes: Some(RangeLimits {
-        sectors_max: 1 << 16,
-        ranges_max: 4,
-    }),
+    discard: Some(RangeLimits { sectors_max: 1 << 16, ranges_max: 4 }),
+    write_zeroes: Some(RangeLimits { sectors_max: 1 << 16, ranges_max: 4 }),
 };
 
 /// A buffer of this length lies in memory nowhere.
@@ -134,7 +128,7 @@ fn answer(request: Request, ring: &mut SplitRing, mem: &GuestMemoryMmap) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn hostile_driver_gets_its_chains_back(

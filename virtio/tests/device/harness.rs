@@ -80,10 +80,7 @@ impl<'m> Harness<'m> {
     pub(crate) fn assert_unanswerable(&mut self, reason: MalformedReason) {
         let before = self.status();
         let malformed = self.parse().unwrap_err();
-        assert!(
-            matches!(malformed, Malformed::Unanswerable { .. }),
-            "{malformed:?}"
-        );
+        assert!(matches!(malformed, Malformed::Unanswerable { .. }), "{malformed:?}");
         assert_eq!(malformed.reason(), reason);
         malformed.complete(&mut self.ring, self.mem);
         assert_eq!(self.publish().len, 0);
@@ -100,4 +97,29 @@ impl<'m> Harness<'m> {
         assert_eq!(self.publish().len, 1);
         assert_eq!(self.status(), status);
     }
+}
+
+/// A ring on which every head is a chain of one writable byte.
+pub(crate) fn ring_of_single_bytes(
+    mem: &GuestMemoryMmap,
+    event_idx: bool,
+    index: u16,
+) -> (Driver<'_, GuestMemoryMmap>, SplitRing) {
+    let mut driver = Driver::new(mem, 0, RING_SIZE);
+    driver.start_at(index);
+    for _ in 0..RING_SIZE {
+        driver.write_chain(&[Buffer::writable(STATUS, 1)]);
+    }
+    let ring = driver.device(event_idx).unwrap();
+    (driver, ring)
+}
+
+/// Returns all available chains, unpublished; how many.
+pub(crate) fn serve(ring: &mut SplitRing, mem: &GuestMemoryMmap) -> u16 {
+    let mut served = 0;
+    while let Some(chain) = ring.pop(mem).unwrap() {
+        Request::parse(mem, chain).unwrap_err().complete(ring, mem);
+        served += 1;
+    }
+    served
 }

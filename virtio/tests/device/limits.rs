@@ -12,23 +12,16 @@ const LIMITS: DiskLimits = DiskLimits {
     capacity_sectors: CAPACITY,
     block_size: 512,
     read_only: false,
-    discard: Some(RangeLimits {
-        sectors_max: 0x8000,
-        ranges_max: 1,
-    }),
-    write_zeroes: Some(RangeLimits {
-        sectors_max: 0x4000,
-        ranges_max: 1,
-    }),
+    discard: Some(RangeLimits { sectors_max: 0x8000, ranges_max: 1 }),
+    write_zeroes: Some(RangeLimits { sectors_max: 0x4000, ranges_max: 1 }),
 };
 
 /// Checks a read and a write of `len` bytes from `sector` on.
 #[track_caller]
 fn assert_transfer(limits: &DiskLimits, sector: u64, len: u32, expected: Result<(), Status>) {
-    for (request_type, buffer) in [
-        (request_type::IN, Buffer::writable(0, len)),
-        (request_type::OUT, Buffer::readable(0, len)),
-    ] {
+    for (request_type, buffer) in
+        [(request_type::IN, Buffer::writable(0, len)), (request_type::OUT, Buffer::readable(0, len))]
+    {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
         harness.post_request(request_type, sector, &[buffer]);
@@ -70,25 +63,12 @@ fn transfers_end_at_the_capacity() {
 
 #[test]
 fn sectors_do_not_overflow() {
-    let huge = DiskLimits {
-        capacity_sectors: u64::MAX,
-        ..LIMITS
-    };
+    let huge = DiskLimits { capacity_sectors: u64::MAX, ..LIMITS };
     for sector in [u64::MAX, u64::MAX - 1, u64::MAX / 512 + 1, 1 << 63] {
         assert_transfer(&LIMITS, sector, 512, Err(Status::IoErr));
         assert_transfer(&huge, sector, 512, Err(Status::IoErr));
-        assert_ranges(
-            &LIMITS,
-            request_type::DISCARD,
-            &[(sector, 8, 0)],
-            Err(Status::IoErr),
-        );
-        assert_ranges(
-            &huge,
-            request_type::DISCARD,
-            &[(sector, 8, 0)],
-            Err(Status::IoErr),
-        );
+        assert_ranges(&LIMITS, request_type::DISCARD, &[(sector, 8, 0)], Err(Status::IoErr));
+        assert_ranges(&huge, request_type::DISCARD, &[(sector, 8, 0)], Err(Status::IoErr));
     }
 }
 
@@ -97,10 +77,7 @@ fn transfers_are_whole_blocks() {
     for len in [1, 511, 513, 1023] {
         assert_transfer(&LIMITS, 0, len, Err(Status::IoErr));
     }
-    let limits = DiskLimits {
-        block_size: 4096,
-        ..LIMITS
-    };
+    let limits = DiskLimits { block_size: 4096, ..LIMITS };
     assert_transfer(&limits, 8, 4096, Ok(()));
     assert_transfer(&limits, 8, 512, Err(Status::IoErr));
     assert_transfer(&limits, 8, 4096 + 512, Err(Status::IoErr));
@@ -118,10 +95,7 @@ fn transfers_of_no_bytes_are_valid_within_the_disk() {
 
 #[test]
 fn read_only_disk_is_not_changed() {
-    let limits = DiskLimits {
-        read_only: true,
-        ..LIMITS
-    };
+    let limits = DiskLimits { read_only: true, ..LIMITS };
     for (request_type, buffer, expected) in [
         (request_type::IN, Buffer::writable(DATA, 512), Ok(())),
         (request_type::OUT, Buffer::readable(DATA, 512), Err(Status::IoErr)),
@@ -156,67 +130,26 @@ fn unknown_types_are_unsupported() {
 fn ranges_within_the_limits_are_valid() {
     assert_ranges(&LIMITS, request_type::DISCARD, &[(8, 0x8000, 0)], Ok(()));
     assert_ranges(&LIMITS, request_type::WRITE_ZEROES, &[(8, 0x4000, 0)], Ok(()));
-    assert_ranges(
-        &LIMITS,
-        request_type::WRITE_ZEROES,
-        &[(8, 0x4000, Range::UNMAP)],
-        Ok(()),
-    );
-    assert_ranges(
-        &LIMITS,
-        request_type::WRITE_ZEROES,
-        &[(CAPACITY - 1, 1, 0)],
-        Ok(()),
-    );
+    assert_ranges(&LIMITS, request_type::WRITE_ZEROES, &[(8, 0x4000, Range::UNMAP)], Ok(()));
+    assert_ranges(&LIMITS, request_type::WRITE_ZEROES, &[(CAPACITY - 1, 1, 0)], Ok(()));
 }
 
 #[test]
 fn more_ranges_than_allowed_are_unsupported() {
     for request_type in BOTH {
-        assert_ranges(
-            &LIMITS,
-            request_type,
-            &[(0, 1, 0), (1, 1, 0)],
-            Err(Status::Unsupp),
-        );
+        assert_ranges(&LIMITS, request_type, &[(0, 1, 0), (1, 1, 0)], Err(Status::Unsupp));
     }
-    let limits = DiskLimits {
-        discard: Some(RangeLimits {
-            sectors_max: 1,
-            ranges_max: 2,
-        }),
-        ..LIMITS
-    };
+    let limits = DiskLimits { discard: Some(RangeLimits { sectors_max: 1, ranges_max: 2 }), ..LIMITS };
     assert_ranges(&limits, request_type::DISCARD, &[(0, 1, 0), (1, 1, 0)], Ok(()));
     // every range counts, not the first alone
-    assert_ranges(
-        &limits,
-        request_type::DISCARD,
-        &[(0, 1, 0), (1, 2, 0)],
-        Err(Status::IoErr),
-    );
-    assert_ranges(
-        &limits,
-        request_type::DISCARD,
-        &[(0, 1, 0), (1, 1, 1)],
-        Err(Status::Unsupp),
-    );
+    assert_ranges(&limits, request_type::DISCARD, &[(0, 1, 0), (1, 2, 0)], Err(Status::IoErr));
+    assert_ranges(&limits, request_type::DISCARD, &[(0, 1, 0), (1, 1, 1)], Err(Status::Unsupp));
 }
 
 #[test]
 fn ranges_larger_than_allowed_fail() {
-    assert_ranges(
-        &LIMITS,
-        request_type::DISCARD,
-        &[(0, 0x8001, 0)],
-        Err(Status::IoErr),
-    );
-    assert_ranges(
-        &LIMITS,
-        request_type::WRITE_ZEROES,
-        &[(0, 0x4001, 0)],
-        Err(Status::IoErr),
-    );
+    assert_ranges(&LIMITS, request_type::DISCARD, &[(0, 0x8001, 0)], Err(Status::IoErr));
+    assert_ranges(&LIMITS, request_type::WRITE_ZEROES, &[(0, 0x4001, 0)], Err(Status::IoErr));
     for request_type in BOTH {
         assert_ranges(&LIMITS, request_type, &[(0, u32::MAX, 0)], Err(Status::IoErr));
     }
@@ -232,10 +165,7 @@ fn ranges_past_the_capacity_fail() {
 
 #[test]
 fn ranges_are_whole_blocks() {
-    let limits = DiskLimits {
-        block_size: 4096,
-        ..LIMITS
-    };
+    let limits = DiskLimits { block_size: 4096, ..LIMITS };
     for request_type in BOTH {
         assert_ranges(&limits, request_type, &[(8, 8, 0)], Ok(()));
         assert_ranges(&limits, request_type, &[(1, 8, 0)], Err(Status::IoErr));
@@ -248,42 +178,21 @@ fn ranges_are_whole_blocks() {
 fn unknown_flags_are_unsupported() {
     for request_type in BOTH {
         for sector in [0, CAPACITY + 1] {
-            assert_ranges(
-                &LIMITS,
-                request_type,
-                &[(sector, 1, !Range::UNMAP)],
-                Err(Status::Unsupp),
-            );
+            assert_ranges(&LIMITS, request_type, &[(sector, 1, !Range::UNMAP)], Err(Status::Unsupp));
             assert_ranges(&LIMITS, request_type, &[(sector, 1, 2)], Err(Status::Unsupp));
         }
     }
-    assert_ranges(
-        &LIMITS,
-        request_type::DISCARD,
-        &[(0, 1, Range::UNMAP)],
-        Err(Status::Unsupp),
-    );
+    assert_ranges(&LIMITS, request_type::DISCARD, &[(0, 1, Range::UNMAP)], Err(Status::Unsupp));
 }
 
 #[test]
 fn requests_that_are_not_offered_are_unsupported() {
-    let limits = DiskLimits {
-        discard: None,
-        ..LIMITS
-    };
+    let limits = DiskLimits { discard: None, ..LIMITS };
     assert_ranges(&limits, request_type::DISCARD, &[(0, 1, 0)], Err(Status::Unsupp));
     assert_ranges(&limits, request_type::WRITE_ZEROES, &[(0, 1, 0)], Ok(()));
-    let limits = DiskLimits {
-        write_zeroes: None,
-        ..LIMITS
-    };
+    let limits = DiskLimits { write_zeroes: None, ..LIMITS };
     assert_ranges(&limits, request_type::DISCARD, &[(0, 1, 0)], Ok(()));
-    assert_ranges(
-        &limits,
-        request_type::WRITE_ZEROES,
-        &[(0, 1, 0)],
-        Err(Status::Unsupp),
-    );
+    assert_ranges(&limits, request_type::WRITE_ZEROES, &[(0, 1, 0)], Err(Status::Unsupp));
 }
 
 #[test]
@@ -297,15 +206,7 @@ fn limits_are_what_the_driver_was_told() {
         max_write_zeroes_seg: 1,
         ..ConfigSpace::default()
     };
-    assert_eq!(
-        DiskLimits::new(&config, Features::DISCARD | Features::WRITE_ZEROES),
-        LIMITS
-    );
-    let read_only = DiskLimits {
-        read_only: true,
-        discard: None,
-        write_zeroes: None,
-        ..LIMITS
-    };
+    assert_eq!(DiskLimits::new(&config, Features::DISCARD | Features::WRITE_ZEROES), LIMITS);
+    let read_only = DiskLimits { read_only: true, discard: None, write_zeroes: None, ..LIMITS };
     assert_eq!(DiskLimits::new(&config, Features::RO), read_only);
 }

@@ -10,3 +10,4 @@ mod removed_memory;
 mod request;
 mod ring;
 mod segments;
+mod wake_up;

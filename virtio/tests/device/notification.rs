@@ -1,39 +1,11 @@
 //! Who is told, and when: interrupts to the driver, notifications to the device (virtio 1.2, 2.7.7 and 2.7.10).
 
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
-
 use proptest::prelude::*;
-use stableblk_virtio::testing::{Buffer, Driver};
-use stableblk_virtio::{Request, SplitRing};
+use stableblk_virtio::SplitRing;
+use stableblk_virtio::testing::Driver;
 use vm_memory::GuestMemoryMmap;
 
-use crate::harness::{RING_SIZE, STATUS, guest_memory};
-
-/// A ring on which every head is a chain of one writable byte.
-fn ring_of_single_bytes(
-    mem: &GuestMemoryMmap,
-    event_idx: bool,
-    index: u16,
-) -> (Driver<'_, GuestMemoryMmap>, SplitRing) {
-    let mut driver = Driver::new(mem, 0, RING_SIZE);
-    driver.start_at(index);
-    for _ in 0..RING_SIZE {
-        driver.write_chain(&[Buffer::writable(STATUS, 1)]);
-    }
-    let ring = driver.device(event_idx).unwrap();
-    (driver, ring)
-}
-
-/// Returns all available chains, unpublished; how many.
-fn serve(ring: &mut SplitRing, mem: &GuestMemoryMmap) -> u16 {
-    let mut served = 0;
-    while let Some(chain) = ring.pop(mem).unwrap() {
-        Request::parse(mem, chain).unwrap_err().complete(ring, mem);
-        served += 1;
-    }
-    served
-}
+use crate::harness::{RING_SIZE, guest_memory, ring_of_single_bytes, serve};
 
 /// Passes `count` chains through the ring as one batch.
 fn batch(
@@ -133,51 +105,4 @@ fn enabling_tells_of_chains_that_came_in_meanwhile() {
         assert_eq!(serve(&mut ring, &mem), 1);
         assert!(!ring.enable_notifications(&mem).unwrap());
     }
-}
-
-const ROUNDS: u32 = 50_000;
-
-fn wait(signal: &Receiver<()>) {
-    signal
-        .recv_timeout(Duration::from_secs(20))
-        .expect("a notification or an interrupt was lost");
-}
-
-/// Drives `ROUNDS` chains, one at a time. Asks for the interrupt only once it has nothing else to do.
-fn drive(mut driver: Driver<'_, GuestMemoryMmap>, kick: &Sender<()>, call: &Receiver<()>) {
-    for round in 0..ROUNDS {
-        let used_index = driver.used_index();
-        driver.set_used_event(used_index.wrapping_sub(1));
-        driver.make_available(u16::try_from(round % u32::from(RING_SIZE)).unwrap());
-        if driver.wants_notification() {
-            kick.send(()).unwrap();
-        }
-        driver.set_used_event(used_index);
-        while driver.take_used().is_none() {
-            wait(call);
-        }
-    }
-}
-
-/// Both sides sleep whenever they may: without the fences some round ends with both asleep.
-#[test]
-fn no_wake_up_is_lost_between_two_threads() {
-    let mem = guest_memory();
-    let (driver, mut ring) = ring_of_single_bytes(&mem, true, 0);
-    let (kick, kicked) = mpsc::channel();
-    let (call, called) = mpsc::channel();
-    ring.enable_notifications(&mem).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || drive(driver, &kick, &called));
-        let mut served = 0;
-        while served < ROUNDS {
-            served += u32::from(serve(&mut ring, &mem));
-            if ring.publish(&mem).unwrap() {
-                call.send(()).unwrap();
-            }
-            if served < ROUNDS && !ring.enable_notifications(&mem).unwrap() {
-                wait(&kicked);
-            }
-        }
-    });
 }

@@ -39,22 +39,10 @@ fn data_and_status_of_a_request_in_flight() {
     let request = Request::parse(&mem, ring.pop(&mem).unwrap().unwrap()).unwrap();
 
     let rest = remove(&mem);
-    assert!(matches!(
-        request.data.copy_from(&rest, 0, &[1; 1024]),
-        Err(CopyError::NotInMemory(_))
-    ));
-    assert!(matches!(
-        request.data.copy_to(&rest, 0, &mut [0; 1024]),
-        Err(CopyError::NotInMemory(_))
-    ));
+    assert!(matches!(request.data.copy_from(&rest, 0, &[1; 1024]), Err(CopyError::NotInMemory(_))));
+    assert!(matches!(request.data.copy_to(&rest, 0, &mut [0; 1024]), Err(CopyError::NotInMemory(_))));
     request.data.copy_to(&rest, 0, &mut [0; 512]).unwrap();
-    assert!(
-        request
-            .data
-            .slices(&rest, 0, 1024)
-            .unwrap()
-            .any(|slice| slice.is_err())
-    );
+    assert!(request.data.slices(&rest, 0, 1024).unwrap().any(|slice| slice.is_err()));
     request.reply.complete(&mut ring, &rest, Status::IoErr, 0);
     ring.publish(&rest).unwrap();
     assert_eq!(driver.take_used(), Some(Used { head: 0, len: 0 }));
@@ -94,15 +82,7 @@ fn the_ring_itself() {
 
         let rest = remove(&mem);
         ring.disable_notifications(&rest);
-        let is_outside = |error| {
-            matches!(
-                error,
-                RingError::OutsideMemory {
-                    area: RingArea::UsedRing,
-                    ..
-                }
-            )
-        };
+        let is_outside = |error| matches!(error, RingError::OutsideMemory { area: RingArea::UsedRing, .. });
         assert!(is_outside(ring.enable_notifications(&rest).unwrap_err()));
         assert!(ring.pop(&rest).is_err());
         assert!(ring.resume(&rest, 5).is_err());
@@ -111,12 +91,6 @@ fn the_ring_itself() {
         assert_eq!(ring.outstanding(), 0);
         // nothing is lost if the memory comes back
         ring.publish(&mem).unwrap();
-        assert_eq!(
-            driver.take_used(),
-            Some(Used {
-                head: u32::from(head),
-                len: 1
-            })
-        );
+        assert_eq!(driver.take_used(), Some(Used { head: u32::from(head), len: 1 }));
     }
 }

@@ -27,12 +27,7 @@ fn write_reads_the_drivers_data() {
     mem.write_slice(&[0x11; 1024], GuestAddress(DATA)).unwrap();
     harness.post_request(request_type::OUT, 0x1_2345_6789, &[Buffer::readable(DATA, 1024)]);
     let request = harness.parse().unwrap();
-    assert_eq!(
-        request.operation,
-        Operation::Write {
-            sector: 0x1_2345_6789
-        }
-    );
+    assert_eq!(request.operation, Operation::Write { sector: 0x1_2345_6789 });
     let mut data = [0; 1024];
     request.data.copy_to(&mem, 0, &mut data).unwrap();
     assert_eq!(data, [0x11; 1024]);
@@ -57,10 +52,7 @@ fn read_writes_the_drivers_buffers() {
     assert_eq!(harness.publish().len, 1025);
     assert_eq!(harness.status(), 0);
     for address in [DATA, DATA + 0x1000] {
-        assert_eq!(
-            read(&mem, address, 513),
-            [[0x22; 512].as_slice(), &[FILL]].concat()
-        );
+        assert_eq!(read(&mem, address, 513), [[0x22; 512].as_slice(), &[FILL]].concat());
     }
 }
 
@@ -69,11 +61,7 @@ fn failed_read_leaves_the_buffers_alone() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.post_request(request_type::IN, 9, &[Buffer::writable(DATA, 512)]);
-    harness
-        .parse()
-        .unwrap()
-        .reply
-        .complete(&mut harness.ring, &mem, Status::IoErr, 0);
+    harness.parse().unwrap().reply.complete(&mut harness.ring, &mem, Status::IoErr, 0);
     assert_eq!(harness.publish().len, 1);
     assert_eq!(harness.status(), 1);
     assert_eq!(read(&mem, DATA, 512), [FILL; 512]);
@@ -120,11 +108,7 @@ fn ranges_are_read_whole() {
     let mut harness = Harness::new(&mem);
     let ranges = [(1, 2, 0), (u64::MAX, u32::MAX, u32::MAX)];
     let payload: Vec<u8> = ranges.iter().flat_map(|(s, n, f)| range(*s, *n, *f)).collect();
-    let expected = ranges.map(|(sector, num_sectors, flags)| Range {
-        sector,
-        num_sectors,
-        flags,
-    });
+    let expected = ranges.map(|(sector, num_sectors, flags)| Range { sector, num_sectors, flags });
     post_payload(&mut harness, request_type::DISCARD, &payload);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Discard(expected.as_slice().into()));
@@ -133,10 +117,7 @@ fn ranges_are_read_whole() {
 
     post_payload(&mut harness, request_type::WRITE_ZEROES, &payload);
     let request = harness.parse().unwrap();
-    assert_eq!(
-        request.operation,
-        Operation::WriteZeroes(expected.as_slice().into())
-    );
+    assert_eq!(request.operation, Operation::WriteZeroes(expected.as_slice().into()));
     request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
     harness.publish();
 }
@@ -146,11 +127,7 @@ fn ranges_of_a_wrong_length_are_answered() {
     for len in [0_u64, 1, 15, 17, 24] {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
-        post_payload(
-            &mut harness,
-            request_type::DISCARD,
-            &vec![0; usize::try_from(len).unwrap()],
-        );
+        post_payload(&mut harness, request_type::DISCARD, &vec![0; usize::try_from(len).unwrap()]);
         harness.assert_answered(MalformedReason::RangesLength { len }, 1);
     }
 }
@@ -165,11 +142,7 @@ fn ranges_are_bounded() {
     request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
     harness.publish();
 
-    post_payload(
-        &mut harness,
-        request_type::DISCARD,
-        &vec![0; (RANGES_MAX + 1) * 16],
-    );
+    post_payload(&mut harness, request_type::DISCARD, &vec![0; (RANGES_MAX + 1) * 16]);
     harness.assert_answered(MalformedReason::TooManyRanges { count: 257 }, 2);
 }
 
@@ -196,11 +169,8 @@ fn header_and_status_address_are_read_once() {
 fn header_and_data_or_data_and_status_share_a_descriptor() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    mem.write_slice(
-        &[header(request_type::OUT, 1).as_slice(), &[0x33; 512]].concat(),
-        GuestAddress(DATA),
-    )
-    .unwrap();
+    mem.write_slice(&[header(request_type::OUT, 1).as_slice(), &[0x33; 512]].concat(), GuestAddress(DATA))
+        .unwrap();
     harness.post(&[Buffer::readable(DATA, 528), Buffer::writable(STATUS, 1)]);
     let request = harness.parse().unwrap();
     let mut data = [0; 512];
@@ -213,14 +183,9 @@ fn header_and_data_or_data_and_status_share_a_descriptor() {
     harness.post(&[Buffer::readable(HEADER, 16), Buffer::writable(DATA + 0x1000, 513)]);
     let request = harness.parse().unwrap();
     request.data.copy_from(&mem, 0, &[0x44; 512]).unwrap();
-    request
-        .reply
-        .complete(&mut harness.ring, &mem, Status::IoErr, 512);
+    request.reply.complete(&mut harness.ring, &mem, Status::IoErr, 512);
     assert_eq!(harness.publish().len, 513);
-    assert_eq!(
-        read(&mem, DATA + 0x1000, 514),
-        [[0x44; 512].as_slice(), &[1, FILL]].concat()
-    );
+    assert_eq!(read(&mem, DATA + 0x1000, 514), [[0x44; 512].as_slice(), &[1, FILL]].concat());
 }
 
 /// Lays `stream` out from `address` on in pieces of the given lengths, with a gap of one byte between them.
@@ -236,11 +201,7 @@ fn scatter(
         let (piece, rest) = stream.split_at(len.min(stream.len()));
         mem.write_slice(piece, GuestAddress(address)).unwrap();
         let len = u32::try_from(piece.len()).unwrap();
-        buffers.push(Buffer {
-            address: GuestAddress(address),
-            len,
-            direction,
-        });
+        buffers.push(Buffer { address: GuestAddress(address), len, direction });
         address += u64::from(len) + 1;
         stream = rest;
     }
@@ -249,10 +210,7 @@ fn scatter(
 
 /// The bytes of `buffers`, one after the other.
 fn gather(mem: &GuestMemoryMmap, buffers: &[Buffer]) -> Vec<u8> {
-    buffers
-        .iter()
-        .flat_map(|buffer| read(mem, buffer.address.0, buffer.len as usize))
-        .collect()
+    buffers.iter().flat_map(|buffer| read(mem, buffer.address.0, buffer.len as usize)).collect()
 }
 
 fn split() -> impl Strategy<Value = Vec<usize>> {

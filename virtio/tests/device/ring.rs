@@ -42,10 +42,7 @@ fn areas_are_aligned() {
         (addresses(0, 0x1000, 0x2002), RingArea::UsedRing),
     ] {
         let error = new_ring(&mem, RING_SIZE, addresses).unwrap_err();
-        assert!(
-            matches!(error, RingError::Misaligned { area, .. } if area == expected),
-            "{error}"
-        );
+        assert!(matches!(error, RingError::Misaligned { area, .. } if area == expected), "{error}");
     }
     new_ring(&mem, RING_SIZE, addresses(16, 0x1002, 0x2004)).unwrap();
 }
@@ -56,22 +53,13 @@ fn areas_lie_wholly_in_memory() {
     let end = MEMORY_END;
     let (table_len, available_len, used_len) = (16 * 16, 4 + 2 * 16 + 2, 4 + 8 * 16 + 2);
     for (addresses, expected) in [
-        (
-            addresses(end - table_len + 16, 0x1000, 0x2000),
-            RingArea::DescriptorTable,
-        ),
-        (
-            addresses(0, end - available_len + 2, 0x2000),
-            RingArea::AvailableRing,
-        ),
+        (addresses(end - table_len + 16, 0x1000, 0x2000), RingArea::DescriptorTable),
+        (addresses(0, end - available_len + 2, 0x2000), RingArea::AvailableRing),
         (addresses(0, 0x1000, end - used_len + 2), RingArea::UsedRing),
         (addresses(0, 0x1000, u64::MAX - 3), RingArea::UsedRing),
     ] {
         let error = new_ring(&mem, RING_SIZE, addresses).unwrap_err();
-        assert!(
-            matches!(error, RingError::OutsideMemory { area, .. } if area == expected),
-            "{error}"
-        );
+        assert!(matches!(error, RingError::OutsideMemory { area, .. } if area == expected), "{error}");
     }
     new_ring(&mem, RING_SIZE, addresses(end - table_len, 0x1000, 0x2000)).unwrap();
     new_ring(&mem, RING_SIZE, addresses(0, end - available_len, 0x2000)).unwrap();
@@ -128,15 +116,9 @@ fn head_in_use_is_refused_until_published() {
     harness.driver.make_available(0);
 
     let request = harness.parse().unwrap();
-    assert!(matches!(
-        harness.ring.pop(&mem),
-        Err(RingError::HeadInUse { head: 0 })
-    ));
+    assert!(matches!(harness.ring.pop(&mem), Err(RingError::HeadInUse { head: 0 })));
     request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    assert!(matches!(
-        harness.ring.pop(&mem),
-        Err(RingError::HeadInUse { head: 0 })
-    ));
+    assert!(matches!(harness.ring.pop(&mem), Err(RingError::HeadInUse { head: 0 })));
     harness.publish();
     harness.parse().unwrap().reply.abandon();
 }
@@ -168,9 +150,7 @@ fn completions_appear_at_publish_in_completion_order() {
     let heads = [&third, &first, &second].map(|request| u32::from(request.reply.head()));
     third.reply.complete(&mut harness.ring, &mem, Status::Ok, 7);
     first.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    second
-        .reply
-        .complete(&mut harness.ring, &mem, Status::Ok, u32::MAX);
+    second.reply.complete(&mut harness.ring, &mem, Status::Ok, u32::MAX);
     assert_eq!(harness.driver.take_used(), None);
 
     harness.ring.publish(&mem).unwrap();
@@ -189,22 +169,12 @@ fn indexes_wrap() {
     harness.driver.start_at(u16::MAX - 20);
     harness.ring = harness.driver.device(true).unwrap();
     harness.driver.write_header(HEADER, request_type::FLUSH, 0);
-    let head = harness
-        .driver
-        .write_chain(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
+    let head = harness.driver.write_chain(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
     for round in 0..50_u16 {
         harness.driver.make_available(head);
         let request = harness.parse().unwrap();
-        request
-            .reply
-            .complete(&mut harness.ring, &mem, Status::Ok, u32::from(round));
-        assert_eq!(
-            harness.publish(),
-            Used {
-                head: u32::from(head),
-                len: u32::from(round) + 1
-            }
-        );
+        request.reply.complete(&mut harness.ring, &mem, Status::Ok, u32::from(round));
+        assert_eq!(harness.publish(), Used { head: u32::from(head), len: u32::from(round) + 1 });
     }
     assert_eq!(harness.ring.next_avail(), 29);
     assert_eq!(harness.ring.next_used(), 29);
@@ -225,9 +195,7 @@ fn full_ring_is_served() {
         Request::parse(&mem, chain).unwrap_err().complete(&mut ring, &mem);
     }
     assert!(ring.publish(&mem).unwrap());
-    let heads: Vec<_> = std::iter::from_fn(|| driver.take_used())
-        .map(|used| used.head)
-        .collect();
+    let heads: Vec<_> = std::iter::from_fn(|| driver.take_used()).map(|used| used.head).collect();
     assert_eq!(heads, (0..u32::from(RING_SIZE)).collect::<Vec<_>>());
 }
 
@@ -243,14 +211,8 @@ fn resumed_chain_is_served_like_a_popped_one() {
     assert!(ring.pop(&mem).unwrap().is_none());
     let request = Request::parse(&mem, ring.resume(&mem, 0).unwrap()).unwrap();
     assert_eq!(ring.outstanding(), 1);
-    assert!(matches!(
-        ring.resume(&mem, 0),
-        Err(RingError::HeadInUse { head: 0 })
-    ));
-    assert!(matches!(
-        ring.resume(&mem, RING_SIZE),
-        Err(RingError::HeadOutOfRange { .. })
-    ));
+    assert!(matches!(ring.resume(&mem, 0), Err(RingError::HeadInUse { head: 0 })));
+    assert!(matches!(ring.resume(&mem, RING_SIZE), Err(RingError::HeadOutOfRange { .. })));
     request.reply.complete(&mut ring, &mem, Status::Ok, 0);
     assert!(ring.publish(&mem).unwrap());
     assert_eq!(harness.driver.take_used(), Some(Used { head: 0, len: 1 }));
@@ -289,10 +251,7 @@ fn writes_mark_their_pages_dirty() {
     ring.publish(&mem).unwrap();
 
     let used_ring = driver.addresses().used_ring.0;
-    let dirty: Vec<_> = (0..MEMORY_LEN)
-        .step_by(4096)
-        .filter(|page| bitmap.dirty_at(*page))
-        .collect();
+    let dirty: Vec<_> = (0..MEMORY_LEN).step_by(4096).filter(|page| bitmap.dirty_at(*page)).collect();
     let written = [used_ring, STATUS & !0xfff, DATA].map(|page| usize::try_from(page).unwrap());
     assert_eq!(dirty, written);
     assert_eq!(mem.read_obj::<u8>(GuestAddress(DATA + 511)).unwrap(), 1);

@@ -19,11 +19,8 @@ fn request(harness: &mut Harness<'_>, buffers: &[(u64, u32)], direction: Directi
     let header = Buffer::readable(TABLE - 64, 16);
     let status = Buffer::writable(TABLE - 1, 1);
     harness.driver.write_header(header.address.0, request_type, 0);
-    let data = buffers.iter().map(|(address, len)| Buffer {
-        address: GuestAddress(*address),
-        len: *len,
-        direction,
-    });
+    let data =
+        buffers.iter().map(|(address, len)| Buffer { address: GuestAddress(*address), len: *len, direction });
     let buffers: Vec<_> = [header].into_iter().chain(data).chain([status]).collect();
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
     harness.driver.make_available(head);
@@ -38,22 +35,15 @@ fn snapshot(mem: &GuestMemoryMmap) -> Vec<u8> {
 
 /// The address of every byte of the data, in order.
 fn byte_addresses(buffers: &[(u64, u32)]) -> Vec<usize> {
-    let addresses = buffers
-        .iter()
-        .flat_map(|(address, len)| *address..*address + u64::from(*len));
-    addresses
-        .map(|address| usize::try_from(address).unwrap())
-        .collect()
+    let addresses = buffers.iter().flat_map(|(address, len)| *address..*address + u64::from(*len));
+    addresses.map(|address| usize::try_from(address).unwrap()).collect()
 }
 
 /// Buffers that may overlap and may be empty.
 fn buffers() -> impl Strategy<Value = Vec<(u64, u32)>> {
     let buffer = WINDOW.prop_flat_map(|address| {
         let len_max = u32::try_from(WINDOW.end - address).unwrap();
-        (
-            Just(address),
-            prop_oneof![0..=len_max.min(16), 0..=len_max.min(700)],
-        )
+        (Just(address), prop_oneof![0..=len_max.min(16), 0..=len_max.min(700)])
     });
     prop::collection::vec(buffer, 1..12)
 }
@@ -143,11 +133,8 @@ fn page_named_several_times_holds_its_last_occurrence() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     let (page, dummy) = (DATA, DATA + 0x1000);
-    let request = request(
-        &mut harness,
-        &[(dummy, 512), (page, 512), (dummy, 512), (dummy, 512)],
-        Direction::Writable,
-    );
+    let request =
+        request(&mut harness, &[(dummy, 512), (page, 512), (dummy, 512), (dummy, 512)], Direction::Writable);
     let source: Vec<u8> = [1_u8, 2, 3, 4].into_iter().flat_map(|byte| [byte; 512]).collect();
     request.data.copy_from(&mem, 0, &source).unwrap();
     assert_eq!(mem.read_obj::<u8>(GuestAddress(page)).unwrap(), 2);
@@ -160,16 +147,9 @@ fn page_named_several_times_holds_its_last_occurrence() {
 fn buffers_need_not_be_multiples_of_a_sector() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let request = request(
-        &mut harness,
-        &[(DATA, 3952), (DATA + 0x2000, 2704)],
-        Direction::Readable,
-    );
+    let request = request(&mut harness, &[(DATA, 3952), (DATA + 0x2000, 2704)], Direction::Readable);
     assert_eq!(request.data.len(), 13 * 512);
-    assert_eq!(
-        request.data.iter().map(|segment| segment.len).collect::<Vec<_>>(),
-        [3952, 2704]
-    );
+    assert_eq!(request.data.iter().map(|segment| segment.len).collect::<Vec<_>>(), [3952, 2704]);
     request.reply.abandon();
 }
 
