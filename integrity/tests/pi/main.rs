@@ -1,5 +1,8 @@
 //! Protection information against published values, a plain implementation and other crates.
 
+mod fuzz_corpus;
+#[path = "../../fuzz/src/targets.rs"]
+mod fuzz_targets;
 mod guards;
 mod interleaved;
 mod kernel;

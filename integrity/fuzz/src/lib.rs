@@ -1,0 +1,5 @@
+//! Fuzz targets of `stableblk-integrity`: `cargo +nightly fuzz run verify`, or `RUSTC_BOOTSTRAP=1` on stable.
+
+#[path = "../../tests/pi/reference.rs"]
+mod reference;
+pub mod targets;
