@@ -11,14 +11,14 @@ use crate::profile::ProfileError;
 /// The checksum in the guard tag. It also fixes the tuple's size and layout: see [`Tuple`](crate::Tuple).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guard {
-    /// CRC-16/T10-DIF, polynomial 0x8BB7, initial value 0: SBC-4 §4.21.4 and NVMe's 16b guard (PIF 00b).
+    /// CRC-16/T10-DIF, polynomial 0x8BB7, initial value 0: SBC-4's logical block guard, NVMe's 16b guard (PIF 00b).
     /// All-zero data has guard 0000h, so a tuple of zero bytes is valid for zero data at LBA 0.
     Crc16T10Dif,
     /// The Internet checksum of RFC 1071. It exists only between host and HBA (SCSI DIX), never on a medium.
     IpChecksum,
     /// CRC-32C (Castagnoli), RFC 3720 appendix B.4: NVMe's 32b guard (PIF 01b).
     Crc32c,
-    /// CRC-64/NVME, NVM Command Set specification §5.2.1.3.4: NVMe's 64b guard (PIF 10b).
+    /// CRC-64/NVME, NVM Command Set specification §5.2.1.3: NVMe's 64b guard (PIF 10b).
     Crc64Nvme,
 }
 

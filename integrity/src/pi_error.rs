@@ -37,7 +37,7 @@ pub struct PiError {
     pub tag: Tag,
     /// The interval in the request, from 0.
     pub interval: u64,
-    /// The interval's LBA: [`Tags::lba`] and `interval`.
+    /// The interval's LBA: [`Tags::lba`](crate::Tags::lba) and `interval`.
     pub lba: u64,
     /// What the tag should be; of masked tags, the bits compared.
     pub expected: u64,

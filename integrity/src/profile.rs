@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use crate::guard::Guard;
 
-/// The protection information type, which gives the reference tag its rule: SBC-4 §4.21.2, NVM Command Set
-/// specification §5.2.1.2.
+/// The protection information type, which gives the reference tag its rule: SBC-4, protection information
+/// model; NVM Command Set specification §5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PiType {
     /// The reference tag is the low bits of the LBA.

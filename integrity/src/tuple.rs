@@ -15,7 +15,7 @@ pub(crate) const TUPLE_SIZE_MAX: usize = 16;
 /// ```
 ///
 /// Every field is big-endian. The storage tag is the most significant STS bits of the last field: NVM Command Set
-/// specification §5.2.1.1.
+/// specification §5.2.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// Guard tag.

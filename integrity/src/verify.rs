@@ -17,7 +17,7 @@ impl IntegrityProfile {
     ///
     /// Within an interval the order is NVMe's: guard, application, reference, then storage tag. An interval whose
     /// tuple holds the escape is not checked: application tag 0xFFFF, and for Type 3 also a reference tag of all
-    /// ones (SBC-4 §4.21.2, NVM Command Set specification §5.2.1.5).
+    /// ones (SBC-4, protection information model; NVM Command Set specification §5.2).
     pub fn verify(
         &self,
         tags: &Tags,
