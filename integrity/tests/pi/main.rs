@@ -1,6 +1,7 @@
 //! Protection information against published values, a plain implementation and other crates.
 
 mod fuzz_corpus;
+#[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
 #[path = "../../fuzz/src/targets.rs"]
 mod fuzz_targets;
 mod guards;
