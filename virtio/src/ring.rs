@@ -322,7 +322,7 @@ impl SplitRing {
     }
 }
 
-/// Whether an index that went from `old` to `new` passed `event`, all modulo 2^16: `vring_need_event` of virtio 1.2, 2.7.7.
+/// Whether an index that went from `old` to `new` passed `event`, all modulo 2^16: `vring_need_event` of virtio 1.2, appendix A.
 fn passes_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -1,7 +1,7 @@
 //! Guest memory, a driver and a device on one ring.
 
 use stableblk_virtio::testing::{Buffer, Driver, Used};
-use stableblk_virtio::{Malformed, MalformedReason, Request, SplitRing};
+use stableblk_virtio::{Malformed, MalformedReason, Request, SplitRing, Status};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const REGION_LEN: usize = 0x4_0000;
@@ -69,6 +69,15 @@ impl<'m> Harness<'m> {
         assert_eq!(self.driver.take_used(), None);
         assert_eq!(self.ring.outstanding(), 0);
         used
+    }
+
+    /// Completes and publishes the one request there is; the used length.
+    pub(crate) fn answer(&mut self, request: Request, status: Status, data_written: u32) -> u32 {
+        let head = request.reply.head();
+        request.reply.complete(&mut self.ring, self.mem, status, data_written);
+        let used = self.publish();
+        assert_eq!(used.head, u32::from(head));
+        used.len
     }
 
     pub(crate) fn status(&self) -> u8 {

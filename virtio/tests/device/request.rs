@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use stableblk_virtio::testing::{Buffer, Direction, header, range};
-use stableblk_virtio::{MalformedReason, Operation, RANGES_MAX, Range, Status, request_type};
+use stableblk_virtio::{MalformedReason, Operation, RANGES_MAX, Range, Request, Status, request_type};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::harness::{DATA, FILL, HEADER, Harness, RING_SIZE, STATUS, TABLE, guest_memory};
@@ -11,6 +11,13 @@ fn read(mem: &GuestMemoryMmap, address: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     mem.read_slice(&mut bytes, GuestAddress(address)).unwrap();
     bytes
+}
+
+/// What the device gets of a write.
+fn data_of(mem: &GuestMemoryMmap, request: &Request) -> Vec<u8> {
+    let mut data = vec![0; usize::try_from(request.data.len()).unwrap()];
+    request.data.copy_to(mem, 0, &mut data).unwrap();
+    data
 }
 
 /// Posts a request whose device-readable part after the header is `payload`.
@@ -28,11 +35,8 @@ fn write_reads_the_drivers_data() {
     harness.post_request(request_type::OUT, 0x1_2345_6789, &[Buffer::readable(DATA, 1024)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Write { sector: 0x1_2345_6789 });
-    let mut data = [0; 1024];
-    request.data.copy_to(&mem, 0, &mut data).unwrap();
-    assert_eq!(data, [0x11; 1024]);
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    assert_eq!(harness.publish().len, 1);
+    assert_eq!(data_of(&mem, &request), [0x11; 1024]);
+    assert_eq!(harness.answer(request, Status::Ok, 0), 1);
     assert_eq!(harness.status(), 0);
 }
 
@@ -48,8 +52,7 @@ fn read_writes_the_drivers_buffers() {
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Read { sector: 9 });
     request.data.copy_from(&mem, 0, &[0x22; 1024]).unwrap();
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 1024);
-    assert_eq!(harness.publish().len, 1025);
+    assert_eq!(harness.answer(request, Status::Ok, 1024), 1025);
     assert_eq!(harness.status(), 0);
     for address in [DATA, DATA + 0x1000] {
         assert_eq!(read(&mem, address, 513), [[0x22; 512].as_slice(), &[FILL]].concat());
@@ -82,8 +85,7 @@ fn requests_without_a_sector() {
         let request = harness.parse().unwrap();
         assert_eq!(request.operation, operation);
         assert!(request.data.is_empty());
-        request.reply.complete(&mut harness.ring, &mem, Status::Unsupp, 0);
-        harness.publish();
+        harness.answer(request, Status::Unsupp, 0);
         assert_eq!(harness.status(), 2);
     }
 }
@@ -97,8 +99,7 @@ fn device_id_goes_to_the_data() {
     assert_eq!(request.operation, Operation::GetId);
     assert_eq!(request.data.len(), 20);
     request.data.copy_from(&mem, 0, b"0123456789abcdefghij").unwrap();
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 20);
-    assert_eq!(harness.publish().len, 21);
+    assert_eq!(harness.answer(request, Status::Ok, 20), 21);
     assert_eq!(read(&mem, DATA, 20), b"0123456789abcdefghij");
 }
 
@@ -112,14 +113,12 @@ fn ranges_are_read_whole() {
     post_payload(&mut harness, request_type::DISCARD, &payload);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Discard(expected.as_slice().into()));
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    harness.publish();
+    harness.answer(request, Status::Ok, 0);
 
     post_payload(&mut harness, request_type::WRITE_ZEROES, &payload);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::WriteZeroes(expected.as_slice().into()));
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    harness.publish();
+    harness.answer(request, Status::Ok, 0);
 }
 
 #[test]
@@ -139,8 +138,7 @@ fn ranges_are_bounded() {
     post_payload(&mut harness, request_type::DISCARD, &vec![0; RANGES_MAX * 16]);
     let request = harness.parse().unwrap();
     assert!(matches!(&request.operation, Operation::Discard(ranges) if ranges.len() == RANGES_MAX));
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    harness.publish();
+    harness.answer(request, Status::Ok, 0);
 
     post_payload(&mut harness, request_type::DISCARD, &vec![0; (RANGES_MAX + 1) * 16]);
     harness.assert_answered(MalformedReason::TooManyRanges { count: 257 }, 2);
@@ -159,8 +157,7 @@ fn header_and_status_address_are_read_once() {
         harness.driver.write_descriptor(index, nowhere);
     }
     assert_eq!(request.operation, Operation::Write { sector: 7 });
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    assert_eq!(harness.publish().len, 1);
+    assert_eq!(harness.answer(request, Status::Ok, 0), 1);
     assert_eq!(harness.status(), 0);
 }
 
@@ -173,18 +170,14 @@ fn header_and_data_or_data_and_status_share_a_descriptor() {
         .unwrap();
     harness.post(&[Buffer::readable(DATA, 528), Buffer::writable(STATUS, 1)]);
     let request = harness.parse().unwrap();
-    let mut data = [0; 512];
-    request.data.copy_to(&mem, 0, &mut data).unwrap();
-    assert_eq!(data, [0x33; 512]);
-    request.reply.complete(&mut harness.ring, &mem, Status::Ok, 0);
-    assert_eq!(harness.publish().len, 1);
+    assert_eq!(data_of(&mem, &request), [0x33; 512]);
+    assert_eq!(harness.answer(request, Status::Ok, 0), 1);
 
     harness.driver.write_header(HEADER, request_type::IN, 1);
     harness.post(&[Buffer::readable(HEADER, 16), Buffer::writable(DATA + 0x1000, 513)]);
     let request = harness.parse().unwrap();
     request.data.copy_from(&mem, 0, &[0x44; 512]).unwrap();
-    request.reply.complete(&mut harness.ring, &mem, Status::IoErr, 512);
-    assert_eq!(harness.publish().len, 513);
+    assert_eq!(harness.answer(request, Status::IoErr, 512), 513);
     assert_eq!(read(&mem, DATA + 0x1000, 514), [[0x44; 512].as_slice(), &[1, FILL]].concat());
 }
 
@@ -238,12 +231,9 @@ proptest! {
         let request = harness.parse().unwrap();
         prop_assert_eq!(&request.operation, &Operation::Write { sector });
         prop_assert_eq!(request.data.len(), data.len() as u64);
-        let mut copy = vec![0; data.len()];
-        request.data.copy_to(&mem, 0, &mut copy).unwrap();
-        prop_assert_eq!(copy, data);
+        prop_assert_eq!(data_of(&mem, &request), data);
         let status = if status { Status::Ok } else { Status::IoErr };
-        request.reply.complete(&mut harness.ring, &mem, status, 0);
-        prop_assert_eq!(harness.publish().len, 1);
+        prop_assert_eq!(harness.answer(request, status, 0), 1);
         prop_assert_eq!(harness.status(), status as u8);
     }
 
@@ -270,8 +260,7 @@ proptest! {
         prop_assert_eq!(&request.operation, &Operation::Read { sector });
         request.data.copy_from(&mem, 0, &data).unwrap();
         let data_written = u32::try_from(data.len()).unwrap();
-        request.reply.complete(&mut harness.ring, &mem, Status::Ok, data_written);
-        prop_assert_eq!(harness.publish().len, data_written + 1);
+        prop_assert_eq!(harness.answer(request, Status::Ok, data_written), data_written + 1);
         prop_assert_eq!(gather(&mem, &writable), [data.as_slice(), &[0]].concat());
     }
 }
