@@ -72,9 +72,6 @@ impl Buffers {
 
     fn push(&mut self, descriptor: Descriptor) {
         let segment = Segment { address: GuestAddress(descriptor.address), len: descriptor.len };
-        if descriptor.address.checked_add(u64::from(descriptor.len)).is_none() {
-            self.record(MalformedReason::OutsideMemory(segment));
-        }
         if descriptor.flags.contains(DescriptorFlags::WRITE) {
             self.writable.push(segment);
         } else if self.writable.segments.is_empty() {

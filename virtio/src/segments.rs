@@ -189,8 +189,8 @@ impl Segment {
     fn cut(&self, skipped: u64, len_max: u64) -> Self {
         let rest = u64::from(self.len) - skipped;
         Self {
-            // chains with a segment that wraps are refused before they are cut
-            address: GuestAddress(self.address.0.wrapping_add(skipped)),
+            // the last address is in no region, so that a segment that would wrap is refused
+            address: GuestAddress(self.address.0.saturating_add(skipped)),
             len: u32::try_from(rest.min(len_max)).unwrap_or(self.len),
         }
     }

@@ -2,7 +2,7 @@
 
 use stableblk_virtio::testing::{Buffer, Driver};
 use stableblk_virtio::{
-    Descriptor, DescriptorFlags, Malformed, MalformedReason, Operation, Request, Segment, SplitRing,
+    Descriptor, DescriptorFlags, Malformed, MalformedReason, Operation, Request, Segment, SplitRing, Status,
     request_type,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -186,6 +186,28 @@ fn readable_descriptor_after_a_writable_one_is_answered() {
 }
 
 #[test]
+fn first_of_two_faults_is_told() {
+    let mem = guest_memory();
+    let mut harness = Harness::new(&mem);
+    let half = Buffer::writable(0, 1 << 31);
+    harness.post_request(request_type::IN, 0, &[half, Buffer::readable(DATA, 1), half]);
+    harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
+    harness.post_request(request_type::IN, 0, &[half, half, Buffer::readable(DATA, 1)]);
+    harness.assert_answered(MalformedReason::TooManyBytes, 1);
+}
+
+#[test]
+fn fault_of_one_chain_is_not_the_next_ones() {
+    let mem = guest_memory();
+    let mut harness = Harness::new(&mem);
+    harness.post_request(request_type::IN, 0, &[Buffer::writable(DATA, 1), Buffer::readable(DATA, 1)]);
+    harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
+    harness.post_request(request_type::FLUSH, 0, &[]);
+    let request = harness.parse().unwrap();
+    assert_eq!(harness.answer(request, Status::Ok, 0), 1);
+}
+
+#[test]
 fn buffer_outside_memory_is_answered() {
     for (address, len) in
         [(MEMORY_END, 512), (MEMORY_END - 256, 512), (u64::MAX - 511, 512), (u64::MAX, 512), (DATA, 1 << 31)]
@@ -270,10 +292,12 @@ fn chain_longer_than_the_ring_is_served() {
         std::iter::once(HEADER_BUFFER).chain(data).chain([Buffer::writable(STATUS, 1)]).collect();
     assert_eq!(buffers.len(), 1024);
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
-    harness.driver.make_available(head);
-    let request = harness.parse().unwrap();
-    assert_eq!(request.data.len(), 1022 * 512);
-    request.reply.abandon();
+    for _ in 0..2 {
+        harness.driver.make_available(head);
+        let request = harness.parse().unwrap();
+        assert_eq!(request.data.len(), 1022 * 512);
+        harness.answer(request, Status::IoErr, 0);
+    }
 }
 
 #[test]
@@ -320,7 +344,7 @@ fn status_is_the_last_writable_byte() {
     harness.post(&[HEADER_BUFFER, Buffer::writable(MEMORY_END - 513, 513), Buffer::writable(0, 0)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.data.iter().copied().collect::<Vec<_>>(), [segment(MEMORY_END - 513, 512)]);
-    assert_eq!(harness.answer(request, stableblk_virtio::Status::Unsupp, 0), 1);
+    assert_eq!(harness.answer(request, Status::Unsupp, 0), 1);
     assert_eq!(mem.read_obj::<u8>(GuestAddress(MEMORY_END - 1)).unwrap(), 2);
 }
 
@@ -335,6 +359,6 @@ fn malformed_chain_does_not_stop_the_ring() {
     malformed.complete(&mut harness.ring, &mem);
     assert_eq!(harness.publish().len, 0);
     let request = harness.parse().unwrap();
-    assert_eq!(harness.answer(request, stableblk_virtio::Status::Ok, 0), 1);
+    assert_eq!(harness.answer(request, Status::Ok, 0), 1);
     assert_eq!(harness.status(), 0);
 }

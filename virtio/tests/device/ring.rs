@@ -95,6 +95,21 @@ fn available_index_beyond_the_size_is_refused() {
     assert_eq!(harness.ring.outstanding(), 0);
 }
 
+/// The driver's index is in a cache line that the driver writes: it is read once for all chains it covers.
+#[test]
+fn available_index_is_read_again_only_when_all_chains_were_popped() {
+    let mem = guest_memory();
+    let mut harness = Harness::new(&mem);
+    harness.post_request(request_type::FLUSH, 0, &[]);
+    harness.post_request(request_type::FLUSH, 0, &[]);
+    let first = harness.parse().unwrap();
+    harness.driver.set_available_index(RING_SIZE + 3);
+    let second = harness.parse().unwrap();
+    assert!(matches!(harness.ring.pop(&mem), Err(RingError::AvailableIndex { next: 2, .. })));
+    first.reply.abandon();
+    second.reply.abandon();
+}
+
 #[test]
 fn head_outside_the_table_is_refused() {
     let mem = guest_memory();
