@@ -129,6 +129,7 @@ pub fn run<B: BlockDevice>(
                 if let Some(session) = running {
                     let _ = session.stream.shutdown(Shutdown::Both);
                     session.join();
+                    log_counters(disk);
                 }
                 return Ok(());
             }
