@@ -1,0 +1,290 @@
+//! What serving refuses: one line that names the cure, exit code 1, and nothing changed on disk.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::harness::{Backend, Frontend, GuestMemory, Image, PROGRAM, finish, pattern, serve_command};
+
+/// Somebody who is not root.
+const NOBODY: u32 = 65534;
+
+/// What is in the directories of `paths`, by name.
+fn contents(paths: &[&Path]) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let entries = paths.iter().flat_map(|path| fs::read_dir(path).unwrap());
+    entries
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let bytes =
+                fs::metadata(&path).is_ok_and(|meta| meta.is_file()).then(|| fs::read(&path).unwrap());
+            (path, bytes)
+        })
+        .collect()
+}
+
+/// `command` must fail with one line that has all `words`, and leave `image`'s directory as it was.
+#[track_caller]
+fn assert_command_refused(command: &mut Command, image: &Image, words: &[&str]) {
+    let before = contents(&[image.directory()]);
+    let refused = finish(command);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+    assert!(refused.stderr.starts_with("stableblk: "), "{}", refused.stderr);
+    for word in words {
+        assert!(refused.stderr.contains(word), "{word:?} is not in: {}", refused.stderr);
+    }
+    assert!(contents(&[image.directory()]) == before, "the disk has changed: {}", refused.stderr);
+}
+
+/// Serving `image` with `args` must be refused, and leave no socket.
+#[track_caller]
+fn assert_refused(image: &Image, args: &[&str], words: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    assert_command_refused(&mut serve_command(&directory.path().join("socket"), image, args), image, words);
+    assert!(contents(&[directory.path()]).is_empty(), "the socket was left");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn an_image_in_use_names_who_uses_it() {
+    let image = Image::create(1 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let pid = backend.pid().to_string();
+    assert_refused(&image, &[], &["disk.img is in use by", &pid, "stop that first"]);
+    assert_refused(&image, &["--read-only"], &["disk.img is in use by", &pid]);
+    let check = finish(&mut image.command("check"));
+    assert_eq!(check.code, Some(2));
+    assert!(check.stderr.contains("in use by") && check.stderr.contains(&pid), "{}", check.stderr);
+    backend.stop();
+    Backend::serve(&image, &[]).stop();
+}
+
+/// Another image, the same sidecar: two writers of one file of tuples.
+#[test]
+fn a_sidecar_in_use_names_who_uses_it() {
+    let image = Image::create(1 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let copy = Image::without_sidecar(1 << 20);
+    let sidecar = image.sidecar_path();
+    assert_refused(
+        &copy,
+        &["--integrity", path(&sidecar)],
+        &["disk.img.pi is in use by", &backend.pid().to_string()],
+    );
+}
+
+#[test]
+fn a_socket_path_that_is_too_long() {
+    let image = Image::create(1 << 20);
+    let long = PathBuf::from(format!("/tmp/{}", "x".repeat(110)));
+    let words = ["115 bytes, more than 107", "choose a shorter one"];
+    assert_command_refused(&mut serve_command(&long, &image, &[]), &image, &words);
+}
+
+#[test]
+fn a_socket_in_use() {
+    let (image, other) = (Image::create(1 << 20), Image::create(1 << 20));
+    let backend = Backend::serve(&image, &[]);
+    let words = ["is in use by another process", "choose another path"];
+    assert_command_refused(&mut serve_command(backend.socket(), &other, &[]), &other, &words);
+    // and goes on being served
+    UnixStream::connect(backend.socket()).unwrap();
+    backend.stop();
+}
+
+#[test]
+fn a_socket_path_that_is_taken_or_nowhere() {
+    let image = Image::create(1 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("precious");
+    fs::write(&file, "data").unwrap();
+    assert_command_refused(&mut serve_command(&file, &image, &[]), &image, &["exists and is not a socket"]);
+    assert_eq!(fs::read(&file).unwrap(), b"data");
+    let nowhere = directory.path().join("no/such/directory");
+    assert_command_refused(&mut serve_command(&nowhere, &image, &[]), &image, &["cannot listen on socket"]);
+}
+
+#[test]
+fn a_socket_that_a_killed_process_left_is_replaced() {
+    let image = Image::create(1 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    drop(UnixListener::bind(&socket).unwrap());
+    let process = crate::harness::Process::start(&mut serve_command(&socket, &image, &[]));
+    process.stderr().wait_for("serving");
+    UnixStream::connect(&socket).unwrap();
+}
+
+#[test]
+fn mode_and_group_of_the_socket() {
+    let image = Image::create(1 << 20);
+    let mode = |backend: &Backend| fs::metadata(backend.socket()).unwrap().permissions().mode() & 0o777;
+    let backend = Backend::serve(&image, &[]);
+    assert_eq!(mode(&backend), 0o660);
+    backend.stop();
+    let backend = Backend::serve(&image, &["--socket-mode", "0600"]);
+    assert_eq!(mode(&backend), 0o600);
+    backend.stop();
+    assert_refused(
+        &image,
+        &["--socket-group", "no-such-group"],
+        &["no group no-such-group", "--socket-group"],
+    );
+}
+
+#[test]
+fn more_queues_than_files() {
+    let image = Image::create(1 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let serve = serve_command(&directory.path().join("socket"), &image, &["--num-queues", "200"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 256; exec "$0" "$@""#]).arg(PROGRAM).args(serve.get_args());
+    assert_command_refused(&mut command, &image, &["--num-queues 200", "the limit is 256", "ulimit -n"]);
+}
+
+#[test]
+fn no_image() {
+    let image = Image::create(1 << 20);
+    fs::remove_file(image.path()).unwrap();
+    assert_refused(&image, &[], &["there is no image", "stableblk create"]);
+}
+
+#[test]
+fn no_sidecar() {
+    let image = Image::without_sidecar(1 << 20);
+    let words = ["has no sidecar", "stableblk protect", path(image.path())];
+    assert_refused(&image, &[], &words);
+    // the command it names is the cure
+    assert_eq!(finish(&mut image.command("protect")).code, Some(0));
+    Backend::serve(&image, &[]).stop();
+}
+
+#[test]
+fn no_sidecar_and_none_wanted() {
+    let image = Image::without_sidecar(1 << 20);
+    let backend = Backend::serve(&image, &["--integrity", "none"]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    frontend.queue(0).write(0, &pattern(1, 4096));
+    drop(frontend);
+    backend.stop();
+    assert!(image.read(0, 4096) == pattern(1, 4096));
+    assert!(!image.sidecar_path().exists());
+}
+
+#[test]
+fn no_permission() {
+    // where everybody may look, with a copy of the program, which may lie where nobody else may
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let program = directory.path().join("stableblk");
+    fs::copy(PROGRAM, &program).unwrap();
+    let image = Image::create_in(directory.path(), 1 << 20, &[]);
+    fs::set_permissions(image.directory(), Permissions::from_mode(0o755)).unwrap();
+    let serve = || {
+        let mut command = Command::new(&program);
+        command.args(serve_command(&directory.path().join("socket"), &image, &[]).get_args());
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(image.path(), 0o444);
+    mode(&image.sidecar_path(), 0o444);
+    assert_command_refused(&mut serve(), &image, &["no permission to write", "disk.img"]);
+    assert_command_refused(serve().env_clear().arg("--log=debug"), &image, &["no permission to write"]);
+}
+
+#[test]
+fn a_sidecar_that_is_not_this_images() {
+    let (image, other, larger) = (Image::create(1 << 20), Image::create(1 << 20), Image::create(2 << 20));
+    let sidecars = [other.sidecar_path(), larger.sidecar_path()];
+    assert_refused(
+        &image,
+        &["--integrity", path(&sidecars[0])],
+        &["sidecar of another image", "--integrity PATH"],
+    );
+    assert_refused(&image, &["--integrity", path(&sidecars[1])], &["image of 2097152 bytes", "has 1048576"]);
+}
+
+#[test]
+fn a_sidecar_that_is_broken() {
+    let break_and_refuse = |change: &dyn Fn(&File), words: &[&str]| {
+        let image = Image::create(1 << 20);
+        change(&OpenOptions::new().write(true).open(image.sidecar_path()).unwrap());
+        assert_refused(&image, &[], words);
+    };
+    break_and_refuse(&|file| file.set_len(5000).unwrap(), &["is truncated", "5000", "protect --force"]);
+    break_and_refuse(&|file| file.set_len(0).unwrap(), &["is no usable sidecar", "protect --force"]);
+    break_and_refuse(&|file| file.write_all_at(&[9], 11).unwrap(), &["format version 9 is unknown"]);
+    break_and_refuse(&|file| file.write_all_at(&[9], 40).unwrap(), &["damaged header"]);
+}
+
+#[test]
+fn what_is_no_file() {
+    let image = Image::create(1 << 20);
+    for not_a_file in ["/", "/dev/null"] {
+        let mut command = Command::new(PROGRAM);
+        let directory = TempDir::new().unwrap();
+        command.arg("--socket-path").arg(directory.path().join("socket")).args(["--blk-file", not_a_file]);
+        assert_command_refused(&mut command, &image, &["name a regular file"]);
+    }
+    assert_refused(&image, &["--integrity", "/"], &["is a directory", "name a regular file"]);
+}
+
+#[test]
+fn a_block_size_that_does_not_fit() {
+    let image = Image::create_with((1 << 20) + 512, &["--interval", "512"]);
+    assert_refused(&image, &["--block-size", "4096"], &["--block-size 4096", "choose 512"]);
+    Backend::serve(&image, &[]).stop();
+    let empty = Image::without_sidecar(0);
+    assert_refused(&empty, &["--integrity", "none"], &["0 bytes"]);
+}
+
+#[test]
+fn arguments_that_make_no_sense() {
+    let image = Image::create(1 << 20);
+    let cases: [(&[&str], &str); 9] = [
+        (&["--num-queues", "0"], "--num-queues"),
+        (&["--num-queues", "257"], "--num-queues"),
+        (&["--queue-size", "100"], "power of two"),
+        (&["--queue-size", "65536"], "power of two"),
+        (&["--block-size", "1024"], "512 or 4096"),
+        (&["--serial", "longer-than-twenty-bytes"], "20"),
+        (&["--socket-mode", "999"], "octal"),
+        (&["--integrity", ""], "empty path"),
+        (&["--fd", "3"], "cannot be used with"),
+    ];
+    for (args, word) in cases {
+        let refused = finish(&mut serve_command(Path::new("/nowhere"), &image, args));
+        assert_eq!(refused.code, Some(2), "{args:?}");
+        assert!(refused.stderr.contains(word), "{args:?}: {}", refused.stderr);
+    }
+}
+
+/// QEMU's back-end conventions: other options are ignored, whatever they are.
+#[test]
+fn capabilities_are_printed_whatever_else_is_asked() {
+    let cases: [&[&str]; 4] = [
+        &["--print-capabilities"],
+        &["--print-capabilities", "--socket-path", "/nowhere", "--blk-file", "/nowhere"],
+        &["--socket-path", "/nowhere", "--fd", "9", "--print-capabilities"],
+        &["--no-such-option", "--print-capabilities", "surplus"],
+    ];
+    for args in cases {
+        let printed = finish(Command::new(PROGRAM).args(args));
+        assert_eq!(printed.code, Some(0), "{args:?}: {}", printed.stderr);
+        let json: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+        assert_eq!(json, serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] }));
+    }
+}

@@ -1,0 +1,171 @@
+//! A medium that lies is found out: those blocks alone fail, and nothing of them reaches the guest.
+
+use crate::harness::{
+    Backend, Frontend, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, Request, pattern,
+};
+
+const BLOCK: usize = 4096;
+const SECTORS: u64 = 8;
+const BLOCKS: u64 = 64;
+
+/// An image whose first [`BLOCKS`] blocks were written, and what they hold.
+fn written_image() -> (Image, Vec<u8>) {
+    let image = Image::create(4 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let data = pattern(1, usize::try_from(BLOCKS).unwrap() * BLOCK);
+    frontend.queue(0).write(0, &data);
+    drop(frontend);
+    backend.stop();
+    image.assert_clean();
+    (image, data)
+}
+
+/// Reads every block alone: `bad` fail and leave the buffer alone, the others hold `data`.
+fn assert_bad_blocks(queue: &mut Queue<'_>, data: &[u8], bad: &[u64]) {
+    for (block, expected) in (0..).zip(data.chunks(BLOCK)) {
+        let (completion, read) = queue.try_read(block * SECTORS, BLOCK);
+        if bad.contains(&block) {
+            assert_eq!((completion.status, completion.used_len), (IOERR, 1), "block {block}");
+            assert!(read == [NOT_WRITTEN; BLOCK], "block {block} leaked");
+        } else {
+            assert_eq!((completion.status, completion.used_len as usize), (OK, BLOCK + 1), "block {block}");
+            assert!(read == expected, "block {block}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_image_and_one_in_the_sidecar() {
+    let (image, data) = written_image();
+    image.flip_bit(5 * 4096 + 1234);
+    image.flip_guard_bit(40);
+    let guard_tag = "guard_tag".to_owned();
+    assert_eq!(image.bad_blocks(), [(5, guard_tag.clone()), (40, guard_tag)]);
+
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    assert_bad_blocks(&mut queue, &data, &[5, 40]);
+
+    // a request over a bad block fails as a whole, however it is split
+    let (completion, read) = queue.try_read(0, 64 * BLOCK);
+    assert_eq!((completion.status, completion.used_len), (IOERR, 1));
+    assert!(read == vec![NOT_WRITTEN; 64 * BLOCK]);
+
+    // part of a bad block cannot be written: there is nothing sound to merge it into
+    assert_eq!(queue.try_write(5 * SECTORS + 2, &pattern(2, 512)).status, IOERR);
+    assert_bad_blocks(&mut queue, &data, &[5, 40]);
+
+    // a whole one can, and is sound from then on
+    let mut data = data;
+    for (block, seed) in [(5, 3), (40, 4)] {
+        let fresh = pattern(seed, BLOCK);
+        queue.write(block * SECTORS, &fresh);
+        let start = usize::try_from(block).unwrap() * BLOCK;
+        data[start..start + BLOCK].copy_from_slice(&fresh);
+    }
+    assert_bad_blocks(&mut queue, &data, &[]);
+    drop(frontend);
+    let log = backend.stop();
+    assert!(log.contains("interval 5") || log.contains("LBA 5"), "the log names the block:\n{log}");
+    image.assert_clean();
+}
+
+#[test]
+fn a_partial_write_that_fails_leaves_no_trace() {
+    let (image, _) = written_image();
+    image.flip_bit(7 * 4096);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let before = image.read(7 * 4096, BLOCK);
+    assert_eq!(frontend.queue(0).try_write(7 * SECTORS + 3, &pattern(9, 1024)).status, IOERR);
+    drop(frontend);
+    backend.stop();
+    assert!(image.read(7 * 4096, BLOCK) == before);
+    assert_eq!(image.bad_blocks(), [(7, "guard_tag".to_owned())]);
+}
+
+/// A lost write, or a stray one, to a block that has no tuple.
+#[test]
+fn an_unwritten_block_that_is_not_zero() {
+    let (image, mut data) = written_image();
+    image.flip_bit(100 * 4096 + 4095);
+    assert_eq!(image.bad_blocks(), [(100, "unwritten_not_zero".to_owned())]);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    data.resize(128 * BLOCK, 0);
+    assert_bad_blocks(&mut queue, &data, &[100]);
+}
+
+/// Blocks swapped on the medium have the right guard tag in the wrong place only if the tuples are swapped too.
+#[test]
+fn a_misdirected_write() {
+    let (image, data) = written_image();
+    copy_block_and_tuple(&image, 10, 20);
+    assert_eq!(image.bad_blocks(), [(20, "reference_tag".to_owned())]);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    assert_bad_blocks(&mut frontend.queue(0), &data, &[20]);
+}
+
+fn copy_block_and_tuple(image: &Image, from: u64, to: u64) {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::FileExt;
+
+    for (path, header, unit) in [(image.path().to_owned(), 0, 4096), (image.sidecar_path(), 4096, 16)] {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut bytes = vec![0; usize::try_from(unit).unwrap()];
+        file.read_exact_at(&mut bytes, header + from * unit).unwrap();
+        file.write_all_at(&bytes, header + to * unit).unwrap();
+    }
+}
+
+#[test]
+fn without_bounce_a_bad_block_still_fails() {
+    let (image, data) = written_image();
+    image.flip_bit(3 * 4096);
+    let backend = Backend::serve(&image, &["--bounce", "never"]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    for block in 0..8 {
+        let (completion, read) = queue.try_read(block * SECTORS, BLOCK);
+        let start = usize::try_from(block).unwrap() * BLOCK;
+        if block == 3 {
+            assert_eq!((completion.status, completion.used_len), (IOERR, 1));
+        } else {
+            assert_eq!(completion.status, OK);
+            assert!(read == data[start..start + BLOCK]);
+        }
+    }
+}
+
+/// While one queue meets nothing but bad blocks, another is served.
+#[test]
+fn other_queues_do_not_notice() {
+    let (image, data) = written_image();
+    (0..32).for_each(|block| image.flip_bit(block * 4096));
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let (mut bad, mut good) = (frontend.queue(0), frontend.queue(1));
+    let (bad_buffer, good_buffer) = (memory.allocate(32 * BLOCK), memory.allocate(32 * BLOCK));
+    for _ in 0..10 {
+        for block in 0..32 {
+            bad.submit(&Request::read(block * SECTORS, &[(bad_buffer + block * 4096, 4096)]));
+            good.submit(&Request::read((block + 32) * SECTORS, &[(good_buffer + block * 4096, 4096)]));
+        }
+        bad.kick();
+        good.kick();
+        assert!(bad.wait_all().iter().all(|completion| completion.status == IOERR));
+        assert!(good.wait_all().iter().all(|completion| completion.status == OK));
+        assert!(memory.read(good_buffer, 32 * BLOCK) == data[32 * BLOCK..]);
+    }
+}

@@ -1,0 +1,70 @@
+//! The program, serving.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::Image;
+use super::process::{Process, Transcript};
+
+/// The built program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
+
+/// A `stableblk` that serves an image. Killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    process: Process,
+    socket: PathBuf,
+    _directory: TempDir,
+}
+
+/// The command that serves `image` at `socket`.
+pub(crate) fn serve_command(socket: &Path, image: &Image, args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--socket-path").arg(socket).arg("--blk-file").arg(image.path()).args(args);
+    command
+}
+
+impl Backend {
+    /// Serves `image`, ready for front-ends when this returns.
+    pub(crate) fn serve(image: &Image, args: &[&str]) -> Self {
+        // not beside the image: the path of a socket is short
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let process = Process::start(&mut serve_command(&socket, image, args));
+        // said after it listens
+        process.stderr().wait_for("serving");
+        Self { process, socket, _directory: directory }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> &Transcript {
+        self.process.stderr()
+    }
+
+    /// SIGTERM: it must end by itself, in order, and take its socket away. Returns its log.
+    pub(crate) fn stop(mut self) -> String {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait();
+        let log = self.log().whole();
+        assert!(status.success(), "{status} after SIGTERM:\n{log}");
+        assert!(!self.socket.exists(), "the socket is still there");
+        log
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait();
+    }
+}

@@ -1,0 +1,134 @@
+//! A front-end: vhost-user messages by the `vhost` crate, everything else by hand.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend as Protocol, VhostUserFrontend};
+use vhost::{VhostBackend, VringConfigData};
+use virtio::Features;
+
+use super::process::Transcript;
+use super::{Backend, GuestMemory, Queue, TIME_LIMIT};
+
+/// Entries of a ring where it does not matter.
+const QUEUE_SIZE: u16 = 256;
+
+/// A connected front-end. Dropping it ends the session.
+pub(crate) struct Frontend<'m> {
+    /// For messages of one's own; each is acknowledged.
+    pub(crate) protocol: Protocol,
+    /// The same connection, for what `protocol` cannot say.
+    stream: UnixStream,
+    memory: &'m GuestMemory,
+    /// Ends with the front-end, and lets the watchdog go.
+    _lifetime: Sender<()>,
+    log: Transcript,
+}
+
+impl<'m> Frontend<'m> {
+    /// Connects to `backend`, takes all features it offers and shares `memory`.
+    pub(crate) fn connect(backend: &Backend, memory: &'m GuestMemory) -> Self {
+        Self::connect_without(backend, memory, Features::empty())
+    }
+
+    /// As [`Self::connect`], without `refused`.
+    pub(crate) fn connect_without(backend: &Backend, memory: &'m GuestMemory, refused: Features) -> Self {
+        let stream = UnixStream::connect(backend.socket()).unwrap();
+        Self::over(stream, memory, backend.log().clone(), refused)
+    }
+
+    /// As [`Self::connect_without`], over a stream that is connected already. `log` is shown when something fails.
+    pub(crate) fn over(
+        stream: UnixStream,
+        memory: &'m GuestMemory,
+        log: Transcript,
+        refused: Features,
+    ) -> Self {
+        let lifetime = watch(stream.try_clone().unwrap());
+        let mut protocol = Protocol::from_stream(stream.try_clone().unwrap(), 1);
+        protocol.set_owner().unwrap();
+        let offered = protocol.get_features().unwrap();
+        protocol.set_features(offered & !refused.bits()).unwrap();
+        let protocol_features = protocol.get_protocol_features().unwrap();
+        protocol.set_protocol_features(protocol_features).unwrap();
+        protocol.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        protocol.get_queue_num().unwrap();
+        protocol.set_mem_table(&memory.regions()).unwrap();
+        Self { protocol, stream, memory, _lifetime: lifetime, log }
+    }
+
+    /// Sets queue `index` up and enables it.
+    pub(crate) fn queue(&mut self, index: usize) -> Queue<'m> {
+        self.queue_of_size(index, QUEUE_SIZE)
+    }
+
+    /// As [`Self::queue`], with a ring of `size` entries.
+    pub(crate) fn queue_of_size(&mut self, index: usize, size: u16) -> Queue<'m> {
+        let queue = Queue::new(index, size, self.memory, self.log.clone());
+        self.start(&queue, 0);
+        queue
+    }
+
+    /// Hands `queue` to the back-end, which is to go on at available index `base`.
+    pub(crate) fn start(&mut self, queue: &Queue<'m>, base: u16) {
+        let index = queue.index();
+        let addresses = queue.addresses();
+        let config = VringConfigData {
+            queue_max_size: queue.size(),
+            queue_size: queue.size(),
+            desc_table_addr: self.memory.frontend_address(addresses.descriptor_table),
+            avail_ring_addr: self.memory.frontend_address(addresses.available_ring),
+            used_ring_addr: self.memory.frontend_address(addresses.used_ring),
+            ..VringConfigData::default()
+        };
+        self.protocol.set_vring_num(index, queue.size()).unwrap();
+        self.protocol.set_vring_base(index, base).unwrap();
+        self.protocol.set_vring_addr(index, &config).unwrap();
+        self.protocol.set_vring_call(index, queue.call_fd()).unwrap();
+        // a new call is signalled at once; what comes after this is for what was used
+        queue.take_interrupts();
+        self.protocol.set_vring_kick(index, queue.kick_fd()).unwrap();
+        self.protocol.set_vring_enable(index, true).unwrap();
+    }
+
+    /// Takes `queue` back from the back-end, nothing in flight. Returns the available index to go on at.
+    pub(crate) fn stop(&mut self, queue: &Queue<'m>) -> u16 {
+        self.protocol.get_vring_base(queue.index()).unwrap().try_into().unwrap()
+    }
+
+    /// `GET_CONFIG` by hand: the `vhost` crate waits for ever when it is refused. `None`: it was.
+    pub(crate) fn config(&mut self, offset: u32, size: u32) -> Option<Vec<u8>> {
+        const GET_CONFIG: u32 = 24;
+        const VERSION: u32 = 1;
+        let mut message = Vec::new();
+        for field in [GET_CONFIG, VERSION, 12 + size, offset, size, 0] {
+            message.extend(field.to_ne_bytes());
+        }
+        message.resize(message.len() + size as usize, 0);
+        self.stream.write_all(&message).unwrap();
+        let mut head = [0; 24];
+        self.stream.read_exact(&mut head).unwrap();
+        let field = |index: usize| u32::from_ne_bytes(*head[index * 4..].first_chunk().unwrap());
+        assert_eq!(field(0), GET_CONFIG);
+        let mut bytes = vec![0; field(2) as usize - 12];
+        self.stream.read_exact(&mut bytes).unwrap();
+        assert_eq!(field(4) as usize, bytes.len());
+        (!bytes.is_empty()).then_some(bytes)
+    }
+}
+
+/// Ends a session that lasts longer than any test's should, until what is returned is dropped: the `vhost` crate waits
+/// without a limit.
+fn watch(stream: UnixStream) -> Sender<()> {
+    let (session, ended) = mpsc::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(4 * TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    });
+    session
+}

@@ -1,0 +1,77 @@
+//! `--fd`: a socket that somebody else made, listening or connected.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use virtio::Features;
+
+use crate::harness::{Frontend, GuestMemory, Image, PROGRAM, Process, finish, pattern};
+
+/// Serves `image` on `socket`, which it finds as descriptor 3.
+fn serve_on(socket: OwnedFd, image: &Image) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" "$@" 3<&0 </dev/null"#, PROGRAM, "--fd", "3", "--blk-file"]);
+    command.arg(image.path()).stdin(Stdio::from(socket));
+    command
+}
+
+#[test]
+fn a_listening_socket_serves_one_front_end_after_another() {
+    let image = Image::create(1 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut process = Process::start(&mut serve_on(listener.into(), &image));
+    process.stderr().wait_for("serving");
+    for seed in 0..3 {
+        let memory = GuestMemory::new();
+        let stream = UnixStream::connect(&path).unwrap();
+        let mut frontend = Frontend::over(stream, &memory, process.stderr().clone(), Features::empty());
+        let mut queue = frontend.queue(0);
+        queue.write(seed, &pattern(seed, 4096));
+        assert!(queue.read(seed, 4096) == pattern(seed, 4096));
+    }
+    process.signal(Signal::TERM);
+    assert!(process.wait().success());
+    assert!(path.exists(), "whoever made the socket removes it");
+    image.assert_clean();
+}
+
+#[test]
+fn a_connected_socket_is_served_until_it_ends() {
+    let image = Image::create(1 << 20);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut process = Process::start(&mut serve_on(theirs.into(), &image));
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::over(ours, &memory, process.stderr().clone(), Features::empty());
+    let mut queue = frontend.queue(0);
+    queue.write(0, &pattern(1, 4096));
+    assert!(queue.read(0, 4096) == pattern(1, 4096));
+    drop(frontend);
+    assert!(process.wait().success());
+    image.assert_clean();
+}
+
+#[test]
+fn what_is_no_such_socket_is_refused() {
+    let image = Image::create(1 << 20);
+    let unconnected = UnixDatagram::unbound().unwrap();
+    for (fd, words) in [
+        (OwnedFd::from(File::open("/dev/null").unwrap()), "no Unix stream socket"),
+        (unconnected.into(), "no Unix stream socket"),
+    ] {
+        let refused = finish(&mut serve_on(fd, &image));
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.stderr.contains("--fd 3") && refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    for (fd, words) in [("1", "standard streams"), ("97", "not open")] {
+        let mut command = Command::new(PROGRAM);
+        let refused = finish(command.args(["--fd", fd, "--blk-file"]).arg(image.path()));
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+    image.assert_clean();
+}

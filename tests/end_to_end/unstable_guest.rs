@@ -1,0 +1,94 @@
+//! A guest that rewrites its buffers while they are being written: the case that stableblk is for.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Queue, Request, pattern};
+
+const LEN: u32 = 64 << 10;
+const DEPTH: u64 = 16;
+const IMAGE_SIZE: u64 = 64 << 20;
+
+/// Writes `rounds` times `DEPTH` requests on each of two queues, from buffers that another thread rewrites all the time.
+fn write_from_unstable_buffers(backend: &Backend, rounds: u64) {
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(backend, &memory);
+    let queues = [frontend.queue(0), frontend.queue(1)];
+    let buffers: Vec<_> = (0..DEPTH).map(|_| memory.allocate(LEN as usize)).collect();
+    for (seed, &buffer) in (0..).zip(&buffers) {
+        memory.write(buffer, &pattern(seed, LEN as usize));
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| rewrite(&memory, &buffers, &done));
+        let writers = queues.map(|mut queue| {
+            let buffers = &buffers;
+            scope.spawn(move || {
+                (0..rounds).for_each(|round| write_round(&mut queue, buffers, round));
+            })
+        });
+        let outcomes = writers.map(thread::ScopedJoinHandle::join);
+        done.store(true, Relaxed);
+        for outcome in outcomes {
+            outcome.unwrap();
+        }
+    });
+}
+
+fn write_round(queue: &mut Queue<'_>, buffers: &[u64], round: u64) {
+    // each queue has its half of the disk
+    let half = IMAGE_SIZE / 512 / 2;
+    for (slot, &buffer) in (0..).zip(buffers) {
+        let place = (round * DEPTH + slot) * u64::from(LEN / 512) % half;
+        queue.submit(&Request::write(queue.index() as u64 * half + place, &[(buffer, LEN)]));
+    }
+    queue.kick();
+    assert!(queue.wait_all().iter().all(|completion| completion.status == OK));
+}
+
+fn rewrite(memory: &GuestMemory, buffers: &[u64], done: &AtomicBool) {
+    let mut value = 0_u64;
+    while !done.load(Relaxed) {
+        for &buffer in buffers {
+            for page in (0..u64::from(LEN)).step_by(4096) {
+                value += 1;
+                memory.write(buffer + page + value % 512 * 8, &value.to_le_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn bounced_writes_match_their_guard() {
+    let image = Image::create(IMAGE_SIZE);
+    let backend = Backend::serve(&image, &[]);
+    write_from_unstable_buffers(&backend, 60);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    for mebibyte in 0..IMAGE_SIZE >> 20 {
+        queue.read(mebibyte * 2048, 1 << 20);
+    }
+    drop(frontend);
+    backend.stop();
+    image.assert_clean();
+}
+
+/// The control: without the bounce the same guest breaks the guard, so the test above shows something.
+#[test]
+fn unbounced_writes_do_not() {
+    const ATTEMPTS: u64 = 50;
+    let image = Image::create(IMAGE_SIZE);
+    for _ in 0..ATTEMPTS {
+        let backend = Backend::serve(&image, &["--bounce", "never"]);
+        write_from_unstable_buffers(&backend, 20);
+        let log = backend.stop();
+        assert!(log.contains("--bounce never with protection information"), "{log}");
+        let bad = image.bad_blocks();
+        if !bad.is_empty() {
+            assert!(bad.iter().all(|(_, check)| check == "guard_tag"), "{bad:?}");
+            return;
+        }
+    }
+    panic!("{ATTEMPTS} times 640 writes without a bounce, and no mismatch");
+}

@@ -1,0 +1,203 @@
+//! Discard and write zeroes: the blocks read as zeros and match, their space is given back, and every limit holds.
+
+use std::os::unix::fs::MetadataExt;
+
+use virtio::request_type::{DISCARD, WRITE_ZEROES};
+use virtio::testing::range;
+
+use crate::harness::{
+    Backend, Completion, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, UNSUPP, pattern, stamped,
+    stamps,
+};
+
+const UNMAP: u32 = virtio::Range::UNMAP;
+const SIZE: u64 = 16 << 20;
+const SECTORS: u64 = SIZE / 512;
+
+fn zero(queue: &mut Queue<'_>, memory: &GuestMemory, kind: u32, ranges: &[(u64, u32, u32)]) -> Completion {
+    let bytes: Vec<u8> =
+        ranges.iter().flat_map(|&(sector, count, flags)| range(sector, count, flags)).collect();
+    let buffer = memory.allocate(bytes.len());
+    memory.write(buffer, &bytes);
+    queue.execute(&Request::zeroing(kind, buffer, u32::try_from(bytes.len()).unwrap()))
+}
+
+fn assert_status(completion: Completion, status: u8) {
+    assert_eq!((completion.status, completion.used_len), (status, 1));
+}
+
+#[test]
+fn blocks_become_zeros_that_match() {
+    let image = Image::create(SIZE);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    let mut expected = pattern(1, 4 << 20);
+    for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, 0), (WRITE_ZEROES, UNMAP)] {
+        queue.write(0, &expected);
+        // whole blocks, parts of one, parts at both ends, more than a folio
+        for (sector, count) in [(8, 8), (33, 2), (61, 30), (1003, 4097)] {
+            assert_status(zero(&mut queue, &memory, kind, &[(sector, count, flags)]), OK);
+            let (start, len) = (usize::try_from(sector).unwrap() * 512, count as usize * 512);
+            let after = queue.read(0, expected.len());
+            if kind == WRITE_ZEROES {
+                expected[start..start + len].fill(0);
+            } else {
+                // a hint: parts of a block may be kept
+                for (index, block) in expected.chunks_mut(4096).enumerate() {
+                    let inside = index * 4096 >= start && (index + 1) * 4096 <= start + len;
+                    if inside {
+                        block.fill(0);
+                    }
+                }
+            }
+            let differs = |index: &usize| after[*index] != expected[*index];
+            let unexpected = (0..after.len()).filter(differs).find(|&index| {
+                let inside = (start..start + len).contains(&index);
+                kind == WRITE_ZEROES || !inside || after[index] != 0
+            });
+            assert_eq!(unexpected, None, "kind {kind}, {count} sectors at {sector}");
+            expected = after;
+        }
+        expected = pattern(u64::from(kind), 4 << 20);
+    }
+    drop(frontend);
+    backend.stop();
+    image.assert_clean();
+}
+
+#[test]
+fn space_is_given_back() {
+    let image = Image::create(SIZE);
+    let space = || {
+        let blocks = |path| std::fs::metadata(path).unwrap().blocks() * 512;
+        (blocks(image.path().to_owned()), blocks(image.sidecar_path()))
+    };
+    for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, UNMAP)] {
+        let backend = Backend::serve(&image, &[]);
+        let memory = GuestMemory::new();
+        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut queue = frontend.queue(0);
+        queue.write(0, &pattern(1, usize::try_from(SIZE).unwrap()));
+        queue.flush();
+        let (image_before, sidecar_before) = space();
+        assert!(image_before >= SIZE && sidecar_before > 0);
+        let sectors = u32::try_from(SECTORS).unwrap();
+        assert_status(zero(&mut queue, &memory, kind, &[(0, sectors, flags)]), OK);
+        drop(frontend);
+        backend.stop();
+        let (image_after, sidecar_after) = space();
+        assert!(image_after < SIZE / 16, "{image_after} of {image_before} bytes are still in use");
+        assert!(sidecar_after < sidecar_before, "{sidecar_after} bytes of tuples are still in use");
+        image.assert_clean();
+    }
+}
+
+/// The cases of QEMU's vhost-user-blk qtest, and their neighbours.
+#[test]
+fn limits() {
+    let image = Image::create(SIZE);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let config = frontend.config(0, 60).unwrap();
+    let field = |offset: usize| u32::from_le_bytes(*config[offset..].first_chunk().unwrap());
+    let (max_discard_sectors, max_discard_seg, alignment) = (field(36), field(40), field(44));
+    let (max_zeroes_sectors, max_zeroes_seg, may_unmap) = (field(48), field(52), config[56]);
+    assert!(max_discard_sectors > 0 && max_discard_seg == 1 && alignment == 8);
+    assert!(max_zeroes_sectors > 0 && max_zeroes_seg == 1 && may_unmap == 1);
+
+    let mut queue = frontend.queue(0);
+    let data = pattern(1, 65536);
+    queue.write(0, &data);
+    let end = SECTORS - 8;
+    for (kind, max) in [(DISCARD, max_discard_sectors), (WRITE_ZEROES, max_zeroes_sectors)] {
+        let mut assert_refused = |ranges: &[(u64, u32, u32)], status| {
+            assert_status(zero(&mut queue, &memory, kind, ranges), status);
+        };
+        assert_refused(&[(0, 8, 0), (16, 8, 0)], UNSUPP);
+        assert_refused(&[(0, max + 1, 0)], IOERR);
+        assert_refused(&[(SECTORS, 8, 0)], IOERR);
+        assert_refused(&[(end + 1, 8, 0)], IOERR);
+        assert_refused(&[(u64::MAX, 8, 0)], IOERR);
+        assert_refused(&[(0, 8, 2)], UNSUPP);
+        assert_refused(&[(0, 8, u32::MAX)], UNSUPP);
+        assert_refused(&[], IOERR);
+    }
+    assert_status(zero(&mut queue, &memory, DISCARD, &[(0, 8, UNMAP)]), UNSUPP);
+    assert!(queue.read(0, 65536) == data, "a refused request has changed the disk");
+    assert_status(zero(&mut queue, &memory, DISCARD, &[(0, 0, 0)]), OK);
+    assert_status(zero(&mut queue, &memory, DISCARD, &[(end, 8, 0)]), OK);
+    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(end, 8, UNMAP)]), OK);
+}
+
+#[test]
+fn a_read_only_disk_offers_neither() {
+    let image = Image::create(SIZE);
+    let backend = Backend::serve(&image, &["--read-only"]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    for kind in [DISCARD, WRITE_ZEROES] {
+        assert_status(zero(&mut queue, &memory, kind, &[(0, 8, 0)]), UNSUPP);
+    }
+}
+
+/// A zeroed bad block is sound; a bad neighbour of a zeroed part makes the request fail and change nothing.
+#[test]
+fn bad_blocks() {
+    let image = Image::create(SIZE);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    frontend.queue(0).write(0, &pattern(1, 65536));
+    drop(frontend);
+    backend.stop();
+    image.flip_bit(3 * 4096);
+    image.flip_bit(9 * 4096);
+    let backend = Backend::serve(&image, &[]);
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(3 * 8, 8, 0)]), OK);
+    assert_eq!(queue.read(3 * 8, 4096), [0; 4096]);
+    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(9 * 8 + 1, 2, 0)]), IOERR);
+    drop(frontend);
+    backend.stop();
+    assert_eq!(image.bad_blocks(), [(9, "guard_tag".to_owned())]);
+}
+
+/// Zeroing, writing and reading the same blocks from three queues.
+#[test]
+fn among_writes_and_reads() {
+    let image = Image::create(1 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queues = [frontend.queue(0), frontend.queue(1), frontend.queue(2)];
+    let (data, read, ranges) = (memory.allocate(65536), memory.allocate(65536), memory.allocate(4096));
+    for round in 1..=40_u64 {
+        memory.write(data, &stamped(0, 128, round));
+        for block in 0..16 {
+            let block = (block * 7 + round) % 16;
+            queues[0].submit(&Request::write(block * 8, &[(data + block * 4096, 4096)]));
+            let (sector, count) = (block * 8 % 126 + round % 3, 2 + u32::try_from(round % 3).unwrap() * 8);
+            let count = count.min(128 - u32::try_from(sector).unwrap());
+            memory.write(ranges + block * 16, &range(sector, count, 0));
+            let kind = if round % 2 == 0 { DISCARD } else { WRITE_ZEROES };
+            queues[1].submit(&Request::zeroing(kind, ranges + block * 16, 16));
+            queues[2].submit(&Request::read(block * 8, &[(read + block * 4096, 4096)]));
+        }
+        queues.iter().for_each(Queue::kick);
+        for queue in &mut queues {
+            assert!(queue.wait_all().iter().all(|completion| completion.status == OK), "round {round}");
+        }
+        for (sector, stamp) in (0..).zip(stamps(0, &queues[2].read(0, 65536)).unwrap()) {
+            assert!(stamp <= round, "sector {sector} has stamp {stamp} in round {round}");
+        }
+        stamps(0, &memory.read(read, 65536)).unwrap();
+    }
+    drop(frontend);
+    backend.stop();
+    image.assert_clean();
+}
