@@ -1,8 +1,10 @@
 //! A request between its pop and its return to the driver.
 
+use smallvec::SmallVec;
 use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 
 use crate::device::Zeroing;
+use crate::inflight::Transfer;
 use crate::range_lock::{Access, Ticket};
 
 /// What has to be done for a request.
@@ -44,8 +46,10 @@ pub struct Active {
     pub ticket: Option<Ticket>,
     /// Bytes for which operations were begun.
     pub begun: u64,
-    /// Operations in flight for it.
-    pub in_flight: u32,
+    /// Operations in flight for it, and those of `arrived`.
+    pub in_flight: usize,
+    /// Parts of a read that were verified and wait for the others.
+    pub arrived: SmallVec<[Transfer; 1]>,
     /// What it is to be answered.
     pub status: Status,
     /// Waiting for its range, or with operations still to begin: not to be finished yet, whatever has failed.
@@ -86,6 +90,7 @@ impl Active {
             ticket: None,
             begun: 0,
             in_flight: 0,
+            arrived: SmallVec::new(),
             status: Status::Ok,
             launching: true,
             flushed: false,
@@ -99,6 +104,11 @@ impl Active {
             Work::Write | Work::Zero(_) => Some(Access::Exclusive),
             Work::Flush => None,
         }
+    }
+
+    /// Whether all parts that were begun have arrived, and there are any to give to the guest.
+    pub fn is_deliverable(&self) -> bool {
+        !self.arrived.is_empty() && self.arrived.len() == self.in_flight
     }
 
     /// Whether there is no operation left to begin.

@@ -455,7 +455,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         let outcome = match (transfer.direction, transfer.piece.merge) {
             (Direction::Write, _) => Ok(()),
-            (Direction::Read, false) => self.deliver(&mut transfer),
+            (Direction::Read, false) => match self.verify(&mut transfer) {
+                Ok(()) => return self.keep(transfer),
+                Err(failure) => Err(failure),
+            },
             (Direction::Read, true) => match self.merge(&mut transfer) {
                 Ok(()) => return self.device.submit(Operation::Transfer(transfer)),
                 Err(failure) => Err(failure),
@@ -464,14 +467,11 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.end_transfer(transfer, outcome.err());
     }
 
-    /// `verify -> copy_from`, for a read.
-    fn deliver(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
-        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
-        let Some(active) = self.requests.get_mut(request) else {
-            return Ok(());
-        };
+    /// `verify`, for a read.
+    fn verify(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { request, data_offset, data_len, .. } = transfer.piece;
         let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
-        let Some(folio) = transfer.buffer.folio_mut() else {
+        let (Some(active), Some(folio)) = (self.requests.get(request), transfer.buffer.folio_mut()) else {
             return Ok(());
         };
         if unbounced {
@@ -482,8 +482,41 @@ impl<B: BlockDevice> QueueWorker<B> {
         if let Some(protection) = self.info.protection {
             protection.verify(transfer.offset, &data[..transfer.len], metadata)?;
         }
-        if !unbounced {
-            active.request.data.copy_from(&*self.memory, data_offset, &data[lead..lead + data_len])?;
+        Ok(())
+    }
+
+    /// Keeps a verified part of a read until the others are there too: the guest gets all or nothing, and gets it in the
+    /// order of its segments, which may name the same page. Only a read that the folios cannot hold is given in parts.
+    fn keep(&mut self, transfer: Transfer) {
+        let id = transfer.piece.request;
+        if let Some(active) = self.requests.get_mut(id) {
+            active.arrived.push(transfer);
+        }
+        self.finish_if_done(id);
+    }
+
+    /// `copy_from`, for all parts of a read that have arrived.
+    fn deliver(&mut self, id: usize) {
+        let Some(active) = self.requests.get_mut(id) else {
+            return;
+        };
+        let mut arrived = std::mem::take(&mut active.arrived);
+        arrived.sort_unstable_by_key(|transfer| transfer.piece.data_offset);
+        for transfer in arrived {
+            let copied = self.copy_from(&transfer);
+            self.put_back(transfer, copied.err());
+        }
+    }
+
+    /// Gives a part of a read to the guest, unless a part of it has failed.
+    fn copy_from(&self, transfer: &Transfer) -> Result<(), Failure> {
+        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
+        let Some(active) = self.requests.get(request).filter(|active| active.status == Status::Ok) else {
+            return Ok(());
+        };
+        if let Buffer::Bounce(folio) = &transfer.buffer {
+            let data = &folio.data()[lead..lead + data_len];
+            active.request.data.copy_from(&*self.memory, data_offset, data)?;
         }
         Ok(())
     }
@@ -507,6 +540,13 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     fn end_transfer(&mut self, transfer: Transfer, failure: Option<Failure>) {
         let id = transfer.piece.request;
+        self.put_back(transfer, failure);
+        self.finish_if_done(id);
+    }
+
+    /// Takes leave of a transfer.
+    fn put_back(&mut self, transfer: Transfer, failure: Option<Failure>) {
+        let id = transfer.piece.request;
         self.transfers -= 1;
         if let Some(failure) = failure {
             let Transfer { direction, offset, len, .. } = transfer;
@@ -518,7 +558,6 @@ impl<B: BlockDevice> QueueWorker<B> {
         if let Some(active) = self.requests.get_mut(id) {
             active.in_flight -= 1;
         }
-        self.finish_if_done(id);
     }
 
     fn fail(&mut self, id: usize, failure: &Failure, what: fmt::Arguments<'_>) {
@@ -550,6 +589,9 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// complete: when nothing is in flight for the request and nothing is to come.
     fn finish_if_done(&mut self, id: usize) {
+        if self.requests.get(id).is_some_and(Active::is_deliverable) {
+            self.deliver(id);
+        }
         let Some(active) = self.requests.get_mut(id) else {
             return;
         };

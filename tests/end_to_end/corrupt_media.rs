@@ -169,3 +169,25 @@ fn other_queues_do_not_notice() {
         assert!(memory.read(good_buffer, 32 * BLOCK) == data[32 * BLOCK..]);
     }
 }
+
+/// Longer than a folio, so that its parts are read and verified one by one: still all or nothing.
+#[test]
+fn a_long_read_over_a_bad_block_gives_nothing_away() {
+    const LEN: usize = 3 << 20;
+    let image = Image::create(4 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    frontend.queue(0).write(0, &pattern(1, LEN));
+    drop(frontend);
+    backend.stop();
+    let last = LEN as u64 / 4096 - 1;
+    image.flip_bit(last * 4096);
+    let backend = Backend::serve(&image, &[]);
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    let (completion, read) = queue.try_read(0, LEN);
+    assert_eq!((completion.status, completion.used_len), (IOERR, 1));
+    assert!(read == vec![NOT_WRITTEN; LEN], "sound parts of a failed read were given away");
+    assert!(queue.read(0, LEN - BLOCK) == pattern(1, LEN)[..LEN - BLOCK]);
+}

@@ -2,7 +2,7 @@
 //!
 //! A read must verify before it scatters, and scatter in descriptor order: the last segment's data stays.
 
-use crate::harness::{Backend, Completion, Frontend, GuestMemory, Image, OK, Request, pattern};
+use crate::harness::{Backend, Completion, Frontend, GuestMemory, Image, NOT_WRITTEN, OK, Request, pattern};
 
 const PAGE: usize = 4096;
 
@@ -44,6 +44,27 @@ fn a_read_with_a_dummy_page_at_both_ends() {
     expected[512..].copy_from_slice(&data[6 * PAGE..6 * PAGE + 3584]);
     expected[7..7 + 512].copy_from_slice(&data[6 * PAGE + 3584..7 * PAGE]);
     assert!(memory.read(dummy, PAGE) == expected);
+}
+
+/// Longer than a bounce folio: the transfers come back in any order, the segments are filled in theirs.
+#[test]
+fn a_read_longer_than_a_folio_into_one_buffer() {
+    const SEGMENT: usize = 64 << 10;
+    let image = Image::create(16 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    // the last transfer meets a hole, which costs no I/O, and so is the first to come back
+    queue.write(0, &pattern(3, 16 * SEGMENT));
+    let buffer = memory.allocate(SEGMENT);
+    for round in 0..50 {
+        memory.write(buffer, &vec![NOT_WRITTEN; SEGMENT]);
+        let completion = queue.execute(&Request::read(0, &[(buffer, 64 << 10); 17]));
+        assert_eq!((completion.status, completion.used_len as usize), (OK, 17 * SEGMENT + 1));
+        let is_last = memory.read(buffer, SEGMENT).iter().all(|&byte| byte == 0);
+        assert!(is_last, "round {round}: the buffer does not hold the last segment");
+    }
 }
 
 #[test]
