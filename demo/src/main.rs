@@ -7,7 +7,13 @@ use std::{error::Error, path::Path, process::ExitCode};
 use guest::Stableblk;
 use run::Run;
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+fn main() -> ExitCode {
+    let Err(error) = demonstrate() else { return ExitCode::SUCCESS };
+    println!("FAILED: {error}{}", error.source().map_or_else(String::new, |cause| format!(": {cause}")));
+    ExitCode::FAILURE
+}
+
+fn demonstrate() -> Result<(), Box<dyn Error>> {
     let program = std::env::current_exe()?.with_file_name("stableblk");
     let stableblk = Stableblk::new(&program);
     println!("1 of 2: a guest on a disk served without stable folios");
@@ -17,16 +23,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
     println!("\n{}\n{defect}\n{cure}\n", Run::TABLE_HEAD);
     if !defect.lost_guards() {
-        println!("FAILED: no guard was lost without stable folios, so the defect was not shown");
-        return Ok(ExitCode::FAILURE);
+        return Err("no guard was lost without stable folios, so the defect was not shown".into());
     }
-    if let Err(reason) = cure.all_went_well() {
-        println!("FAILED: as by default, {reason}");
-        return Ok(ExitCode::FAILURE);
-    }
+    cure.all_went_well().map_err(|reason| format!("as by default, {reason}"))?;
     println!("As by default the guest also {}.\n", cure.other_work());
-    print_instructions(&program)?;
-    Ok(ExitCode::SUCCESS)
+    print_instructions(&program)
 }
 
 fn print_instructions(program: &Path) -> Result<(), Box<dyn Error>> {
