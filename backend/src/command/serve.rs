@@ -35,6 +35,9 @@ pub const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
+/// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
+/// to 16 MiB here: so many indirect tables of so many descriptors.
+const QUEUE_SIZE_MAX: u16 = 1024;
 /// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
 /// Most sectors of one discard or write zeroes request: 1 GiB.
@@ -90,7 +93,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = RangedU64ValueParser::<u16>::new().range(1..=256))]
     num_queues: u16,
     /// Largest ring accepted, in entries
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = parse_queue_size)]
+    #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE_MAX, value_parser = parse_queue_size)]
     queue_size: u16,
     /// Refuse writes
     #[arg(long)]
@@ -122,8 +125,9 @@ fn parse_integrity(text: &str) -> Result<Integrity, String> {
 }
 
 fn parse_queue_size(text: &str) -> Result<u16, String> {
-    let size = text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (2..=32768).contains(size));
-    size.ok_or_else(|| "not a power of two from 2 to 32768".to_owned())
+    let size =
+        text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (2..=QUEUE_SIZE_MAX).contains(size));
+    size.ok_or_else(|| format!("not a power of two from 2 to {QUEUE_SIZE_MAX}"))
 }
 
 fn parse_block_size(text: &str) -> Result<u32, String> {
