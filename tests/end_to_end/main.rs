@@ -7,6 +7,7 @@ mod harness;
 mod bad_input;
 mod corrupt_media;
 mod flush_and_kill;
+mod full_disk;
 mod independent_client;
 mod inherited_socket;
 mod interrupts;

@@ -149,7 +149,11 @@ fn a_read_only_disk() {
     drop(frontend);
     // others may read it too, at the same time
     image.assert_clean();
-    backend.stop();
+    let log = backend.stop();
+    assert!(
+        log.contains("refused=2") && log.contains("device_errors=0"),
+        "the device was asked to write:\n{log}"
+    );
     assert!(
         std::fs::read(image.sidecar_path()).unwrap() == sidecar,
         "serving read-only has changed the sidecar"

@@ -47,6 +47,11 @@ impl Backend {
         self.process.pid()
     }
 
+    /// How many open files, threads and mappings it has.
+    pub(crate) fn holdings(&self) -> [usize; 3] {
+        self.process.holdings()
+    }
+
     /// What it has logged.
     pub(crate) fn log(&self) -> &Transcript {
         self.process.stderr()

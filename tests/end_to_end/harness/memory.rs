@@ -19,6 +19,7 @@ const PAGE_SIZE: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct GuestMemory {
     mmap: GuestMemoryMmap,
+    file: File,
     next_low: AtomicU64,
     next_high: AtomicU64,
 }
@@ -37,6 +38,7 @@ impl GuestMemory {
         let ranges = [region(LOW, LOW_SIZE, 0), region(HIGH, HIGH_SIZE, LOW_SIZE)];
         Self {
             mmap: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
+            file,
             next_low: AtomicU64::new(LOW),
             next_high: AtomicU64::new(HIGH),
         }
@@ -55,6 +57,11 @@ impl GuestMemory {
     /// Where the front-end's process sees `address`.
     pub(crate) fn frontend_address(&self, address: GuestAddress) -> u64 {
         self.mmap.get_host_address(address).unwrap().addr() as u64
+    }
+
+    /// Takes all pages away. Nobody may touch the memory afterwards, but the back-end under test.
+    pub(crate) fn truncate(&self) {
+        self.file.set_len(0).unwrap();
     }
 
     /// Room for `len` bytes of data, at a page's start.

@@ -1,7 +1,9 @@
 //! A child process that cannot outlive its test, nor hang it.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -44,6 +46,13 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many open files, threads and mappings it has.
+    pub(crate) fn holdings(&self) -> [usize; 3] {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        let count = |directory| fs::read_dir(process.join(directory)).unwrap().count();
+        [count("fd"), count("task"), count("map_files")]
     }
 
     pub(crate) fn stderr(&self) -> &Transcript {
@@ -120,20 +129,25 @@ impl Transcript {
 
     /// Waits for the stream's end.
     pub(crate) fn whole(&self) -> String {
-        self.wait_until(|printed| printed.ended)
+        self.wait_while(|printed| !printed.ended)
     }
 
     /// Waits until `text` has been printed.
     pub(crate) fn wait_for(&self, text: &str) {
-        let printed = self.wait_until(|printed| printed.ended || printed.text.contains(text));
-        assert!(printed.contains(text), "{text:?} was not printed, but:\n{printed}");
+        self.wait_until(|printed| printed.contains(text));
     }
 
-    fn wait_until(&self, mut done: impl FnMut(&Printed) -> bool) -> String {
+    /// Waits until what has been printed is `enough`.
+    pub(crate) fn wait_until(&self, enough: impl Fn(&str) -> bool) {
+        let printed = self.wait_while(|printed| !printed.ended && !enough(&printed.text));
+        assert!(enough(&printed), "this is all that was printed:\n{printed}");
+    }
+
+    fn wait_while(&self, mut waiting: impl FnMut(&Printed) -> bool) -> String {
         let (printed, changed) = &*self.0;
         let printed = printed.lock().unwrap();
         let (printed, waited) =
-            changed.wait_timeout_while(printed, TIME_LIMIT, |printed| !done(printed)).unwrap();
+            changed.wait_timeout_while(printed, TIME_LIMIT, |printed| waiting(printed)).unwrap();
         assert!(!waited.timed_out(), "waited in vain; printed so far:\n{}", printed.text);
         printed.text.clone()
     }

@@ -1,0 +1,74 @@
+//! A file system without room left: the requests that need some fail, the others do not notice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, pattern};
+
+const MIB: usize = 1 << 20;
+
+/// A file system of 8 MiB, mounted for one test.
+struct SmallFileSystem {
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+impl SmallFileSystem {
+    /// `None` where mounting is not allowed.
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = directory.path().join("small");
+        fs::create_dir(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path);
+        mount.status().is_ok_and(|status| status.success()).then_some(Self { path, _directory: directory })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // lazily: the kernel lets go of an io_uring's files some time after its process has ended
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
+    }
+}
+
+#[test]
+fn writes_that_need_room_fail_and_others_go_on() {
+    let Some(file_system) = SmallFileSystem::mount() else {
+        eprintln!("skipped: mounting is not allowed");
+        return;
+    };
+    let image = Image::create_in(file_system.path(), 32 << 20, &[]);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    let mut failed = 0;
+    for mebibyte in 0..16 {
+        match queue.try_write(mebibyte * 2048, &pattern(mebibyte, MIB)).status {
+            OK => assert_eq!(failed, 0, "room has come from nowhere"),
+            status => {
+                assert_eq!(status, IOERR);
+                failed += 1;
+            }
+        }
+    }
+    assert!((8..16).contains(&failed), "{failed} of 16 MiB did not fit into 8");
+    for mebibyte in 0..16 - failed {
+        assert!(queue.read(mebibyte * 2048, MIB) == pattern(mebibyte, MIB));
+        queue.write(mebibyte * 2048, &pattern(mebibyte + 50, MIB));
+        assert!(queue.read(mebibyte * 2048, MIB) == pattern(mebibyte + 50, MIB));
+    }
+    queue.flush();
+    drop(frontend);
+    let log = backend.stop();
+    assert!(log.contains("No space left on device"), "{log}");
+    assert!(!log.contains("no_space=0 "), "{log}");
+}
