@@ -96,7 +96,8 @@ impl Image {
 
     /// `stableblk check` must find every block to match.
     pub(crate) fn assert_clean(&self) {
-        assert_eq!(self.bad_blocks(), []);
+        let bad = self.bad_blocks();
+        assert!(bad.is_empty(), "{} bad blocks, the first of them {:?}", bad.len(), &bad[..bad.len().min(8)]);
     }
 
     /// The image's bytes, as they lie on the medium.
