@@ -17,7 +17,7 @@ const RUNS: usize = 60;
 const RUN_TIME: Duration = Duration::from_micros(100);
 
 const HEADER: &str = "\
-| guard | interval | offset | bare guard | generate | ratio | verify | ratio | memcpy | generate ratio | copy + bare \
+| guard | interval | offset | bare guard | generate | ratio | verify | ratio | memcpy | generate / memcpy | copy + bare \
 | copy + generate | ratio |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|";
 

@@ -148,3 +148,29 @@ impl GuardDigest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ALIGNMENT, aligned};
+
+    /// Only speed depends on it, so no other test would miss the copy.
+    #[test]
+    fn intervals_reach_the_crc_aligned() {
+        let bytes = [0; 4096 + 2 * ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(ALIGNMENT);
+        for len in [512, 1024, 2048, 4096] {
+            for offset in 0..ALIGNMENT {
+                let data = &bytes[start + offset..][..len];
+                let distance = aligned(data, |data| data.as_ptr().align_offset(ALIGNMENT) as u64);
+                assert_eq!(distance, 0, "{len} bytes at {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn aligned_data_is_not_copied() {
+        let bytes = [0; 512 + ALIGNMENT];
+        let data = &bytes[bytes.as_ptr().align_offset(ALIGNMENT)..][..512];
+        assert_eq!(aligned(data, |given| u64::from(given.as_ptr() == data.as_ptr())), 1);
+    }
+}
