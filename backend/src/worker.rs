@@ -143,6 +143,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.launch();
             self.settle();
             if self.stopping && self.requests.is_empty() {
+                debug_assert!(self.pool.is_whole(), "a folio was not put back");
                 return Ok(());
             }
             let sleep = !self.can_launch() && !self.poller.poll_again() && self.arm();
@@ -277,7 +278,10 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn launch(&mut self) {
         while let Some(&id) = self.ready.front() {
             if self.launch_request(id) == Launch::Starved {
-                self.starved = true;
+                if !self.starved {
+                    self.starved = true;
+                    self.metrics().starved.add(1);
+                }
                 return;
             }
             self.ready.pop_front();
@@ -308,7 +312,6 @@ impl<B: BlockDevice> QueueWorker<B> {
                 continue;
             }
             let Some(mut transfer) = self.begin(id, from, to) else {
-                self.metrics().starved.add(1);
                 return Launch::Starved;
             };
             let filled = match transfer.direction {
