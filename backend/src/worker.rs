@@ -386,7 +386,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             _ => active.request.data.copy_to(&*self.memory, data_offset, part)?,
         }
         if let Some(protection) = self.info.protection {
-            protection.generate(transfer.offset, &data[..transfer.len], metadata)?;
+            let part = protection.touched(lead..lead + data_len);
+            protection.generate(transfer.offset, part, data, metadata)?;
         }
         Ok(())
     }
@@ -472,7 +473,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// `verify`, for a read.
     fn verify(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
-        let Piece { request, data_offset, data_len, .. } = transfer.piece;
+        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
         let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
         let (Some(active), Some(folio)) = (self.requests.get(request), transfer.buffer.folio_mut()) else {
             return Ok(());
@@ -483,13 +484,14 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         let (data, metadata) = folio.parts();
         if let Some(protection) = self.info.protection {
-            protection.verify(transfer.offset, &data[..transfer.len], metadata)?;
+            let part = protection.touched(lead..lead + data_len);
+            protection.verify(transfer.offset, part, data, metadata)?;
         }
         Ok(())
     }
 
     /// Keeps a verified part of a read until the others are there too: the guest gets all or nothing, and gets it in the
-    /// order of its segments, which may name the same page. Only a read that the folios cannot hold is given in parts.
+    /// order of its segments, which may name the same page. Only a read that the free folios cannot hold is given in parts.
     fn keep(&mut self, transfer: Transfer) {
         let id = transfer.piece.request;
         if let Some(active) = self.requests.get_mut(id) {
@@ -524,18 +526,19 @@ impl<B: BlockDevice> QueueWorker<B> {
         Ok(())
     }
 
-    /// A partial write has its granule: verify what stays, put the guest's data in, and make it a write.
+    /// A partial write has its granule: verify what stays of the intervals it changes, put the guest's data in, and make it
+    /// a write. Other intervals of the granule, good or bad, go back as they came, with their tuples.
     fn merge(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { data_len, lead, .. } = transfer.piece;
         if let (Some(protection), Some(folio)) = (self.info.protection, transfer.buffer.folio()) {
             let interval = protection.interval_size();
             let (data, metadata) = folio.parts();
+            let touched = protection.touched(lead..lead + data_len);
             // intervals that the guest's data covers whole need not have been right
-            let head = lead.next_multiple_of(interval).min(transfer.len);
+            let head = lead.next_multiple_of(interval);
             let tail = ((lead + data_len) / interval * interval).max(head);
-            protection.verify(transfer.offset, &data[..head], metadata)?;
-            let tail_metadata = &metadata[protection.metadata_len(tail)..];
-            protection.verify(transfer.offset + tail as u64, &data[tail..transfer.len], tail_metadata)?;
+            protection.verify(transfer.offset, touched.start..head, data, metadata)?;
+            protection.verify(transfer.offset, tail..touched.end, data, metadata)?;
         }
         transfer.direction = Direction::Write;
         self.fill(transfer)

@@ -1,6 +1,7 @@
 //! How the blocks of a device are protected, for the worker that generates and verifies.
 
 use std::fmt;
+use std::ops::Range;
 
 use integrity::sidecar::{self, SidecarError};
 use integrity::{IntegrityProfile, LengthError};
@@ -39,16 +40,39 @@ impl Protection {
         self.profile.metadata_len(data_len)
     }
 
-    /// Fills in the tuples of `data`, which lies at byte `offset`; both in whole intervals. `metadata` may be longer.
-    pub fn generate(&self, offset: u64, data: &[u8], metadata: &mut [u8]) -> Result<(), LengthError> {
-        let metadata = &mut metadata[..self.profile.metadata_len(data.len())];
-        sidecar::generate(&self.profile, self.interval(offset), data, metadata)
+    /// The bytes of all intervals that bytes `part` of a transfer touch.
+    pub fn touched(&self, part: Range<usize>) -> Range<usize> {
+        let interval = self.profile.interval_size();
+        part.start / interval * interval..part.end.next_multiple_of(interval)
     }
 
-    /// Checks `data`, read at byte `offset`, against its tuples.
-    pub fn verify(&self, offset: u64, data: &[u8], metadata: &[u8]) -> Result<(), SidecarError> {
-        let metadata = &metadata[..self.profile.metadata_len(data.len())];
-        sidecar::verify(&self.profile, self.interval(offset), data, metadata)
+    /// Fills in the tuples of bytes `part`, whole intervals, of a transfer at byte `offset` of the device; `data` and
+    /// `metadata` are those of the transfer and may be longer.
+    pub fn generate(
+        &self,
+        offset: u64,
+        part: Range<usize>,
+        data: &[u8],
+        metadata: &mut [u8],
+    ) -> Result<(), LengthError> {
+        let (first, tuples) = (self.interval(offset + part.start as u64), self.tuples(&part));
+        sidecar::generate(&self.profile, first, &data[part], &mut metadata[tuples])
+    }
+
+    /// Checks bytes `part`, as for [`Self::generate`], against their tuples.
+    pub fn verify(
+        &self,
+        offset: u64,
+        part: Range<usize>,
+        data: &[u8],
+        metadata: &[u8],
+    ) -> Result<(), SidecarError> {
+        let (first, tuples) = (self.interval(offset + part.start as u64), self.tuples(&part));
+        sidecar::verify(&self.profile, first, &data[part], &metadata[tuples])
+    }
+
+    fn tuples(&self, part: &Range<usize>) -> Range<usize> {
+        self.metadata_len(part.start)..self.metadata_len(part.end)
     }
 }
 
