@@ -6,14 +6,14 @@ use std::{fmt, io};
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::bounce::Arena;
-use crate::inflight::{Direction, Operation};
+use crate::inflight::{Direction, Operation, Piece, Transfer};
 
 /// What goes wrong with one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It fails with this errno and is not done.
     Error(i32),
-    /// It is reported done and is not: a lost write. A read finds what the folio held before.
+    /// It is reported done and is not. After a lost read the folio holds what was in it before.
     Lost,
     /// It goes to, or comes from, so many bytes further on.
     Misdirected(u64),
@@ -21,6 +21,8 @@ pub enum Fault {
     FlippedBit(usize),
     /// It is not done before so many later events have been reaped.
     Delayed(usize),
+    /// The queue itself fails with this errno from now on, whatever it is asked.
+    Broken(i32),
 }
 
 /// Decides the fate of an operation.
@@ -29,7 +31,7 @@ pub type Plan = dyn Fn(&Operation) -> Option<Fault> + Send + Sync;
 /// Another device, with faults.
 pub struct FaultyDevice<B> {
     device: Arc<B>,
-    plan: Arc<Plan>,
+    plan: Box<Plan>,
 }
 
 impl<B: fmt::Debug> fmt::Debug for FaultyDevice<B> {
@@ -40,21 +42,27 @@ impl<B: fmt::Debug> fmt::Debug for FaultyDevice<B> {
 
 impl<B> FaultyDevice<B> {
     /// `device`, failing as `plan` has it.
-    pub fn new(device: Arc<B>, plan: Arc<Plan>) -> Self {
-        Self { device, plan }
+    pub fn new(device: Arc<B>, plan: impl Fn(&Operation) -> Option<Fault> + Send + Sync + 'static) -> Self {
+        Self { device, plan: Box::new(plan) }
     }
 }
 
 impl<B: BlockDevice> BlockDevice for FaultyDevice<B> {
-    type Queue = FaultyQueue<B::Queue>;
+    type Queue = FaultyQueue<B>;
 
     fn info(&self) -> &DeviceInfo {
         self.device.info()
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue> {
-        let queue = self.device.open_queue(arena, sources)?;
-        Ok(FaultyQueue { queue, plan: self.plan.clone(), delayed: VecDeque::new(), failed: VecDeque::new() })
+        Ok(FaultyQueue {
+            queue: self.device.open_queue(arena, sources)?,
+            device: self.clone(),
+            delayed: VecDeque::new(),
+            unsubmitted: VecDeque::new(),
+            altered: Vec::new(),
+            broken: None,
+        })
     }
 
     fn close(&self) -> io::Result<()> {
@@ -63,22 +71,25 @@ impl<B: BlockDevice> BlockDevice for FaultyDevice<B> {
 }
 
 /// A queue of another device, with faults.
-pub struct FaultyQueue<Q> {
-    queue: Q,
-    plan: Arc<Plan>,
+pub struct FaultyQueue<B: BlockDevice> {
+    queue: B::Queue,
+    device: Arc<FaultyDevice<B>>,
     /// Not submitted yet, with the number of events to let pass.
     delayed: VecDeque<(usize, Operation)>,
     /// Never submitted.
-    failed: VecDeque<Event>,
+    unsubmitted: VecDeque<Event>,
+    /// What must be undone, or done, when the transfer of this piece comes back.
+    altered: Vec<(Piece, Fault)>,
+    broken: Option<i32>,
 }
 
-impl<Q: fmt::Debug> fmt::Debug for FaultyQueue<Q> {
+impl<B: BlockDevice> fmt::Debug for FaultyQueue<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultyQueue").field("queue", &self.queue).finish_non_exhaustive()
+        f.debug_struct("FaultyQueue").field("delayed", &self.delayed).finish_non_exhaustive()
     }
 }
 
-impl<Q: DeviceQueue> FaultyQueue<Q> {
+impl<B: BlockDevice> FaultyQueue<B> {
     /// Submits delayed operations whose time has come, and all of them when nothing else is left to happen.
     fn release(&mut self, idle: bool) {
         for _ in 0..self.delayed.len() {
@@ -90,53 +101,72 @@ impl<Q: DeviceQueue> FaultyQueue<Q> {
             }
         }
     }
+
+    fn alter(&mut self, transfer: &mut Transfer, fault: Fault) {
+        match (fault, transfer.direction) {
+            (Fault::Misdirected(bytes), _) => transfer.offset += bytes,
+            (Fault::FlippedBit(bit), Direction::Write) => return flip(transfer, bit),
+            _ => {}
+        }
+        self.altered.push((transfer.piece, fault));
+    }
+
+    /// The worker gets back the transfer that it submitted.
+    fn restore(&mut self, transfer: &mut Transfer) {
+        let Some(at) = self.altered.iter().position(|(piece, _)| *piece == transfer.piece) else {
+            return;
+        };
+        match self.altered.swap_remove(at).1 {
+            Fault::Misdirected(bytes) => transfer.offset -= bytes,
+            Fault::FlippedBit(bit) => flip(transfer, bit),
+            _ => {}
+        }
+    }
 }
 
-impl<Q: DeviceQueue> DeviceQueue for FaultyQueue<Q> {
+impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
     fn submit(&mut self, mut operation: Operation) {
-        match ((self.plan)(&operation), &mut operation) {
+        match ((self.device.plan)(&operation), &mut operation) {
             (Some(Fault::Error(errno)), _) => {
-                self.failed.push_back(Event::Done(operation, Err(io::Error::from_raw_os_error(errno))));
+                let error = io::Error::from_raw_os_error(errno);
+                return self.unsubmitted.push_back(Event::Done(operation, Err(error)));
             }
-            (Some(Fault::Lost), _) => self.failed.push_back(Event::Done(operation, Ok(()))),
-            (Some(Fault::Delayed(events)), _) => self.delayed.push_back((events, operation)),
-            (Some(Fault::Misdirected(bytes)), Operation::Transfer(transfer)) => {
-                transfer.offset += bytes;
-                self.queue.submit(operation);
-            }
-            (Some(Fault::FlippedBit(bit)), Operation::Transfer(transfer))
-                if transfer.direction == Direction::Write =>
-            {
-                flip(transfer.buffer.folio_mut(), bit);
-                self.queue.submit(operation);
-            }
-            _ => self.queue.submit(operation),
+            (Some(Fault::Lost), _) => return self.unsubmitted.push_back(Event::Done(operation, Ok(()))),
+            (Some(Fault::Delayed(events)), _) => return self.delayed.push_back((events, operation)),
+            (Some(Fault::Broken(errno)), _) => self.broken = Some(errno),
+            (Some(fault), Operation::Transfer(transfer)) => self.alter(transfer, fault),
+            _ => {}
         }
+        self.queue.submit(operation);
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
-        let idle = wait && self.failed.is_empty() && !self.queue.has_work();
+        if let Some(errno) = self.broken {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let idle = wait && self.unsubmitted.is_empty() && !self.queue.has_work();
         self.release(idle);
-        self.queue.enter(wait && self.failed.is_empty())
+        self.queue.enter(wait && self.unsubmitted.is_empty())
     }
 
     fn has_work(&mut self) -> bool {
-        !self.failed.is_empty() || !self.delayed.is_empty() || self.queue.has_work()
+        !self.unsubmitted.is_empty() || !self.delayed.is_empty() || self.queue.has_work()
     }
 
     fn reap(&mut self) -> Option<Event> {
-        let event = self.failed.pop_front().or_else(|| self.queue.reap())?;
+        let mut event = self.unsubmitted.pop_front().or_else(|| self.queue.reap())?;
         for (events, _) in &mut self.delayed {
             *events = events.saturating_sub(1);
+        }
+        if let Event::Done(Operation::Transfer(transfer), _) = &mut event {
+            self.restore(transfer);
         }
         Some(event)
     }
 }
 
-fn flip(folio: Option<&mut crate::bounce::BounceFolio>, bit: usize) {
-    if let Some(folio) = folio {
-        let data = folio.parts_mut().0;
-        let at = bit / 8 % data.len();
-        data[at] ^= 1 << (bit % 8);
+fn flip(transfer: &mut Transfer, bit: usize) {
+    if let Some(folio) = transfer.buffer.folio_mut() {
+        folio.parts_mut().0[bit / 8] ^= 1 << (bit % 8);
     }
 }

@@ -1,23 +1,24 @@
-//! A protected disk in memory, for tests: the same rules as a sidecar's, no files, no io_uring.
+//! A disk in memory, for tests: no files, no io_uring, but the order of a sidecar's steps, data first and then tuples.
 
-use std::collections::VecDeque;
-use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{io, mem, thread};
+
+use std::collections::VecDeque;
 
 use integrity::IntegrityProfile;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
-/// Blocks and tuples in memory.
+/// Blocks and, where there is protection, tuples in memory.
 #[derive(Debug)]
 pub struct MemDevice {
     info: DeviceInfo,
-    protection: Protection,
     media: Mutex<Media>,
 }
 
@@ -26,24 +27,37 @@ pub struct MemDevice {
 pub struct Media {
     /// The blocks.
     pub data: Vec<u8>,
-    /// Their tuples, without gaps.
+    /// Their tuples, without gaps; empty where there is no protection.
     pub tuples: Vec<u8>,
 }
 
 impl MemDevice {
-    /// An unwritten disk of `intervals` intervals.
-    pub fn new(profile: IntegrityProfile, intervals: usize) -> Self {
-        let protection = Protection::sidecar(profile);
-        let capacity = intervals * profile.interval_size();
-        let media = Media { data: vec![0; capacity], tuples: vec![0; profile.metadata_len(capacity)] };
+    /// An unwritten disk of `capacity` bytes, protected as `profile` says, of whole intervals, or not at all.
+    pub fn new(profile: Option<IntegrityProfile>, capacity: usize) -> Self {
+        let tuples_len = profile.map_or(0, |profile| profile.metadata_len(capacity));
+        let media = Media { data: vec![0; capacity], tuples: vec![0; tuples_len] };
         let info = DeviceInfo {
             capacity: capacity as u64,
-            granule: profile.interval_size(),
+            granule: profile.map_or(512, |profile| profile.interval_size()),
             memory_alignment: 1,
-            protection: Some(protection),
+            protection: profile.map(Protection::sidecar),
             zeroing: Zeroing { punch_hole: true, zero_range: false },
         };
-        Self { info, protection, media: Mutex::new(media) }
+        Self { info, media: Mutex::new(media) }
+    }
+
+    /// The same, reading and writing whole multiples of `granule` bytes only, as direct I/O does.
+    #[must_use]
+    pub fn with_granule(mut self, granule: usize) -> Self {
+        self.info.granule = granule;
+        self
+    }
+
+    /// The same, on a file system that can do `zeroing`.
+    #[must_use]
+    pub fn with_zeroing(mut self, zeroing: Zeroing) -> Self {
+        self.info.zeroing = zeroing;
+        self
     }
 
     /// The media, to look at or to damage.
@@ -51,45 +65,74 @@ impl MemDevice {
         self.media.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn transfer(&self, transfer: &mut Transfer) -> io::Result<()> {
-        let Buffer::Bounce(folio) = &mut transfer.buffer else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        let (data, tuples) = self.place(transfer.offset, transfer.len as u64)?;
-        let mut media = self.media();
-        let (folio_data, folio_tuples) = folio.parts_mut();
-        let (folio_data, folio_tuples) = (&mut folio_data[..data.len()], &mut folio_tuples[..tuples.len()]);
-        match transfer.direction {
-            Direction::Read => {
-                folio_data.copy_from_slice(&media.data[data]);
-                folio_tuples.copy_from_slice(&media.tuples[tuples]);
+    /// The first step of an operation: what it does to the data.
+    fn step_data(&self, operation: &mut Operation) -> io::Result<()> {
+        match operation {
+            Operation::Transfer(transfer) => {
+                let (direction, range) =
+                    (transfer.direction, self.bytes(transfer.offset, transfer.len as u64)?);
+                let (data, _) = folio(transfer)?;
+                move_bytes(direction, &mut self.media().data[range.clone()], &mut data[..range.len()]);
             }
-            Direction::Write => {
-                media.data[data].copy_from_slice(folio_data);
-                media.tuples[tuples].copy_from_slice(folio_tuples);
+            Operation::Zero { by: ZeroBy::Writing, .. } => return Err(io::ErrorKind::InvalidInput.into()),
+            Operation::Zero { offset, len, .. } => {
+                let range = self.bytes(*offset, *len)?;
+                self.media().data[range].fill(0);
             }
+            Operation::Flush { .. } => {}
         }
         Ok(())
     }
 
-    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        let (data, tuples) = self.place(offset, len)?;
-        let mut media = self.media();
-        media.data[data].fill(0);
-        media.tuples[tuples].fill(0);
+    /// The second step: what it does to the tuples. The lock on the media was given up in between, as two files have
+    /// none in common.
+    fn step_tuples(&self, operation: &mut Operation) -> io::Result<()> {
+        let Some(protection) = self.info.protection else {
+            return Ok(());
+        };
+        let tuples =
+            |bytes: Range<usize>| protection.metadata_len(bytes.start)..protection.metadata_len(bytes.end);
+        match operation {
+            Operation::Transfer(transfer) => {
+                let direction = transfer.direction;
+                let range = tuples(self.bytes(transfer.offset, transfer.len as u64)?);
+                let (_, metadata) = folio(transfer)?;
+                move_bytes(direction, &mut self.media().tuples[range.clone()], &mut metadata[..range.len()]);
+            }
+            Operation::Zero { offset, len, .. } => {
+                let range = tuples(self.bytes(*offset, *len)?);
+                self.media().tuples[range].fill(0);
+            }
+            Operation::Flush { .. } => {}
+        }
         Ok(())
     }
 
-    /// Where `len` bytes at `offset` and their tuples are; an error unless they are whole intervals of the disk.
-    fn place(&self, offset: u64, len: u64) -> io::Result<(std::ops::Range<usize>, std::ops::Range<usize>)> {
-        let interval = self.protection.interval_size() as u64;
-        let end = offset.checked_add(len).filter(|end| *end <= self.info.capacity);
-        let whole = offset.is_multiple_of(interval) && len.is_multiple_of(interval);
-        let end = end.filter(|_| whole).ok_or(io::ErrorKind::InvalidInput)?;
-        let to_usize =
-            |bytes| usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-        let (start, end) = (to_usize(offset)?, to_usize(end)?);
-        Ok((start..end, self.protection.metadata_len(start)..self.protection.metadata_len(end)))
+    /// `len` bytes at `offset`; an error unless they are whole granules of the disk.
+    fn bytes(&self, offset: u64, len: u64) -> io::Result<Range<usize>> {
+        let granule = self.info.granule as u64;
+        let whole = offset.is_multiple_of(granule) && len.is_multiple_of(granule);
+        let end = offset.checked_add(len).filter(|end| whole && *end <= self.info.capacity);
+        let to_usize = |bytes: u64| usize::try_from(bytes).ok();
+        match (to_usize(offset), end.and_then(to_usize)) {
+            (Some(start), Some(end)) => Ok(start..end),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+/// Data and metadata of a transfer. This device cannot work on guest memory: that takes pointers.
+fn folio(transfer: &mut Transfer) -> io::Result<(&mut [u8], &mut [u8])> {
+    match &mut transfer.buffer {
+        Buffer::Bounce(folio) => Ok(folio.parts_mut()),
+        Buffer::Guest(..) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+fn move_bytes(direction: Direction, media: &mut [u8], folio: &mut [u8]) {
+    match direction {
+        Direction::Read => folio.copy_from_slice(media),
+        Direction::Write => media.copy_from_slice(folio),
     }
 }
 
@@ -103,7 +146,7 @@ impl BlockDevice for MemDevice {
     fn open_queue(self: &Arc<Self>, _arena: &Arena, sources: EventSources<'_>) -> io::Result<MemQueue> {
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
         let (kick, wake) = (own(sources.kick)?, own(sources.wake)?);
-        Ok(MemQueue { device: self.clone(), kick, wake, submitted: VecDeque::new(), events: VecDeque::new() })
+        Ok(MemQueue { device: self.clone(), kick, wake, submitted: Vec::new(), events: VecDeque::new() })
     }
 
     fn close(&self) -> io::Result<()> {
@@ -117,28 +160,36 @@ pub struct MemQueue {
     device: Arc<MemDevice>,
     kick: OwnedFd,
     wake: OwnedFd,
-    submitted: VecDeque<Operation>,
+    submitted: Vec<Operation>,
     events: VecDeque<Event>,
 }
 
 impl MemQueue {
-    fn perform(&self, mut operation: Operation) -> Event {
-        let result = match &mut operation {
-            Operation::Transfer(transfer) => self.device.transfer(transfer),
-            Operation::Zero { by: ZeroBy::Writing, .. } => Err(io::ErrorKind::InvalidInput.into()),
-            Operation::Zero { offset, len, .. } => self.device.zero(*offset, *len),
-            Operation::Flush { .. } => Ok(()),
-        };
-        Event::Done(operation, result)
+    /// Does all that was submitted: first everybody's data, then everybody's tuples.
+    fn perform(&mut self) {
+        if self.submitted.is_empty() {
+            return;
+        }
+        let mut operations = mem::take(&mut self.submitted);
+        let results: Vec<_> =
+            operations.iter_mut().map(|operation| self.device.step_data(operation)).collect();
+        // where nothing but the range lock keeps other workers off, let them try
+        thread::yield_now();
+        for (mut operation, result) in operations.into_iter().zip(results) {
+            let result = result.and_then(|()| self.device.step_tuples(&mut operation));
+            self.events.push_back(Event::Done(operation, result));
+        }
     }
 
-    fn wait(&mut self) -> io::Result<()> {
+    /// Looks at both eventfds, until one is signalled when `wait`.
+    fn poll(&mut self, wait: bool) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.kick, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        poll(&mut fds, None)?;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, (!wait).then_some(&at_once))?;
         let [kicked, woken] = fds.map(|fd| fd.revents().contains(PollFlags::IN));
         for (signalled, fd, event) in [(kicked, &self.kick, Event::Kick), (woken, &self.wake, Event::Wake)] {
             if signalled {
-                // both eventfds are ours alone in a test, so they can be reset by reading
+                // the driver of a test shares its kick with nobody, so reading resets it
                 rustix::io::read(fd, &mut [0; 8])?;
                 self.events.push_back(event);
             }
@@ -149,15 +200,12 @@ impl MemQueue {
 
 impl DeviceQueue for MemQueue {
     fn submit(&mut self, operation: Operation) {
-        self.submitted.push_back(operation);
+        self.submitted.push(operation);
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
-        while let Some(operation) = self.submitted.pop_front() {
-            let done = self.perform(operation);
-            self.events.push_back(done);
-        }
-        if wait && self.events.is_empty() { self.wait() } else { Ok(()) }
+        self.perform();
+        self.poll(wait && self.events.is_empty())
     }
 
     fn has_work(&mut self) -> bool {

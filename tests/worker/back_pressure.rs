@@ -1,0 +1,82 @@
+//! More is asked for than the arena holds: everything is served, later, and nothing grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use integrity::{Guard, IntegrityProfile, PiType};
+use stableblk::bounce::ARENA_SIZE;
+use stableblk::device::faulty::{Fault, FaultyDevice};
+use stableblk::device::mem::MemDevice;
+use stableblk::inflight::Operation;
+
+use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
+use crate::model::stamped;
+
+fn disk() -> Arc<MemDevice> {
+    let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+    Arc::new(MemDevice::new(Some(profile), 32 << 20))
+}
+
+#[test]
+fn more_in_flight_than_the_arena_holds() {
+    const REQUESTS: u64 = 20;
+    let memory = guest_memory(1);
+    // all operations come back late, so that they pile up
+    let device = FaultyDevice::new(disk(), |_| Some(Fault::Delayed(5)));
+    let setup = Setup { poll: Duration::from_millis(5), ..Setup::default() };
+    let mut guest = Guest::start(&memory, Arc::new(device), setup);
+    let sector = |at: u64| at << 11;
+    // one batch for the worker: it pops them all and then runs out of folios
+    for at in 0..REQUESTS {
+        let write = Command::Write { sector: sector(at), data: stamped(sector(at), 1 << 20, at + 1) };
+        let id = guest.lay_out(0, &write, &Layout { indirect: true, ..Layout::default() });
+        guest.make_available(id);
+    }
+    guest.force_kick(0);
+    while guest.outstanding() > 0 {
+        guest.wait().iter().for_each(|completion| assert_eq!(completion.outcome(), (OK, 1)));
+    }
+    guest.recycle();
+    let reads: Vec<_> = (0..REQUESTS)
+        .map(|at| guest.submit(0, &Command::Read { sector: sector(at), len: 1 << 20 }))
+        .collect();
+    while guest.outstanding() > 0 {
+        for completion in guest.wait() {
+            let at = reads.iter().position(|id| *id == completion.id).unwrap() as u64;
+            assert_eq!(completion.outcome(), (OK, (1 << 20) + 1));
+            assert_eq!(completion.data, stamped(sector(at), 1 << 20, at + 1));
+        }
+    }
+    let starved = guest.disk.metrics[0].starved.get();
+    assert!(starved > 0);
+    assert!(starved <= 2 * REQUESTS, "{starved}: counted when it looked again, not when it stopped");
+    guest.stop_all();
+}
+
+#[test]
+fn a_request_larger_than_the_arena() {
+    let memory = guest_memory(1);
+    let (submitted, largest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (submitted.clone(), largest.clone());
+    let device = FaultyDevice::new(disk(), move |operation| {
+        if let Operation::Transfer(transfer) = operation {
+            counters.0.fetch_add(transfer.len, Ordering::Relaxed);
+            counters.1.fetch_max(transfer.len, Ordering::Relaxed);
+        }
+        None
+    });
+    let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
+    // half an interval off, so that both ends are merged
+    let (sector, len) = (4, 2 * ARENA_SIZE);
+    let data = stamped(sector, len, 77);
+    assert_eq!(guest.perform(0, &Command::Write { sector, data: data.clone() }).outcome(), (OK, 1));
+    let written = submitted.load(Ordering::Relaxed);
+    assert_eq!(written, len + 3 * 4096, "two intervals are read, and written whole");
+    guest.recycle();
+    let read = guest.perform(0, &Command::Read { sector, len: u32::try_from(len).unwrap() });
+    assert_eq!(read.status, OK);
+    assert!(read.data == data);
+    assert!(largest.load(Ordering::Relaxed) <= 1 << 20);
+    guest.stop_all();
+}

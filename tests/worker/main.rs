@@ -1,0 +1,14 @@
+//! Workers over a disk in memory: real threads, rings and eventfds, no files and no `io_uring`.
+//!
+//! One subject a file. [`guest`] is the guest's side: a test sees what a driver sees, and the media.
+
+mod gate;
+mod guest;
+mod model;
+
+mod back_pressure;
+mod broken_rings;
+mod device_errors;
+mod media_errors;
+mod random_sequences;
+mod stopping;

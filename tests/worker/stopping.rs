@@ -1,0 +1,108 @@
+//! A queue stops by drain: what was popped comes back, the rest stays for the next worker.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use integrity::{Guard, IntegrityProfile, PiType};
+use stableblk::device::faulty::FaultyDevice;
+use stableblk::device::mem::MemDevice;
+use stableblk::inflight::{Direction, Operation};
+
+use crate::gate::Gate;
+use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
+use crate::model::stamped;
+
+/// A disk at whose first byte writes wait for the gate.
+fn gated_disk() -> (FaultyDevice<MemDevice>, Gate) {
+    let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+    let (gate, device) = (Gate::default(), Arc::new(MemDevice::new(Some(profile), 32 << 20)));
+    let plan = gate.clone();
+    let faulty = FaultyDevice::new(device, move |operation| {
+        if let Operation::Transfer(transfer) = operation
+            && (transfer.offset, transfer.direction) == (0, Direction::Write)
+        {
+            plan.pass();
+        }
+        None
+    });
+    (faulty, gate)
+}
+
+#[test]
+fn a_queue_that_waits_for_another_ones_range_stops_after_it() {
+    let memory = guest_memory(2);
+    let (device, gate) = gated_disk();
+    let mut guest = Guest::start(&memory, Arc::new(device), Setup { queues: 2, ..Setup::default() });
+    gate.close();
+    let holder = guest.submit(0, &Command::Write { sector: 0, data: stamped(0, 4096, 1) });
+    gate.until_reached();
+    let waiting = guest.submit(1, &Command::Read { sector: 0, len: 4096 });
+    guest.until_popped(1);
+    guest.ask_to_stop(1);
+    thread::sleep(Duration::from_millis(30));
+    assert!(!guest.has_stopped(1), "a chain was popped and not returned");
+    gate.open();
+    let [holder, waiting] = guest.wait_for([holder, waiting]);
+    assert_eq!((holder.outcome(), waiting.outcome()), ((OK, 1), (OK, 4097)));
+    assert_eq!(waiting.data, stamped(0, 4096, 1));
+    assert_eq!(guest.join(1).unwrap().ring.outstanding(), 0);
+    guest.stop_all();
+}
+
+#[test]
+fn a_queue_that_stops_hands_its_ranges_on() {
+    let memory = guest_memory(2);
+    let (device, gate) = gated_disk();
+    let mut guest = Guest::start(&memory, Arc::new(device), Setup { queues: 2, ..Setup::default() });
+    gate.close();
+    let holder = guest.submit(0, &Command::Write { sector: 0, data: stamped(0, 4096, 1) });
+    gate.until_reached();
+    let waiting = guest.submit(1, &Command::Read { sector: 0, len: 512 });
+    guest.until_popped(1);
+    guest.ask_to_stop(0);
+    gate.open();
+    let [holder, waiting] = guest.wait_for([holder, waiting]);
+    assert_eq!((holder.status, waiting.status), (OK, OK));
+    guest.stop_all();
+}
+
+#[test]
+fn a_queue_without_free_folios_stops_after_what_it_popped() {
+    const POPPED: u16 = 20;
+    let memory = guest_memory(1);
+    let (device, gate) = gated_disk();
+    let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
+    gate.close();
+    let writes =
+        (0..25).map(|at| Command::Write { sector: at << 11, data: stamped(at << 11, 1 << 20, at + 1) });
+    let layout = Layout { indirect: true, ..Layout::default() };
+    let ids: Vec<_> = writes.map(|write| guest.lay_out(0, &write, &layout)).collect();
+    let (popped, left) = ids.split_at(POPPED.into());
+    for &id in popped {
+        guest.make_available(id);
+    }
+    guest.force_kick(0);
+    gate.until_reached();
+    for &id in left {
+        guest.make_available(id);
+    }
+    guest.ask_to_stop(0);
+    gate.open();
+    let vring = guest.join(0).unwrap();
+    assert_eq!((vring.ring.next_avail(), vring.ring.outstanding()), (POPPED, 0));
+    let completions = guest.completions();
+    assert!(completions.iter().all(|completion| popped.contains(&completion.id)));
+    assert_eq!(completions.len(), popped.len());
+
+    guest.start_queue(0, vring.ring);
+    while guest.outstanding() > 0 {
+        guest.wait().iter().for_each(|completion| assert_eq!(completion.outcome(), (OK, 1)));
+    }
+    for at in [0, 24] {
+        let sector = at << 11;
+        let read = guest.perform(0, &Command::Read { sector, len: 4096 });
+        assert_eq!(read.data, stamped(sector, 4096, at + 1));
+    }
+    guest.stop_all();
+}
