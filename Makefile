@@ -1,6 +1,10 @@
 # Every target first installs what it misses, as root on Debian 12.
 
-.PHONY: demo test prerequisites
+.PHONY: demo test bench fuzz soak prerequisites
+
+# seconds that each fuzz target and the soak run
+FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 
 demo: prerequisites
 	cargo build --release --locked -p stableblk -p demo
@@ -14,6 +18,18 @@ test: prerequisites
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --debug
 	cargo deny --log-level error check licenses bans sources
 	cargo test --workspace --locked
+
+bench: prerequisites
+	cargo bench --locked -p stableblk-integrity --bench throughput
+	cargo bench --locked -p stableblk-virtio --bench request
+
+fuzz: prerequisites
+	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz integrity parse verify
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker
+
+soak: prerequisites
+	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk --test worker -- --nocapture
 
 prerequisites:
 	scripts/install-prerequisites

@@ -330,7 +330,9 @@ mod tests {
                     prop_assert!(owner.iter().all(|&owned| owned));
                 }
             }
-            held.into_iter().for_each(|folio| pool.put(folio));
+            for folio in held {
+                pool.put(folio);
+            }
             prop_assert!(pool.is_whole());
         }
     }

@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_announced_addresses_are_ours() {
-        let memory = vec![0u8; 64];
+        let memory = [0u8; 64];
         let address = memory.as_ptr().addr();
         assert!(!is_announced(address));
         let announced = Announced::new(memory.as_ptr(), memory.len()).unwrap();
