@@ -10,7 +10,7 @@ use stableblk::device::mem::MemDevice;
 use stableblk::inflight::{Direction, Operation};
 
 use crate::gate::Gate;
-use crate::guest::{Command, Guest, IOERR, NOT_WRITTEN, OK, Setup, guest_memory};
+use crate::guest::{Command, Guest, IOERR, Layout, NOT_WRITTEN, OK, Setup, guest_memory};
 use crate::model::stamped;
 
 const INTERVAL: u64 = 4096;
@@ -162,8 +162,13 @@ fn completions_come_back_as_the_device_does_them() {
     let mut guest = Guest::start(&memory, Arc::new(faulty), Setup::default());
     let data = stamped(0, 16384, 9);
     assert_eq!(guest.perform(0, &Command::Write { sector: 0, data: data.clone() }).status, OK);
-    let ids: Vec<_> =
-        (0..4).map(|at| guest.submit(0, &Command::Read { sector: at * 8, len: 4096 })).collect();
+    let reads = (0..4).map(|at| Command::Read { sector: at * 8, len: 4096 });
+    let ids: Vec<_> = reads.map(|read| guest.lay_out(0, &read, &Layout::default())).collect();
+    // one batch for the worker
+    for &id in &ids {
+        guest.make_available(id);
+    }
+    guest.force_kick(0);
     let mut order = Vec::new();
     while order.len() < ids.len() {
         for completion in guest.wait() {

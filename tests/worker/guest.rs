@@ -31,7 +31,7 @@ pub(crate) const NOT_WRITTEN: u8 = 0xEE;
 /// After this long without a completion, a worker hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// Guest memory of one queue: its ring, then buffers.
-pub(crate) const QUEUE_SPAN: u64 = 48 << 20;
+pub(crate) const QUEUE_SPAN: u64 = 64 << 20;
 /// Between buffers, to notice a device that writes past one.
 const MARGIN: [u8; 16] = [0xA5; 16];
 

@@ -9,6 +9,7 @@ mod model;
 mod back_pressure;
 mod broken_rings;
 mod device_errors;
+mod fuzz_corpus;
 mod media_errors;
 mod random_sequences;
 mod stopping;

@@ -45,9 +45,9 @@ const CROWDED: Scale = Scale {
     requests_max: 16,
     sequences: 100,
 };
-/// Requests of several MiB, more than there are folios for.
+/// Requests of several MiB, and some that no arena holds.
 const LARGE: Scale =
-    Scale { capacities: &[16 << 20], sectors_max: 8 << 11, halvings_max: 3, requests_max: 10, sequences: 5 };
+    Scale { capacities: &[16 << 20], sectors_max: 12 << 11, halvings_max: 2, requests_max: 5, sequences: 5 };
 
 #[test]
 fn small_requests_over_each_other() {

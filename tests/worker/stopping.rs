@@ -13,26 +13,33 @@ use crate::gate::Gate;
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
 use crate::model::stamped;
 
-/// A disk at whose first byte writes wait for the gate.
-fn gated_disk() -> (FaultyDevice<MemDevice>, Gate) {
+/// Where writes wait for a gate: at the start of the disk, and where the ninth of 1 MiB starts.
+struct Gates {
+    first: Gate,
+    ninth: Gate,
+}
+
+fn gated_disk() -> (FaultyDevice<MemDevice>, Gates) {
     let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
-    let (gate, device) = (Gate::default(), Arc::new(MemDevice::new(Some(profile), 32 << 20)));
-    let plan = gate.clone();
+    let device = Arc::new(MemDevice::new(Some(profile), 32 << 20));
+    let (first, ninth) = (Gate::default(), Gate::default());
+    let gates = Gates { first: first.clone(), ninth: ninth.clone() };
     let faulty = FaultyDevice::new(device, move |operation| {
-        if let Operation::Transfer(transfer) = operation
-            && (transfer.offset, transfer.direction) == (0, Direction::Write)
-        {
-            plan.pass();
+        match operation {
+            Operation::Transfer(transfer) if transfer.direction == Direction::Read => {}
+            Operation::Transfer(transfer) if transfer.offset == 0 => first.pass(),
+            Operation::Transfer(transfer) if transfer.offset == 8 << 20 => ninth.pass(),
+            _ => {}
         }
         None
     });
-    (faulty, gate)
+    (faulty, gates)
 }
 
 #[test]
 fn a_queue_that_waits_for_another_ones_range_stops_after_it() {
     let memory = guest_memory(2);
-    let (device, gate) = gated_disk();
+    let (device, Gates { first: gate, .. }) = gated_disk();
     let mut guest = Guest::start(&memory, Arc::new(device), Setup { queues: 2, ..Setup::default() });
     gate.close();
     let holder = guest.submit(0, &Command::Write { sector: 0, data: stamped(0, 4096, 1) });
@@ -53,7 +60,7 @@ fn a_queue_that_waits_for_another_ones_range_stops_after_it() {
 #[test]
 fn a_queue_that_stops_hands_its_ranges_on() {
     let memory = guest_memory(2);
-    let (device, gate) = gated_disk();
+    let (device, Gates { first: gate, .. }) = gated_disk();
     let mut guest = Guest::start(&memory, Arc::new(device), Setup { queues: 2, ..Setup::default() });
     gate.close();
     let holder = guest.submit(0, &Command::Write { sector: 0, data: stamped(0, 4096, 1) });
@@ -71,9 +78,10 @@ fn a_queue_that_stops_hands_its_ranges_on() {
 fn a_queue_without_free_folios_stops_after_what_it_popped() {
     const POPPED: u16 = 20;
     let memory = guest_memory(1);
-    let (device, gate) = gated_disk();
+    let (device, gates) = gated_disk();
     let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
-    gate.close();
+    gates.first.close();
+    gates.ninth.close();
     let writes =
         (0..25).map(|at| Command::Write { sector: at << 11, data: stamped(at << 11, 1 << 20, at + 1) });
     let layout = Layout { indirect: true, ..Layout::default() };
@@ -83,12 +91,15 @@ fn a_queue_without_free_folios_stops_after_what_it_popped() {
         guest.make_available(id);
     }
     guest.force_kick(0);
-    gate.until_reached();
+    gates.first.until_reached();
     for &id in left {
         guest.make_available(id);
     }
+    gates.first.open();
+    // eight have the arena: no more is popped
+    gates.ninth.until_reached();
     guest.ask_to_stop(0);
-    gate.open();
+    gates.ninth.open();
     let vring = guest.join(0).unwrap();
     assert_eq!((vring.ring.next_avail(), vring.ring.outstanding()), (POPPED, 0));
     let completions = guest.completions();

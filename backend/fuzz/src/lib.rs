@@ -1,0 +1,5 @@
+//! Fuzz targets of `stableblk`: `cargo +nightly fuzz run worker`, or `RUSTC_BOOTSTRAP=1` on stable.
+
+pub mod input;
+pub mod request;
+pub mod worker;
