@@ -26,7 +26,7 @@ bench: prerequisites
 fuzz: prerequisites
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz integrity parse verify
-	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker request
 
 soak: prerequisites
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk --test worker -- --nocapture
