@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use integrity::IntegrityProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
@@ -185,7 +186,11 @@ impl MemQueue {
     fn poll(&mut self, wait: bool) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.kick, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, (!wait).then_some(&at_once))?;
+        match poll(&mut fds, (!wait).then_some(&at_once)) {
+            // by a signal, as io_uring is too: the worker enters again
+            Err(Errno::INTR) => return Ok(()),
+            polled => polled?,
+        };
         let [kicked, woken] = fds.map(|fd| fd.revents().contains(PollFlags::IN));
         for (signalled, fd, event) in [(kicked, &self.kick, Event::Kick), (woken, &self.wake, Event::Wake)] {
             if signalled {
