@@ -69,11 +69,8 @@ struct FrontendAddresses {
     used: u64,
 }
 
-/// A thread that serves a queue.
-#[derive(Debug)]
-struct Worker {
-    thread: JoinHandle<io::Result<Vring>>,
-}
+/// A thread that serves a queue, and what it gives back.
+type Worker = JoinHandle<io::Result<Vring>>;
 
 /// A queue as the front-end has set it up so far.
 #[derive(Debug, Default)]
@@ -161,7 +158,7 @@ impl<B: BlockDevice> Session<B> {
         let thread = thread.map_err(|error| refuse_fatally("cannot start a worker thread", index, &error))?;
         if let Ok(Ok(())) = outcome.recv() {
             tracing::debug!(queue = index, size = queue.size, next_avail = queue.next_avail, "queue started");
-            queue.worker = Some(Worker { thread });
+            queue.worker = Some(thread);
             return Ok(());
         }
         let error = thread.join().ok().and_then(Result::err);
@@ -203,7 +200,7 @@ impl<B: BlockDevice> Session<B> {
         let Some(worker) = queue.worker.take() else {
             return Ok(());
         };
-        match worker.thread.join() {
+        match worker.join() {
             Ok(Ok(vring)) => {
                 queue.next_avail = vring.ring.next_avail();
                 queue.kick = Some(vring.kick);

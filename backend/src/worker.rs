@@ -79,9 +79,9 @@ pub struct QueueWorker<B: BlockDevice> {
     disk: Arc<Disk<B>>,
     info: DeviceInfo,
     memory: Arc<GuestMemory>,
-    vring: Vring,
-    // before the pool: dropping it waits for what is in flight
+    // before the eventfds that it polls and the pool: dropping it waits for what is in flight
     device: B::Queue,
+    vring: Vring,
     pool: FolioPool,
     poller: Poller,
     requests: Slab<Active>,
@@ -109,8 +109,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             disk,
             info,
             memory,
-            vring,
             device,
+            vring,
             pool: FolioPool::new(arena),
             poller,
             requests: Slab::new(),
@@ -593,7 +593,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.finish_if_done(id);
     }
 
-    /// complete: when nothing is in flight for the request and nothing is to come.
+    /// `complete`: when nothing is in flight for the request and nothing is to come.
     fn finish_if_done(&mut self, id: usize) {
         if self.requests.get(id).is_some_and(Active::is_deliverable) {
             self.deliver(id);
@@ -665,6 +665,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
+    /// Gives up with io_uring: the chains stay with the driver's dead ring, the ranges go to those who wait.
     fn abandon(mut self) {
         // first: it waits for everything in flight
         drop(self.device);

@@ -63,6 +63,8 @@ pub(super) struct Ring {
     fixed_buffer: bool,
     kick: RawFd,
     wake: RawFd,
+    /// The errno with which a submission could not be handed over: its completion will never come.
+    broken: Option<i32>,
 }
 
 impl std::fmt::Debug for Ring {
@@ -129,8 +131,8 @@ impl Ring {
             Err(error) => return Err(error),
         };
         let in_flight = ManuallyDrop::new(Slab::new());
-        let mut ring =
-            Self { uring, in_flight, fixed_buffer, kick: kick.as_raw_fd(), wake: wake.as_raw_fd() };
+        let (kick, wake) = (kick.as_raw_fd(), wake.as_raw_fd());
+        let mut ring = Self { uring, in_flight, fixed_buffer, kick, wake, broken: None };
         ring.poll(KICK);
         ring.poll(WAKE);
         Ok(ring)
@@ -142,8 +144,11 @@ impl Ring {
         self.push_slot(slot);
     }
 
-    /// Hands new submissions to the kernel and, when `wait`, sleeps until there is an event.
+    /// Hands new submissions to the kernel and, when `wait`, sleeps until there is an event. An error is for good.
     pub(super) fn enter(&mut self, wait: bool) -> io::Result<()> {
+        if let Some(errno) = self.broken {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         match self.uring.submit_and_wait(usize::from(wait)) {
             // interrupted, or completions must be reaped first: the caller does that next in any case
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
@@ -240,9 +245,10 @@ impl Ring {
             if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return;
             }
-            // full: hand the batch over. An error here shows again at the next enter, which reports it.
-            if self.enter(false).is_err() {
-                std::thread::yield_now();
+            // full: hand the batch over
+            if let Err(error) = self.enter(false) {
+                self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO));
+                return;
             }
         }
     }
