@@ -8,25 +8,29 @@
 //! Guest data is read once, into the folio; PI covers that copy and that copy goes to the device. What is read is verified in
 //! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
 
+mod buffers;
+mod data;
+mod failure;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, io};
 
-use integrity::LengthError;
-use integrity::sidecar::SidecarError;
 use slab::Slab;
-use thiserror::Error;
-use virtio::{CopyError, Malformed, Request, SplitRing, Status};
+use virtio::{Malformed, Request, SplitRing, Status};
 
+use self::buffers::Buffers;
+use self::data::DataPath;
+use self::failure::Failure;
 use crate::active::{Active, Work, ZeroBy};
-use crate::bounce::{Arena, BounceFolio, FolioPool};
+use crate::bounce::{Arena, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::disk::{Bounce, Disk};
+use crate::disk::Disk;
 use crate::event::{CallFd, KickFd};
 use crate::extent::{self, Extent};
 use crate::inbox::Message;
-use crate::inflight::{Buffer, Direction, GuestVectors, Operation, Piece, Transfer};
+use crate::inflight::{Direction, Operation, Piece, Transfer};
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::poller::Poller;
@@ -52,19 +56,6 @@ pub struct Vring {
     pub writethrough: bool,
 }
 
-/// Why a transfer failed, for the log.
-#[derive(Debug, Error)]
-enum Failure {
-    #[error(transparent)]
-    Device(#[from] io::Error),
-    #[error(transparent)]
-    Integrity(#[from] SidecarError),
-    #[error(transparent)]
-    Copy(#[from] CopyError),
-    #[error(transparent)]
-    Length(#[from] LengthError),
-}
-
 /// Whether a request could be launched whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Launch {
@@ -79,10 +70,11 @@ pub struct QueueWorker<B: BlockDevice> {
     disk: Arc<Disk<B>>,
     info: DeviceInfo,
     memory: Arc<GuestMemory>,
-    // before the eventfds that it polls and the pool: dropping it waits for what is in flight
+    // before the eventfds that it polls and the buffers: dropping it waits for what is in flight
     device: B::Queue,
     vring: Vring,
-    pool: FolioPool,
+    buffers: Buffers,
+    data: DataPath,
     poller: Poller,
     requests: Slab<Active>,
     /// Popped since the last batch of locks.
@@ -105,13 +97,16 @@ impl<B: BlockDevice> QueueWorker<B> {
         let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
         let device = disk.device.open_queue(&arena, sources)?;
         let poller = Poller::new(disk.poll);
+        let buffers = Buffers::new(FolioPool::new(arena), memory.clone(), disk.bounce, &info);
+        let data = DataPath::new(memory.clone(), info.protection);
         Ok(Self {
             disk,
             info,
             memory,
             device,
             vring,
-            pool: FolioPool::new(arena),
+            buffers,
+            data,
             poller,
             requests: Slab::new(),
             arrived: Vec::new(),
@@ -143,7 +138,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.launch();
             self.settle();
             if self.stopping && self.requests.is_empty() {
-                debug_assert!(self.pool.is_whole(), "a folio was not put back");
+                debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
             let sleep = !self.can_launch() && !self.poller.poll_again() && self.arm();
@@ -316,7 +311,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             };
             let filled = match transfer.direction {
                 Direction::Read => Ok(()),
-                Direction::Write => self.fill(&mut transfer),
+                Direction::Write => self.data.fill(&self.requests[id], &mut transfer),
             };
             match filled {
                 Ok(()) => self.device.submit(Operation::Transfer(transfer)),
@@ -328,68 +323,18 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Finds memory for the next part of a request, bytes `from..to` of the device being left. `None`: no folio is free.
     fn begin(&mut self, id: usize, from: u64, to: u64) -> Option<Transfer> {
-        let active = self.requests.get(id)?;
-        let (work, data_offset) = (active.work, active.begun);
-        let direction = if work == Work::Read { Direction::Read } else { Direction::Write };
+        let active = self.requests.get_mut(id)?;
+        let direction = if active.work == Work::Read { Direction::Read } else { Direction::Write };
         let extent = Extent::next(direction, from, to, self.info.granule);
-        let zero_copy = self.disk.bounce == Bounce::WhenUnaligned
-            && matches!(work, Work::Read | Work::Write)
-            && !extent.is_partial();
-        let (mut folio, mut extent) = (None, extent);
-        if !zero_copy || self.info.protection.is_some() {
-            (folio, extent) = self.take_folio(extent)?;
-        }
-        let vectors = if zero_copy { self.guest_vectors(id, data_offset, extent.data_len()) } else { None };
-        if vectors.is_none() && folio.is_none() {
-            (folio, extent) = self.take_folio(extent)?;
-        }
-        let buffer = match (vectors, folio) {
-            (Some(vectors), folio) => Buffer::Guest(vectors, folio),
-            (None, folio) => Buffer::Bounce(folio?),
-        };
-        let data_len = extent.data_len();
+        let (buffer, extent) = self.buffers.take(active, extent)?;
+        let (data_offset, data_len) = (active.begun, extent.data_len());
         let merge = direction == Direction::Write && extent.is_partial();
         let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
         let direction = if merge { Direction::Read } else { direction };
-        let active = self.requests.get_mut(id)?;
         active.begun += data_len as u64;
         active.in_flight += 1;
         self.transfers += 1;
         Some(Transfer { direction, offset: extent.device_offset, len: extent.device_len, buffer, piece })
-    }
-
-    /// A folio for `extent`, which is cut to it where only a smaller one is free.
-    fn take_folio(&mut self, extent: Extent) -> Option<(Option<BounceFolio>, Extent)> {
-        let folio = self.pool.take(extent.device_len, self.info.granule)?;
-        let extent = extent.within(folio.len(), self.info.granule);
-        Some((Some(folio), extent))
-    }
-
-    fn guest_vectors(&mut self, id: usize, data_offset: u64, data_len: usize) -> Option<GuestVectors> {
-        let data = &self.requests.get_mut(id)?.request.data;
-        let slices = data.slices(&*self.memory, data_offset, data_len as u64).ok()?;
-        GuestVectors::of(&self.memory, slices, self.info.memory_alignment)
-    }
-
-    /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio
-    /// holds the copy that the guard was computed from, while the device reads the guest's memory again: the defect that
-    /// the bounce is the cure of.
-    fn fill(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
-        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
-        let (Some(active), Some(folio)) = (self.requests.get(request), transfer.buffer.folio_mut()) else {
-            return Ok(());
-        };
-        let (data, metadata) = folio.parts_mut();
-        let part = &mut data[lead..lead + data_len];
-        match active.work {
-            Work::Zero(_) => part.fill(0),
-            _ => active.request.data.copy_to(&*self.memory, data_offset, part)?,
-        }
-        if let Some(protection) = self.info.protection {
-            let part = protection.touched(lead..lead + data_len);
-            protection.generate(transfer.offset, part, data, metadata)?;
-        }
-        Ok(())
     }
 
     /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
@@ -457,37 +402,19 @@ impl<B: BlockDevice> QueueWorker<B> {
         if let Err(error) = result {
             return self.end_transfer(transfer, Some(error.into()));
         }
+        let active = &self.requests[transfer.piece.request];
         let outcome = match (transfer.direction, transfer.piece.merge) {
             (Direction::Write, _) => Ok(()),
-            (Direction::Read, false) => match self.verify(&mut transfer) {
+            (Direction::Read, false) => match self.data.verify(active, &mut transfer) {
                 Ok(()) => return self.keep(transfer),
                 Err(failure) => Err(failure),
             },
-            (Direction::Read, true) => match self.merge(&mut transfer) {
+            (Direction::Read, true) => match self.data.merge(active, &mut transfer) {
                 Ok(()) => return self.device.submit(Operation::Transfer(transfer)),
                 Err(failure) => Err(failure),
             },
         };
         self.end_transfer(transfer, outcome.err());
-    }
-
-    /// `verify`, for a read.
-    fn verify(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
-        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
-        let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
-        let (Some(active), Some(folio)) = (self.requests.get(request), transfer.buffer.folio_mut()) else {
-            return Ok(());
-        };
-        if unbounced {
-            // What the guest makes of its buffer meanwhile is verified too: without a bounce there is nothing stable.
-            active.request.data.copy_to(&*self.memory, data_offset, &mut folio.parts_mut().0[..data_len])?;
-        }
-        let (data, metadata) = folio.parts();
-        if let Some(protection) = self.info.protection {
-            let part = protection.touched(lead..lead + data_len);
-            protection.verify(transfer.offset, part, data, metadata)?;
-        }
-        Ok(())
     }
 
     /// Keeps a verified part of a read until the others are there too: the guest gets all or nothing, and gets it in the
@@ -508,40 +435,14 @@ impl<B: BlockDevice> QueueWorker<B> {
         let mut arrived = std::mem::take(&mut active.arrived);
         arrived.sort_unstable_by_key(|transfer| transfer.piece.data_offset);
         for transfer in arrived {
-            let copied = self.copy_from(&transfer);
+            let active = &self.requests[id];
+            // nothing more of a read of which a part has failed
+            let copied = match active.status {
+                Status::Ok => self.data.copy_from(active, &transfer),
+                _ => Ok(()),
+            };
             self.put_back(transfer, copied.err());
         }
-    }
-
-    /// Gives a part of a read to the guest, unless a part of it has failed.
-    fn copy_from(&self, transfer: &Transfer) -> Result<(), Failure> {
-        let Piece { request, data_offset, data_len, lead, .. } = transfer.piece;
-        let Some(active) = self.requests.get(request).filter(|active| active.status == Status::Ok) else {
-            return Ok(());
-        };
-        if let Buffer::Bounce(folio) = &transfer.buffer {
-            let data = &folio.data()[lead..lead + data_len];
-            active.request.data.copy_from(&*self.memory, data_offset, data)?;
-        }
-        Ok(())
-    }
-
-    /// A partial write has its granule: verify what stays of the intervals it changes, put the guest's data in, and make it
-    /// a write. Other intervals of the granule, good or bad, go back as they came, with their tuples.
-    fn merge(&mut self, transfer: &mut Transfer) -> Result<(), Failure> {
-        let Piece { data_len, lead, .. } = transfer.piece;
-        if let (Some(protection), Some(folio)) = (self.info.protection, transfer.buffer.folio()) {
-            let interval = protection.interval_size();
-            let (data, metadata) = folio.parts();
-            let touched = protection.touched(lead..lead + data_len);
-            // intervals that the guest's data covers whole need not have been right
-            let head = lead.next_multiple_of(interval);
-            let tail = ((lead + data_len) / interval * interval).max(head);
-            protection.verify(transfer.offset, touched.start..head, data, metadata)?;
-            protection.verify(transfer.offset, tail..touched.end, data, metadata)?;
-        }
-        transfer.direction = Direction::Write;
-        self.fill(transfer)
     }
 
     fn end_transfer(&mut self, transfer: Transfer, failure: Option<Failure>) {
@@ -558,9 +459,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             let Transfer { direction, offset, len, .. } = transfer;
             self.fail(id, &failure, format_args!("{direction} of {len} bytes at byte {offset}"));
         }
-        if let Some(folio) = transfer.buffer.into_folio() {
-            self.pool.put(folio);
-        }
+        self.buffers.put(transfer.buffer);
         if let Some(active) = self.requests.get_mut(id) {
             active.in_flight -= 1;
         }
@@ -571,12 +470,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return;
         };
         active.status = Status::IoErr;
-        let metrics = self.metrics();
-        let counter = match failure {
-            Failure::Integrity(_) | Failure::Length(_) => &metrics.integrity_errors,
-            Failure::Device(error) if error.kind() == io::ErrorKind::StorageFull => &metrics.no_space,
-            Failure::Device(_) | Failure::Copy(_) => &metrics.device_errors,
-        };
+        let counter = failure.counter(self.metrics());
         if counter.add_logged() {
             tracing::error!(queue = self.vring.index, total = counter.get(), "{what} failed: {failure}");
         }

@@ -1,0 +1,82 @@
+//! Where the bytes of a transfer lie: in a bounce folio, or in the guest's own memory.
+
+use std::sync::Arc;
+
+use crate::active::{Active, Work};
+use crate::bounce::{BounceFolio, FolioPool};
+use crate::device::DeviceInfo;
+use crate::disk::Bounce;
+use crate::extent::Extent;
+use crate::inflight::{Buffer, GuestVectors};
+use crate::memory::GuestMemory;
+
+/// The buffers of one worker.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pool: FolioPool,
+    memory: Arc<GuestMemory>,
+    bounce: Bounce,
+    granule: usize,
+    memory_alignment: usize,
+    /// Tuples lie in a folio, wherever the data lies.
+    is_protected: bool,
+}
+
+impl Buffers {
+    pub(super) fn new(pool: FolioPool, memory: Arc<GuestMemory>, bounce: Bounce, info: &DeviceInfo) -> Self {
+        Self {
+            pool,
+            memory,
+            bounce,
+            granule: info.granule,
+            memory_alignment: info.memory_alignment,
+            is_protected: info.protection.is_some(),
+        }
+    }
+
+    /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
+    /// `None`: no folio is free.
+    pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(Buffer, Extent)> {
+        let zero_copy = self.bounce == Bounce::WhenUnaligned
+            && matches!(active.work, Work::Read | Work::Write)
+            && !extent.is_partial();
+        if zero_copy
+            && !self.is_protected
+            && let Some(vectors) = self.guest_vectors(active, extent)
+        {
+            return Some((Buffer::Guest(vectors, None), extent));
+        }
+        let (folio, extent) = self.folio(extent)?;
+        if zero_copy
+            && self.is_protected
+            && let Some(vectors) = self.guest_vectors(active, extent)
+        {
+            return Some((Buffer::Guest(vectors, Some(folio)), extent));
+        }
+        Some((Buffer::Bounce(folio), extent))
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn put(&mut self, buffer: Buffer) {
+        if let Some(folio) = buffer.into_folio() {
+            self.pool.put(folio);
+        }
+    }
+
+    /// Whether every folio is back.
+    pub(super) fn is_whole(&self) -> bool {
+        self.pool.is_whole()
+    }
+
+    fn folio(&mut self, extent: Extent) -> Option<(BounceFolio, Extent)> {
+        let folio = self.pool.take(extent.device_len, self.granule)?;
+        let extent = extent.within(folio.len(), self.granule);
+        Some((folio, extent))
+    }
+
+    fn guest_vectors(&self, active: &Active, extent: Extent) -> Option<GuestVectors> {
+        let data_len = extent.data_len() as u64;
+        let slices = active.request.data.slices(&*self.memory, active.begun, data_len).ok()?;
+        GuestVectors::of(&self.memory, slices, self.memory_alignment)
+    }
+}

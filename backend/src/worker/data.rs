@@ -1,0 +1,90 @@
+//! The data of a transfer: between the guest and the folio, and against the tuples.
+
+use std::sync::Arc;
+
+use super::failure::Failure;
+use crate::active::{Active, Work};
+use crate::device::Protection;
+use crate::inflight::{Buffer, Direction, Piece, Transfer};
+use crate::memory::GuestMemory;
+
+/// Moves and protects the data of transfers.
+#[derive(Debug)]
+pub(super) struct DataPath {
+    memory: Arc<GuestMemory>,
+    protection: Option<Protection>,
+}
+
+impl DataPath {
+    pub(super) fn new(memory: Arc<GuestMemory>, protection: Option<Protection>) -> Self {
+        Self { memory, protection }
+    }
+
+    /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio
+    /// holds the copy that the guard was computed from, while the device reads the guest's memory again: the defect that
+    /// the bounce is the cure of.
+    pub(super) fn fill(&self, active: &Active, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { data_offset, data_len, lead, .. } = transfer.piece;
+        let Some(folio) = transfer.buffer.folio_mut() else {
+            return Ok(());
+        };
+        let (data, metadata) = folio.parts_mut();
+        let part = &mut data[lead..lead + data_len];
+        match active.work {
+            Work::Zero(_) => part.fill(0),
+            _ => active.request.data.copy_to(&*self.memory, data_offset, part)?,
+        }
+        if let Some(protection) = self.protection {
+            let part = protection.touched(lead..lead + data_len);
+            protection.generate(transfer.offset, part, data, metadata)?;
+        }
+        Ok(())
+    }
+
+    /// `verify`, for a read.
+    pub(super) fn verify(&self, active: &Active, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { data_offset, data_len, lead, .. } = transfer.piece;
+        let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
+        let Some(folio) = transfer.buffer.folio_mut() else {
+            return Ok(());
+        };
+        if unbounced {
+            // What the guest makes of its buffer meanwhile is verified too: without a bounce there is nothing stable.
+            active.request.data.copy_to(&*self.memory, data_offset, &mut folio.parts_mut().0[..data_len])?;
+        }
+        let (data, metadata) = folio.parts();
+        if let Some(protection) = self.protection {
+            let part = protection.touched(lead..lead + data_len);
+            protection.verify(transfer.offset, part, data, metadata)?;
+        }
+        Ok(())
+    }
+
+    /// A partial write has its granule: verify what stays of the intervals it changes, put the guest's data in, and make it
+    /// a write. Other intervals of the granule, good or bad, go back as they came, with their tuples.
+    pub(super) fn merge(&self, active: &Active, transfer: &mut Transfer) -> Result<(), Failure> {
+        let Piece { data_len, lead, .. } = transfer.piece;
+        if let (Some(protection), Some(folio)) = (self.protection, transfer.buffer.folio()) {
+            let interval = protection.interval_size();
+            let (data, metadata) = folio.parts();
+            let touched = protection.touched(lead..lead + data_len);
+            // intervals that the guest's data covers whole need not have been right
+            let head = lead.next_multiple_of(interval);
+            let tail = ((lead + data_len) / interval * interval).max(head);
+            protection.verify(transfer.offset, touched.start..head, data, metadata)?;
+            protection.verify(transfer.offset, tail..touched.end, data, metadata)?;
+        }
+        transfer.direction = Direction::Write;
+        self.fill(active, transfer)
+    }
+
+    /// `copy_from`: gives a verified part of a read to the guest.
+    pub(super) fn copy_from(&self, active: &Active, transfer: &Transfer) -> Result<(), Failure> {
+        let Piece { data_offset, data_len, lead, .. } = transfer.piece;
+        if let Buffer::Bounce(folio) = &transfer.buffer {
+            let data = &folio.data()[lead..lead + data_len];
+            active.request.data.copy_from(&*self.memory, data_offset, data)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Why a part of a request failed.
+
+use std::io;
+
+use integrity::LengthError;
+use integrity::sidecar::SidecarError;
+use thiserror::Error;
+use virtio::CopyError;
+
+use crate::metrics::{Counter, QueueMetrics};
+
+/// Why a part of a request failed, for the log and the counters. The driver is told IOERR.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Device(#[from] io::Error),
+    #[error(transparent)]
+    Integrity(#[from] SidecarError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error(transparent)]
+    Length(#[from] LengthError),
+}
+
+impl Failure {
+    /// What counts it.
+    pub(super) fn counter<'a>(&self, metrics: &'a QueueMetrics) -> &'a Counter {
+        match self {
+            Self::Integrity(_) | Self::Length(_) => &metrics.integrity_errors,
+            Self::Device(error) if error.kind() == io::ErrorKind::StorageFull => &metrics.no_space,
+            Self::Device(_) | Self::Copy(_) => &metrics.device_errors,
+        }
+    }
+}
