@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use virtio::{DEVICE_ID_LEN, DiskLimits};
 
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Message};
 use crate::metrics::QueueMetrics;
-use crate::range_lock::RangeLock;
+use crate::range_lock::{RangeLock, Ticket};
 
 /// Whether guest data is copied into stable folios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,4 +37,36 @@ pub struct Disk<B> {
     pub bounce: Bounce,
     /// Longest time to poll before sleeping.
     pub poll: Duration,
+}
+
+impl<B> Disk<B> {
+    /// Gives ranges that queue `queue` held back, as one batch. Requests whose turn comes by it are named to `granted` where
+    /// they are of the same queue; the other queues are told by message.
+    pub fn release(
+        &self,
+        queue: usize,
+        tickets: impl ExactSizeIterator<Item = Ticket>,
+        mut granted: impl FnMut(usize),
+    ) {
+        if tickets.len() == 0 {
+            return;
+        }
+        let mut others = Vec::new();
+        {
+            let mut table = self.locks.table();
+            for ticket in tickets {
+                table.release(ticket, |owner| {
+                    if owner.queue == queue {
+                        granted(owner.request);
+                    } else {
+                        others.push(owner);
+                    }
+                });
+            }
+        }
+        // not under the table's lock: it is a system call
+        for owner in others {
+            self.inboxes[owner.queue].post(Message::Granted(owner.request));
+        }
+    }
 }

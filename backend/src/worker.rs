@@ -538,51 +538,20 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Gives the ranges of all that was finished back, and wakes those whose turn it is.
     fn release(&mut self) {
-        if self.released.is_empty() {
-            return;
-        }
-        let mut others = Vec::new();
-        {
-            let mut table = self.disk.locks.table();
-            for ticket in self.released.drain(..) {
-                table.release(ticket, |owner| {
-                    if owner.queue == self.vring.index {
-                        self.ready.push_back(owner.request);
-                    } else {
-                        others.push(owner);
-                    }
-                });
-            }
-        }
-        for owner in others {
-            self.disk.inboxes[owner.queue].post(Message::Granted(owner.request));
-        }
+        let Self { disk, vring, released, ready, .. } = self;
+        disk.release(vring.index, released.drain(..), |request| ready.push_back(request));
     }
 
     /// Gives up with io_uring: the chains stay with the driver's dead ring, the ranges go to those who wait.
     fn abandon(mut self) {
         // first: it waits for everything in flight
         drop(self.device);
-        let tickets: Vec<_> = self
-            .requests
-            .drain()
-            .filter_map(|active| {
-                active.request.reply.abandon();
-                active.ticket
-            })
-            .collect();
-        let mut granted = Vec::new();
-        {
-            let mut table = self.disk.locks.table();
-            tickets
-                .into_iter()
-                .chain(self.released)
-                .for_each(|ticket| table.release(ticket, |owner| granted.push(owner)));
-        }
-        granted
-            .into_iter()
-            .filter(|owner| owner.queue != self.vring.index)
-            .for_each(|owner| self.disk.inboxes[owner.queue].post(Message::Granted(owner.request)));
+        self.released.extend(self.requests.drain().filter_map(|active| {
+            active.request.reply.abandon();
+            active.ticket
+        }));
+        // this queue's own requests are gone
+        self.disk.release(self.vring.index, self.released.drain(..), |_| {});
     }
 
     /// Nothing more can be believed of this queue, until the driver resets it. What was popped is still finished.
