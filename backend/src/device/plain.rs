@@ -62,7 +62,7 @@ impl BlockDevice for PlainDevice {
 
 /// The ring and nothing more.
 #[derive(Debug)]
-pub struct PlainQueue(Ring);
+pub struct PlainQueue(Ring<Step>);
 
 impl DeviceQueue for PlainQueue {
     fn submit(&mut self, operation: Operation) {

@@ -117,7 +117,7 @@ impl BlockDevice for SidecarDevice {
 #[derive(Debug)]
 pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
-    ring: Ring,
+    ring: Ring<Step>,
 }
 
 impl DeviceQueue for SidecarQueue {

@@ -6,11 +6,12 @@
 
 #![expect(unsafe_code, reason = "submission queue entries carry raw pointers")]
 
-use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
+use std::{fmt, io};
 
+use io_uring::squeue::EntryMarker;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
 
@@ -45,21 +46,85 @@ pub(super) enum Step {
     Sync { file: RegisteredFile },
 }
 
+/// What a ring does for operations, one submission queue entry at a time.
+///
+/// # Safety
+/// The pointers of [`Self::entry`] lead into what the operation, or the step, owns, at addresses that do not change when
+/// those are moved.
+pub(super) unsafe trait RingStep: fmt::Debug {
+    /// The format of its submission queue entries.
+    type Submission: squeue::EntryMarker;
+    /// The format of its completion queue entries.
+    type Completion: cqueue::EntryMarker + Into<cqueue::Entry>;
+
+    /// The entry that does this step of `operation`; `None` when an operation of its kind has no such step. Folios lie in
+    /// fixed buffer 0 when `fixed_buffer`.
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<Self::Submission>;
+
+    /// What the result of a completion says of the step.
+    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()>;
+}
+
+// SAFETY: a transfer owns its folio, or its vectors of guest memory that they keep mapped; neither is moved with it.
+unsafe impl RingStep for Step {
+    type Submission = squeue::Entry;
+    type Completion = cqueue::Entry;
+
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
+        Some(match (operation, self) {
+            (Operation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
+            (_, Self::Fallocate { file, offset, len, by }) => {
+                let mode = match by {
+                    ZeroBy::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
+                    ZeroBy::ZeroRange | ZeroBy::Writing => libc::FALLOC_FL_ZERO_RANGE,
+                };
+                let entry = opcode::Fallocate::new(types::Fixed(file.0), *len).offset(*offset);
+                entry.mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
+            }
+            (_, Self::Sync { file }) => {
+                opcode::Fsync::new(types::Fixed(file.0)).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            (_, Self::Transfer) => return None,
+        })
+    }
+
+    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+        whole(operation, result)
+    }
+}
+
+/// Success for a result that is the operation's whole length, in bytes.
+pub(super) fn whole(operation: &Operation, result: i32) -> io::Result<()> {
+    let expected = match operation {
+        Operation::Transfer(transfer) => transfer.len,
+        Operation::Zero { .. } | Operation::Flush { .. } => 0,
+    };
+    match usize::try_from(result) {
+        Ok(done) if done == expected => Ok(()),
+        // A recycled folio holds someone else's data behind a short read, so short is never success.
+        Ok(done) => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("short transfer: {done} of {expected} bytes"),
+        )),
+        Err(_) => Err(io::Error::from_raw_os_error(-result)),
+    }
+}
+
 /// What a worker learns from the ring.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum Event<S> {
     /// The driver made buffers available.
     Kick,
     /// The session, or another worker, has something to say.
     Wake,
     /// A step of an operation is done, with its whole length, or failed.
-    Done(Operation, Step, io::Result<()>),
+    Done(Operation, S, io::Result<()>),
 }
 
 /// The io_uring of one worker and, by `user_data`, what is in flight on it.
-pub(super) struct Ring {
-    uring: IoUring,
-    in_flight: ManuallyDrop<Slab<(Operation, Step)>>,
+pub(super) struct Ring<S: RingStep> {
+    uring: IoUring<S::Submission, S::Completion>,
+    in_flight: ManuallyDrop<Slab<(Operation, S)>>,
     fixed_buffer: bool,
     kick: RawFd,
     wake: RawFd,
@@ -67,15 +132,15 @@ pub(super) struct Ring {
     broken: Option<i32>,
 }
 
-impl std::fmt::Debug for Ring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S: RingStep> fmt::Debug for Ring<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
     }
 }
 
 /// Whether this process may use io_uring at all, with what it needs.
 pub fn probe() -> io::Result<()> {
-    let uring = build()?;
+    let uring = build::<squeue::Entry, cqueue::Entry>()?;
     let mut probe = Probe::new();
     uring.submitter().register_probe(&mut probe)?;
     let needed = [opcode::ReadFixed::CODE, opcode::Writev::CODE, opcode::Fsync::CODE, opcode::PollAdd::CODE];
@@ -89,9 +154,9 @@ pub fn probe() -> io::Result<()> {
     }
 }
 
-fn build() -> io::Result<IoUring> {
+fn build<S: squeue::EntryMarker, C: cqueue::EntryMarker>() -> io::Result<IoUring<S, C>> {
     // Deferred task work (6.1) runs completions when we ask for them, in one batch, not by interrupting us.
-    let deferred = IoUring::builder()
+    let deferred = IoUring::<S, C>::builder()
         .setup_cqsize(COMPLETIONS)
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -99,13 +164,13 @@ fn build() -> io::Result<IoUring> {
         .build(SUBMISSIONS);
     match deferred {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)
+            IoUring::<S, C>::builder().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)
         }
         other => other,
     }
 }
 
-impl Ring {
+impl<S: RingStep> Ring<S> {
     /// A ring over `files`; file 0 is the one that is read and written. Call on the thread that will use it.
     ///
     /// Both eventfds must stay open for as long as the ring lives.
@@ -115,7 +180,7 @@ impl Ring {
         kick: BorrowedFd<'_>,
         wake: BorrowedFd<'_>,
     ) -> io::Result<Self> {
-        let uring = build()?;
+        let uring = build::<S::Submission, S::Completion>()?;
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         uring.submitter().register_files(&raw)?;
         // SAFETY: registration pins the pages themselves; a mapping that goes away before the ring would leave the ring
@@ -139,7 +204,7 @@ impl Ring {
     }
 
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
-    pub(super) fn submit(&mut self, operation: Operation, step: Step) {
+    pub(super) fn submit(&mut self, operation: Operation, step: S) {
         let slot = self.in_flight.insert((operation, step));
         self.push_slot(slot);
     }
@@ -167,9 +232,9 @@ impl Ring {
     }
 
     /// The next event.
-    pub(super) fn reap(&mut self) -> Option<Event> {
+    pub(super) fn reap(&mut self) -> Option<Event<S>> {
         loop {
-            let entry = self.uring.completion().next()?;
+            let entry: cqueue::Entry = self.uring.completion().next()?.into();
             match entry.user_data() {
                 poll @ (KICK | WAKE) => {
                     if !cqueue::more(entry.flags()) {
@@ -189,60 +254,36 @@ impl Ring {
         }
     }
 
-    fn finish(&mut self, slot: usize, result: i32) -> Option<Event> {
+    fn finish(&mut self, slot: usize, result: i32) -> Option<Event<S>> {
         if matches!(-result, libc::EAGAIN | libc::EINTR) {
             self.push_slot(slot);
             return None;
         }
         let (operation, step) = self.in_flight.try_remove(slot)?;
-        let expected = match &operation {
-            Operation::Transfer(transfer) => transfer.len,
-            Operation::Zero { .. } | Operation::Flush { .. } => 0,
-        };
-        let outcome = match usize::try_from(result) {
-            Ok(done) if done == expected => Ok(()),
-            // A recycled folio holds someone else's data behind a short read, so short is never success.
-            Ok(done) => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                format!("short transfer: {done} of {expected} bytes"),
-            )),
-            Err(_) => Err(io::Error::from_raw_os_error(-result)),
-        };
+        let outcome = step.outcome(&operation, result);
         Some(Event::Done(operation, step, outcome))
     }
 
     fn push_slot(&mut self, slot: usize) {
         let fixed_buffer = self.fixed_buffer;
-        let entry = match self.in_flight.get(slot) {
-            Some((Operation::Transfer(transfer), Step::Transfer)) => transfer_entry(transfer, fixed_buffer),
-            Some((_, Step::Fallocate { file, offset, len, by })) => {
-                let mode = match by {
-                    ZeroBy::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
-                    ZeroBy::ZeroRange | ZeroBy::Writing => libc::FALLOC_FL_ZERO_RANGE,
-                };
-                let entry = opcode::Fallocate::new(types::Fixed(file.0), *len).offset(*offset);
-                entry.mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
-            }
-            Some((_, Step::Sync { file })) => {
-                opcode::Fsync::new(types::Fixed(file.0)).flags(types::FsyncFlags::DATASYNC).build()
-            }
-            // only a transfer has that step
-            Some((_, Step::Transfer)) | None => return,
-        };
-        self.push(&entry.user_data(slot as u64));
+        let in_flight = self.in_flight.get(slot);
+        if let Some(entry) = in_flight.and_then(|(operation, step)| step.entry(operation, fixed_buffer)) {
+            self.push(entry, slot as u64);
+        }
     }
 
     fn poll(&mut self, user_data: u64) {
         let fd = if user_data == KICK { self.kick } else { self.wake };
         let events = u32::from(libc::POLLIN.unsigned_abs());
-        self.push(&opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().user_data(user_data));
+        self.push(opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().into(), user_data);
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
+    fn push(&mut self, mut entry: S::Submission, user_data: u64) {
+        entry.set_user_data(user_data);
         loop {
-            // SAFETY: the entry's pointers lead into the folio or the guest memory that the submission in `in_flight`
-            // owns; it stays there until its completion is reaped.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
+            // SAFETY: the entry's pointers lead, by `RingStep`, into what the submission in `in_flight` owns; it stays there
+            // until its completion is reaped.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
             // full: hand the batch over
@@ -254,7 +295,7 @@ impl Ring {
     }
 }
 
-fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
+pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
     let (file, offset) = (types::Fixed(0), transfer.offset);
     let len = u32::try_from(transfer.len).expect("a transfer is at most a folio");
     match (&transfer.buffer, transfer.direction) {
@@ -281,7 +322,7 @@ fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
     }
 }
 
-impl Drop for Ring {
+impl<S: RingStep> Drop for Ring<S> {
     fn drop(&mut self) {
         while !self.in_flight.is_empty() {
             if self.enter(true).is_err() {
