@@ -1,0 +1,59 @@
+//! A protected disk, the guest on it, and what is left when the guest is gone.
+
+use std::{path::PathBuf, time::Duration};
+
+use guest::{Guest, Server, Stableblk};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// A scratch directory with a protected disk, and whatever serves in it.
+pub(crate) struct Bench {
+    stableblk: Stableblk,
+    scratch: TempDir,
+    servers: Vec<Server>,
+}
+
+impl Bench {
+    /// Serves a new protected image at `disk.sock`, where the files of `qemu-configs/` expect it.
+    pub(crate) fn new(options: &[&str]) -> Self {
+        let scratch = tempfile::tempdir().expect("temporary directory");
+        let stableblk = Stableblk::new(env!("CARGO_BIN_EXE_stableblk"));
+        let mut bench = Self { stableblk, scratch, servers: Vec::new() };
+        let image = bench.path("disk.raw");
+        bench.stableblk.create(&image, "256M").unwrap_or_else(|error| panic!("{error}"));
+        bench.serve("disk", options);
+        bench
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    /// Serves `NAME.raw` at `NAME.sock`.
+    pub(crate) fn serve(&mut self, name: &str, options: &[&str]) {
+        let (image, socket) = (self.path(&format!("{name}.raw")), self.path(&format!("{name}.sock")));
+        let server = self.stableblk.serve(&image, &socket, options);
+        self.servers.push(server.unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    /// Boots the guest and runs `script`; what it printed.
+    pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
+        let guest = Guest { config, script, memory_limit_mib, time_limit: TIME_LIMIT };
+        guest.run(self.scratch.path()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Stops all back-ends and counts the blocks of the protected disk that do not match their tuple.
+    pub(crate) fn count_mismatches(mut self) -> u64 {
+        for server in self.servers.drain(..) {
+            server.stop().unwrap_or_else(|error| panic!("{error}"));
+        }
+        self.stableblk.count_mismatches(&self.path("disk.raw")).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// The one value of JSON that a script printed.
+pub(crate) fn json(output: &str) -> Value {
+    serde_json::from_str(output).unwrap_or_else(|error| panic!("{error}: {output}"))
+}

@@ -1,0 +1,7 @@
+//! A real Linux guest under QEMU on disks that the built program serves: what no client of our own can vouch for.
+
+mod bench;
+
+mod fio;
+mod rewriting;
+mod swap;
