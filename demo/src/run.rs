@@ -41,6 +41,7 @@ run                         writes done   guest errors   blocks whose guard no l
         let guest = Guest {
             config: QEMU_CONFIG,
             script: SCRIPT,
+            modules: &[],
             memory_limit_mib: Some(GUEST_MEMORY_MIB),
             time_limit: TIME_LIMIT,
         };

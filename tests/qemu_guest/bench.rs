@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use guest::{Guest, Server, Stableblk};
+use guest::{Guest, Server, Stableblk, make_tool_disk};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,6 +27,13 @@ impl Bench {
         bench
     }
 
+    /// Adds a read-only disk with programs of the host, for the guest's `tool` command.
+    pub(crate) fn with_tools(mut self, programs: &[&str]) -> Self {
+        make_tool_disk(&self.path("read-only.raw"), programs).unwrap_or_else(|error| panic!("{error}"));
+        self.serve("read-only", &["--read-only", "--integrity", "none"]);
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
@@ -40,7 +47,7 @@ impl Bench {
 
     /// Boots the guest and runs `script`; what it printed.
     pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
-        let guest = Guest { config, script, memory_limit_mib, time_limit: TIME_LIMIT };
+        let guest = Guest { config, script, modules: &[], memory_limit_mib, time_limit: TIME_LIMIT };
         guest.run(self.scratch.path()).unwrap_or_else(|error| panic!("{error}"))
     }
 

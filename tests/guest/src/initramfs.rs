@@ -1,4 +1,4 @@
-//! The guest's root file system: busybox, the modules its disks need, our programs and one script.
+//! The guest's root file system: busybox, the modules it needs, our programs and one script.
 
 use std::{path::Path, process::Command};
 
@@ -6,29 +6,29 @@ use crate::{GuestError, newc::Archive, output_of, parts, programs, read};
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Builds the archive for a guest that runs `script` with busybox's shell.
-pub(crate) fn build(script: &str) -> Result<Vec<u8>, GuestError> {
+/// Builds the archive for a guest that runs `script` with busybox's shell and has `modules` besides those of a virtio disk.
+pub(crate) fn build(script: &str, modules: &[&str]) -> Result<Vec<u8>, GuestError> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "fio", "modules", "proc", "sys", "tmp"] {
+    for directory in ["bin", "dev", "mnt", "modules", "proc", "sys", "tmp", "tools"] {
         archive.directory(directory);
     }
     archive.executable("init", include_bytes!("../files/init"));
     archive.executable("script", script.as_bytes());
     archive.executable("bin/busybox", &read(Path::new(BUSYBOX))?);
-    archive.executable("bin/fio", include_bytes!("../files/fio"));
+    archive.executable("bin/tool", include_bytes!("../files/tool"));
     for (name, contents) in programs::build()? {
         archive.executable(&format!("bin/{name}"), &contents);
     }
-    add_modules(&mut archive)?;
+    add_modules(&mut archive, modules)?;
     Ok(archive.finish())
 }
 
-/// Adds the modules of a virtio disk and `modules/order`, which names them so that each comes after those it needs.
-fn add_modules(archive: &mut Archive) -> Result<(), GuestError> {
+/// Adds the modules of a virtio disk, `more` and `modules/order`, which names them so that each comes after those it needs.
+fn add_modules(archive: &mut Archive, more: &[&str]) -> Result<(), GuestError> {
     let modules = parts::modules()?;
     let (root, version) = (modules.join("../../.."), modules.file_name().unwrap_or_default());
     let mut order = Vec::new();
-    for module in ["virtio_pci", "virtio_blk"] {
+    for module in ["virtio_pci", "virtio_blk"].iter().chain(more) {
         let mut modprobe = Command::new("/sbin/modprobe");
         modprobe.arg("--show-depends").arg("-d").arg(&root).arg("-S").arg(version).arg(module);
         // lines are "insmod PATH" or, for what the kernel has built in, "builtin NAME"

@@ -1,23 +1,24 @@
 //! Boots a small Linux guest under QEMU on vhost-user disks, for the tests and the demo.
 //!
-//! A [`Guest`] is a file of `qemu-configs/` and a shell script that the guest runs. Its tools are busybox and the programs of
-//! `tests/guest/programs`; QEMU runs in a scratch directory, where the configuration's relative socket paths resolve.
+//! A [`Guest`] is a file of `qemu-configs/` and a shell script that the guest runs. Its tools are busybox, the programs of
+//! `tests/guest/programs` and those of a disk by [`make_tool_disk`]; QEMU runs in a scratch directory, where the configuration's
+//! relative socket paths resolve.
 
 mod error;
-mod fio_disk;
 mod initramfs;
 mod machine;
 mod newc;
 mod parts;
 mod programs;
 mod stableblk;
+mod tool_disk;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
 pub use error::GuestError;
-pub use fio_disk::make_fio_disk;
 use machine::{Ending, Machine};
 pub use stableblk::{Server, Stableblk};
+pub use tool_disk::make_tool_disk;
 
 /// Emulated processors fail to boot now and then; a test that failed is never run again.
 const BOOT_ATTEMPTS: u32 = 3;
@@ -29,6 +30,8 @@ pub struct Guest<'a> {
     pub config: &'a str,
     /// What the guest runs, for busybox's shell. Its standard output is the result.
     pub script: &'a str,
+    /// Kernel modules to load besides those of a virtio disk, each with what it needs. Some may be built in.
+    pub modules: &'a [&'a str],
     /// Makes the guest use less memory than the configuration gives it, in mebibytes.
     pub memory_limit_mib: Option<u32>,
     /// How long the script may take.
@@ -41,7 +44,7 @@ impl Guest<'_> {
     /// # Errors
     /// [`GuestError`]: unless the guest came up and the script ended with status 0.
     pub fn run(&self, scratch: &Path) -> Result<String, GuestError> {
-        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self.script)?)?;
+        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self.script, self.modules)?)?;
         let mut machine = Machine::new(self, scratch)?;
         let mut attempt = 1;
         let ending = loop {

@@ -1,4 +1,4 @@
-//! A disk image that carries the host's fio into the guest.
+//! A disk image that carries programs of the host into the guest.
 
 use std::{
     fs,
@@ -8,18 +8,21 @@ use std::{
 
 use crate::{GuestError, output_of};
 
-const FIO: &str = "/usr/bin/fio";
-/// The libraries take 80M.
+/// fio's libraries alone take 80M.
 const IMAGE_SIZE: &str = "128M";
 
-/// Makes `image`, an ext4 file system with fio and its libraries. The guest's `fio` command expects it as the second disk.
+/// Makes `image`, an ext4 file system with `programs` and their libraries at the paths they have here. The guest's `tool`
+/// command expects it as the second disk.
 ///
 /// # Errors
-/// When fio is not installed, or the image cannot be made.
-pub fn make_fio_disk(image: &Path) -> Result<(), GuestError> {
+/// When a program is not installed, or the image cannot be made.
+pub fn make_tool_disk(image: &Path, programs: &[&str]) -> Result<(), GuestError> {
+    if let Some(path) = programs.iter().map(PathBuf::from).find(|path| !path.exists()) {
+        return Err(GuestError::MissingPart { part: "program for the guest", path });
+    }
     let root = tempfile::tempdir().map_err(GuestError::file(&std::env::temp_dir()))?;
-    let ldd = output_of(Command::new("ldd").arg(FIO), "ldd")?;
-    for file in libraries(&ldd).chain([PathBuf::from(FIO)]) {
+    let ldd = output_of(Command::new("ldd").args(programs), "ldd")?;
+    for file in libraries(&ldd).chain(programs.iter().map(PathBuf::from)) {
         let copy = root.path().join(file.strip_prefix("/").unwrap_or(&file));
         let directory = copy.parent().unwrap_or(root.path());
         fs::create_dir_all(directory).map_err(GuestError::file(directory))?;
@@ -34,6 +37,8 @@ pub fn make_fio_disk(image: &Path) -> Result<(), GuestError> {
 }
 
 /// The files that ldd names: `libz.so.1 => /lib/.../libz.so.1 (0x...)`, and the loader as `/lib64/ld-linux-x86-64.so.2 (0x...)`.
+/// With several programs it heads each list with a line `/usr/bin/fio:`.
 fn libraries(ldd: &str) -> impl Iterator<Item = PathBuf> {
-    ldd.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from)
+    let words = ldd.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    words.map(PathBuf::from)
 }
