@@ -14,10 +14,11 @@ test: prerequisites
 	cargo fmt --all --check
 	cd tests/guest/programs && cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cd tests/guest/programs && cargo clippy --locked -- -D warnings
+	cd tests/guest/programs && cargo clippy --all-targets --locked -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --debug
 	cargo deny --log-level error check licenses bans sources
 	cargo test --workspace --locked
+	cd tests/guest/programs && cargo test --locked
 
 bench: prerequisites
 	cargo bench --locked -p stableblk-integrity --bench throughput
