@@ -13,6 +13,7 @@ pub(crate) struct Bench {
     stableblk: Stableblk,
     scratch: TempDir,
     servers: Vec<Server>,
+    modules: Vec<&'static str>,
 }
 
 impl Bench {
@@ -20,9 +21,9 @@ impl Bench {
     pub(crate) fn new(options: &[&str]) -> Self {
         let scratch = tempfile::tempdir().expect("temporary directory");
         let stableblk = Stableblk::new(env!("CARGO_BIN_EXE_stableblk"));
-        let mut bench = Self { stableblk, scratch, servers: Vec::new() };
+        let mut bench = Self { stableblk, scratch, servers: Vec::new(), modules: Vec::new() };
         let image = bench.path("disk.raw");
-        bench.stableblk.create(&image, "256M").unwrap_or_else(|error| panic!("{error}"));
+        bench.stableblk.create(&image, "512M").unwrap_or_else(|error| panic!("{error}"));
         bench.serve("disk", options);
         bench
     }
@@ -31,6 +32,12 @@ impl Bench {
     pub(crate) fn with_tools(mut self, programs: &[&str]) -> Self {
         make_tool_disk(&self.path("read-only.raw"), programs).unwrap_or_else(|error| panic!("{error}"));
         self.serve("read-only", &["--read-only", "--integrity", "none"]);
+        self
+    }
+
+    /// Has the guest load one more kernel module.
+    pub(crate) fn with_module(mut self, module: &'static str) -> Self {
+        self.modules.push(module);
         self
     }
 
@@ -47,7 +54,8 @@ impl Bench {
 
     /// Boots the guest and runs `script`; what it printed.
     pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
-        let guest = Guest { config, script, modules: &[], memory_limit_mib, time_limit: TIME_LIMIT };
+        let guest =
+            Guest { config, script, modules: &self.modules, memory_limit_mib, time_limit: TIME_LIMIT };
         guest.run(self.scratch.path()).unwrap_or_else(|error| panic!("{error}"))
     }
 

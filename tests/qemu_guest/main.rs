@@ -2,6 +2,7 @@
 
 mod bench;
 
+mod filesystems;
 mod fio;
 mod rewriting;
 mod swap;
