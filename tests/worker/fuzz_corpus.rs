@@ -1,8 +1,7 @@
-//! The fuzzers' corpora, replayed through the fuzz targets: what fuzzing once reached stays tested.
+//! The fuzzers' corpora, replayed through the fuzz targets.
 
-use std::fs;
-use std::path::Path;
-
+#[path = "../corpus.rs"]
+mod corpus;
 #[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
 #[path = "../../backend/fuzz/src/input.rs"]
 mod input;
@@ -13,22 +12,14 @@ mod request;
 #[path = "../../backend/fuzz/src/worker.rs"]
 mod worker;
 
-fn replay(target: &str, run: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let inputs: Vec<_> = fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!inputs.is_empty(), "no corpus in {}", corpus.display());
-    for input in inputs {
-        println!("{}", input.display());
-        run(&fs::read(&input).unwrap());
-    }
-}
+const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
 fn requests() {
-    replay("request", request::run);
+    corpus::replay(CRATE, "request", request::run);
 }
 
 #[test]
 fn workers() {
-    replay("worker", worker::run);
+    corpus::replay(CRATE, "worker", worker::run);
 }

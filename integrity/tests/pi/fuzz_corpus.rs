@@ -1,26 +1,18 @@
-//! The fuzzers' corpora, replayed through the fuzz targets: what fuzzing once reached stays tested.
+//! The fuzzers' corpora, replayed through the fuzz targets.
 
-use std::fs;
-use std::path::Path;
+#[path = "../../../tests/corpus.rs"]
+mod corpus;
 
 use crate::fuzz_targets;
 
-fn replay(target: &str, run: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let inputs: Vec<_> = fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!inputs.is_empty(), "no corpus in {}", corpus.display());
-    for input in inputs {
-        println!("{}", input.display());
-        run(&fs::read(&input).unwrap());
-    }
-}
+const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
 fn parse() {
-    replay("parse", fuzz_targets::parse);
+    corpus::replay(CRATE, "parse", fuzz_targets::parse);
 }
 
 #[test]
 fn verify() {
-    replay("verify", fuzz_targets::verify);
+    corpus::replay(CRATE, "verify", fuzz_targets::verify);
 }
