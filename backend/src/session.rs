@@ -176,10 +176,8 @@ impl<B: BlockDevice> Session<B> {
     }
 
     fn ring(&self, index: usize, addresses: RingAddresses) -> VhostResult<SplitRing> {
-        let (queue, acked) = (&self.queues[index], self.acked());
-        let (event_idx, indirect) =
-            (acked.contains(Features::EVENT_IDX), acked.contains(Features::INDIRECT_DESC));
-        SplitRing::new(&**self.memory.memory(), queue.size, addresses, event_idx, indirect, queue.next_avail)
+        let queue = &self.queues[index];
+        SplitRing::new(&**self.memory.memory(), queue.size, addresses, self.acked(), queue.next_avail)
             .map_err(|error| refuse_fatally("cannot use the ring", index, &error))
     }
 

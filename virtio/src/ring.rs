@@ -7,6 +7,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
 use crate::area::{FLAGS_OFFSET, IDX_OFFSET, MappedArea, RingAddresses, RingArea, RingLayout};
 use crate::chain::{Chain, ChainWalker};
+use crate::config::Features;
 use crate::pending::PendingChain;
 
 /// The largest split ring (virtio 1.2, 2.7).
@@ -112,7 +113,8 @@ struct UsedElement {
 impl SplitRing {
     /// Takes over a ring of `size` entries at `addresses`.
     ///
-    /// `event_idx` and `indirect` say whether `VIRTIO_F_EVENT_IDX` and `VIRTIO_F_INDIRECT_DESC` were negotiated.
+    /// Of `features`, those negotiated, [`EVENT_IDX`](Features::EVENT_IDX) and
+    /// [`INDIRECT_DESC`](Features::INDIRECT_DESC) are the ring's.
     /// `next_avail` is the index of the first available entry to pop; the used index is read from the ring.
     ///
     /// # Errors
@@ -122,19 +124,18 @@ impl SplitRing {
         mem: &M,
         size: u16,
         addresses: RingAddresses,
-        event_idx: bool,
-        indirect: bool,
+        features: Features,
         next_avail: u16,
     ) -> Result<Self, RingError> {
         if !size.is_power_of_two() || size > RING_SIZE_MAX {
             return Err(RingError::Size { size });
         }
-        let layout = RingLayout { size, addresses, event_idx };
+        let layout = RingLayout { size, addresses, event_idx: features.contains(Features::EVENT_IDX) };
         layout.check(mem)?;
         let next_used = layout.map(mem, RingArea::UsedRing)?.load(IDX_OFFSET, Ordering::Acquire)?;
         Ok(Self {
             layout,
-            walker: ChainWalker::new(size, indirect),
+            walker: ChainWalker::new(size, features.contains(Features::INDIRECT_DESC)),
             next_avail,
             available: next_avail,
             next_used,

@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::area::{FLAGS_OFFSET, IDX_OFFSET, RingAddresses, RingLayout};
+use crate::config::Features;
 use crate::descriptor::{Descriptor, DescriptorFlags};
 use crate::ring::{AVAIL_F_NO_INTERRUPT, RingError, SplitRing, USED_F_NO_NOTIFY};
 
@@ -106,7 +107,9 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
 
     /// The device's side of this ring, with `EVENT_IDX` or without, and indirect descriptors negotiated.
     pub fn device(&self, event_idx: bool) -> Result<SplitRing, RingError> {
-        SplitRing::new(self.mem, self.layout.size, self.addresses(), event_idx, true, self.next_avail)
+        let mut features = Features::INDIRECT_DESC;
+        features.set(Features::EVENT_IDX, event_idx);
+        SplitRing::new(self.mem, self.layout.size, self.addresses(), features, self.next_avail)
     }
 
     /// Starts both indexes at `index` instead of 0, as on a ring that was in use.

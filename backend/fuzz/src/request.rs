@@ -1,6 +1,8 @@
 //! Guest memory of any content: rings are popped, requests parsed, checked, and their data moved.
 
-use virtio::{DiskLimits, Malformed, Operation, RangeLimits, Request, RingAddresses, SplitRing, Status};
+use virtio::{
+    DiskLimits, Features, Malformed, Operation, RangeLimits, Request, RingAddresses, SplitRing, Status,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::input::Input;
@@ -20,12 +22,14 @@ pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let (flags, size) = (input.u8(), 1 << (input.u8() % 4));
     let (read_only, block_size) = (flags & 1 != 0, input.choose([512, 4096]));
-    let (event_idx, indirect) = (flags & 2 != 0, flags & 4 != 0);
+    let mut features = Features::empty();
+    features.set(Features::EVENT_IDX, flags & 2 != 0);
+    features.set(Features::INDIRECT_DESC, flags & 4 != 0);
     let next_avail = input.u16();
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&REGIONS).expect("two small regions");
     let (region, len) = REGIONS[0];
     memory.write_slice(&input.0[..len.min(input.0.len())], region).expect("the region is that long");
-    let ring = SplitRing::new(&memory, size, RING, event_idx, indirect, next_avail);
+    let ring = SplitRing::new(&memory, size, RING, features, next_avail);
     let mut ring = ring.expect("all areas are aligned and in the first region");
     let limit = Some(RangeLimits { sectors_max: 16, ranges_max: 1 });
     let limits =

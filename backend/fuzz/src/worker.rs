@@ -23,7 +23,7 @@ use stableblk::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};
 use virtio::{
-    DEVICE_ID_LEN, Descriptor, DescriptorFlags, DiskLimits, RangeLimits, RingAddresses, SplitRing,
+    DEVICE_ID_LEN, Descriptor, DescriptorFlags, DiskLimits, Features, RangeLimits, RingAddresses, SplitRing,
     request_type,
 };
 use vm_memory::{Bytes, GuestAddress};
@@ -56,7 +56,10 @@ pub fn run(input: &[u8]) {
     let next_avail = input.u16();
     let driver = Driver::at(&*memory, RING, size);
     driver.set_available_index(next_avail);
-    let ring = SplitRing::new(&*memory, size, RING, flag(1), flag(2), next_avail);
+    let mut features = Features::empty();
+    features.set(Features::EVENT_IDX, flag(1));
+    features.set(Features::INDIRECT_DESC, flag(2));
+    let ring = SplitRing::new(&*memory, size, RING, features, next_avail);
     let ring = ring.expect("all areas are aligned and in the first region");
     let first_used = ring.next_used();
     let block_size = if flag(3) { 512 } else { 4096 };

@@ -2,8 +2,8 @@
 
 use stableblk_virtio::testing::{Buffer, Driver};
 use stableblk_virtio::{
-    Descriptor, DescriptorFlags, Malformed, MalformedReason, Operation, Request, Segment, SplitRing, Status,
-    request_type,
+    Descriptor, DescriptorFlags, Features, Malformed, MalformedReason, Operation, Request, Segment,
+    SplitRing, Status, request_type,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -126,7 +126,8 @@ fn indirect_table_outside_memory_is_refused() {
 fn indirect_descriptor_that_was_not_negotiated_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.ring = SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), true, false, 0).unwrap();
+    harness.ring =
+        SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), Features::EVENT_IDX, 0).unwrap();
     post_table(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(STATUS, 1, WRITE, 0)]);
     harness.assert_unanswerable(MalformedReason::IndirectNotNegotiated);
 }

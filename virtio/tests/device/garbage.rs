@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use stableblk_virtio::testing::Driver;
 use stableblk_virtio::{
-    Descriptor, DescriptorFlags, DiskLimits, Operation, RangeLimits, Request, RingError, SplitRing, Status,
+    Descriptor, DescriptorFlags, DiskLimits, Features, Operation, RangeLimits, Request, RingError, SplitRing,
+    Status,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -127,13 +128,19 @@ fn answer(request: Request, ring: &mut SplitRing, mem: &GuestMemoryMmap) {
     request.reply.complete(ring, mem, status, written);
 }
 
+/// The ring's features, negotiated or not.
+fn features() -> impl Strategy<Value = Features> {
+    [Features::EVENT_IDX, Features::INDIRECT_DESC]
+        .map(|feature| prop::sample::select(vec![Features::empty(), feature]))
+        .prop_map(|features| features.into_iter().collect())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn hostile_driver_gets_its_chains_back(
-        event_idx: bool,
-        indirect: bool,
+        features in features(),
         start: u16,
         rounds in prop::collection::vec(prop::collection::vec(act(), 1..40), 1..8),
     ) {
@@ -141,7 +148,7 @@ proptest! {
         let mut driver = Driver::new(&mem, 0, RING_SIZE);
         driver.start_at(start);
         let mut ring =
-            SplitRing::new(&mem, RING_SIZE, driver.addresses(), event_idx, indirect, start).unwrap();
+            SplitRing::new(&mem, RING_SIZE, driver.addresses(), features, start).unwrap();
         for acts in rounds {
             for act in acts {
                 perform(&mut driver, act);
@@ -163,7 +170,7 @@ proptest! {
     #[test]
     fn random_bytes_do_not_panic(
         bytes in prop::collection::vec(any::<u8>(), 0x600),
-        event_idx: bool,
+        features in features(),
         next_avail: u16,
     ) {
         let mem = guest_memory();
@@ -172,7 +179,7 @@ proptest! {
         // an index the device accepts, so that it goes on to the rest
         driver.set_available_index(next_avail.wrapping_add(RING_SIZE));
         let mut ring =
-            SplitRing::new(&mem, RING_SIZE, driver.addresses(), event_idx, true, next_avail).unwrap();
+            SplitRing::new(&mem, RING_SIZE, driver.addresses(), features, next_avail).unwrap();
         let _ = serve(&mut ring, &mem);
         ring.publish(&mem).unwrap();
         let _ = ring.enable_notifications(&mem);

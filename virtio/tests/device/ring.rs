@@ -3,7 +3,9 @@
 use std::ops::Deref;
 
 use stableblk_virtio::testing::{Buffer, Driver, Used};
-use stableblk_virtio::{Request, RingAddresses, RingArea, RingError, SplitRing, Status, request_type};
+use stableblk_virtio::{
+    Features, Request, RingAddresses, RingArea, RingError, SplitRing, Status, request_type,
+};
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -18,7 +20,7 @@ fn addresses(descriptor_table: u64, available_ring: u64, used_ring: u64) -> Ring
 }
 
 fn new_ring(mem: &GuestMemoryMmap, size: u16, addresses: RingAddresses) -> Result<SplitRing, RingError> {
-    SplitRing::new(mem, size, addresses, true, true, 0)
+    SplitRing::new(mem, size, addresses, Features::EVENT_IDX, 0)
 }
 
 #[test]
@@ -70,8 +72,8 @@ fn areas_lie_wholly_in_memory() {
 fn event_index_takes_room_only_where_negotiated() {
     let mem = guest_memory();
     let addresses = addresses(0, 0x1000, MEMORY_END - (4 + 8 * 16));
-    SplitRing::new(&mem, RING_SIZE, addresses, false, true, 0).unwrap();
-    assert!(SplitRing::new(&mem, RING_SIZE, addresses, true, true, 0).is_err());
+    SplitRing::new(&mem, RING_SIZE, addresses, Features::empty(), 0).unwrap();
+    assert!(SplitRing::new(&mem, RING_SIZE, addresses, Features::EVENT_IDX, 0).is_err());
 }
 
 #[test]
@@ -222,7 +224,8 @@ fn resumed_chain_is_served_like_a_popped_one() {
     harness.parse().unwrap().reply.abandon();
 
     // the successor starts behind the chain that was popped
-    let mut ring = SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), true, true, 1).unwrap();
+    let mut ring =
+        SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), Features::EVENT_IDX, 1).unwrap();
     assert!(ring.pop(&mem).unwrap().is_none());
     let request = Request::parse(&mem, ring.resume(&mem, 0).unwrap()).unwrap();
     assert_eq!(ring.outstanding(), 1);
