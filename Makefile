@@ -23,6 +23,7 @@ test: prerequisites
 bench: prerequisites
 	cargo bench --locked -p stableblk-integrity --bench throughput
 	cargo bench --locked -p stableblk-virtio --bench request
+	cargo bench --locked -p stableblk --bench range_lock
 
 fuzz: prerequisites
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug
