@@ -14,6 +14,7 @@ test: prerequisites
 	cargo fmt --all --check
 	cd tests/guest/programs && cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --locked -p stableblk --features bench-null -- -D warnings
 	cd tests/guest/programs && cargo clippy --all-targets --locked -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --debug
 	cargo deny --log-level error check licenses bans sources

@@ -71,6 +71,16 @@ pub enum BounceChoice {
     Never,
 }
 
+/// `--device`
+#[cfg(feature = "bench-null")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DeviceChoice {
+    /// The image does them.
+    Image,
+    /// Nobody does them: the image gives only size, alignment and protection.
+    Null,
+}
+
 /// Options of serving.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -113,6 +123,10 @@ pub struct ServeArgs {
     /// Longest time to look for work before sleeping, in microseconds; 0 never polls
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
     poll_us: u32,
+    /// What to do with transfers; "null" drops them, to measure the path alone
+    #[cfg(feature = "bench-null")]
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
+    device: DeviceChoice,
 }
 
 fn parse_integrity(text: &str) -> Result<Integrity, String> {
@@ -241,12 +255,27 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         }
     };
     match sidecar_path(args) {
-        None => serve(args, PlainDevice::new(image), &serial, &endpoint, &mut termination),
+        None => serve_device(args, PlainDevice::new(image), &serial, &endpoint, &mut termination),
         Some(path) => {
             let sidecar = SidecarFile::open(&path, &image, access(args))?;
-            serve(args, SidecarDevice::new(image, sidecar), &serial, &endpoint, &mut termination)
+            serve_device(args, SidecarDevice::new(image, sidecar), &serial, &endpoint, &mut termination)
         }
     }
+}
+
+fn serve_device<B: BlockDevice>(
+    args: &ServeArgs,
+    device: B,
+    serial: &str,
+    endpoint: &Endpoint,
+    termination: &mut Termination,
+) -> Result<ExitCode, ServeError> {
+    #[cfg(feature = "bench-null")]
+    if args.device == DeviceChoice::Null {
+        tracing::warn!("--device null: reads give zeros and writes are lost");
+        return serve(args, device::null::NullDevice::new(device), serial, endpoint, termination);
+    }
+    serve(args, device, serial, endpoint, termination)
 }
 
 fn access(args: &ServeArgs) -> Access {

@@ -7,6 +7,8 @@
 pub mod faulty;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
+#[cfg(any(test, feature = "bench-null"))]
+pub mod null;
 mod plain;
 mod protection;
 mod sidecar;

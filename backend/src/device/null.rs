@@ -1,0 +1,187 @@
+//! A device that does no I/O, to measure the path alone: `--device null` of builds with the feature `bench-null`.
+//!
+//! It stands before another device and has its size, alignment, protection and events, but no operation reaches that one.
+//! Nothing is remembered. A write has been copied and has its tuples, and both are dropped. A read gives zeros and the tuples of
+//! zeros, so it is verified and copied like any other. Filling memory with zeros takes the place of a disk's DMA; QEMU's
+//! null-co does the same with `read-zeroes=on`.
+
+#![expect(unsafe_code, reason = "without a bounce, guest memory is known by pointers alone")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use crate::bounce::Arena;
+use crate::inflight::{Buffer, Direction, GuestVectors, Operation, Transfer};
+
+/// Bytes of zeros that tuples are computed from at a time; a multiple of every interval.
+const CHUNK: usize = 1 << 20;
+
+/// Another device without its I/O.
+#[derive(Debug)]
+pub struct NullDevice<B> {
+    device: Arc<B>,
+    /// Of a device of zeros, computed beforehand: a real device computes none, so the measured path must not either.
+    tuples: Vec<u8>,
+}
+
+impl<B: BlockDevice> NullDevice<B> {
+    /// Takes the place of `device`.
+    pub fn new(device: B) -> Self {
+        let DeviceInfo { protection, capacity, .. } = *device.info();
+        let tuples = protection.map_or_else(Vec::new, |protection| tuples_of_zeros(protection, capacity));
+        Self { device: Arc::new(device), tuples }
+    }
+
+    fn read(&self, transfer: &mut Transfer) {
+        match &mut transfer.buffer {
+            Buffer::Bounce(folio) => folio.parts_mut().0[..transfer.len].fill(0),
+            Buffer::Guest(vectors, _) => fill_with_zeros(vectors),
+        }
+        let protected = self.device.info().protection.zip(transfer.buffer.folio_mut());
+        if let Some((protection, folio)) = protected {
+            let first = usize::try_from(transfer.offset).expect("its tuples are in memory");
+            let tuples = protection.metadata_len(first)..protection.metadata_len(first + transfer.len);
+            folio.parts_mut().1[..tuples.len()].copy_from_slice(&self.tuples[tuples]);
+        }
+    }
+}
+
+fn tuples_of_zeros(protection: Protection, capacity: u64) -> Vec<u8> {
+    let capacity = usize::try_from(capacity).expect("a device to measure with has tuples that fit in memory");
+    let (mut tuples, zeros) = (vec![0; protection.metadata_len(capacity)], vec![0; CHUNK]);
+    for start in (0..capacity).step_by(CHUNK) {
+        let len = CHUNK.min(capacity - start);
+        let metadata = &mut tuples[protection.metadata_len(start)..];
+        let generated = protection.generate(start as u64, 0..len, &zeros, metadata);
+        generated.expect("whole intervals and room for their tuples");
+    }
+    tuples
+}
+
+fn fill_with_zeros(vectors: &GuestVectors) {
+    for vector in vectors.as_slice() {
+        // SAFETY: the vectors lie in guest memory, which they keep mapped. No reference to it exists in this process; the
+        // guest's own accesses are no different from those that race with a disk's DMA.
+        unsafe { vector.iov_base.cast::<u8>().write_bytes(0, vector.iov_len) };
+    }
+}
+
+impl<B: BlockDevice> BlockDevice for NullDevice<B> {
+    type Queue = NullQueue<B>;
+
+    fn info(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue> {
+        let events = self.device.open_queue(arena, sources)?;
+        Ok(NullQueue { device: self.clone(), events, done: VecDeque::new() })
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.device.close()
+    }
+}
+
+/// A worker's access to nothing. Every operation is done when it is submitted.
+#[derive(Debug)]
+pub struct NullQueue<B: BlockDevice> {
+    device: Arc<NullDevice<B>>,
+    /// The other device's queue, for the driver's and the session's signals.
+    events: B::Queue,
+    done: VecDeque<Operation>,
+}
+
+impl<B: BlockDevice> DeviceQueue for NullQueue<B> {
+    fn submit(&mut self, mut operation: Operation) {
+        if let Operation::Transfer(transfer) = &mut operation
+            && transfer.direction == Direction::Read
+        {
+            self.device.read(transfer);
+        }
+        self.done.push_back(operation);
+    }
+
+    fn enter(&mut self, wait: bool) -> io::Result<()> {
+        if wait && self.done.is_empty() {
+            return self.events.enter(true);
+        }
+        if self.events.has_work() { self.events.enter(false) } else { Ok(()) }
+    }
+
+    fn has_work(&mut self) -> bool {
+        !self.done.is_empty() || self.events.has_work()
+    }
+
+    fn reap(&mut self) -> Option<Event> {
+        self.done.pop_front().map(|operation| Event::Done(operation, Ok(()))).or_else(|| self.events.reap())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use integrity::{Guard, IntegrityProfile, PiType};
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::bounce::FolioPool;
+    use crate::device::mem::MemDevice;
+    use crate::inflight::Piece;
+
+    const LEN: usize = 8192;
+    /// Not the start, where reference tags are zero, and not in the first chunk.
+    const OFFSET: u64 = CHUNK as u64 + 4096;
+
+    fn device() -> Arc<NullDevice<MemDevice>> {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        Arc::new(NullDevice::new(MemDevice::new(Some(profile), CHUNK + 64 * 1024)))
+    }
+
+    /// Does one transfer of a folio full of 0xA5, data and metadata.
+    fn transfer(device: &Arc<NullDevice<MemDevice>>, direction: Direction) -> Transfer {
+        let protection = device.info().protection.unwrap();
+        let arena = Arena::reserve(protection.metadata_per_page()).unwrap();
+        let (kick, wake) =
+            (eventfd(0, EventfdFlags::empty()).unwrap(), eventfd(0, EventfdFlags::empty()).unwrap());
+        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let mut queue = device.open_queue(&arena, sources).unwrap();
+        let mut folio = FolioPool::new(arena).take(LEN, 4096).unwrap();
+        folio.parts_mut().0.fill(0xA5);
+        folio.parts_mut().1.fill(0xA5);
+        let piece = Piece { request: 7, data_offset: 0, data_len: LEN, lead: 0, merge: false };
+        let buffer = Buffer::Bounce(folio);
+        queue.submit(Operation::Transfer(Transfer { direction, offset: OFFSET, len: LEN, buffer, piece }));
+        assert!(queue.has_work());
+        queue.enter(true).unwrap();
+        let Some(Event::Done(Operation::Transfer(transfer), Ok(()))) = queue.reap() else {
+            panic!("the transfer did not come back");
+        };
+        assert_eq!(transfer.piece, piece);
+        transfer
+    }
+
+    #[test]
+    fn what_is_read_is_zeros_that_verify() {
+        let device = device();
+        let read = transfer(&device, Direction::Read);
+        let (data, metadata) = read.buffer.folio().unwrap().parts();
+        assert_eq!(data[..LEN], [0; LEN]);
+        assert_ne!(metadata[..16], [0; 16], "an unwritten tuple would be verified without its guard");
+        let protection = device.info().protection.unwrap();
+        protection.verify(OFFSET, 0..LEN, data, metadata).unwrap();
+        protection.verify(OFFSET + 4096, 0..LEN, data, metadata).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_written_is_dropped() {
+        let device = device();
+        let written = transfer(&device, Direction::Write);
+        assert_eq!(written.buffer.folio().unwrap().data()[..LEN], [0xA5; LEN]);
+        assert!(device.device.media().data.iter().all(|byte| *byte == 0));
+        assert!(device.device.media().tuples.iter().all(|byte| *byte == 0));
+    }
+}
