@@ -17,6 +17,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 pub use error::GuestError;
 use machine::{Ending, Machine};
+pub use parts::qemu_storage_daemon;
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 

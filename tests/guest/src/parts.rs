@@ -18,14 +18,24 @@ pub(crate) fn modules() -> Result<PathBuf, GuestError> {
     the_only_entry("kernel modules", &cache().join("kernel/lib/modules"), "")
 }
 
-/// QEMU as installed, or else as unpacked into the cache, which then needs its own libraries.
+/// QEMU as installed, or else as unpacked.
 pub(crate) fn qemu() -> Command {
-    let unpacked = cache().join("qemu/usr");
-    let program = unpacked.join("bin/qemu-system-x86_64");
-    if !program.exists() {
-        return Command::new("qemu-system-x86_64");
+    unpacked_or_installed("qemu", "qemu-system-x86_64")
+}
+
+/// qemu-storage-daemon as installed, or else as `scripts/install-prerequisites` unpacked it.
+pub fn qemu_storage_daemon() -> Command {
+    unpacked_or_installed("qemu-utils", "qemu-storage-daemon")
+}
+
+/// What was unpacked into the cache needs its own libraries.
+fn unpacked_or_installed(directory: &str, program: &str) -> Command {
+    let unpacked = cache().join(directory).join("usr");
+    let path = unpacked.join("bin").join(program);
+    if !path.exists() {
+        return Command::new(program);
     }
-    let mut command = Command::new(program);
+    let mut command = Command::new(path);
     command.env("LD_LIBRARY_PATH", unpacked.join("lib/x86_64-linux-gnu"));
     command
 }
