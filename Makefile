@@ -1,6 +1,6 @@
 # Every target first installs what it misses, as root on Debian 12.
 
-.PHONY: demo test bench fuzz soak prerequisites
+.PHONY: demo test bench bench-quick bench-micro fuzz soak prerequisites
 
 # seconds that each fuzz target and the soak run
 FUZZ_SECONDS ?= 60
@@ -21,7 +21,22 @@ test: prerequisites
 	cargo test --workspace --locked
 	cd tests/guest/programs && cargo test --locked
 
-bench: prerequisites
+# A target directory of its own: what is shipped has no null device.
+BENCH = target/bench/release/stableblk-bench
+
+bench bench-quick: prerequisites
+	cargo build --release --locked --target-dir target/bench -p stableblk --features bench-null
+	cargo build --release --locked --target-dir target/bench -p stableblk-bench
+
+bench:
+	$(BENCH) run
+	$(BENCH) report
+
+bench-quick:
+	$(BENCH) run --extent quick --milliseconds 150 --warm-up-milliseconds 20 --memory-seconds 2 --output target/bench/quick.json
+	$(BENCH) report target/bench/quick.json --page target/bench/performance.md
+
+bench-micro: prerequisites
 	cargo bench --locked -p stableblk-integrity --bench throughput
 	cargo bench --locked -p stableblk-virtio --bench request
 	cargo bench --locked -p stableblk --bench range_lock

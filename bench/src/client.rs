@@ -1,0 +1,223 @@
+//! A virtio-blk driver that keeps every queue full, and measures.
+//!
+//! One thread drives all queues and polls for completions, so the figures are the back-end's, not those of waking a client.
+
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blkio::{Blkio, BlkioStartOutcome, Blkioq, Completion, MemoryRegion, ReqFlags};
+use hdrhistogram::Histogram;
+
+use crate::content;
+use crate::error::BenchError;
+use crate::workload::{Pattern, Workload};
+
+/// A back-end that has made its socket may not yet listen on it.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+const CONNECT_INTERVAL: Duration = Duration::from_millis(1);
+/// No request takes that long unless the back-end has lost it.
+const STALL_TIME: Duration = Duration::from_secs(10);
+/// Completions taken at a time.
+const BATCH: usize = 64;
+/// Descriptors of a request: header, data, status. The client has no indirect ones.
+const DESCRIPTORS: usize = 3;
+/// Latencies from a nanosecond to a minute, in three digits.
+const HISTOGRAM_BOUNDS: (u64, u64, u8) = (1, 60_000_000_000, 3);
+
+/// What was counted in a window of time.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// In nanoseconds, from the moment the client had the request to give until it saw it completed.
+    pub(crate) latencies: Histogram<u64>,
+    pub(crate) window: Duration,
+    /// Of the window, what the client itself worked: it spent the rest looking in vain.
+    pub(crate) client_busy: Duration,
+}
+
+/// A connected driver with its buffers.
+pub(crate) struct Client {
+    // dropped before the memory it uses
+    queues: Vec<Blkioq>,
+    _blkio: Blkio,
+    memory: MemoryRegion,
+    workload: Workload,
+    blocks: u64,
+    random: fastrand::Rng,
+    /// When the request of each slot was given. A slot is a buffer, and the place of a request in its queue.
+    begun: Vec<Instant>,
+    in_flight: usize,
+    /// More threads want to run than there are cores, so looking in vain would keep one from its work.
+    yields: bool,
+}
+
+impl Client {
+    pub(crate) fn connect(socket: &Path, workload: Workload) -> Result<Self, BenchError> {
+        let mut blkio = connect(socket)?;
+        let set_up = BenchError::client("set up its queues");
+        let to_i32 = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let ring_size = (DESCRIPTORS * workload.depth).next_power_of_two().max(128);
+        blkio.set_i32("num-queues", to_i32(workload.queues)).map_err(&set_up)?;
+        blkio.set_i32("queue-size", to_i32(ring_size)).map_err(&set_up)?;
+        let disk = blkio.get_u64("capacity").map_err(&set_up)?;
+        let blocks = disk / workload.block_size as u64;
+        if blocks == 0 {
+            return Err(BenchError::DiskTooSmall { disk, block_size: workload.block_size });
+        }
+        let BlkioStartOutcome { queues, .. } = blkio.start().map_err(&set_up)?;
+        let slots = workload.depth * workload.queues;
+        let share = BenchError::client("share its memory");
+        let mut memory = blkio.alloc_mem_region(workload.block_size * slots).map_err(&share)?;
+        blkio.map_mem_region(&memory).map_err(&share)?;
+        if workload.pattern != Pattern::Randread {
+            content::fill(buffers(&mut memory));
+        }
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            queues,
+            _blkio: blkio,
+            memory,
+            workload,
+            blocks,
+            random: fastrand::Rng::with_seed(1),
+            begun: vec![Instant::now(); slots],
+            in_flight: 0,
+            yields: workload.queues + 1 > cores,
+        })
+    }
+
+    /// Keeps every queue full for `time`. What is in flight at the end stays so.
+    pub(crate) fn drive(&mut self, time: Duration) -> Result<Counted, BenchError> {
+        let start = Instant::now();
+        if self.in_flight == 0 {
+            (0..self.begun.len()).for_each(|slot| self.submit(slot, start));
+            self.in_flight = self.begun.len();
+        }
+        let (low, high, digits) = HISTOGRAM_BOUNDS;
+        let mut latencies = Histogram::new_with_bounds(low, high, digits).expect("valid bounds");
+        let (mut now, mut last_completion, mut client_busy) = (start, start, Duration::ZERO);
+        let mut submitted = vec![true; self.queues.len()];
+        while now - start < time {
+            let mut idle = true;
+            for (queue, submitted) in submitted.iter_mut().enumerate() {
+                let before = now;
+                let mut done = [const { MaybeUninit::uninit() }; BATCH];
+                let completions = self.poll(queue, &mut done)?;
+                now = Instant::now();
+                for completion in completions {
+                    let slot = completed(completion)?;
+                    let nanoseconds = (now - self.begun[slot]).as_nanos();
+                    latencies.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+                    self.submit(slot, now);
+                }
+                let worked = !completions.is_empty();
+                if worked {
+                    (last_completion, now, idle) = (now, Instant::now(), false);
+                }
+                // the first look after a submission is what tells the back-end of it
+                if worked || *submitted {
+                    client_busy += now - before;
+                }
+                *submitted = worked;
+            }
+            if idle {
+                self.wait_a_moment(now - last_completion)?;
+            }
+        }
+        Ok(Counted { latencies, window: now - start, client_busy })
+    }
+
+    /// Waits for what is in flight. Then every buffer that was read into must hold what the whole disk holds, unless the
+    /// disk is one that stores nothing.
+    pub(crate) fn drain(&mut self, stores: bool) -> Result<(), BenchError> {
+        let mut last_completion = Instant::now();
+        while self.in_flight > 0 {
+            for queue in 0..self.queues.len() {
+                let mut done = [const { MaybeUninit::uninit() }; BATCH];
+                for completion in self.poll(queue, &mut done)? {
+                    completed(completion)?;
+                    self.in_flight -= 1;
+                    last_completion = Instant::now();
+                }
+            }
+            self.wait_a_moment(last_completion.elapsed())?;
+        }
+        if stores && !content::is_that_of_the_disk(buffers(&mut self.memory)) {
+            return Err(BenchError::WrongData);
+        }
+        Ok(())
+    }
+
+    fn poll<'a>(
+        &mut self,
+        queue: usize,
+        done: &'a mut [MaybeUninit<Completion>],
+    ) -> Result<&'a [MaybeUninit<Completion>], BenchError> {
+        let count = self.queues[queue].do_io(done, 0, None, None);
+        Ok(&done[..count.map_err(BenchError::client("drive its queue"))?])
+    }
+
+    fn submit(&mut self, slot: usize, now: Instant) {
+        let len = self.workload.block_size;
+        let offset = self.random.u64(..self.blocks) * len as u64;
+        let buffer = (self.memory.addr + slot * len) as *mut u8;
+        self.begun[slot] = now;
+        let is_read = match self.workload.pattern {
+            Pattern::Randread => true,
+            Pattern::Randwrite => false,
+            Pattern::Randrw => self.random.u8(..100) < Pattern::READ_SHARE,
+        };
+        let queue = &mut self.queues[slot / self.workload.depth];
+        if is_read {
+            queue.read(offset, buffer, len, slot, ReqFlags::empty());
+        } else {
+            queue.write(offset, buffer, len, slot, ReqFlags::empty());
+        }
+    }
+
+    fn wait_a_moment(&self, stalled: Duration) -> Result<(), BenchError> {
+        if stalled > STALL_TIME {
+            return Err(BenchError::Stalled(STALL_TIME));
+        }
+        if self.yields {
+            thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+}
+
+fn connect(socket: &Path) -> Result<Blkio, BenchError> {
+    let set_up = BenchError::client("be set up");
+    let deadline = Instant::now() + CONNECT_TIME;
+    loop {
+        let mut blkio = Blkio::new("virtio-blk-vhost-user").map_err(&set_up)?;
+        blkio.set_str("path", &socket.to_string_lossy()).map_err(&set_up)?;
+        match blkio.connect() {
+            Ok(()) => return Ok(blkio),
+            Err(_) if Instant::now() < deadline => thread::sleep(CONNECT_INTERVAL),
+            Err(error) => return Err(BenchError::client("connect")(error)),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "blkio gives memory as an address")]
+fn buffers(memory: &mut MemoryRegion) -> &mut [u8] {
+    // SAFETY: the region is mapped, readable and writable, for as long as the client has it; callers hold the slice only
+    // while no request is in flight.
+    unsafe { std::slice::from_raw_parts_mut(memory.addr as *mut u8, memory.len) }
+}
+
+/// The slot of a request that succeeded.
+#[expect(unsafe_code, reason = "blkio gives completions as MaybeUninit")]
+fn completed(completion: &MaybeUninit<Completion>) -> Result<usize, BenchError> {
+    // SAFETY: do_io initialized the completions that it counted.
+    let completion = unsafe { completion.assume_init_ref() };
+    if completion.ret == 0 {
+        Ok(completion.user_data)
+    } else {
+        Err(BenchError::RequestFailed(completion.ret))
+    }
+}

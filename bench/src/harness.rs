@@ -1,0 +1,264 @@
+//! `stableblk-bench run`: everybody takes turns, cell by cell, round by round.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{env, io};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tempfile::TempDir;
+
+use crate::cell::Cell;
+use crate::error::BenchError;
+use crate::fio;
+use crate::machine::Machine;
+use crate::matrix::{self, Extent, Filter};
+use crate::process::{Process, output_of};
+use crate::results::{AtRest, Outcome, Results, Run};
+use crate::sample::{LoadResult, Sample};
+use crate::storage::{Disk, Storage};
+use crate::subject::Subject;
+use crate::workload::{Pattern, Workload};
+
+/// What a run may take beyond its window: start, connection, end.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Ends with all that was written made durable.
+const STOP_TIME: Duration = Duration::from_secs(60);
+/// How long an idle back-end is watched.
+const IDLE_MILLISECONDS: u64 = 3000;
+
+/// Measure, and write the results as JSON
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// How much to measure
+    #[arg(long, value_enum, default_value_t = Extent::Full)]
+    extent: Extent,
+    #[command(flatten)]
+    filter: Filter,
+    /// Rounds; the results are medians over them
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    rounds: u32,
+    /// How long each run is measured
+    #[arg(long, default_value_t = 600, value_name = "N")]
+    milliseconds: u64,
+    /// How long each run is warmed up before
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    warm_up_milliseconds: u64,
+    /// How long the load is under which a back-end's memory is watched
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    memory_seconds: u64,
+    /// Size of the images
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    image_mib: u64,
+    /// Directory on a tmpfs
+    #[arg(long, default_value = "/dev/shm", value_name = "DIR")]
+    tmpfs: PathBuf,
+    /// Directory on an ext4
+    #[arg(long, default_value = "target/bench", value_name = "DIR")]
+    ext4: PathBuf,
+    /// The program to measure, built with the feature bench-null [default: beside this one]
+    #[arg(long, value_name = "PATH")]
+    stableblk: Option<PathBuf>,
+    /// Where the results go
+    #[arg(long, default_value = "target/bench/performance.json", value_name = "PATH")]
+    output: PathBuf,
+}
+
+/// What runs need.
+struct Bench<'a> {
+    args: &'a RunArgs,
+    stableblk: PathBuf,
+    scratch: TempDir,
+    progress: ProgressBar,
+    /// By a signal: between two runs there is nothing to clean up but the disks, which go when they are dropped.
+    stopped: Arc<AtomicBool>,
+}
+
+/// Measures everything and returns the results, which have been saved.
+pub(crate) fn run(args: &RunArgs) -> Result<Results, BenchError> {
+    let scratch = tempfile::tempdir().map_err(BenchError::file("make a directory in", &env::temp_dir()))?;
+    let stableblk = args.stableblk.clone().map_or_else(program_beside, Ok)?;
+    let machine = Machine::examine(&stableblk, scratch.path())?;
+    let stopped = catch_signals().map_err(BenchError::Signals)?;
+    let mut bench = Bench { args, stableblk, scratch, progress: progress_bar(), stopped };
+    let mut results = Results {
+        machine,
+        rounds: args.rounds,
+        warm_up_milliseconds: args.warm_up_milliseconds,
+        milliseconds: args.milliseconds,
+        image_bytes: args.image_mib << 20,
+        skipped: bench.skipped(),
+        runs: Vec::new(),
+        at_rest: Vec::new(),
+    };
+    let measured: Vec<_> = Storage::ALL
+        .into_iter()
+        .filter(|storage| {
+            args.filter.admits_storage(*storage) && !results.skipped.iter().any(|(it, _)| it == storage)
+        })
+        .map(|storage| (storage, args.extent.cells(storage, &args.filter)))
+        .filter(|(_, cells)| !cells.is_empty())
+        .collect();
+    if measured.is_empty() {
+        let reasons: Vec<_> = results.skipped.iter().map(|(_, reason)| reason.as_str()).collect();
+        return Err(BenchError::NothingToMeasure(reasons.join("; ")));
+    }
+    let turns: usize = measured.iter().flat_map(|(_, cells)| cells).map(|(_, subjects)| subjects.len()).sum();
+    bench.progress.set_length(turns as u64 * u64::from(args.rounds));
+    for (storage, cells) in measured {
+        bench.measure(storage, &cells, &mut results)?;
+    }
+    bench.progress.finish_and_clear();
+    results.save(&args.output)?;
+    Ok(results)
+}
+
+fn catch_signals() -> io::Result<Arc<AtomicBool>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stopped.clone())?;
+    }
+    Ok(stopped)
+}
+
+fn program_beside() -> Result<PathBuf, BenchError> {
+    let this = env::current_exe().map_err(BenchError::file("find", Path::new("/proc/self/exe")))?;
+    Ok(this.with_file_name("stableblk"))
+}
+
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} runs, {eta} left  {wide_msg}");
+    ProgressBar::no_length().with_style(style.expect("a valid template"))
+}
+
+impl Bench<'_> {
+    fn skipped(&self) -> Vec<(Storage, String)> {
+        let wanted = Storage::ALL.into_iter().filter(|storage| self.args.filter.admits_storage(*storage));
+        let refused = |storage| {
+            let reason = Disk::refusal(storage, self.directory(storage), self.args.image_mib << 20)?;
+            self.progress.suspend(|| eprintln!("{} is left out: {reason}", storage.name()));
+            Some((storage, reason))
+        };
+        wanted.filter_map(refused).collect()
+    }
+
+    fn directory(&self, storage: Storage) -> &Path {
+        match storage {
+            Storage::Null => self.scratch.path(),
+            Storage::Tmpfs => &self.args.tmpfs,
+            Storage::Ext4 => &self.args.ext4,
+        }
+    }
+
+    fn measure(
+        &mut self,
+        storage: Storage,
+        cells: &[(Cell, Vec<Subject>)],
+        results: &mut Results,
+    ) -> Result<(), BenchError> {
+        self.progress.set_message(format!("{}: writing the disk", storage.name()));
+        let disk = Disk::new(storage, self.directory(storage), self.args.image_mib << 20, &self.stableblk)?;
+        for (cell, subjects) in cells {
+            for round in 0..self.args.rounds {
+                for subject in matrix::turns(subjects, round) {
+                    if self.stopped.load(Ordering::Relaxed) {
+                        return Err(BenchError::Stopped);
+                    }
+                    self.progress.set_message(format!("{cell}, {}", subject.title()));
+                    let outcome = match self.take_turn(&disk, *cell, subject) {
+                        Ok(sample) => Outcome::Measured(sample),
+                        Err(error) if error.is_for_good() => return Err(error),
+                        Err(error) => Outcome::Failed(error.to_string()),
+                    };
+                    results.runs.push(Run { cell: *cell, subject, round, outcome });
+                    self.progress.inc(1);
+                }
+            }
+        }
+        // what there is is not lost to what comes
+        results.save(&self.args.output)?;
+        if storage == Storage::Null {
+            self.measure_at_rest(&disk, &mut results.at_rest)?;
+            return Ok(());
+        }
+        self.progress.set_message(format!("{}: checking the disk", storage.name()));
+        disk.check(&self.stableblk)
+    }
+
+    fn take_turn(&self, disk: &Disk, cell: Cell, subject: Subject) -> Result<Sample, BenchError> {
+        let warm_up = Duration::from_millis(self.args.warm_up_milliseconds);
+        let window = Duration::from_millis(self.args.milliseconds);
+        if subject == Subject::Fio {
+            let command = fio::command(&disk.image(), cell.workload, warm_up, window);
+            return fio::parse(&output_of(command, self.scratch.path(), window + PATIENCE)?, cell.workload);
+        }
+        Ok(self.load(disk, cell.workload, subject, window, Duration::ZERO)?.sample)
+    }
+
+    /// Four queues of 128 for a while, and then nothing.
+    fn measure_at_rest(&self, disk: &Disk, at_rest: &mut Vec<AtRest>) -> Result<(), BenchError> {
+        let window = Duration::from_secs(self.args.memory_seconds);
+        let subjects = [Subject::PiCrc64, Subject::PiCrc64Polling, Subject::Qemu];
+        for subject in subjects.into_iter().filter(|it| self.args.filter.admits_subject(*it)) {
+            let workload = Workload::new(Pattern::Randrw, 4096, 128).with_queues(4);
+            let cell = Cell { storage: disk.storage, workload };
+            self.progress.set_message(format!("{cell}, {}: memory, and at rest", subject.title()));
+            let idle = Duration::from_millis(IDLE_MILLISECONDS);
+            let LoadResult { sample, memory_before, idle } =
+                self.load(disk, workload, subject, window, idle)?;
+            at_rest.extend(sample.memory.zip(idle).map(|(memory_after, idle)| {
+                let load_milliseconds = self.args.memory_seconds * 1000;
+                AtRest { cell, subject, load_milliseconds, memory_before, memory_after, idle }
+            }));
+        }
+        Ok(())
+    }
+
+    /// A back-end of its own, a client of its own, and both gone afterwards.
+    fn load(
+        &self,
+        disk: &Disk,
+        workload: Workload,
+        subject: Subject,
+        window: Duration,
+        idle: Duration,
+    ) -> Result<LoadResult, BenchError> {
+        let scratch = tempfile::tempdir_in(&self.scratch);
+        let scratch = scratch.map_err(BenchError::file("make a directory in", self.scratch.path()))?;
+        let socket = scratch.path().join("socket");
+        let serve = subject.serve(disk, &socket, workload.queues, &self.stableblk);
+        let mut back_end = Process::start(serve.expect("fio serves nothing"), scratch.path())?;
+        back_end.wait_for(&socket, PATIENCE)?;
+        let client = self.client(disk, workload, &socket, back_end.id(), (window, idle));
+        let printed = output_of(client, scratch.path(), window + idle + PATIENCE)?;
+        back_end.terminate(STOP_TIME)?;
+        serde_json::from_str(&printed)
+            .map_err(|source| BenchError::Json { path: "the client's output".into(), source })
+    }
+
+    fn client(
+        &self,
+        disk: &Disk,
+        workload: Workload,
+        socket: &Path,
+        back_end: u32,
+        (window, idle): (Duration, Duration),
+    ) -> Command {
+        let Workload { pattern, block_size, depth, queues } = workload;
+        let mut client = Command::new("/proc/self/exe");
+        client.arg("load").arg("--socket-path").arg(socket).args(["--pid", &back_end.to_string()]);
+        client.args(["--rw", pattern.name(), "--block-size", &block_size.to_string()]);
+        client.args(["--depth", &depth.to_string(), "--queues", &queues.to_string()]);
+        client.args(["--milliseconds", &window.as_millis().to_string()]);
+        client.args(["--warm-up-milliseconds", &self.args.warm_up_milliseconds.to_string()]);
+        client.args(["--idle-milliseconds", &idle.as_millis().to_string()]);
+        if disk.storage == Storage::Null {
+            client.arg("--null");
+        }
+        client
+    }
+}

@@ -1,0 +1,87 @@
+//! `stableblk-bench load`: one load on one back-end, whichever it is. One line of JSON.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::client::{Client, Counted};
+use crate::error::BenchError;
+use crate::sample::{Idle, LoadResult, Sample};
+use crate::usage::{CpuTime, CpuUse, Memory, context_switches};
+use crate::workload::Workload;
+
+/// Time for a back-end to find out that there is nothing more to do.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
+
+/// Drive a vhost-user-blk back-end and print what it did and what it used, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Socket of the back-end
+    #[arg(long, value_name = "PATH")]
+    socket_path: PathBuf,
+    /// Process of the back-end
+    #[arg(long, value_name = "N")]
+    pid: u32,
+    #[command(flatten)]
+    workload: Workload,
+    /// How long to measure
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    milliseconds: u64,
+    /// How long to warm up before
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    warm_up_milliseconds: u64,
+    /// How long to stay connected afterwards without a request, and to watch the back-end do nothing
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    idle_milliseconds: u64,
+    /// The disk stores nothing: do not look at what was read
+    #[arg(long)]
+    null: bool,
+}
+
+pub(crate) fn run(args: &LoadArgs) -> Result<(), BenchError> {
+    let mut client = Client::connect(&args.socket_path, args.workload)?;
+    client.drive(Duration::from_millis(args.warm_up_milliseconds))?;
+    let (memory_before, cpu) = (Memory::of(args.pid)?, CpuTime::of(args.pid)?);
+    let counted = client.drive(Duration::from_millis(args.milliseconds))?;
+    let used = CpuTime::of(args.pid)?.since(cpu);
+    let memory = Memory::of(args.pid)?;
+    client.drain(!args.null)?;
+    let result = LoadResult {
+        sample: Sample { memory: Some(memory), ..sample(&counted, args.workload.block_size, used) },
+        memory_before,
+        idle: watch_idle(args.pid, Duration::from_millis(args.idle_milliseconds))?,
+    };
+    println!("{}", serde_json::to_string(&result).expect("numbers and strings"));
+    Ok(())
+}
+
+fn sample(counted: &Counted, block_size: usize, used: CpuUse) -> Sample {
+    let percentile = |quantile| microseconds(counted.latencies.value_at_quantile(quantile));
+    let client_busy = counted.client_busy.as_secs_f64() / counted.window.as_secs_f64();
+    Sample {
+        p50_us: percentile(0.5),
+        p99_us: percentile(0.99),
+        p999_us: percentile(0.999),
+        client_busy: Some(client_busy),
+        ..Sample::of_requests(counted.latencies.len(), block_size, counted.window, used)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "53 bits of nanoseconds are more than three months")]
+fn microseconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1000.0
+}
+
+/// What the back-end does while nothing is asked of it.
+fn watch_idle(pid: u32, time: Duration) -> Result<Option<Idle>, BenchError> {
+    if time.is_zero() {
+        return Ok(None);
+    }
+    thread::sleep(SETTLE_TIME);
+    let (start, cpu, switches) = (Instant::now(), CpuTime::of(pid)?, context_switches(pid)?);
+    thread::sleep(time);
+    let (used, switches) = (CpuTime::of(pid)?.since(cpu), context_switches(pid)? - switches);
+    Ok(Some(Idle::new(switches, used, start.elapsed())))
+}

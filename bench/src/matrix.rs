@@ -1,0 +1,200 @@
+//! Which cells are measured, how often and how long.
+
+use clap::{Args, ValueEnum};
+
+use crate::cell::Cell;
+use crate::storage::Storage;
+use crate::subject::Subject;
+use crate::workload::{Pattern, Workload};
+
+use Pattern::{Randread, Randrw, Randwrite};
+
+const DEPTHS: [usize; 4] = [1, 4, 32, 128];
+const KIB_4: usize = 4 << 10;
+/// Block sizes of large requests, and the depth that gives their throughput.
+const LARGE: [(usize, usize); 2] = [(64 << 10, 8), (1 << 20, 4)];
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Extent {
+    /// Every pattern, depth, size and number of queues
+    Full,
+    /// What the asked values of issue 7 are about
+    Quick,
+}
+
+/// What to leave out.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Filter {
+    /// Only these disks
+    #[arg(long, value_enum, value_delimiter = ',')]
+    storage: Vec<Storage>,
+    /// Only these subjects
+    #[arg(long, value_enum, value_delimiter = ',')]
+    subject: Vec<Subject>,
+    /// Only these patterns
+    #[arg(long, value_enum, value_delimiter = ',')]
+    rw: Vec<Pattern>,
+    /// Only requests of so many bytes
+    #[arg(long, value_delimiter = ',')]
+    block_size: Vec<usize>,
+    /// Only so many requests in flight
+    #[arg(long, value_delimiter = ',')]
+    depth: Vec<usize>,
+    /// Only so many queues
+    #[arg(long, value_delimiter = ',')]
+    queues: Vec<usize>,
+}
+
+impl Filter {
+    pub(crate) fn admits_storage(&self, storage: Storage) -> bool {
+        admits(&self.storage, &storage)
+    }
+
+    pub(crate) fn admits_subject(&self, subject: Subject) -> bool {
+        admits(&self.subject, &subject)
+    }
+
+    fn admits_workload(&self, workload: &Workload) -> bool {
+        let Workload { pattern, block_size, depth, queues } = workload;
+        admits(&self.rw, pattern)
+            && admits(&self.block_size, block_size)
+            && admits(&self.depth, depth)
+            && admits(&self.queues, queues)
+    }
+}
+
+fn admits<T: PartialEq>(chosen: &[T], one: &T) -> bool {
+    chosen.is_empty() || chosen.contains(one)
+}
+
+impl Extent {
+    fn workloads(self) -> Vec<Workload> {
+        let small = |patterns: &[Pattern], depths: &[usize]| -> Vec<_> {
+            let of_pattern = |pattern: &Pattern| {
+                let pattern = *pattern;
+                depths.iter().map(move |depth| Workload::new(pattern, KIB_4, *depth)).collect::<Vec<_>>()
+            };
+            patterns.iter().flat_map(of_pattern).collect()
+        };
+        let large = |with_depth_1: bool| {
+            LARGE.into_iter().flat_map(move |(block_size, depth)| {
+                let depths = if with_depth_1 { vec![1, depth] } else { vec![depth] };
+                depths.into_iter().flat_map(move |depth| {
+                    [Randread, Randwrite].map(|pattern| Workload::new(pattern, block_size, depth))
+                })
+            })
+        };
+        match self {
+            Self::Full => {
+                let multi = [2, 4].into_iter().flat_map(|queues| {
+                    [Randread, Randwrite].map(|pattern| Workload::new(pattern, KIB_4, 32).with_queues(queues))
+                });
+                small(&[Randread, Randwrite, Randrw], &DEPTHS)
+                    .into_iter()
+                    .chain(large(true))
+                    .chain(multi)
+                    .collect()
+            }
+            Self::Quick => small(&[Randread, Randwrite], &[1, 32]).into_iter().chain(large(false)).collect(),
+        }
+    }
+
+    fn has(self, subject: Subject, cell: &Cell) -> bool {
+        let large = cell.workload.block_size > KIB_4;
+        match (self, subject) {
+            (Self::Quick, Subject::PiT10 | Subject::Bounce) => false,
+            // nothing is asked of large requests against it
+            (Self::Quick, Subject::Fio) => !large,
+            _ => true,
+        }
+    }
+
+    /// The cells on `storage`, each with those who take turns in it.
+    pub(crate) fn cells(self, storage: Storage, filter: &Filter) -> Vec<(Cell, Vec<Subject>)> {
+        let mut workloads = self.workloads();
+        if (self, storage) == (Self::Quick, Storage::Null) {
+            // growth with depth and queues is asked of the null device alone; large requests are not
+            workloads.retain(|workload| workload.block_size == KIB_4);
+            workloads.push(Workload::new(Randread, KIB_4, 128));
+            workloads.push(Workload::new(Randread, KIB_4, 32).with_queues(2));
+        }
+        workloads.retain(|workload| filter.admits_workload(workload));
+        let with_subjects = |workload| {
+            let cell = Cell { storage, workload };
+            let takes_turns =
+                |it: &Subject| filter.admits_subject(*it) && it.can_do(&cell) && self.has(*it, &cell);
+            (cell, Subject::ALL.into_iter().filter(takes_turns).collect::<Vec<_>>())
+        };
+        workloads.into_iter().map(with_subjects).filter(|(_, subjects)| !subjects.is_empty()).collect()
+    }
+}
+
+/// Those who take turns, in the order of `round`: nobody is always first.
+pub(crate) fn turns(subjects: &[Subject], round: u32) -> impl Iterator<Item = Subject> {
+    let first = round as usize % subjects.len().max(1);
+    subjects[first..].iter().chain(&subjects[..first]).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Filter {
+        Filter {
+            storage: vec![],
+            subject: vec![],
+            rw: vec![],
+            block_size: vec![],
+            depth: vec![],
+            queues: vec![],
+        }
+    }
+
+    #[test]
+    fn full_has_what_issue_7_names() {
+        let cells = Extent::Full.cells(Storage::Ext4, &everything());
+        let has = |workload: Workload| cells.iter().any(|(cell, _)| cell.workload == workload);
+        for pattern in [Randread, Randwrite, Randrw] {
+            assert!(DEPTHS.iter().all(|depth| has(Workload::new(pattern, 4096, *depth))));
+        }
+        for pattern in [Randread, Randwrite] {
+            assert!(has(Workload::new(pattern, 65536, 1)) && has(Workload::new(pattern, 1 << 20, 1)));
+            assert!([2, 4].iter().all(|queues| has(Workload::new(pattern, 4096, 32).with_queues(*queues))));
+        }
+    }
+
+    #[test]
+    fn no_cell_is_measured_twice() {
+        for extent in [Extent::Full, Extent::Quick] {
+            for storage in Storage::ALL {
+                let mut cells: Vec<_> =
+                    extent.cells(storage, &everything()).into_iter().map(|(cell, _)| cell).collect();
+                let all = cells.len();
+                cells.sort();
+                cells.dedup();
+                assert_eq!(cells.len(), all);
+            }
+        }
+    }
+
+    #[test]
+    fn filters_leave_out() {
+        let filter = Filter { depth: vec![32], subject: vec![Subject::Fio, Subject::Qemu], ..everything() };
+        for (cell, subjects) in Extent::Full.cells(Storage::Ext4, &filter) {
+            assert_eq!((cell.workload.depth, subjects), (32, vec![Subject::Qemu, Subject::Fio]));
+        }
+        let only_fio = Filter { subject: vec![Subject::Fio], ..everything() };
+        assert!(Extent::Full.cells(Storage::Null, &only_fio).is_empty());
+    }
+
+    #[test]
+    fn everybody_has_one_turn_a_round_and_is_first_once() {
+        let subjects = [Subject::PiCrc64, Subject::Qemu, Subject::Fio];
+        let firsts: Vec<_> = (0..3).map(|round| turns(&subjects, round).next().unwrap()).collect();
+        assert_eq!(firsts, subjects);
+        let mut round: Vec<_> = turns(&subjects, 2).collect();
+        round.sort();
+        assert_eq!(round, subjects);
+    }
+}

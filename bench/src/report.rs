@@ -1,0 +1,340 @@
+//! docs/performance.md, from results: ratios first, absolute figures for orientation.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cell::Cell;
+use crate::charts;
+use crate::error::BenchError;
+use crate::results::Results;
+use crate::sample::Sample;
+use crate::statistics::Spread;
+use crate::storage::Storage;
+use crate::subject::Subject;
+use crate::targets::{self, Asked, Target, mib};
+
+/// What does not depend on figures. `<!-- name -->` is where they go.
+const TEMPLATE: &str = include_str!("performance.md");
+
+/// Where the report goes.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The page
+    #[arg(long, default_value = "docs/performance.md", value_name = "PATH")]
+    page: PathBuf,
+    /// Directory for its charts, beside the page
+    #[arg(long, default_value = "performance", value_name = "NAME")]
+    charts: PathBuf,
+}
+
+/// Writes the page, draws its charts, and says where.
+pub(crate) fn write(results: &Results, args: &ReportArgs) -> Result<(), BenchError> {
+    let directory = args.page.with_file_name(&args.charts);
+    fs::create_dir_all(&directory).map_err(BenchError::file("create", &directory))?;
+    let charts = charts::draw(results, &directory)?;
+    let links: Vec<_> = charts
+        .into_iter()
+        .map(|(storage, file)| (storage, format!("{}/{file}", args.charts.display())))
+        .collect();
+    fs::write(&args.page, page(results, &links)).map_err(BenchError::file("write", &args.page))?;
+    let verdicts: Vec<_> = targets::evaluate(results).iter().filter_map(Target::is_met).collect();
+    let met = verdicts.iter().filter(|met| **met).count();
+    println!("{}: {met} of {} measured values are as asked", args.page.display(), verdicts.len());
+    Ok(())
+}
+
+fn page(results: &Results, charts: &[(Storage, String)]) -> String {
+    let measured = [
+        ("<!-- machine -->", machine(results)),
+        ("<!-- targets -->", targets_table(results)),
+        ("<!-- storages -->", storages(results, charts)),
+        ("<!-- at_rest -->", at_rest(results)),
+        ("<!-- client -->", client(results)),
+    ];
+    measured.iter().fold(TEMPLATE.to_owned(), |page, (name, text)| page.replace(name, text.trim_end()))
+}
+
+fn machine(results: &Results) -> String {
+    let machine = &results.machine;
+    let mut text = format!(
+        "{}. {}, {} cores, {} MiB, Linux {}; load {:.2} when it began. {} rounds of {} ms after {} ms of warm-up, images \
+         of {} MiB. {}.\n",
+        machine.date,
+        machine.processor,
+        machine.cores,
+        machine.memory_mib,
+        machine.kernel,
+        machine.load_before,
+        results.rounds,
+        results.milliseconds,
+        results.warm_up_milliseconds,
+        results.image_bytes >> 20,
+        machine.versions.join("; "),
+    );
+    for (storage, reason) in &results.skipped {
+        let _ = writeln!(text, "\nNot measured: {}, because {reason}.", storage.name());
+    }
+    for (run, reason) in results.failures() {
+        let _ =
+            writeln!(text, "\nFailed: {}, {}, round {}: {reason}", run.cell, run.subject.title(), run.round);
+    }
+    text
+}
+
+fn targets_table(results: &Results) -> String {
+    let mut table = Table::new(&["what", "where", "asked", "measured", ""]);
+    for target in targets::evaluate(results) {
+        let asked = match target.asked {
+            Asked::AtLeast(least) => format!("at least {least}"),
+            Asked::AtMost(most) => format!("at most {most}"),
+        };
+        let verdict = match target.is_met() {
+            Some(true) => "met",
+            Some(false) => "**missed**",
+            None => "not measured",
+        };
+        let measured = target.measured.map_or_else(String::new, with_spread);
+        table.row([target.what, target.cell, asked, measured, verdict.to_owned()]);
+    }
+    table.0
+}
+
+fn storages(results: &Results, charts: &[(Storage, String)]) -> String {
+    let mut text = String::new();
+    for (storage, chart) in charts {
+        let name = storage.name();
+        let _ = writeln!(text, "### {name}\n\n![{name}]({chart})\n\n{}", throughput(results, *storage));
+        let _ = writeln!(text, "{}", latency(results, *storage));
+        let _ = writeln!(text, "{}", cpu(results, *storage));
+    }
+    text
+}
+
+/// Ratios to QEMU, whose own figure stands beside.
+fn throughput(results: &Results, storage: Storage) -> String {
+    let subjects: Vec<_> =
+        measured_on(results, storage).into_iter().filter(|it| *it != Subject::Qemu).collect();
+    let titles = subjects.iter().map(|subject| subject.title());
+    let head: Vec<_> = ["IOPS by those of QEMU", "QEMU, thousand"].into_iter().chain(titles).collect();
+    let mut table = Table::new(&head);
+    for cell in cells(results, storage) {
+        let thousand = results.spread(cell, Subject::Qemu, |sample| sample.iops / 1000.0);
+        let ratio = |subject: &Subject| results.ratio(cell, (*subject, Subject::Qemu), |sample| sample.iops);
+        let ratios = subjects.iter().map(|subject| ratio(subject).map_or_else(String::new, with_spread));
+        let qemu = thousand.map_or_else(String::new, |spread| rounded(spread.median));
+        table.row([cell.workload.to_string(), qemu].into_iter().chain(ratios));
+    }
+    table.0
+}
+
+fn latency(results: &Results, storage: Storage) -> String {
+    medians(results, storage, "p50 / p99 / p99.9 in us", |cell, subject| {
+        let figures: [fn(&Sample) -> f64; 3] = [|it| it.p50_us, |it| it.p99_us, |it| it.p999_us];
+        let medians =
+            figures.map(|figure| results.spread(cell, subject, figure).map(|it| rounded(it.median)));
+        let [p50, p99, p999] = medians;
+        Some(format!("{} / {} / {}", p50?, p99?, p999?))
+    })
+}
+
+/// The kernel tells user and system apart by its clock's ticks, too coarsely for one run: their shares are those of all rounds.
+fn cpu(results: &Results, storage: Storage) -> String {
+    medians(results, storage, "CPU a request in us", |cell, subject| {
+        let total = results.spread(cell, subject, Sample::cpu_us)?.median;
+        let sum =
+            |figure| results.figures(cell, subject, figure).iter().map(|(_, figure)| figure).sum::<f64>();
+        let user_share = sum(|sample| sample.user_us) / sum(Sample::cpu_us);
+        Some(format!("{}, {:.0} % user", rounded(total), user_share * 100.0))
+    })
+}
+
+/// A table of absolute figures, cells by subjects.
+fn medians(
+    results: &Results,
+    storage: Storage,
+    what: &str,
+    entry: impl Fn(Cell, Subject) -> Option<String>,
+) -> String {
+    let subjects = measured_on(results, storage);
+    let head: Vec<_> = std::iter::once(what).chain(subjects.iter().map(|subject| subject.title())).collect();
+    let mut table = Table::new(&head);
+    for cell in cells(results, storage) {
+        let entries = subjects.iter().map(|subject| entry(cell, *subject).unwrap_or_default());
+        table.row(std::iter::once(cell.workload.to_string()).chain(entries));
+    }
+    table.0
+}
+
+fn at_rest(results: &Results) -> String {
+    let mut table = Table::new(&[
+        "after",
+        "back-end",
+        "wake-ups a second",
+        "CPU, share of a core",
+        "own RSS in MiB, begin and end",
+        "of the client's memory",
+    ]);
+    for it in &results.at_rest {
+        let (before, after) = (it.memory_before, it.memory_after);
+        table.row([
+            format!("{} for {} s", it.cell, it.load_milliseconds / 1000),
+            it.subject.title().to_owned(),
+            rounded(it.idle.wake_ups_per_s),
+            format!("{:.4}", it.idle.cpu),
+            format!("{:.1}, {:.1}", mib(before.own_kib), mib(after.own_kib)),
+            format!("{:.1}", mib(after.shared_kib)),
+        ]);
+    }
+    table.0
+}
+
+/// Requests in flight from which on the client can be the limit.
+const CLIENT_DEPTH: usize = 32;
+
+/// How much of the time the client worked, where no disk takes any.
+fn client(results: &Results) -> String {
+    let mut table = Table::new(&[
+        "null device",
+        "back-end",
+        "thousand IOPS",
+        "client busy",
+        "client alone, thousand IOPS",
+    ]);
+    for cell in cells(results, Storage::Null).filter(|cell| cell.workload.depth >= CLIENT_DEPTH) {
+        for subject in measured_on(results, Storage::Null) {
+            let busy = |sample: &Sample| sample.client_busy.unwrap_or(f64::NAN);
+            let medians = (
+                results.spread(cell, subject, |sample| sample.iops / 1000.0),
+                results.spread(cell, subject, busy),
+                results.spread(cell, subject, |sample| {
+                    sample.iops / 1000.0 / sample.client_busy.unwrap_or(f64::NAN)
+                }),
+            );
+            if let (Some(iops), Some(busy), Some(alone)) = medians {
+                let share = format!("{:.0} %", busy.median * 100.0);
+                let row =
+                    [cell.workload.to_string(), subject.title().to_owned(), rounded(iops.median), share];
+                table.row(row.into_iter().chain([rounded(alone.median)]));
+            }
+        }
+    }
+    table.0
+}
+
+fn cells(results: &Results, storage: Storage) -> impl Iterator<Item = Cell> {
+    results.cells().into_iter().filter(move |cell| cell.storage == storage)
+}
+
+fn measured_on(results: &Results, storage: Storage) -> Vec<Subject> {
+    let measured = |subject: &Subject| {
+        results.runs.iter().any(|run| (run.cell.storage, run.subject) == (storage, *subject))
+    };
+    Subject::ALL.into_iter().filter(measured).collect()
+}
+
+fn with_spread(Spread { low, median, high }: Spread) -> String {
+    if low.total_cmp(&high).is_eq() {
+        return rounded(median);
+    }
+    format!("{} ({} to {})", rounded(median), rounded(low), rounded(high))
+}
+
+/// Three digits, as many as mean anything.
+fn rounded(figure: f64) -> String {
+    match figure.abs() {
+        size if size >= 100.0 => format!("{figure:.0}"),
+        size if size >= 10.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.2}"),
+    }
+}
+
+/// A table of Markdown.
+struct Table(String);
+
+impl Table {
+    fn new(head: &[&str]) -> Self {
+        Self(format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len())))
+    }
+
+    fn row(&mut self, entries: impl IntoIterator<Item = String>) {
+        let entries: Vec<_> = entries.into_iter().collect();
+        let _ = writeln!(self.0, "| {} |", entries.join(" | "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::results;
+    use crate::workload::{Pattern, Workload};
+
+    fn null_cell() -> Cell {
+        Cell { storage: Storage::Null, workload: Workload::new(Pattern::Randread, 4096, 32) }
+    }
+
+    fn made_up() -> Results {
+        results(&[
+            (null_cell(), Subject::PiCrc64, [150.0, 300.0, 100.0]),
+            (null_cell(), Subject::Qemu, [100.0, 100.0, 100.0]),
+        ])
+    }
+
+    #[test]
+    fn every_place_in_the_template_is_filled() {
+        let page = page(&made_up(), &[(Storage::Null, "performance/null.svg".to_owned())]);
+        for name in [
+            "<!-- machine -->",
+            "<!-- targets -->",
+            "<!-- storages -->",
+            "<!-- at_rest -->",
+            "<!-- client -->",
+        ] {
+            assert!(TEMPLATE.contains(name) && !page.contains(name), "{name}");
+        }
+        assert!(page.contains("![null](performance/null.svg)"));
+        assert!(page.contains("2026-01-31. a processor, 2 cores, 4096 MiB, Linux 6.1.0"));
+        assert!(page.contains("Not measured: ext4, because there is none."));
+    }
+
+    #[test]
+    fn throughput_is_a_ratio_with_its_spread() {
+        let table = throughput(&made_up(), Storage::Null);
+        let row = table.lines().last().unwrap();
+        assert_eq!(row, "| 4 KiB randread QD32 | 100 | 1.50 (1.00 to 3.00) |");
+    }
+
+    #[test]
+    fn asked_and_measured_stand_side_by_side() {
+        let table = targets_table(&made_up());
+        let name = "| IOPS, bounce + PI 64b / QEMU | null 4 KiB randread QD32 |";
+        let row = table.lines().find(|row| row.starts_with(name)).unwrap();
+        assert_eq!(row.strip_prefix(name), Some(" at least 1 | 1.50 (1.00 to 3.00) | met |"));
+        assert!(table.contains("**missed**") && table.contains("not measured"));
+    }
+
+    #[test]
+    fn a_failed_run_is_named() {
+        let mut results = made_up();
+        results.runs[0].outcome = crate::results::Outcome::Failed("no socket".to_owned());
+        assert!(
+            machine(&results)
+                .contains("Failed: null 4 KiB randread QD32, bounce + PI 64b, round 0: no socket")
+        );
+    }
+
+    #[test]
+    fn results_survive_json() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.json");
+        made_up().save(&path).unwrap();
+        assert_eq!(Results::load(&path).unwrap(), made_up());
+    }
+
+    #[test]
+    fn three_digits() {
+        assert_eq!([0.123, 12.34, 1234.5].map(rounded), ["0.12", "12.3", "1234"].map(str::to_owned));
+    }
+}
