@@ -10,6 +10,9 @@ use rustix::io::Errno;
 /// No device has larger blocks that Linux would take.
 const PAGE_SIZE: usize = 4096;
 
+/// The largest alignment of offsets that is worth it, in bytes: every smaller write reads and writes so much.
+const OFFSET_ALIGNMENT_MAX: usize = 64 << 10;
+
 /// Whether to go past the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectIo {
@@ -28,11 +31,23 @@ pub struct Alignment {
     pub offset: u32,
 }
 
+impl Alignment {
+    /// Whether folios can keep it. They lie at multiples of their size, which is at least a page's and the granule's, and
+    /// granules are powers of two. Zeros say that there is no direct I/O.
+    fn is_served(self) -> bool {
+        let (memory, offset) = (self.memory as usize, self.offset as usize);
+        memory.is_power_of_two()
+            && offset.is_power_of_two()
+            && offset <= OFFSET_ALIGNMENT_MAX
+            && memory <= offset.max(PAGE_SIZE)
+    }
+}
+
 impl DirectIo {
     /// Turns direct I/O on for this open file description, which so keeps its lock. `None`: there is none.
     pub(super) fn turn_on(self, file: &File) -> io::Result<Option<Alignment>> {
         let told = told_alignment(file);
-        let denied = told.is_some_and(|told| told.memory == 0 || told.offset == 0);
+        let denied = told.is_some_and(|told| !told.is_served());
         if self == Self::Never || denied || !set_direct(file, true)? {
             return Ok(None);
         }
@@ -105,6 +120,22 @@ mod tests {
         let start = buffer.as_ptr().align_offset(2 * memory) + memory;
         file.read_exact_at(&mut buffer[start..][..len], alignment.offset.into()).unwrap();
         assert!(buffer[start..][..len].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn alignments_that_folios_cannot_keep_are_not_taken() {
+        for (memory, offset, served) in [
+            (512, 512, true),
+            (4, 4096, true),
+            (512, 65536, true),
+            (65536, 65536, true),
+            (0, 0, false),
+            (512, 131_072, false),
+            (4, 12288, false),
+            (8192, 512, false),
+        ] {
+            assert_eq!(Alignment { memory, offset }.is_served(), served, "{memory} and {offset}");
+        }
     }
 
     #[test]
