@@ -56,10 +56,22 @@ fn more_in_flight_than_the_arena_holds() {
 
 #[test]
 fn a_request_larger_than_the_arena() {
+    for granule in [512, 4096, 8192, 65536] {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        if granule >= profile.interval_size() {
+            assert_cut_into_folios(Some(profile), granule);
+        }
+        assert_cut_into_folios(None, granule);
+    }
+}
+
+/// Writes and reads 32 MiB, four times the arena; no transfer is longer than a folio.
+fn assert_cut_into_folios(profile: Option<IntegrityProfile>, granule: usize) {
     let memory = guest_memory(1);
     let (submitted, largest) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counters = (submitted.clone(), largest.clone());
-    let device = FaultyDevice::new(disk(), move |operation| {
+    let device = Arc::new(MemDevice::new(profile, 34 << 20).with_granule(granule));
+    let device = FaultyDevice::new(device, move |operation| {
         if let Operation::Transfer(transfer) = operation {
             counters.0.fetch_add(transfer.len, Ordering::Relaxed);
             counters.1.fetch_max(transfer.len, Ordering::Relaxed);
@@ -67,12 +79,14 @@ fn a_request_larger_than_the_arena() {
         None
     });
     let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
-    // half an interval off, so that both ends are merged
-    let (sector, len) = (4, 2 * ARENA_SIZE);
+    // half a granule off where it has halves, so that both ends are merged
+    let sector = granule as u64 / 1024;
+    let len = 4 * ARENA_SIZE;
     let data = stamped(sector, len, 77);
     assert_eq!(guest.perform(0, &Command::Write { sector, data: data.clone() }).outcome(), (OK, 1));
     let written = submitted.load(Ordering::Relaxed);
-    assert_eq!(written, len + 3 * 4096, "two intervals are read, and written whole");
+    let merged = if sector == 0 { 0 } else { 3 * granule };
+    assert_eq!(written, len + merged, "two granules are read, and written whole");
     guest.recycle();
     let read = guest.perform(0, &Command::Read { sector, len: u32::try_from(len).unwrap() });
     assert_eq!(read.status, OK);

@@ -6,6 +6,7 @@ mod gate;
 mod guest;
 mod model;
 
+mod alignment;
 mod back_pressure;
 mod broken_rings;
 mod device_errors;
