@@ -17,6 +17,7 @@ mod random_sequences;
 mod requests;
 mod same_page;
 mod session;
+mod shrunk_image;
 mod unstable_guest;
 mod write_read;
 mod zeroing;
