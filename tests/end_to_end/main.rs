@@ -6,6 +6,7 @@ mod harness;
 
 mod bad_input;
 mod corrupt_media;
+mod features;
 mod flush_and_kill;
 mod full_disk;
 mod independent_client;

@@ -1,0 +1,46 @@
+//! What is offered, bit by bit of the specification, and that no more than that is taken.
+
+use vhost::VhostBackend;
+
+use crate::harness::{Backend, Frontend, GuestMemory, Image};
+
+/// `VHOST_F_LOG_ALL` and `VHOST_USER_F_PROTOCOL_FEATURES`: the front-end's, no driver sees them.
+const VHOST: u64 = 1 << 26 | 1 << 30;
+/// `SEG_MAX`, `BLK_SIZE`, `FLUSH`, `TOPOLOGY`; `INDIRECT_DESC`, `EVENT_IDX`, `VERSION_1`.
+const ALWAYS: [u32; 7] = [2, 6, 9, 10, 28, 29, 32];
+/// `CONFIG_WCE`, `DISCARD`, `WRITE_ZEROES`.
+const WRITABLE: [u32; 3] = [11, 13, 14];
+const RO: u32 = 5;
+const MQ: u32 = 12;
+
+fn mask(bits: impl IntoIterator<Item = u32>) -> u64 {
+    bits.into_iter().map(|bit| 1 << bit).sum()
+}
+
+#[test]
+fn each_is_offered_where_it_is_true() {
+    let image = Image::create(16 << 20);
+    let offered = |args: &[&str]| {
+        let backend = Backend::serve(&image, args);
+        let memory = GuestMemory::new();
+        Frontend::connect(&backend, &memory).protocol.get_features().unwrap() & !VHOST
+    };
+    let always = mask(ALWAYS);
+    assert_eq!(offered(&["--num-queues", "1"]), always | mask(WRITABLE));
+    assert_eq!(offered(&["--num-queues", "4"]), always | mask(WRITABLE) | mask([MQ]));
+    assert_eq!(offered(&["--num-queues", "1", "--read-only"]), always | mask([RO]));
+}
+
+#[test]
+fn what_was_not_offered_is_not_taken() {
+    let image = Image::create(16 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    // barrier, size_max, geometry, SCSI, lifetime, secure erase, zoned; packed ring, in order
+    for bit in [0, 1, 4, 7, 15, 16, 17, 34, 35] {
+        let frontend = Frontend::connect(&backend, &memory);
+        let offered = frontend.protocol.get_features().unwrap();
+        assert!(frontend.protocol.set_features(offered | 1 << bit).is_err(), "bit {bit}");
+    }
+    Frontend::connect(&backend, &memory).queue(0).flush();
+}
