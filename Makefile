@@ -1,6 +1,6 @@
 # Every target first installs what it misses, as root on Debian 12.
 
-.PHONY: demo test bench bench-quick bench-micro fuzz soak prerequisites
+.PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak prerequisites
 
 # seconds that each fuzz target and the soak run
 FUZZ_SECONDS ?= 60
@@ -24,15 +24,15 @@ test: prerequisites
 # A target directory of its own: what is shipped has no null device.
 BENCH = target/bench/release/stableblk-bench
 
-bench bench-quick: prerequisites
+bench-programs: prerequisites
 	cargo build --release --locked --target-dir target/bench -p stableblk --features bench-null
 	cargo build --release --locked --target-dir target/bench -p stableblk-bench
 
-bench:
+bench: bench-programs
 	$(BENCH) run
 	$(BENCH) report
 
-bench-quick:
+bench-quick: bench-programs
 	$(BENCH) run --extent quick --milliseconds 150 --warm-up-milliseconds 20 --memory-seconds 2 --output target/bench/quick.json
 	$(BENCH) report target/bench/quick.json --page target/bench/performance.md
 
