@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use guest::{Guest, Stableblk};
+use guest::{Guest, Kernel, Stableblk};
 use serde_json::{Map, Value};
 
 pub(crate) const QEMU_CONFIG: &str = "single-disk.cfg";
@@ -39,6 +39,8 @@ run                         writes done   guest errors   blocks whose guard no l
         stableblk.create(&image, "256M")?;
         let server = stableblk.serve(&image, &scratch.path().join("disk.sock"), options)?;
         let guest = Guest {
+            kernel: Kernel::Stable,
+            programs: &[],
             config: QEMU_CONFIG,
             script: SCRIPT,
             modules: &[],

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use guest::{Guest, Server, Stableblk, make_tool_disk};
+use guest::{Guest, Kernel, Server, Stableblk, make_tool_disk};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -54,8 +54,15 @@ impl Bench {
 
     /// Boots the guest and runs `script`; what it printed.
     pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
-        let guest =
-            Guest { config, script, modules: &self.modules, memory_limit_mib, time_limit: TIME_LIMIT };
+        let guest = Guest {
+            kernel: Kernel::Stable,
+            programs: &[],
+            config,
+            script,
+            modules: &self.modules,
+            memory_limit_mib,
+            time_limit: TIME_LIMIT,
+        };
         guest.run(self.scratch.path()).unwrap_or_else(|error| panic!("{error}"))
     }
 

@@ -6,6 +6,8 @@
 
 mod error;
 mod initramfs;
+mod kernel;
+mod libraries;
 mod machine;
 mod newc;
 mod parts;
@@ -16,6 +18,7 @@ mod tool_disk;
 use std::{fs, path::Path, process::Command, time::Duration};
 
 pub use error::GuestError;
+pub use kernel::Kernel;
 use machine::{Ending, Machine};
 pub use parts::qemu_storage_daemon;
 pub use stableblk::{Server, Stableblk};
@@ -27,11 +30,16 @@ const BOOT_ATTEMPTS: u32 = 3;
 /// A guest to boot.
 #[derive(Debug, Clone)]
 pub struct Guest<'a> {
-    /// A file of `qemu-configs/`.
+    /// What it runs on.
+    pub kernel: Kernel,
+    /// Programs of this machine that the script can run, which bring their libraries.
+    pub programs: &'a [&'a Path],
+    /// A file of `qemu-configs/`, or the whole path of another.
     pub config: &'a str,
     /// What the guest runs, for busybox's shell. Its standard output is the result.
     pub script: &'a str,
     /// Kernel modules to load besides those of a virtio disk, each with what it needs. Some may be built in.
+    /// Parameters may follow a name: `scsi_debug dif=1`.
     pub modules: &'a [&'a str],
     /// Makes the guest use less memory than the configuration gives it, in mebibytes.
     pub memory_limit_mib: Option<u32>,
@@ -45,7 +53,7 @@ impl Guest<'_> {
     /// # Errors
     /// [`GuestError`]: unless the guest came up and the script ended with status 0.
     pub fn run(&self, scratch: &Path) -> Result<String, GuestError> {
-        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self.script, self.modules)?)?;
+        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self)?)?;
         let mut machine = Machine::new(self, scratch)?;
         let mut attempt = 1;
         let ending = loop {

@@ -53,7 +53,7 @@ impl Machine {
             .arg("-readconfig")
             .arg(parts::qemu_config(guest.config))
             .arg("-kernel")
-            .arg(parts::kernel()?)
+            .arg(guest.kernel.image()?)
             .arg("-initrd")
             .arg(INITRAMFS)
             .args(["-append", &kernel_arguments])

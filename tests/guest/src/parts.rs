@@ -8,16 +8,6 @@ use std::{
 
 use crate::GuestError;
 
-/// The kernel image.
-pub(crate) fn kernel() -> Result<PathBuf, GuestError> {
-    the_only_entry("guest kernel", &cache().join("kernel/boot"), "vmlinuz-")
-}
-
-/// The kernel's modules, `lib/modules/VERSION`.
-pub(crate) fn modules() -> Result<PathBuf, GuestError> {
-    the_only_entry("kernel modules", &cache().join("kernel/lib/modules"), "")
-}
-
 /// QEMU as installed, or else as unpacked.
 pub(crate) fn qemu() -> Command {
     unpacked_or_installed("qemu", "qemu-system-x86_64")
@@ -45,12 +35,18 @@ pub(crate) fn qemu_config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../qemu-configs").join(name)
 }
 
-fn cache() -> PathBuf {
+/// The directory of all that was unpacked.
+pub(crate) fn cache() -> PathBuf {
     let home = || Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cache");
     env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("stableblk")
 }
 
-fn the_only_entry(part: &'static str, directory: &Path, prefix: &str) -> Result<PathBuf, GuestError> {
+/// The one entry of `directory` whose name begins with `prefix`.
+pub(crate) fn the_only_entry(
+    part: &'static str,
+    directory: &Path,
+    prefix: &str,
+) -> Result<PathBuf, GuestError> {
     let missing = || GuestError::MissingPart { part, path: directory.join(format!("{prefix}*")) };
     let entries = fs::read_dir(directory).map_err(|_: io::Error| missing())?;
     let mut paths = entries.flatten().map(|entry| entry.path());

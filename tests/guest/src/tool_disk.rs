@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{GuestError, output_of};
+use crate::{GuestError, libraries, output_of};
 
 /// fio's libraries alone take 80M.
 const IMAGE_SIZE: &str = "128M";
@@ -21,8 +21,7 @@ pub fn make_tool_disk(image: &Path, programs: &[&str]) -> Result<(), GuestError>
         return Err(GuestError::MissingPart { part: "program for the guest", path });
     }
     let root = tempfile::tempdir().map_err(GuestError::file(&std::env::temp_dir()))?;
-    let ldd = output_of(Command::new("ldd").args(programs), "ldd")?;
-    for file in libraries(&ldd).chain(programs.iter().map(PathBuf::from)) {
+    for file in libraries::of(programs)?.into_iter().chain(programs.iter().map(PathBuf::from)) {
         let copy = root.path().join(file.strip_prefix("/").unwrap_or(&file));
         let directory = copy.parent().unwrap_or(root.path());
         fs::create_dir_all(directory).map_err(GuestError::file(directory))?;
@@ -34,11 +33,4 @@ pub fn make_tool_disk(image: &Path, programs: &[&str]) -> Result<(), GuestError>
     let mut mke2fs = Command::new("/sbin/mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"]).arg(root.path()).arg(image).arg(IMAGE_SIZE);
     output_of(&mut mke2fs, "mke2fs").map(drop)
-}
-
-/// The files that ldd names: `libz.so.1 => /lib/.../libz.so.1 (0x...)`, and the loader as `/lib64/ld-linux-x86-64.so.2 (0x...)`.
-/// With several programs it heads each list with a line `/usr/bin/fio:`.
-fn libraries(ldd: &str) -> impl Iterator<Item = PathBuf> {
-    let words = ldd.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
-    words.map(PathBuf::from)
 }

@@ -2,6 +2,7 @@
 
 mod block_device;
 mod page;
+pub mod vhost_disk;
 
 pub use block_device::BlockDevice;
 pub use page::{Page, Pages};

@@ -27,6 +27,12 @@ impl Page {
         cells.all(|(cell, index)| cell.load(Ordering::Relaxed) == stamp_word(seed, number, index))
     }
 
+    /// Whether every byte is zero.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|cell| cell.load(Ordering::Relaxed) == 0)
+    }
+
     /// Changes one word in every 512 bytes: the least that no guard interval can miss.
     pub fn touch_sectors(&self, word: u64) {
         for cell in self.0.iter().step_by(512 / size_of::<AtomicU64>()) {
