@@ -145,7 +145,8 @@ impl BounceFolio {
         (self.data(), self.metadata())
     }
 
-    fn metadata_ptr(&self) -> *mut u8 {
+    /// Address of the metadata, as [`Self::as_ptr`].
+    pub fn metadata_ptr(&self) -> *mut u8 {
         // SAFETY: the metadata mapping holds metadata_per_page bytes for every page of the arena.
         unsafe { self.arena.metadata.start.add(self.first_page * self.arena.metadata_per_page) }.as_ptr()
     }

@@ -10,6 +10,7 @@ use integrity::sidecar::{State, VERSION, is_unwritten};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::device_info::DeviceInfo;
 use super::{ImageArgs, print};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
@@ -31,6 +32,10 @@ pub struct InfoArgs {
 /// Prints what it finds. Of an image in use, the counts are of some moment in between.
 pub fn run(args: &InfoArgs) -> Result<ExitCode, Error> {
     let image = Image::open(&args.image.image, Access::Inspect, DirectIo::WherePossible)?;
+    if image.is_block_device() && args.image.sidecar.is_none() {
+        print(&DeviceInfo::of_block_device(&image, &args.image.image), args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let sidecar = SidecarFile::open(&args.image.sidecar_path(), &image, Access::Inspect)?;
     let info = Info::new(&image, &sidecar)?;
     print(&info, args.json)?;

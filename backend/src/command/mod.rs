@@ -20,7 +20,9 @@ pub mod info;
 pub mod protect;
 pub mod serve;
 
+mod device_info;
 mod scan;
+mod storage;
 mod unfinished;
 
 /// An image and its sidecar, as every subcommand names them.

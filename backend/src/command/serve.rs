@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::storage::{Storage, StorageError};
 use clap::builder::RangedU64ValueParser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
@@ -15,7 +16,7 @@ use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
 use crate::control::{self, Termination};
-use crate::device::{self, BlockDevice, DeviceInfo, PlainDevice, SidecarDevice};
+use crate::device::{self, BlockDevice, DeviceInfo, KernelPiDevice, PlainDevice, SidecarDevice, StablePages};
 use crate::disk::{Bounce, Disk};
 use crate::image::{Access, DirectIo, Image};
 use crate::inbox::Inbox;
@@ -23,7 +24,7 @@ use crate::lost_memory;
 use crate::metrics::QueueMetrics;
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
-use crate::sidecar_file::{self, SidecarFile};
+use crate::sidecar_file::SidecarFile;
 use crate::socket::{self, Endpoint, SocketError};
 
 /// What QEMU's back-end conventions ask `--print-capabilities` to print.
@@ -52,7 +53,7 @@ const FILES_BESIDES: u64 = 64;
 /// Where the tuples are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Integrity {
-    /// Beside the image, `IMAGE.pi`.
+    /// On the device, where it has room for them; else beside the image, `IMAGE.pi`.
     Auto,
     /// Nowhere: no PI.
     None,
@@ -63,7 +64,7 @@ pub enum Integrity {
 /// `--bounce`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BounceChoice {
-    /// When there is PI to keep.
+    /// When there is PI to keep, or the storage needs stable pages for checksums of its own.
     Auto,
     /// Every request.
     Always,
@@ -93,7 +94,7 @@ pub struct ServeArgs {
     /// The image: a raw file or a block device
     #[arg(long, value_name = "FILE")]
     blk_file: PathBuf,
-    /// Where the protection information is: auto (FILE.pi), none, or a path
+    /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
     #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
     integrity: Integrity,
     /// Copy guest data into stable folios: auto (with protection information), always, never
@@ -173,6 +174,9 @@ pub enum ServeError {
     /// The image or its sidecar cannot be used.
     #[error(transparent)]
     Image(#[from] crate::error::Error),
+    /// The metadata of the device cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -254,11 +258,20 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
         }
     };
-    match sidecar_path(args) {
-        None => serve_device(args, PlainDevice::new(image), &serial, &endpoint, &mut termination),
-        Some(path) => {
+    let needed = StablePages::needed_by(image.file());
+    match Storage::choose(&image, &args.blk_file, &args.integrity)? {
+        Storage::Plain => {
+            serve_device(args, PlainDevice::new(image), needed, &serial, &endpoint, &mut termination)
+        }
+        Storage::Sidecar(path) => {
             let sidecar = SidecarFile::open(&path, &image, access(args))?;
-            serve_device(args, SidecarDevice::new(image, sidecar), &serial, &endpoint, &mut termination)
+            let device = SidecarDevice::new(image, sidecar);
+            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
+        }
+        Storage::KernelPi(integrity) => {
+            let device = KernelPiDevice::new(image, &integrity)
+                .map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?;
+            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
     }
 }
@@ -266,6 +279,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
 fn serve_device<B: BlockDevice>(
     args: &ServeArgs,
     device: B,
+    needed: Option<StablePages>,
     serial: &str,
     endpoint: &Endpoint,
     termination: &mut Termination,
@@ -273,21 +287,13 @@ fn serve_device<B: BlockDevice>(
     #[cfg(feature = "bench-null")]
     if args.device == DeviceChoice::Null {
         tracing::warn!("--device null: reads give zeros and writes are lost");
-        return serve(args, device::null::NullDevice::new(device), serial, endpoint, termination);
+        return serve(args, device::null::NullDevice::new(device), needed, serial, endpoint, termination);
     }
-    serve(args, device, serial, endpoint, termination)
+    serve(args, device, needed, serial, endpoint, termination)
 }
 
 fn access(args: &ServeArgs) -> Access {
     if args.read_only { Access::Read } else { Access::ReadWrite }
-}
-
-fn sidecar_path(args: &ServeArgs) -> Option<PathBuf> {
-    match &args.integrity {
-        Integrity::None => None,
-        Integrity::Auto => Some(sidecar_file::default_path(&args.blk_file)),
-        Integrity::Path(path) => Some(path.clone()),
-    }
 }
 
 fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
@@ -345,12 +351,13 @@ fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
 fn serve<B: BlockDevice>(
     args: &ServeArgs,
     device: B,
+    needed: Option<StablePages>,
     serial: &str,
     endpoint: &Endpoint,
     termination: &mut Termination,
 ) -> Result<ExitCode, ServeError> {
     let info = device.info().clone();
-    let bounce = choose_bounce(args.bounce, &info);
+    let bounce = choose_bounce(args.bounce, &info, needed);
     let offer = offer(args, &info);
     let mut padded = [0; DEVICE_ID_LEN];
     padded[..serial.len()].copy_from_slice(serial.as_bytes());
@@ -381,17 +388,23 @@ fn serve<B: BlockDevice>(
     Ok(ExitCode::SUCCESS)
 }
 
-fn choose_bounce(choice: BounceChoice, info: &DeviceInfo) -> Bounce {
+fn choose_bounce(choice: BounceChoice, info: &DeviceInfo, needed: Option<StablePages>) -> Bounce {
     let protected = info.protection.is_some();
-    match choice {
-        BounceChoice::Always => Bounce::Always,
-        BounceChoice::Auto if protected => Bounce::Always,
-        BounceChoice::Auto => Bounce::WhenUnaligned,
-        BounceChoice::Never => {
+    match (choice, needed) {
+        (BounceChoice::Always, _) => Bounce::Always,
+        (BounceChoice::Auto, _) if protected => Bounce::Always,
+        (BounceChoice::Auto, Some(reason)) => {
+            tracing::info!("bouncing every request, since the image needs stable pages: {reason}");
+            Bounce::Always
+        }
+        (BounceChoice::Auto, None) => Bounce::WhenUnaligned,
+        (BounceChoice::Never, _) => {
             if protected {
                 tracing::warn!(
                     "--bounce never with protection information: a guest that rewrites pages under I/O will get guard errors"
                 );
+            } else if let Some(reason) = needed {
+                tracing::warn!("--bounce never although the image needs stable pages: {reason}");
             }
             Bounce::WhenUnaligned
         }

@@ -3,15 +3,20 @@
 //! A device sees folios and byte offsets; it knows nothing of chains, virtio status or guest memory. The [`BlockDevice`] is
 //! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
 
+mod block_integrity;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
+mod kernel_pi;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
 #[cfg(any(test, feature = "bench-null"))]
 pub mod null;
+mod pi_attribute;
+mod pi_failure;
 mod plain;
 mod protection;
 mod sidecar;
+mod stable_pages;
 mod uring;
 mod zeroing;
 
@@ -19,9 +24,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+pub use block_integrity::{BlockIntegrity, DetectError, Metadata, Source};
+pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
+pub use pi_attribute::NoAttribute;
+pub use pi_failure::{PiFailure, PiStatus};
 pub use plain::PlainDevice;
 pub use protection::Protection;
 pub use sidecar::SidecarDevice;
+pub use stable_pages::StablePages;
 pub use uring::probe as probe_io_uring;
 pub use zeroing::Zeroing;
 

@@ -3,26 +3,70 @@
 use std::fmt;
 use std::ops::Range;
 
-use integrity::sidecar::{self, SidecarError};
-use integrity::{IntegrityProfile, LengthError};
+use integrity::sidecar::{self, Mismatch, SidecarError};
+use integrity::{Checks, IntegrityProfile, LengthError, PiType, Tags, VerifyError};
 
+use super::block_integrity::Metadata;
 use crate::bounce::FOLIO_SIZE_MIN;
 
 /// Generates and verifies the tuples of one device by byte offset.
 #[derive(Debug, Clone, Copy)]
 pub struct Protection {
     profile: IntegrityProfile,
+    rule: Rule,
+    /// Bytes behind the metadata that the device keeps for itself in a folio, for each of its pages.
+    scratch_per_page: usize,
+    /// Whose metadata it is, for people.
+    place: &'static str,
+}
+
+/// What tuples mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// Nobody else writes them: see [`integrity::sidecar`].
+    Own,
+    /// Other writers and the device have their part in them, by the rules of T10 and NVMe.
+    Standard,
 }
 
 impl Protection {
     /// Protection by a sidecar: its tuples, and its rule that a block never written has none and reads as zeros.
     pub fn sidecar(profile: IntegrityProfile) -> Self {
-        Self { profile }
+        Self { profile, rule: Rule::Own, scratch_per_page: 0, place: "sidecar" }
+    }
+
+    /// Protection by a device that keeps `metadata` beside each interval and is accessed by `place`.
+    pub fn device(metadata: &Metadata, place: &'static str) -> Self {
+        let rule = match metadata {
+            Metadata::Tuples(_) => Rule::Standard,
+            Metadata::Opaque(_) => Rule::Own,
+        };
+        Self { profile: *metadata.profile(), rule, scratch_per_page: 0, place }
+    }
+
+    /// The same, with room for `bytes` of the device's own behind the metadata of each 4096-byte page of a folio.
+    #[must_use]
+    pub fn with_scratch(self, bytes: usize) -> Self {
+        Self { scratch_per_page: bytes, ..self }
+    }
+
+    /// How the tuples are laid out.
+    pub fn profile(&self) -> &IntegrityProfile {
+        &self.profile
     }
 
     /// Bytes of metadata that a folio must hold for each of its 4096-byte pages.
     pub fn metadata_per_page(&self) -> usize {
-        (FOLIO_SIZE_MIN * self.profile.metadata_size()).div_ceil(self.profile.interval_size())
+        let metadata = (FOLIO_SIZE_MIN * self.profile.metadata_size()).div_ceil(self.profile.interval_size());
+        metadata + self.scratch_per_page
+    }
+
+    /// The reference tag of the interval at byte `offset`: its number, but for Type 3, which has none.
+    pub fn reference(&self, offset: u64) -> u64 {
+        match self.profile.pi_type() {
+            PiType::Type1 | PiType::Type2 => self.interval(offset),
+            PiType::Type3 => 0,
+        }
     }
 
     /// The protection interval, in bytes.
@@ -55,8 +99,16 @@ impl Protection {
         data: &[u8],
         metadata: &mut [u8],
     ) -> Result<(), LengthError> {
-        let (first, tuples) = (self.interval(offset + part.start as u64), self.tuples(&part));
-        sidecar::generate(&self.profile, first, &data[part], &mut metadata[tuples])
+        let offset = offset + part.start as u64;
+        let tuples = &mut metadata[self.tuples(&part)];
+        if self.profile.metadata_size() > self.profile.tuple_size() {
+            // what the folio held last is nobody's business, and the guard may cover it
+            tuples.fill(0);
+        }
+        match self.rule {
+            Rule::Own => sidecar::generate(&self.profile, self.interval(offset), &data[part], tuples),
+            Rule::Standard => self.profile.generate(&self.tags(offset), &data[part], tuples),
+        }
     }
 
     /// Checks bytes `part`, as for [`Self::generate`], against their tuples.
@@ -67,8 +119,23 @@ impl Protection {
         data: &[u8],
         metadata: &[u8],
     ) -> Result<(), SidecarError> {
-        let (first, tuples) = (self.interval(offset + part.start as u64), self.tuples(&part));
-        sidecar::verify(&self.profile, first, &data[part], &metadata[tuples])
+        let offset = offset + part.start as u64;
+        let tuples = &metadata[self.tuples(&part)];
+        match self.rule {
+            Rule::Own => sidecar::verify(&self.profile, self.interval(offset), &data[part], tuples),
+            Rule::Standard => {
+                let verified = self.profile.verify(&self.tags(offset), Checks::all(), &data[part], tuples);
+                verified.map_err(|error| match error {
+                    VerifyError::Pi(error) => Mismatch::Pi(error).into(),
+                    VerifyError::Length(error) => error.into(),
+                })
+            }
+        }
+    }
+
+    /// The application tag is 0, as the kernel's own writes have it.
+    fn tags(&self, offset: u64) -> Tags {
+        Tags { reference: self.reference(offset), ..Tags::at_lba(self.interval(offset)) }
     }
 
     fn tuples(&self, part: &Range<usize>) -> Range<usize> {
@@ -78,6 +145,7 @@ impl Protection {
 
 impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sidecar, {} guard over {} bytes", self.profile.guard(), self.profile.interval_size())
+        let (guard, interval_size) = (self.profile.guard(), self.profile.interval_size());
+        write!(f, "{}, {guard} guard over {interval_size} bytes", self.place)
     }
 }

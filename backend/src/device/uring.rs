@@ -63,6 +63,11 @@ pub(super) unsafe trait RingStep: fmt::Debug {
 
     /// What the result of a completion says of the step.
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()>;
+
+    /// Whether it can be done again as it is, when the kernel asks for that.
+    fn is_repeatable(&self, _operation: &Operation) -> bool {
+        true
+    }
 }
 
 // SAFETY: a transfer owns its folio, or its vectors of guest memory that they keep mapped; neither is moved with it.
@@ -255,7 +260,8 @@ impl<S: RingStep> Ring<S> {
     }
 
     fn finish(&mut self, slot: usize, result: i32) -> Option<Event<S>> {
-        if matches!(-result, libc::EAGAIN | libc::EINTR) {
+        let (operation, step) = self.in_flight.get(slot)?;
+        if matches!(-result, libc::EAGAIN | libc::EINTR) && step.is_repeatable(operation) {
             self.push_slot(slot);
             return None;
         }

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::block_integrity::attribute;
 use crate::active::ZeroBy;
 
 /// Which of fallocate's modes are used on a file.
@@ -29,15 +29,8 @@ impl Zeroing {
     /// What a block device can do. The kernel zeroes ranges of any, writing where the device has no command for it; holes
     /// it punches only by such a command.
     pub fn of_block_device(file: &File) -> Self {
-        let command = file.metadata().ok().and_then(|meta| {
-            let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
-            let device = format!("/sys/dev/block/{major}:{minor}");
-            // a partition has its disk's queue
-            let limits =
-                ["queue", "../queue"].map(|queue| format!("{device}/{queue}/write_zeroes_max_bytes"));
-            limits.iter().find_map(|limit| std::fs::read_to_string(limit).ok())
-        });
-        let punch_hole = command.is_some_and(|bytes| bytes.trim() != "0");
+        let command = attribute(file, "queue/write_zeroes_max_bytes");
+        let punch_hole = command.is_some_and(|bytes| bytes != "0");
         Self { punch_hole, zero_range: true }
     }
 
@@ -58,6 +51,8 @@ impl Zeroing {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

@@ -7,6 +7,7 @@ use integrity::sidecar::SidecarError;
 use thiserror::Error;
 use virtio::CopyError;
 
+use crate::device::PiFailure;
 use crate::metrics::{Counter, QueueMetrics};
 
 /// Why a part of a request failed, for the log and the counters. The driver is told IOERR.
@@ -27,6 +28,7 @@ impl Failure {
     pub(super) fn counter<'a>(&self, metrics: &'a QueueMetrics) -> &'a Counter {
         match self {
             Self::Integrity(_) | Self::Length(_) => &metrics.integrity_errors,
+            Self::Device(error) if PiFailure::is_in(error) => &metrics.integrity_errors,
             Self::Device(error) if error.kind() == io::ErrorKind::StorageFull => &metrics.no_space,
             Self::Device(_) | Self::Copy(_) => &metrics.device_errors,
         }

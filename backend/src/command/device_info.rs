@@ -1,0 +1,140 @@
+//! `stableblk info` of a block device without a sidecar: what was found and which device would serve it.
+
+use std::fmt;
+use std::path::Path;
+
+use indicatif::BinaryBytes;
+use integrity::{IntegrityProfile, PiType};
+use serde::Serialize;
+
+use crate::device::{BlockIntegrity, KernelPiDevice, Metadata, Source, StablePages};
+use crate::image::Image;
+use crate::report;
+
+/// Sizes are in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct DeviceInfo {
+    image: String,
+    format: &'static str,
+    size: u64,
+    direct_io: bool,
+    in_use_by: Option<String>,
+    integrity: Option<MetadataInfo>,
+    /// Why nobody may change pages while the kernel writes them.
+    stable_pages: Option<String>,
+    /// What serves it with `--integrity auto`.
+    served_by: Option<&'static str>,
+    /// Why nothing does.
+    refused: Option<String>,
+}
+
+/// What the device keeps beside the data.
+#[derive(Debug, Serialize)]
+pub(super) struct MetadataInfo {
+    /// The kernel's name.
+    format: &'static str,
+    found_by: Option<&'static str>,
+    guard: &'static str,
+    pi_type: u8,
+    interval_size: usize,
+    metadata_size: usize,
+    tuple_size: usize,
+    tuple_offset: usize,
+    /// Whether the device checks the tuples, or keeps ours unseen.
+    checked_by_device: bool,
+}
+
+impl MetadataInfo {
+    pub(super) fn new(metadata: &Metadata, source: Option<Source>) -> Self {
+        let profile: &IntegrityProfile = metadata.profile();
+        Self {
+            format: metadata.kernel_name(),
+            found_by: source.map(|source| match source {
+                Source::Capability => "FS_IOC_GETLBMD_CAP",
+                Source::Sysfs => "sysfs",
+            }),
+            guard: profile.guard().name(),
+            pi_type: match profile.pi_type() {
+                PiType::Type1 => 1,
+                PiType::Type2 => 2,
+                PiType::Type3 => 3,
+            },
+            interval_size: profile.interval_size(),
+            metadata_size: profile.metadata_size(),
+            tuple_size: profile.tuple_size(),
+            tuple_offset: profile.tuple_offset(),
+            checked_by_device: matches!(metadata, Metadata::Tuples(_)),
+        }
+    }
+}
+
+impl DeviceInfo {
+    /// Looks at the block device `image`, which was named by `path`.
+    pub(super) fn of_block_device(image: &Image, path: &Path) -> Self {
+        let detected = BlockIntegrity::detect(image.file());
+        let found = detected.as_ref().ok().and_then(Option::as_ref);
+        let refused = match &detected {
+            Ok(Some(integrity)) => {
+                KernelPiDevice::probe(image, integrity).err().map(|error| report::chain(&error))
+            }
+            Ok(None) => {
+                Some("it has no metadata: name a sidecar with `--integrity PATH`, or say `none`".to_owned())
+            }
+            Err(error) => Some(report::chain(error)),
+        };
+        Self {
+            image: path.to_string_lossy().into_owned(),
+            format: "raw, on a block device",
+            size: image.size(),
+            direct_io: image.is_direct(),
+            in_use_by: image.holder().map(|holder| holder.to_string()),
+            integrity: found.map(|found| MetadataInfo::new(&found.metadata, Some(found.source))),
+            stable_pages: StablePages::needed_by(image.file()).map(|reason| reason.to_string()),
+            served_by: refused.is_none().then_some("kernel-pi"),
+            refused,
+        }
+    }
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "image      {}", self.image)?;
+        writeln!(f, "format     {}", self.format)?;
+        writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
+        writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
+        writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))?;
+        match &self.integrity {
+            None => writeln!(f, "metadata   none")?,
+            Some(metadata) => write!(f, "{metadata}")?,
+        }
+        if let Some(reason) = &self.stable_pages {
+            writeln!(f, "pages      must be stable: {reason}")?;
+        }
+        match (self.served_by, &self.refused) {
+            (Some(device), _) => writeln!(f, "served by  {device}"),
+            (None, reason) => writeln!(f, "served by  nothing: {}", reason.as_deref().unwrap_or("unknown")),
+        }
+    }
+}
+
+impl fmt::Display for MetadataInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, guard, pi_type, interval_size, metadata_size, tuple_size, tuple_offset, .. } =
+            self;
+        write!(f, "metadata   {format}")?;
+        match self.found_by {
+            Some(source) => writeln!(f, ", by {source}")?,
+            None => writeln!(f)?,
+        }
+        let checked = if self.checked_by_device {
+            "the device checks them"
+        } else {
+            "the device does not look at them"
+        };
+        writeln!(
+            f,
+            "tuples     PI type {pi_type}, {guard} guard, {tuple_size} bytes at {tuple_offset} of {metadata_size} for each \
+            {interval_size}-byte interval; {checked}"
+        )
+    }
+}

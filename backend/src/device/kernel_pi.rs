@@ -1,0 +1,259 @@
+//! A block device with an integrity profile: tuples go with the data, in one request, by io_uring's PI attribute.
+//!
+//! The device checks them, on the way in as on the way out, and the worker verifies what is read again. After submit the
+//! metadata of a write is the kernel's: on a partition it changes the reference tags in place.
+
+#![expect(unsafe_code, reason = "promises the ring that the attribute stays where it is")]
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use integrity::PiType;
+use io_uring::{cqueue, squeue};
+
+use super::block_integrity::{BlockIntegrity, Metadata};
+use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChecks, attach};
+use super::pi_failure::{PiFailure, PiStatus};
+use super::plain::{first_step, image_zeroing};
+use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use crate::active::ZeroBy;
+use crate::bounce::Arena;
+use crate::image::Image;
+use crate::inflight::{Buffer, Direction, Operation, Transfer};
+
+const IMAGE: RegisteredFile = RegisteredFile(0);
+
+/// A block device that keeps metadata.
+#[derive(Debug)]
+pub struct KernelPiDevice {
+    image: Image,
+    protection: Protection,
+    checks: TagChecks,
+    info: DeviceInfo,
+}
+
+impl KernelPiDevice {
+    /// Serves the block device `image`, which was found to have this `integrity`.
+    pub fn new(image: Image, integrity: &BlockIntegrity) -> Result<Self, NoAttribute> {
+        Self::probe(&image, integrity)?;
+        let protection = Protection::device(&integrity.metadata, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
+        let alignment = image.alignment();
+        let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
+        let info = DeviceInfo {
+            capacity: image.size(),
+            granule: protection.interval_size().max(offset),
+            memory_alignment: memory.max(offset),
+            protection: Some(protection),
+            zeroing: image_zeroing(&image),
+        };
+        Ok(Self { image, protection, checks: checks_of(&integrity.metadata), info })
+    }
+
+    /// Whether the kernel can read `image` with its metadata: it does so once.
+    pub fn probe(image: &Image, integrity: &BlockIntegrity) -> Result<(), NoAttribute> {
+        let profile = integrity.metadata.profile();
+        pi_attribute::probe(image.file(), profile.interval_size(), profile.metadata_size())
+    }
+
+    /// The attribute of a transfer lies in its folio, behind the metadata.
+    fn place_attribute(&self, transfer: &mut Transfer, checks: TagChecks) {
+        let metadata_len = self.protection.metadata_len(transfer.len);
+        let seed = self.protection.reference(transfer.offset);
+        if let Some(folio) = transfer.buffer.folio_mut() {
+            let metadata = folio.metadata_ptr();
+            let attribute = PiAttribute { checks, metadata, metadata_len, seed }.to_bytes();
+            folio.parts_mut().1[metadata_len..][..ATTRIBUTE_SIZE].copy_from_slice(&attribute);
+        }
+    }
+
+    /// Which tag is wrong, in a read that came back without checks after it had failed them.
+    fn explain(&self, transfer: &Transfer, repeated: io::Result<()>) -> PiFailure {
+        let reason = PiStatus::Unspecified;
+        let Buffer::Bounce(folio) = &transfer.buffer else {
+            return PiFailure::Unexplained { reason };
+        };
+        let (data, metadata) = folio.parts();
+        let verify = || self.protection.verify(transfer.offset, 0..transfer.len, data, metadata);
+        match repeated.map(|()| verify()) {
+            Ok(Err(found)) => PiFailure::Read { reason, found },
+            _ => PiFailure::Unexplained { reason },
+        }
+    }
+}
+
+/// What the kernel and the device are to check: all that the format has.
+fn checks_of(metadata: &Metadata) -> TagChecks {
+    match metadata {
+        Metadata::Opaque(_) => TagChecks::empty(),
+        Metadata::Tuples(profile) if profile.pi_type() == PiType::Type3 => {
+            TagChecks::GUARD | TagChecks::APPLICATION
+        }
+        Metadata::Tuples(_) => TagChecks::all(),
+    }
+}
+
+impl BlockDevice for KernelPiDevice {
+    type Queue = KernelPiQueue;
+
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<KernelPiQueue> {
+        let ring = Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake)?;
+        Ok(KernelPiQueue { device: self.clone(), ring })
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.image.file().sync_data()
+    }
+}
+
+/// What the ring does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PiStep {
+    /// Moves data and metadata, as the attribute behind the metadata says.
+    Checked { metadata_len: usize },
+    /// The same once more, for a read that failed its checks.
+    Unchecked { metadata_len: usize },
+    /// What needs no metadata.
+    Other(Step),
+}
+
+// SAFETY: the attribute and what it points to lie in the folio that the transfer owns; the rest is as for `Step`.
+unsafe impl RingStep for PiStep {
+    type Submission = squeue::Entry;
+    type Completion = cqueue::Entry;
+
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
+        match (self, operation) {
+            (
+                Self::Checked { metadata_len } | Self::Unchecked { metadata_len },
+                Operation::Transfer(transfer),
+            ) => {
+                let attribute = &transfer.buffer.folio()?.metadata()[*metadata_len..];
+                Some(attach(transfer_entry(transfer, fixed_buffer), attribute.as_ptr()))
+            }
+            (Self::Other(step), _) => step.entry(operation, fixed_buffer),
+            _ => None,
+        }
+    }
+
+    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+        whole(operation, result)
+    }
+
+    fn is_repeatable(&self, operation: &Operation) -> bool {
+        // the kernel may have changed the metadata of a write
+        !matches!(operation, Operation::Transfer(transfer) if transfer.direction == Direction::Write)
+    }
+}
+
+/// A worker's access to the device.
+#[derive(Debug)]
+pub struct KernelPiQueue {
+    device: Arc<KernelPiDevice>,
+    ring: Ring<PiStep>,
+}
+
+impl KernelPiQueue {
+    fn submit_transfer(&mut self, mut transfer: Transfer, checked: bool) {
+        let metadata_len = self.device.protection.metadata_len(transfer.len);
+        let (checks, step) = if checked {
+            (self.device.checks, PiStep::Checked { metadata_len })
+        } else {
+            (TagChecks::empty(), PiStep::Unchecked { metadata_len })
+        };
+        self.device.place_attribute(&mut transfer, checks);
+        self.ring.submit(Operation::Transfer(transfer), step);
+    }
+
+    /// What follows a transfer that came back; nothing, when there is more to do for it.
+    fn finish(&mut self, mut transfer: Transfer, step: PiStep, result: io::Result<()>) -> Option<Event> {
+        let result = match (result, step, transfer.direction) {
+            (repeated, PiStep::Unchecked { .. }, _) => Err(self.device.explain(&transfer, repeated).into()),
+            (Err(error), _, Direction::Write) if is_to_repeat(&error) => {
+                match self.regenerate(&mut transfer) {
+                    Ok(()) => {
+                        self.submit_transfer(transfer, true);
+                        return None;
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            (Err(error), _, direction) => match (PiStatus::of_error(&error), direction) {
+                (None, _) => Err(error),
+                (Some(reason), Direction::Write) => Err(PiFailure::Write { reason }.into()),
+                (Some(_), Direction::Read) => {
+                    self.submit_transfer(transfer, false);
+                    return None;
+                }
+            },
+            (Ok(()), ..) => Ok(()),
+        };
+        Some(Event::Done(Operation::Transfer(transfer), result))
+    }
+
+    fn regenerate(&self, transfer: &mut Transfer) -> io::Result<()> {
+        let (offset, len) = (transfer.offset, transfer.len);
+        let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let (data, metadata) = folio.parts_mut();
+        self.device.protection.generate(offset, 0..len, data, metadata).map_err(io::Error::other)
+    }
+}
+
+/// Whether the kernel asks for the same request once more.
+fn is_to_repeat(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+}
+
+/// What to do where a hole cannot be punched after all: the kernel learns what a SCSI disk can do by trying it.
+fn instead(step: PiStep, result: &io::Result<()>) -> Option<Step> {
+    let unsupported = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
+    match step {
+        PiStep::Other(Step::Fallocate { file, offset, len, by: ZeroBy::PunchHole }) if unsupported => {
+            Some(Step::Fallocate { file, offset, len, by: ZeroBy::ZeroRange })
+        }
+        _ => None,
+    }
+}
+
+impl DeviceQueue for KernelPiQueue {
+    fn submit(&mut self, operation: Operation) {
+        match operation {
+            Operation::Transfer(transfer) => self.submit_transfer(transfer, true),
+            other => {
+                let step = PiStep::Other(first_step(&other, IMAGE));
+                self.ring.submit(other, step);
+            }
+        }
+    }
+
+    fn enter(&mut self, wait: bool) -> io::Result<()> {
+        self.ring.enter(wait)
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.ring.has_work()
+    }
+
+    fn reap(&mut self) -> Option<Event> {
+        loop {
+            match self.ring.reap()? {
+                uring::Event::Kick => return Some(Event::Kick),
+                uring::Event::Wake => return Some(Event::Wake),
+                uring::Event::Done(Operation::Transfer(transfer), step, result) => {
+                    if let Some(event) = self.finish(transfer, step, result) {
+                        return Some(event);
+                    }
+                }
+                uring::Event::Done(operation, step, result) => match instead(step, &result) {
+                    Some(step) => self.ring.submit(operation, PiStep::Other(step)),
+                    None => return Some(Event::Done(operation, result)),
+                },
+            }
+        }
+    }
+}
