@@ -57,6 +57,9 @@ fn page(results: &Results, charts: &[(Storage, String)]) -> String {
     measured.iter().fold(TEMPLATE.to_owned(), |page, (name, text)| page.replace(name, text.trim_end()))
 }
 
+/// Load of a machine on which others' work is no part of the figures.
+const QUIET_LOAD: f32 = 0.5;
+
 fn machine(results: &Results) -> String {
     let machine = &results.machine;
     let mut text = format!(
@@ -74,6 +77,11 @@ fn machine(results: &Results) -> String {
         results.image_bytes >> 20,
         machine.versions.join("; "),
     );
+    if machine.load_before > QUIET_LOAD {
+        text.push_str(
+            "\n**The machine was not quiet**: others' work is in these figures, as the brackets show.\n",
+        );
+    }
     for (storage, reason) in &results.skipped {
         let _ = writeln!(text, "\nNot measured: {}, because {reason}.", storage.name());
     }
@@ -331,6 +339,14 @@ mod tests {
         let path = directory.path().join("results.json");
         made_up().save(&path).unwrap();
         assert_eq!(Results::load(&path).unwrap(), made_up());
+    }
+
+    #[test]
+    fn a_busy_machine_is_no_secret() {
+        let mut results = made_up();
+        assert!(!machine(&results).contains("not quiet"));
+        results.machine.load_before = 3.0;
+        assert!(machine(&results).contains("not quiet"));
     }
 
     #[test]
