@@ -42,7 +42,7 @@ pub struct QueueMetrics {
     pub flushes: Counter,
     /// Discard and write zeroes requests completed.
     pub zeroings: Counter,
-    /// Requests answered IOERR because the file system under the image or the sidecar is full.
+    /// Requests answered IOERR because the file system under the image or the sidecar, or a quota on it, is full.
     pub no_space: Counter,
     /// Requests answered IOERR because the device failed in another way.
     pub device_errors: Counter,

@@ -29,8 +29,13 @@ impl Failure {
         match self {
             Self::Integrity(_) | Self::Length(_) => &metrics.integrity_errors,
             Self::Device(error) if PiFailure::is_in(error) => &metrics.integrity_errors,
-            Self::Device(error) if error.kind() == io::ErrorKind::StorageFull => &metrics.no_space,
+            Self::Device(error) if is_no_space(error) => &metrics.no_space,
             Self::Device(_) | Self::Copy(_) => &metrics.device_errors,
         }
     }
+}
+
+/// A full quota is cured as a full file system is: by making room.
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
