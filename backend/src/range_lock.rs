@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 const CHUNK: u64 = 64;
 const BUCKETS: usize = 256;
 
-type Ids = SmallVec<[usize; 4]>;
+type Ids = SmallVec<[usize; 2]>;
 
 /// Whether others may hold the range at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +78,8 @@ impl Default for RangeLock {
     fn default() -> Self {
         Self(Mutex::new(Table {
             entries: Slab::new(),
-            near: std::array::from_fn(|_| SmallVec::new()),
-            wide: SmallVec::new(),
+            near: std::array::from_fn(|_| Ids::new()),
+            wide: Ids::new(),
         }))
     }
 }
@@ -96,14 +96,14 @@ impl Table {
     /// Takes a place for `granules` (not empty). True: held now. False: `owner` is named by the release that grants it.
     pub fn acquire(&mut self, granules: Range<u64>, access: Access, owner: Owner) -> (Ticket, bool) {
         let blocking = self.conflicting(&granules, access);
-        let (buckets, blockers) = (buckets(&granules), blocking.len());
-        let entry = Entry { granules, access, owner, blockers, waiters: SmallVec::new() };
+        let (chunks, blockers) = (near_chunks(&granules), blocking.len());
+        let entry = Entry { granules, access, owner, blockers, waiters: Ids::new() };
         let id = self.entries.insert(entry);
         for older in blocking {
             self.entries[older].waiters.push(id);
         }
-        match buckets {
-            Some(buckets) => buckets.for_each(|bucket| self.near[bucket].push(id)),
+        match chunks {
+            Some(chunks) => chunks.for_each(|chunk| self.near[bucket(chunk)].push(id)),
             None => self.wide.push(id),
         }
         (Ticket(id), blockers == 0)
@@ -114,8 +114,8 @@ impl Table {
     pub fn release(&mut self, ticket: Ticket, mut granted: impl FnMut(Owner)) {
         let Ticket(id) = ticket;
         let entry = self.entries.remove(id);
-        match buckets(&entry.granules) {
-            Some(buckets) => buckets.for_each(|bucket| forget(&mut self.near[bucket], id)),
+        match near_chunks(&entry.granules) {
+            Some(chunks) => chunks.for_each(|chunk| forget(&mut self.near[bucket(chunk)], id)),
             None => forget(&mut self.wide, id),
         }
         for younger in entry.waiters {
@@ -128,8 +128,8 @@ impl Table {
     }
 
     fn conflicting(&self, granules: &Range<u64>, access: Access) -> Ids {
-        let conflicts = |&id: &usize| self.entries[id].conflicts(granules, access);
-        let Some(buckets) = buckets(granules) else {
+        let conflicts = |id: usize| self.entries[id].conflicts(granules, access);
+        let Some(chunks) = near_chunks(granules) else {
             return self
                 .entries
                 .iter()
@@ -137,11 +137,16 @@ impl Table {
                 .map(|(id, _)| id)
                 .collect();
         };
-        let mut found: Ids = self.wide.iter().copied().filter(conflicts).collect();
-        for bucket in buckets {
-            for &id in self.near[bucket].iter().filter(|id| conflicts(id)) {
+        let mut found = Ids::new();
+        for &id in &self.wide {
+            if conflicts(id) {
+                found.push(id);
+            }
+        }
+        for chunk in chunks {
+            for &id in &self.near[bucket(chunk)] {
                 // an entry on a border stands in two buckets
-                if !found.contains(&id) {
+                if conflicts(id) && !found.contains(&id) {
                     found.push(id);
                 }
             }
@@ -150,13 +155,16 @@ impl Table {
     }
 }
 
-/// The one or two buckets of a range, or `None` for a wide one.
-fn buckets(granules: &Range<u64>) -> Option<impl Iterator<Item = usize> + use<>> {
-    let (first, last) = (granules.start / CHUNK, (granules.end - 1) / CHUNK);
+/// The one or two chunks of a range, or `None` for a wide one.
+fn near_chunks(granules: &Range<u64>) -> Option<Range<u64>> {
+    let chunks = granules.start / CHUNK..(granules.end - 1) / CHUNK + 1;
+    (chunks.end - chunks.start <= 2).then_some(chunks)
+}
+
+fn bucket(chunk: u64) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "the remainder is below BUCKETS")]
-    let bucket = |chunk: u64| (chunk % BUCKETS as u64) as usize;
-    (last - first <= 1)
-        .then(|| [Some(first), (last > first).then_some(last)].into_iter().flatten().map(bucket))
+    let bucket = (chunk % BUCKETS as u64) as usize;
+    bucket
 }
 
 fn forget(ids: &mut Ids, id: usize) {

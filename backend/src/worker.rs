@@ -244,7 +244,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.ready.extend(self.arrived.drain(..));
             return;
         }
-        let granule = self.info.granule as u64;
+        let shift = self.info.granule.ilog2();
         let mut table = self.disk.locks.table();
         for id in self.arrived.drain(..) {
             let Some(active) = self.requests.get_mut(id) else {
@@ -254,7 +254,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 self.ready.push_back(id);
                 continue;
             };
-            let granules = active.start / granule..(active.start + active.len).div_ceil(granule);
+            let granules = active.start >> shift..((active.start + active.len - 1) >> shift) + 1;
             let (ticket, held) =
                 table.acquire(granules, access, Owner { queue: self.vring.index, request: id });
             active.ticket = Some(ticket);
