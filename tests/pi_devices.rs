@@ -39,6 +39,10 @@ impl Namespace {
         Self { pil: true, ..self }
     }
 
+    const fn extended(self) -> Self {
+        Self { extended: true, ..self }
+    }
+
     const fn wide(self) -> Self {
         Self { wide: true, ..self }
     }
@@ -90,9 +94,6 @@ fn config(scratch: &Path, namespaces: &[Namespace]) -> String {
 const PRELUDE: &str = r#"
     # ground NSID: the block device's name; numbers are given in the order of probing
     ground() { for disk in /sys/block/nvme*; do [ "$(cat "$disk/nsid")" != "$1" ] || basename "$disk"; done; }
-
-    # character: the character device of the namespace whose block device is $device
-    character() { echo $device | sed s/nvme/ng/; }
 
     # report NAME STEP: labels the line of JSON on standard input
     report() { echo "$1 $2 $(cat)"; }
@@ -243,43 +244,80 @@ fn kernel_pi_serves_each_format_that_the_kernel_has() {
 /// The one format that everything else is shown on.
 const ONE: Namespace = Namespace::new("one", 4096, 8, 1);
 
-#[test]
-fn damage_on_the_medium_is_named() {
+/// Damages a tag of each kind of what was written to a `device`, the command that names it, and reads it: the first words of
+/// what must be logged, and what the device said.
+fn damage_is_named(device: &str, said: [&str; 3]) {
     if !has_kernel(Kernel::Unstable) {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
     // bytes of the tuple: guard 0-1, application tag 2-3, reference tag 4-7
-    let script = r#"
-        device=/dev/$(ground 1)
-        serve $device || exit
+    let script = format!(
+        r#"
+        block=/dev/$(ground 1); character=$(echo $block | sed s/nvme/ng/)
+        serve {device} || exit
         disk write 0 1048576 1 >&2
-        damage $(character) 7 4096 8 data 100 || exit
-        damage $(character) 9 4096 8 metadata 3 || exit
-        damage $(character) 11 4096 8 metadata 7 || exit
+        damage $character 7 4096 8 data 100 || exit
+        damage $character 9 4096 8 metadata 3 || exit
+        damage $character 11 4096 8 metadata 7 || exit
         disk verify 24576 4096 1 verify 28672 4096 1 verify 32768 4096 1 verify 36864 4096 1 verify 45056 4096 1 \
-            verify 45056 4096 1 |
-            report one reads
-        # a whole block that is written is good again, a part of it cannot be
+            verify 45056 4096 1 | report one reads
+        # a whole block that is written is good again
         disk write 28672 4096 2 verify 28672 4096 2 | report one again
         stop || exit
         sed -n 's/.* failed: \(.*\) queue=.*/"\1"/p' /tmp/log | tr '\n' ',' | sed 's/\(.*\),/[\1]/' | report one log
-    "#;
-    let reports = run(Kernel::Unstable, &[], &config(scratch.path(), &[ONE]), script);
-    let failed: Vec<_> =
-        reports.get("one", "reads").as_array().unwrap().iter().map(|read| read["failed"].as_u64()).collect();
+        "#
+    );
+    let reports = run(Kernel::Unstable, &[], &config(scratch.path(), &[ONE]), &script);
+    let reads = reports.get("one", "reads").as_array().unwrap();
+    let failed: Vec<_> = reads.iter().map(|read| read["failed"].as_u64()).collect();
     assert_eq!(failed, [0, 1, 0, 1, 1, 1].map(Some));
     reports.assert_good("one", "again");
-    let log = reports.get("one", "log").as_array().unwrap();
-    let begins = [
+    let found = [
         "guard tag error at LBA 7 (rcvd ",
         "app tag error at LBA 9 (rcvd 0001, want 0000)",
         "ref tag error at location 11 (rcvd 10, want 11)",
     ];
     // the 1st, the 2nd and the 4th error are logged
-    for begin in begins {
-        assert!(log.iter().any(|line| line.as_str().unwrap().starts_with(begin)), "{begin}: {log:?}");
+    let log = reports.get("one", "log").as_array().unwrap();
+    assert_eq!(log.len(), 3, "{log:?}");
+    for (line, (found, said)) in log.iter().zip(found.into_iter().zip(said)) {
+        let line = line.as_str().unwrap();
+        assert!(line.starts_with(found) && line.ends_with(&format!("(the device: {said})")), "{line}");
     }
+}
+
+#[test]
+fn kernel_pi_names_damage_on_the_medium() {
+    damage_is_named("$block", ["protection error"; 3]);
+}
+
+#[test]
+fn nvme_passthrough_names_damage_on_the_medium() {
+    let said = [
+        "End-to-end Guard Check Error, 282h",
+        "End-to-end Application Tag Check Error, 283h",
+        "End-to-end Reference Tag Check Error, 284h",
+    ];
+    damage_is_named("$character", said);
+}
+
+#[test]
+fn metadata_without_protection_information_is_refused() {
+    if !has_kernel(Kernel::Unstable) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let script = r"
+        block=/dev/$(ground 1)
+        serve $block 2>/tmp/refused && exit
+        grep -c 'metadata of 8 bytes is not protection information' /tmp/refused | report nop block
+        serve $(echo $block | sed s/nvme/ng/) 2>/tmp/refused && exit
+        grep -c '8 bytes of metadata and without protection information' /tmp/refused | report nop character
+    ";
+    let reports =
+        run(Kernel::Unstable, &[], &config(scratch.path(), &[Namespace::new("nop", 512, 8, 0)]), script);
+    assert_eq!((reports.get("nop", "block"), reports.get("nop", "character")), (&1.into(), &1.into()));
 }
 
 #[test]
@@ -306,6 +344,22 @@ fn a_partition_has_reference_tags_of_its_disk() {
     assert_eq!(reports.get("part", "same"), true);
 }
 
+/// The file of the queue can be written, so an emulated disk can ask too.
+#[test]
+fn a_queue_that_asks_for_stable_pages_gets_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let script = r"
+        device=/dev/$(ground 1)
+        log() { serve $device --integrity none && stop && grep -c 'bouncing every request.*queue/stable_writes' /tmp/log; }
+        log | report plain before
+        echo 1 >/sys/block/$(ground 1)/queue/stable_writes
+        log | report plain after
+    ";
+    let plain = Namespace::new("plain", 512, 0, 0);
+    let reports = run(Kernel::Stable, &["nvme"], &config(scratch.path(), &[plain]), script);
+    assert_eq!((reports.get("plain", "before"), reports.get("plain", "after")), (&0.into(), &1.into()));
+}
+
 #[test]
 fn a_device_in_use_is_refused() {
     if !has_kernel(Kernel::Unstable) {
@@ -313,15 +367,16 @@ fn a_device_in_use_is_refused() {
     }
     let scratch = tempfile::tempdir().unwrap();
     let script = r"
-        device=/dev/$(ground 1)
-        mkswap $device >&2 && swapon $device || exit
-        serve $device 2>/tmp/refused && exit
+        block=/dev/$(ground 1)
+        mkswap $block >&2 && swapon $block || exit
+        serve $block 2>/tmp/refused && exit
+        serve $(echo $block | sed s/nvme/ng/) 2>>/tmp/refused && exit
         grep -c 'in use by the kernel' /tmp/refused | report one refused
-        swapoff $device
-        serve $device && stop && echo true | report one served
+        swapoff $block
+        serve $block && stop && echo true | report one served
     ";
     let reports = run(Kernel::Unstable, &[], &config(scratch.path(), &[ONE]), script);
-    assert_eq!(reports.get("one", "refused"), 1);
+    assert_eq!(reports.get("one", "refused"), 2, "block device and character device");
     assert_eq!(reports.get("one", "served"), true);
 }
 
@@ -380,4 +435,61 @@ fn an_older_kernel_is_refused_with_the_reason() {
     assert_eq!(reports.get("one", "refused"), 1);
     reports.assert_good("one", "left-to-the-kernel");
     assert_eq!(reports.get("one", "reason"), 1);
+}
+
+/// What only commands of our own reach, or reach differently.
+const PASSTHROUGH: [Namespace; 8] = [
+    Namespace::new("512-t1", 512, 8, 1),
+    Namespace::new("512-t2", 512, 8, 2),
+    Namespace::new("4k-t3", 4096, 8, 3),
+    Namespace::new("4k-t1-64b-ms64", 4096, 64, 1).wide(),
+    Namespace::new("4k-t1-ms64-first", 4096, 64, 1).first(),
+    Namespace::new("512-t1-extended", 512, 8, 1).extended(),
+    Namespace::new("4k-t1-64b-extended", 4096, 16, 1).wide().extended(),
+    Namespace::new("4k-t1-ms64-extended", 4096, 64, 1).extended(),
+];
+
+fn passthrough(kernel: Kernel, modules: &[&str], namespaces: &[Namespace]) {
+    if !has_kernel(kernel) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let mut script = String::new();
+    for (nsid, Namespace { name, extended, .. }) in (1..).zip(namespaces) {
+        // the kernel has no way to metadata that is interleaved
+        let reader = if *extended { "true" } else { "stamp verify $block 2 1" };
+        write!(
+            script,
+            "name={name}\nblock=/dev/$(ground {nsid})\ndevice=$(echo $block | sed s/nvme/ng/)\nreader=\"{reader}\"\n{EXERCISE}"
+        )
+        .unwrap();
+    }
+    let reports = run(kernel, modules, &config(scratch.path(), namespaces), &script);
+    for Namespace { name, block_size, ms, pi, extended, .. } in namespaces {
+        let info = reports.get(name, "info");
+        assert_eq!(info["served_by"], "nvme-passthrough", "{name}: {info}");
+        let metadata = &info["integrity"];
+        assert_eq!(
+            (&metadata["interval_size"], &metadata["metadata_size"]),
+            (&(*block_size).into(), &(*ms).into())
+        );
+        assert_eq!(metadata["pi_type"], *pi, "{name}");
+        if *extended {
+            // the data is copied whatever --bounce says
+            reports.assert_good(name, "cure");
+            reports.assert_good(name, "defect");
+        } else {
+            reports.assert_exercised(name);
+        }
+    }
+}
+
+#[test]
+fn nvme_passthrough_serves_what_the_kernel_does_not() {
+    passthrough(Kernel::Unstable, &[], &PASSTHROUGH);
+}
+
+#[test]
+fn nvme_passthrough_works_on_an_older_kernel() {
+    passthrough(Kernel::Stable, &["nvme"], &PASSTHROUGH[..6]);
 }

@@ -27,6 +27,8 @@ pub enum ZeroBy {
     PunchHole,
     /// Their space is kept.
     ZeroRange,
+    /// Their space is given back, and what they hold then does not matter.
+    Deallocate,
     /// They are written, where the file system can do neither.
     Writing,
 }
@@ -72,10 +74,12 @@ impl Active {
             Operation::Discard(ranges) | Operation::WriteZeroes(ranges) => {
                 // DiskLimits allows one range a request
                 let Some(range) = ranges.first() else { return Err(request) };
-                let may_unmap =
-                    matches!(request.operation, Operation::Discard(_)) || range.flags & Range::UNMAP != 0;
+                let by = match request.operation {
+                    Operation::Discard(_) => zeroing.choose_for_discard(),
+                    _ => zeroing.choose(range.flags & Range::UNMAP != 0),
+                };
                 let len = u64::from(range.num_sectors) * SECTOR_SIZE;
-                (Work::Zero(zeroing.choose(may_unmap)), range.sector, len)
+                (Work::Zero(by), range.sector, len)
             }
             Operation::GetId | Operation::Unknown(_) => return Err(request),
         };

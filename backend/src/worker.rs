@@ -298,7 +298,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             if self.transfers == TRANSFERS_MAX {
                 return Launch::Starved;
             }
-            if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange)) = active.work
+            if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange | ZeroBy::Deallocate)) = active.work
                 && let Some(len) = extent::whole_granules(from, to, self.info.granule)
             {
                 active.begun += len;

@@ -153,7 +153,7 @@ fn random_profile(rng: &mut Rng) -> Option<IntegrityProfile> {
 fn random_device(rng: &mut Rng, profile: Option<IntegrityProfile>, scale: Scale) -> MemDevice {
     let interval = profile.map_or(512, |profile| profile.interval_size());
     let alignment = rng.choice([512, 512, 4096, 8192, 65536]).unwrap();
-    let zeroing = Zeroing { punch_hole: rng.u8(..4) > 0, zero_range: rng.bool() };
+    let zeroing = Zeroing { punch_hole: rng.u8(..4) > 0, zero_range: rng.bool(), deallocate: rng.bool() };
     MemDevice::new(profile, rng.choice(scale.capacities.iter().copied()).unwrap())
         .with_granule(interval.max(alignment))
         .with_zeroing(zeroing)

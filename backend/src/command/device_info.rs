@@ -1,4 +1,4 @@
-//! `stableblk info` of a block device without a sidecar: what was found and which device would serve it.
+//! `stableblk info` of a device without a sidecar: what was found and which device would serve it.
 
 use std::fmt;
 use std::path::Path;
@@ -7,8 +7,8 @@ use indicatif::BinaryBytes;
 use integrity::{IntegrityProfile, PiType};
 use serde::Serialize;
 
-use crate::device::{BlockIntegrity, KernelPiDevice, Metadata, Source, StablePages};
-use crate::image::Image;
+use crate::device::{BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages};
+use crate::image::{Access, Image};
 use crate::report;
 
 /// Sizes are in bytes.
@@ -31,8 +31,8 @@ pub(super) struct DeviceInfo {
 /// What the device keeps beside the data.
 #[derive(Debug, Serialize)]
 pub(super) struct MetadataInfo {
-    /// The kernel's name.
-    format: &'static str,
+    /// The kernel's name; it has none for Type 2.
+    format: Option<&'static str>,
     found_by: Option<&'static str>,
     guard: &'static str,
     pi_type: u8,
@@ -40,15 +40,12 @@ pub(super) struct MetadataInfo {
     metadata_size: usize,
     tuple_size: usize,
     tuple_offset: usize,
-    /// Whether the device checks the tuples, or keeps ours unseen.
-    checked_by_device: bool,
 }
 
 impl MetadataInfo {
-    pub(super) fn new(metadata: &Metadata, source: Option<Source>) -> Self {
-        let profile: &IntegrityProfile = metadata.profile();
+    pub(super) fn new(profile: &IntegrityProfile, source: Option<Source>) -> Self {
         Self {
-            format: metadata.kernel_name(),
+            format: profile.kernel_name(),
             found_by: source.map(|source| match source {
                 Source::Capability => "FS_IOC_GETLBMD_CAP",
                 Source::Sysfs => "sysfs",
@@ -63,12 +60,32 @@ impl MetadataInfo {
             metadata_size: profile.metadata_size(),
             tuple_size: profile.tuple_size(),
             tuple_offset: profile.tuple_offset(),
-            checked_by_device: matches!(metadata, Metadata::Tuples(_)),
         }
     }
 }
 
 impl DeviceInfo {
+    /// Looks at the namespace whose character device is at `path`.
+    pub(super) fn of_namespace(path: &Path) -> Result<Self, NamespaceError> {
+        let namespace = Namespace::open(path, Access::Inspect)?;
+        let format = namespace.format();
+        Ok(Self {
+            image: path.to_string_lossy().into_owned(),
+            format: if format.extended {
+                "NVMe namespace, interleaved metadata"
+            } else {
+                "NVMe namespace, separate metadata"
+            },
+            size: namespace.capacity(),
+            direct_io: true,
+            in_use_by: None,
+            integrity: Some(MetadataInfo::new(&format.profile, None)),
+            stable_pages: None,
+            served_by: Some("nvme-passthrough"),
+            refused: None,
+        })
+    }
+
     /// Looks at the block device `image`, which was named by `path`.
     pub(super) fn of_block_device(image: &Image, path: &Path) -> Self {
         let detected = BlockIntegrity::detect(image.file());
@@ -88,7 +105,7 @@ impl DeviceInfo {
             size: image.size(),
             direct_io: image.is_direct(),
             in_use_by: image.holder().map(|holder| holder.to_string()),
-            integrity: found.map(|found| MetadataInfo::new(&found.metadata, Some(found.source))),
+            integrity: found.map(|found| MetadataInfo::new(&found.profile, Some(found.source))),
             stable_pages: StablePages::needed_by(image.file()).map(|reason| reason.to_string()),
             served_by: refused.is_none().then_some("kernel-pi"),
             refused,
@@ -121,20 +138,15 @@ impl fmt::Display for MetadataInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, guard, pi_type, interval_size, metadata_size, tuple_size, tuple_offset, .. } =
             self;
-        write!(f, "metadata   {format}")?;
+        write!(f, "metadata   {}", format.unwrap_or("protection information"))?;
         match self.found_by {
             Some(source) => writeln!(f, ", by {source}")?,
             None => writeln!(f)?,
         }
-        let checked = if self.checked_by_device {
-            "the device checks them"
-        } else {
-            "the device does not look at them"
-        };
         writeln!(
             f,
             "tuples     PI type {pi_type}, {guard} guard, {tuple_size} bytes at {tuple_offset} of {metadata_size} for each \
-            {interval_size}-byte interval; {checked}"
+            {interval_size}-byte interval"
         )
     }
 }

@@ -8,10 +8,12 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use integrity::sidecar::{State, VERSION, is_unwritten};
 use serde::Serialize;
+use thiserror::Error;
 use uuid::Uuid;
 
 use super::device_info::DeviceInfo;
 use super::{ImageArgs, print};
+use crate::device::{Namespace, NamespaceError};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::SidecarFile;
@@ -29,8 +31,23 @@ pub struct InfoArgs {
     json: bool,
 }
 
+/// Why there is nothing to tell.
+#[derive(Debug, Error)]
+pub enum InfoError {
+    /// Of an image, or its sidecar.
+    #[error(transparent)]
+    Image(#[from] Error),
+    /// Of a namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+}
+
 /// Prints what it finds. Of an image in use, the counts are of some moment in between.
-pub fn run(args: &InfoArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &InfoArgs) -> Result<ExitCode, InfoError> {
+    if Namespace::is_at(&args.image.image) {
+        print(&DeviceInfo::of_namespace(&args.image.image)?, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let image = Image::open(&args.image.image, Access::Inspect, DirectIo::WherePossible)?;
     if image.is_block_device() && args.image.sidecar.is_none() {
         print(&DeviceInfo::of_block_device(&image, &args.image.image), args.json)?;

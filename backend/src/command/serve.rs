@@ -16,7 +16,10 @@ use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
 use crate::control::{self, Termination};
-use crate::device::{self, BlockDevice, DeviceInfo, KernelPiDevice, PlainDevice, SidecarDevice, StablePages};
+use crate::device::{
+    self, BlockDevice, DeviceInfo, KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice,
+    PlainDevice, SidecarDevice, StablePages,
+};
 use crate::disk::{Bounce, Disk};
 use crate::image::{Access, DirectIo, Image};
 use crate::inbox::Inbox;
@@ -91,7 +94,7 @@ pub struct ServeArgs {
     /// Use this open descriptor: a listening socket, or one connected to the front-end
     #[arg(long, value_name = "N", required_unless_present = "socket_path")]
     fd: Option<RawFd>,
-    /// The image: a raw file or a block device
+    /// The image: a raw file, a block device, or an NVMe namespace's character device
     #[arg(long, value_name = "FILE")]
     blk_file: PathBuf,
     /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
@@ -177,6 +180,12 @@ pub enum ServeError {
     /// The metadata of the device cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The namespace cannot be used.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// A namespace's own metadata is all there is on its character device.
+    #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
+    NamespaceWithIntegrity(PathBuf),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -249,15 +258,12 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     lost_memory::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;
     device::probe_io_uring().map_err(ServeError::IoUring)?;
+    if Namespace::is_at(&args.blk_file) {
+        return serve_namespace(args, &mut termination);
+    }
     let image = open_image(args)?;
     let serial = args.serial.clone().map_or_else(|| default_serial(&image), Ok)?;
-    let endpoint = match (args.fd, &args.socket_path) {
-        (Some(fd), _) => socket::inherit(fd)?,
-        (None, path) => {
-            let path = path.as_deref().unwrap_or(Path::new(""));
-            Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
-        }
-    };
+    let endpoint = open_endpoint(args)?;
     let needed = StablePages::needed_by(image.file());
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
@@ -274,6 +280,31 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
     }
+}
+
+/// Serves an NVMe namespace by its character device.
+fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<ExitCode, ServeError> {
+    if args.integrity != Integrity::Auto {
+        return Err(ServeError::NamespaceWithIntegrity(args.blk_file.clone()));
+    }
+    let namespace = Namespace::open(&args.blk_file, access(args))?;
+    let (path, size, block_size) = (args.blk_file.clone(), namespace.capacity(), args.block_size);
+    if size == 0 || !size.is_multiple_of(block_size.into()) {
+        return Err(ServeError::BlockSize { path, size, block_size });
+    }
+    let serial = args.serial.clone().map_or_else(|| device_serial(namespace.file()), Ok)?;
+    let endpoint = open_endpoint(args)?;
+    serve_device(args, NvmePassthroughDevice::new(namespace), None, &serial, &endpoint, termination)
+}
+
+fn open_endpoint(args: &ServeArgs) -> Result<Endpoint, SocketError> {
+    Ok(match (args.fd, &args.socket_path) {
+        (Some(fd), _) => socket::inherit(fd)?,
+        (None, path) => {
+            let path = path.as_deref().unwrap_or(Path::new(""));
+            Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
+        }
+    })
 }
 
 fn serve_device<B: BlockDevice>(
@@ -315,12 +346,17 @@ fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
 
 /// Twenty characters of the image's UUID; without one, of its device and inode number.
 fn default_serial(image: &Image) -> Result<String, ServeError> {
-    use std::os::unix::fs::MetadataExt;
-
     if let Some(uuid) = image.uuid()? {
         return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
     }
-    let examined = File::metadata(image.file());
+    device_serial(image.file())
+}
+
+/// The device and inode number of a file.
+fn device_serial(file: &File) -> Result<String, ServeError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let examined = file.metadata();
     let meta = examined.map_err(|source| ServeError::Setup { action: "examine the image", source })?;
     Ok(format!("{:04x}-{:x}", meta.dev(), meta.ino()).chars().take(DEVICE_ID_LEN).collect())
 }
@@ -422,7 +458,8 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
     features.set(Features::MQ, args.num_queues > 1);
     features.set(Features::RO, args.read_only);
     features.set(Features::CONFIG_WCE | Features::WRITE_ZEROES, !args.read_only);
-    features.set(Features::DISCARD, !args.read_only && info.zeroing.punch_hole);
+    let discard = info.zeroing.punch_hole || info.zeroing.deallocate;
+    features.set(Features::DISCARD, !args.read_only && discard);
     // a guest that aligns its requests to this spares itself reading, merging and writing
     let blocks_per_granule = u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(args.block_size).max(1);
     let granule_sectors = u32::try_from(info.granule as u64 / SECTOR_SIZE).unwrap_or(u32::MAX);

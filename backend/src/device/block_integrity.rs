@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use integrity::{Guard, IntegrityProfile, LogicalBlockMetadataCap, PiType, ProfileError, TuplePlace};
+use integrity::{IntegrityProfile, LogicalBlockMetadataCap, ProfileError};
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 use thiserror::Error;
@@ -24,20 +24,11 @@ pub enum Source {
     Sysfs,
 }
 
-/// What a device keeps beside each interval of data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metadata {
-    /// Tuples, which the device checks.
-    Tuples(IntegrityProfile),
-    /// Bytes that it does not look at, the kernel's `nop` format: room for tuples of our own, laid out like this.
-    Opaque(IntegrityProfile),
-}
-
 /// The integrity profile of a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockIntegrity {
-    /// What it keeps.
-    pub metadata: Metadata,
+    /// How its tuples are laid out.
+    pub profile: IntegrityProfile,
     /// How that is known.
     pub source: Source,
     /// Whether the kernel generates tuples itself for writes that come without.
@@ -53,6 +44,11 @@ pub enum DetectError {
     /// A format that this program does not know.
     #[error("unknown integrity profile")]
     Profile(#[from] ProfileError),
+    /// The kernel's `nop` format: the device keeps metadata, but does not check it.
+    #[error(
+        "the metadata of {0} bytes is not protection information, and tuples of our own in it are not supported"
+    )]
+    Opaque(u8),
     /// sysfs does not say where the tuple stands in the metadata.
     #[error(
         "the metadata has {metadata_size} bytes and this kernel, older than 6.17, does not tell where in them the \
@@ -66,45 +62,16 @@ pub enum DetectError {
     },
 }
 
-impl Metadata {
-    /// Room for tuples of our own in `size` bytes for each `interval_size`, both in bytes: the longest guard that fits.
-    /// `None`: none does.
-    pub fn opaque(size: u8, interval_size: u32) -> Result<Option<Self>, ProfileError> {
-        let guard = match size {
-            0..8 => return Ok(None),
-            8..16 => Guard::Crc16T10Dif,
-            _ => Guard::Crc64Nvme,
-        };
-        let tuple = IntegrityProfile::new(guard, PiType::Type1, interval_size)?;
-        Ok(Some(Self::Opaque(tuple.with_metadata(size, TuplePlace::First)?)))
-    }
-
-    /// How tuples are laid out.
-    pub fn profile(&self) -> &IntegrityProfile {
-        match self {
-            Self::Tuples(profile) | Self::Opaque(profile) => profile,
-        }
-    }
-
-    /// The kernel's name of the format, as in sysfs.
-    pub fn kernel_name(&self) -> &'static str {
-        match self {
-            Self::Tuples(profile) => profile.kernel_name().unwrap_or("unknown"),
-            Self::Opaque(_) => "nop",
-        }
-    }
-}
-
 impl BlockIntegrity {
     /// The integrity profile of the block device that is open as `file`; `None` when it has none.
     pub fn detect(file: &File) -> Result<Option<Self>, DetectError> {
-        let (metadata, source) = match query_capability(file) {
+        let (profile, source) = match query_capability(file) {
             Ok(capability) => (from_capability(capability)?, Source::Capability),
             Err(Errno::NOTTY | Errno::INVAL | Errno::OPNOTSUPP) => (from_sysfs(file)?, Source::Sysfs),
             Err(error) => return Err(DetectError::Query(error.into())),
         };
         let kernel_generates = attribute(file, "integrity/write_generate").is_some_and(|value| value != "0");
-        Ok(metadata.map(|metadata| Self { metadata, source, kernel_generates }))
+        Ok(profile.map(|profile| Self { profile, source, kernel_generates }))
     }
 }
 
@@ -117,20 +84,18 @@ fn query_capability(file: &File) -> rustix::io::Result<LogicalBlockMetadataCap> 
     Ok(LogicalBlockMetadataCap::from_bytes(bytes))
 }
 
-fn from_capability(capability: LogicalBlockMetadataCap) -> Result<Option<Metadata>, DetectError> {
+fn from_capability(capability: LogicalBlockMetadataCap) -> Result<Option<IntegrityProfile>, DetectError> {
     if capability.size == 0 {
         return Ok(None);
     }
     match IntegrityProfile::try_from(capability) {
-        Ok(profile) => Ok(Some(Metadata::Tuples(profile))),
-        Err(ProfileError::NoProtectionInformation) => {
-            Ok(Metadata::opaque(capability.size, capability.interval.into())?)
-        }
+        Ok(profile) => Ok(Some(profile)),
+        Err(ProfileError::NoProtectionInformation) => Err(DetectError::Opaque(capability.size)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn from_sysfs(file: &File) -> Result<Option<Metadata>, DetectError> {
+fn from_sysfs(file: &File) -> Result<Option<IntegrityProfile>, DetectError> {
     let number = |name| attribute(file, name).and_then(|value| value.parse().ok());
     let Some(format) = attribute(file, "integrity/format") else {
         return Ok(None);
@@ -140,7 +105,7 @@ fn from_sysfs(file: &File) -> Result<Option<Metadata>, DetectError> {
     let metadata_size = number("metadata_bytes").and_then(|bytes| u8::try_from(bytes).ok());
     match format.as_str() {
         "none" => Ok(None),
-        "nop" => Ok(Metadata::opaque(metadata_size.unwrap_or(0), interval_size)?),
+        "nop" => Err(DetectError::Opaque(metadata_size.unwrap_or(0))),
         name => {
             let profile = IntegrityProfile::from_kernel_name(name, interval_size)?;
             let tuple_size = profile.tuple_size();
@@ -148,7 +113,7 @@ fn from_sysfs(file: &File) -> Result<Option<Metadata>, DetectError> {
                 Some(metadata_size) if usize::from(metadata_size) > tuple_size => {
                     Err(DetectError::TuplePlace { metadata_size, tuple_size })
                 }
-                _ => Ok(Some(Metadata::Tuples(profile))),
+                _ => Ok(Some(profile)),
             }
         }
     }
@@ -181,12 +146,9 @@ mod tests {
     }
 
     #[test]
-    fn metadata_without_a_guard_is_room_for_our_own() {
-        let nop = LogicalBlockMetadataCap { size: 8, interval: 512, ..LogicalBlockMetadataCap::default() };
-        let guard = |cap| from_capability(cap).unwrap().map(|metadata| metadata.profile().guard());
-        assert_eq!(guard(nop), Some(Guard::Crc16T10Dif));
-        assert_eq!(guard(LogicalBlockMetadataCap { size: 64, ..nop }), Some(Guard::Crc64Nvme));
-        assert_eq!(guard(LogicalBlockMetadataCap { size: 7, ..nop }), None);
-        assert_eq!(guard(LogicalBlockMetadataCap { size: 0, ..nop }), None);
+    fn metadata_without_a_guard_is_no_profile() {
+        let nop = LogicalBlockMetadataCap { size: 64, interval: 512, ..LogicalBlockMetadataCap::default() };
+        assert!(matches!(from_capability(nop), Err(DetectError::Opaque(64))));
+        assert!(matches!(from_capability(LogicalBlockMetadataCap { size: 0, ..nop }), Ok(None)));
     }
 }

@@ -9,17 +9,17 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use integrity::PiType;
+use integrity::{IntegrityProfile, PiType};
 use io_uring::{cqueue, squeue};
 
-use super::block_integrity::{BlockIntegrity, Metadata};
+use super::block_integrity::BlockIntegrity;
 use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChecks, attach};
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::{first_step, image_zeroing};
 use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::active::ZeroBy;
-use crate::bounce::Arena;
+use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
@@ -38,22 +38,24 @@ impl KernelPiDevice {
     /// Serves the block device `image`, which was found to have this `integrity`.
     pub fn new(image: Image, integrity: &BlockIntegrity) -> Result<Self, NoAttribute> {
         Self::probe(&image, integrity)?;
-        let protection = Protection::device(&integrity.metadata, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
+        let checks = checks_of(&integrity.profile);
+        let protection = Protection::device(integrity.profile, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
         let alignment = image.alignment();
         let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
         let info = DeviceInfo {
             capacity: image.size(),
             granule: protection.interval_size().max(offset),
+            transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: memory.max(offset),
             protection: Some(protection),
             zeroing: image_zeroing(&image),
         };
-        Ok(Self { image, protection, checks: checks_of(&integrity.metadata), info })
+        Ok(Self { image, protection, checks, info })
     }
 
     /// Whether the kernel can read `image` with its metadata: it does so once.
     pub fn probe(image: &Image, integrity: &BlockIntegrity) -> Result<(), NoAttribute> {
-        let profile = integrity.metadata.profile();
+        let profile = &integrity.profile;
         pi_attribute::probe(image.file(), profile.interval_size(), profile.metadata_size())
     }
 
@@ -74,23 +76,18 @@ impl KernelPiDevice {
         let Buffer::Bounce(folio) = &transfer.buffer else {
             return PiFailure::Unexplained { reason };
         };
-        let (data, metadata) = folio.parts();
-        let verify = || self.protection.verify(transfer.offset, 0..transfer.len, data, metadata);
-        match repeated.map(|()| verify()) {
-            Ok(Err(found)) => PiFailure::Read { reason, found },
-            _ => PiFailure::Unexplained { reason },
-        }
+        PiFailure::of_read(reason, repeated, || {
+            let (data, metadata) = folio.parts();
+            self.protection.verify(transfer.offset, 0..transfer.len, data, metadata)
+        })
     }
 }
 
 /// What the kernel and the device are to check: all that the format has.
-fn checks_of(metadata: &Metadata) -> TagChecks {
-    match metadata {
-        Metadata::Opaque(_) => TagChecks::empty(),
-        Metadata::Tuples(profile) if profile.pi_type() == PiType::Type3 => {
-            TagChecks::GUARD | TagChecks::APPLICATION
-        }
-        Metadata::Tuples(_) => TagChecks::all(),
+fn checks_of(profile: &IntegrityProfile) -> TagChecks {
+    match profile.pi_type() {
+        PiType::Type1 | PiType::Type2 => TagChecks::all(),
+        PiType::Type3 => TagChecks::GUARD | TagChecks::APPLICATION,
     }
 }
 

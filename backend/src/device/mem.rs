@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
-use crate::bounce::Arena;
+use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// Blocks and, where there is protection, tuples in memory.
@@ -40,9 +40,10 @@ impl MemDevice {
         let info = DeviceInfo {
             capacity: capacity as u64,
             granule: profile.map_or(512, |profile| profile.interval_size()),
+            transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: 1,
             protection: profile.map(Protection::sidecar),
-            zeroing: Zeroing { punch_hole: true, zero_range: false },
+            zeroing: Zeroing { punch_hole: true, zero_range: false, deallocate: false },
         };
         Self { info, media: Mutex::new(media) }
     }

@@ -11,6 +11,7 @@ mod kernel_pi;
 pub mod mem;
 #[cfg(any(test, feature = "bench-null"))]
 pub mod null;
+mod nvme;
 mod pi_attribute;
 mod pi_failure;
 mod plain;
@@ -24,8 +25,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-pub use block_integrity::{BlockIntegrity, DetectError, Metadata, Source};
+pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
+pub use nvme::{
+    Namespace, NamespaceError, NamespaceFormat, NvmePassthroughDevice, NvmePassthroughQueue, UnusableFormat,
+};
 pub use pi_attribute::NoAttribute;
 pub use pi_failure::{PiFailure, PiStatus};
 pub use plain::PlainDevice;
@@ -46,6 +50,8 @@ pub struct DeviceInfo {
     /// What is read and written is a multiple of this, in bytes: the PI interval or the alignment of direct I/O, whichever
     /// is larger. A power of two.
     pub granule: usize,
+    /// No transfer is longer, in bytes; whole granules.
+    pub transfer_max: usize,
     /// Alignment that the device asks of addresses and of each vector's length, in bytes. Folios have it by nature.
     pub memory_alignment: usize,
     /// How blocks are protected; none for a plain device.

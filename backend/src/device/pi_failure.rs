@@ -36,6 +36,21 @@ pub enum PiStatus {
     /// `EILSEQ`: some tag.
     #[error("protection error")]
     Unspecified,
+    /// NVMe 181h.
+    #[error("Invalid Protection Information, 181h")]
+    Invalid,
+    /// NVMe 282h.
+    #[error("End-to-end Guard Check Error, 282h")]
+    Guard,
+    /// NVMe 283h.
+    #[error("End-to-end Application Tag Check Error, 283h")]
+    Application,
+    /// NVMe 284h.
+    #[error("End-to-end Reference Tag Check Error, 284h")]
+    Reference,
+    /// NVMe 288h.
+    #[error("End-to-end Storage Tag Check Error, 288h")]
+    Storage,
 }
 
 impl From<PiFailure> for io::Error {
@@ -45,6 +60,19 @@ impl From<PiFailure> for io::Error {
 }
 
 impl PiFailure {
+    /// What to say of a read that was refused for `reason`, and repeated without checks with the outcome `repeated`: what
+    /// `verify` finds in it then.
+    pub(super) fn of_read(
+        reason: PiStatus,
+        repeated: io::Result<()>,
+        verify: impl FnOnce() -> Result<(), SidecarError>,
+    ) -> Self {
+        match repeated.map(|()| verify()) {
+            Ok(Err(found)) => Self::Read { reason, found },
+            _ => Self::Unexplained { reason },
+        }
+    }
+
     /// Whether an error is one of these.
     pub fn is_in(error: &io::Error) -> bool {
         error.get_ref().and_then(<dyn std::error::Error + Send + Sync>::downcast_ref::<Self>).is_some()

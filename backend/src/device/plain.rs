@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::uring::{self, RegisteredFile, Ring, Step};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Zeroing};
-use crate::bounce::Arena;
+use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::image::Image;
 use crate::inflight::Operation;
 
@@ -36,6 +36,7 @@ impl PlainDevice {
         let info = DeviceInfo {
             capacity: image.size(),
             granule: offset.max(512),
+            transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: memory.max(offset),
             protection: None,
             zeroing: image_zeroing(&image),

@@ -6,7 +6,6 @@ use std::ops::Range;
 use integrity::sidecar::{self, Mismatch, SidecarError};
 use integrity::{Checks, IntegrityProfile, LengthError, PiType, Tags, VerifyError};
 
-use super::block_integrity::Metadata;
 use crate::bounce::FOLIO_SIZE_MIN;
 
 /// Generates and verifies the tuples of one device by byte offset.
@@ -24,7 +23,7 @@ pub struct Protection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     /// Nobody else writes them: see [`integrity::sidecar`].
-    Own,
+    Sidecar,
     /// Other writers and the device have their part in them, by the rules of T10 and NVMe.
     Standard,
 }
@@ -32,16 +31,12 @@ enum Rule {
 impl Protection {
     /// Protection by a sidecar: its tuples, and its rule that a block never written has none and reads as zeros.
     pub fn sidecar(profile: IntegrityProfile) -> Self {
-        Self { profile, rule: Rule::Own, scratch_per_page: 0, place: "sidecar" }
+        Self { profile, rule: Rule::Sidecar, scratch_per_page: 0, place: "sidecar" }
     }
 
-    /// Protection by a device that keeps `metadata` beside each interval and is accessed by `place`.
-    pub fn device(metadata: &Metadata, place: &'static str) -> Self {
-        let rule = match metadata {
-            Metadata::Tuples(_) => Rule::Standard,
-            Metadata::Opaque(_) => Rule::Own,
-        };
-        Self { profile: *metadata.profile(), rule, scratch_per_page: 0, place }
+    /// Protection by a device that keeps tuples itself and is accessed by `place`.
+    pub fn device(profile: IntegrityProfile, place: &'static str) -> Self {
+        Self { profile, rule: Rule::Standard, scratch_per_page: 0, place }
     }
 
     /// The same, with room for `bytes` of the device's own behind the metadata of each 4096-byte page of a folio.
@@ -106,7 +101,7 @@ impl Protection {
             tuples.fill(0);
         }
         match self.rule {
-            Rule::Own => sidecar::generate(&self.profile, self.interval(offset), &data[part], tuples),
+            Rule::Sidecar => sidecar::generate(&self.profile, self.interval(offset), &data[part], tuples),
             Rule::Standard => self.profile.generate(&self.tags(offset), &data[part], tuples),
         }
     }
@@ -122,7 +117,7 @@ impl Protection {
         let offset = offset + part.start as u64;
         let tuples = &metadata[self.tuples(&part)];
         match self.rule {
-            Rule::Own => sidecar::verify(&self.profile, self.interval(offset), &data[part], tuples),
+            Rule::Sidecar => sidecar::verify(&self.profile, self.interval(offset), &data[part], tuples),
             Rule::Standard => {
                 let verified = self.profile.verify(&self.tags(offset), Checks::all(), &data[part], tuples);
                 verified.map_err(|error| match error {

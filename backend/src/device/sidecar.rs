@@ -11,7 +11,7 @@ use super::plain::{first_step, image_zeroing};
 use super::uring::{self, RegisteredFile, Ring, Step};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
-use crate::bounce::Arena;
+use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::image::Image;
 use crate::inflight::{Direction, Operation, Transfer};
 use crate::sidecar_file::SidecarFile;
@@ -37,6 +37,7 @@ impl SidecarDevice {
         let info = DeviceInfo {
             capacity: image.size(),
             granule: protection.interval_size().max(offset),
+            transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: memory.max(offset),
             protection: Some(protection),
             zeroing: zeroing(&image, &sidecar),

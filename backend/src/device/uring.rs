@@ -80,7 +80,7 @@ unsafe impl RingStep for Step {
             (Operation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
             (_, Self::Fallocate { file, offset, len, by }) => {
                 let mode = match by {
-                    ZeroBy::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
+                    ZeroBy::PunchHole | ZeroBy::Deallocate => libc::FALLOC_FL_PUNCH_HOLE,
                     ZeroBy::ZeroRange | ZeroBy::Writing => libc::FALLOC_FL_ZERO_RANGE,
                 };
                 let entry = opcode::Fallocate::new(types::Fixed(file.0), *len).offset(*offset);

@@ -8,13 +8,15 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::block_integrity::attribute;
 use crate::active::ZeroBy;
 
-/// Which of fallocate's modes are used on a file.
+/// Which of fallocate's modes are used on a file, and which commands on a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zeroing {
     /// `FALLOC_FL_PUNCH_HOLE`: gives space back.
     pub punch_hole: bool,
     /// `FALLOC_FL_ZERO_RANGE`: keeps it.
     pub zero_range: bool,
+    /// NVMe's Deallocate, for who does not ask what the blocks read as then.
+    pub deallocate: bool,
 }
 
 impl Zeroing {
@@ -23,7 +25,7 @@ impl Zeroing {
     /// written.
     pub fn of_regular_file(file: impl AsFd, size: u64) -> Self {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Self { punch_hole: fallocate(file, hole, size, 4096).is_ok(), zero_range: false }
+        Self { punch_hole: fallocate(file, hole, size, 4096).is_ok(), zero_range: false, deallocate: false }
     }
 
     /// What a block device can do. The kernel zeroes ranges of any, writing where the device has no command for it; holes
@@ -31,12 +33,17 @@ impl Zeroing {
     pub fn of_block_device(file: &File) -> Self {
         let command = attribute(file, "queue/write_zeroes_max_bytes");
         let punch_hole = command.is_some_and(|bytes| bytes != "0");
-        Self { punch_hole, zero_range: true }
+        Self { punch_hole, zero_range: true, deallocate: false }
     }
 
     /// Neither: zeros are written.
     pub fn none() -> Self {
-        Self { punch_hole: false, zero_range: false }
+        Self { punch_hole: false, zero_range: false, deallocate: false }
+    }
+
+    /// The way for a discard, after which blocks may hold anything.
+    pub fn choose_for_discard(self) -> ZeroBy {
+        if self.deallocate { ZeroBy::Deallocate } else { self.choose(true) }
     }
 
     /// The way for a request that allows or forbids giving space back.
@@ -67,9 +74,9 @@ mod tests {
 
     #[test]
     fn space_is_kept_unless_it_may_go() {
-        let both = Zeroing { punch_hole: true, zero_range: true };
+        let both = Zeroing { punch_hole: true, zero_range: true, deallocate: false };
         assert_eq!((both.choose(true), both.choose(false)), (ZeroBy::PunchHole, ZeroBy::ZeroRange));
-        let punch = Zeroing { punch_hole: true, zero_range: false };
+        let punch = Zeroing { punch_hole: true, zero_range: false, deallocate: false };
         assert_eq!((punch.choose(true), punch.choose(false)), (ZeroBy::PunchHole, ZeroBy::Writing));
         assert_eq!(Zeroing::none().choose(true), ZeroBy::Writing);
     }

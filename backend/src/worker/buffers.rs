@@ -17,6 +17,7 @@ pub(super) struct Buffers {
     memory: Arc<GuestMemory>,
     bounce: Bounce,
     granule: usize,
+    transfer_max: usize,
     memory_alignment: usize,
     /// Tuples lie in a folio, wherever the data lies.
     is_protected: bool,
@@ -29,6 +30,7 @@ impl Buffers {
             memory,
             bounce,
             granule: info.granule,
+            transfer_max: info.transfer_max,
             memory_alignment: info.memory_alignment,
             is_protected: info.protection.is_some(),
         }
@@ -37,6 +39,7 @@ impl Buffers {
     /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
     /// `None`: no folio is free.
     pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(Buffer, Extent)> {
+        let extent = extent.within(self.transfer_max, self.granule);
         let zero_copy = self.bounce == Bounce::WhenUnaligned
             && matches!(active.work, Work::Read | Work::Write)
             && !extent.is_partial();

@@ -1,0 +1,227 @@
+//! A namespace's character device: opened, locked, and asked what it is.
+
+#![expect(unsafe_code, reason = "the ioctls have no safe wrapper")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::format::{NamespaceFormat, UnusableFormat};
+use super::identify::{IDENTIFY_SIZE, IdentifyController, IdentifyNamespace, IdentifyNvmNamespace};
+use super::status::NvmeStatus;
+use crate::bounce::FOLIO_SIZE_MAX;
+use crate::error::Error;
+use crate::image::{Access, Holder, lock};
+
+/// `NVME_IOCTL_ID`, `_IO('N', 0x40)`.
+const GET_NSID: libc::Ioctl = 0x4e40;
+/// `NVME_IOCTL_ADMIN_CMD`, `_IOWR('N', 0x41, struct nvme_admin_cmd)`.
+const ADMIN_COMMAND: libc::Ioctl = 0xc048_4e41;
+/// `NVME_IOCTL_IO_CMD`, `_IOWR('N', 0x43, struct nvme_passthru_cmd)`.
+const IO_COMMAND: libc::Ioctl = 0xc048_4e43;
+const IDENTIFY: u8 = 0x06;
+/// A page that is not aligned makes one segment more.
+const PAGE_SIZE: usize = 4096;
+
+/// Why a namespace cannot be used.
+#[derive(Debug, Error)]
+pub enum NamespaceError {
+    /// It cannot be opened, or is in use.
+    #[error(transparent)]
+    Open(#[from] Error),
+    /// It is a character device of another kind.
+    #[error("{} is no NVMe namespace's character device, /dev/ngXnY", .0.display())]
+    NotNvme(PathBuf),
+    /// It does not tell what it is.
+    #[error("cannot identify {}", path.display())]
+    Identify {
+        /// The device.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its format is not one for us.
+    #[error("cannot serve {}", path.display())]
+    Format {
+        /// The device.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: UnusableFormat,
+    },
+}
+
+/// An open namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    path: PathBuf,
+    file: File,
+    /// The block device of the same namespace, held so that nobody mounts it meanwhile.
+    _block_device: Option<File>,
+    pub(super) nsid: u32,
+    format: NamespaceFormat,
+    blocks: u64,
+    transfer_max: usize,
+    pub(super) has_dataset_management: bool,
+    pub(super) has_write_zeroes: bool,
+}
+
+impl Namespace {
+    /// Whether `path` names a namespace's character device, so that [`Self::open`] is what to do with it.
+    pub fn is_at(path: &Path) -> bool {
+        block_name(path).is_some()
+    }
+
+    /// Opens and locks the namespace at `path`. Refuses one whose block device is mounted or otherwise held.
+    pub fn open(path: &Path, access: Access) -> Result<Self, NamespaceError> {
+        let identify = |source| NamespaceError::Identify { path: path.to_owned(), source };
+        // before it is opened, for opening another device may have effects
+        let block_name = block_name(path).ok_or_else(|| NamespaceError::NotNvme(path.to_owned()))?;
+        let file = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
+        lock(&file, path, access)?;
+        let block_device = match access {
+            Access::Inspect => None,
+            Access::Read | Access::ReadWrite => hold(path, &block_name)?,
+        };
+        // SAFETY: this ioctl takes no argument.
+        let nsid = unsafe { libc::ioctl(file.as_raw_fd(), GET_NSID) };
+        let nsid = u32::try_from(nsid).map_err(|_| identify(io::Error::last_os_error()))?;
+        let controller = IdentifyController(identify_structure(&file, 0, 0x01).map_err(identify)?);
+        let namespace = IdentifyNamespace(identify_structure(&file, nsid, 0x00).map_err(identify)?);
+        let nvm = identify_structure(&file, nsid, 0x05).ok().map(IdentifyNvmNamespace);
+        let format = NamespaceFormat::of(&namespace, nvm.as_ref())
+            .map_err(|source| NamespaceError::Format { path: path.to_owned(), source })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            _block_device: block_device,
+            nsid,
+            format,
+            blocks: namespace.size(),
+            transfer_max: transfer_max(&controller, &format, &block_name),
+            has_dataset_management: controller.has_dataset_management(),
+            has_write_zeroes: controller.has_write_zeroes(),
+        })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open character device.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// How it is formatted.
+    pub fn format(&self) -> &NamespaceFormat {
+        &self.format
+    }
+
+    /// Bytes of data.
+    pub fn capacity(&self) -> u64 {
+        self.blocks * self.format.block_size as u64
+    }
+
+    /// Makes what was written durable, and waits for it.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        passthrough(
+            &self.file,
+            IO_COMMAND,
+            &mut PassthroughCommand { nsid: self.nsid, ..PassthroughCommand::default() },
+        )
+    }
+
+    /// Most bytes of data in one command, a power of two.
+    pub fn transfer_max(&self) -> usize {
+        self.transfer_max
+    }
+}
+
+/// The name of the block device of the same namespace, such as `nvme0n1`; `None` when `path` is not one's character device.
+fn block_name(path: &Path) -> Option<String> {
+    let meta = path.metadata().ok().filter(|meta| meta.file_type().is_char_device())?;
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    let device = fs::canonicalize(format!("/sys/dev/char/{major}:{minor}")).ok()?;
+    let name = device.file_name()?.to_str()?;
+    Some(format!("nvme{}", name.strip_prefix("ng")?))
+}
+
+/// Opens the block device beside the character device at `path` for us alone; there may be none.
+fn hold(path: &Path, block_name: &str) -> Result<Option<File>, Error> {
+    let block = path.with_file_name(block_name);
+    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&block) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
+        }
+        Err(error) => Err(Error::io("read", &block)(error)),
+    }
+}
+
+/// `struct nvme_passthru_cmd` of `linux/nvme_ioctl.h`.
+#[repr(C)]
+#[derive(Default)]
+struct PassthroughCommand {
+    opcode: u8,
+    flags: u8,
+    reserved: u16,
+    nsid: u32,
+    cdw2: u32,
+    cdw3: u32,
+    metadata: u64,
+    address: u64,
+    metadata_len: u32,
+    data_len: u32,
+    dwords: [u32; 6],
+    timeout_ms: u32,
+    result: u32,
+}
+
+/// The Identify data structure `cns` of the NVM command set.
+fn identify_structure(file: &File, nsid: u32, cns: u32) -> io::Result<Box<[u8; IDENTIFY_SIZE]>> {
+    let mut data = Box::new([0_u8; IDENTIFY_SIZE]);
+    let mut command = PassthroughCommand {
+        opcode: IDENTIFY,
+        nsid,
+        address: data.as_mut_ptr() as u64,
+        data_len: u32::try_from(IDENTIFY_SIZE).unwrap_or(0),
+        dwords: [cns, 0, 0, 0, 0, 0],
+        ..PassthroughCommand::default()
+    };
+    passthrough(file, ADMIN_COMMAND, &mut command).map(|()| data)
+}
+
+/// Has the kernel do a command, whose buffer, if any, has the length that it says.
+fn passthrough(file: &File, ioctl: libc::Ioctl, command: &mut PassthroughCommand) -> io::Result<()> {
+    // SAFETY: the command is the struct that these ioctls take; callers keep its buffer for the length of the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), ioctl, &raw mut *command) } {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error()),
+        status => Err(io::Error::other(NvmeStatus::new(u16::try_from(status).unwrap_or(u16::MAX)))),
+    }
+}
+
+/// Most bytes of data in one command: what the controller takes, what the kernel's queue takes, and what a folio holds.
+/// Interleaved metadata counts too.
+fn transfer_max(controller: &IdentifyController, format: &NamespaceFormat, block_name: &str) -> usize {
+    let limit = |name: &str| {
+        let value = fs::read_to_string(format!("/sys/block/{block_name}/queue/{name}")).ok()?;
+        value.trim().parse::<usize>().ok()
+    };
+    let segments = limit("max_segments").map(|segments| segments.saturating_sub(1) * PAGE_SIZE);
+    let sectors = limit("max_hw_sectors_kb").map(|kib| kib << 10);
+    let bytes =
+        [controller.transfer_max(), segments, sectors].into_iter().flatten().fold(FOLIO_SIZE_MAX, usize::min);
+    let block_size = format.block_size;
+    let wire_size = block_size + if format.extended { format.profile.metadata_size() } else { 0 };
+    let blocks = (bytes / wire_size).max(1);
+    block_size << blocks.ilog2()
+}

@@ -1,0 +1,393 @@
+//! A namespace served by commands of our own, with metadata separate from the data or interleaved with it.
+//!
+//! The kernel passes commands on as they are: it checks no range and no length, and remaps no tag. So all that is checked here.
+
+#![expect(unsafe_code, reason = "promises the ring that buffers stay where they are")]
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use integrity::PiType;
+use io_uring::{cqueue, opcode, squeue, types};
+
+use super::command::{COMMAND_SIZE, Command, TagFields, dataset_range};
+use super::namespace::Namespace;
+use super::status::NvmeStatus;
+use crate::active::ZeroBy;
+use crate::bounce::{Arena, FOLIO_SIZE_MIN};
+use crate::device::pi_failure::{PiFailure, PiStatus};
+use crate::device::uring::{self, Ring, RingStep};
+use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use crate::inflight::{Buffer, Direction, Operation, Transfer};
+
+/// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct nvme_uring_cmd)`.
+const ONE_BUFFER: u32 = 0xc048_4e80;
+const VECTORS: u32 = 0xc048_4e81;
+/// The namespace, as the ring's registered file.
+const NAMESPACE: types::Fixed = types::Fixed(0);
+/// Guest memory is never aligned to this: where metadata is interleaved, the data is copied anyway.
+const NEVER_ALIGNED: usize = 1 << 63;
+
+/// A namespace with metadata.
+#[derive(Debug)]
+pub struct NvmePassthroughDevice {
+    namespace: Namespace,
+    protection: Protection,
+    info: DeviceInfo,
+}
+
+impl NvmePassthroughDevice {
+    /// Serves `namespace`.
+    pub fn new(namespace: Namespace) -> Self {
+        let format = *namespace.format();
+        let block_size = format.block_size;
+        let wire_size = block_size + format.profile.metadata_size();
+        let scratch = if format.extended { FOLIO_SIZE_MIN.div_ceil(block_size) * wire_size } else { 0 };
+        let protection = Protection::device(format.profile, "nvme-passthrough").with_scratch(scratch);
+        let info = DeviceInfo {
+            capacity: namespace.capacity(),
+            granule: block_size,
+            transfer_max: namespace.transfer_max(),
+            memory_alignment: if format.extended { NEVER_ALIGNED } else { block_size },
+            protection: Some(protection),
+            zeroing: zeroing(&namespace),
+        };
+        Self { namespace, protection, info }
+    }
+
+    /// What the controller is to check and expect of blocks from byte `offset` on: all that the format has.
+    fn tags(&self, offset: u64) -> TagFields {
+        let reference = self.protection.profile().pi_type() != PiType::Type3;
+        let initial_reference = self.protection.reference(offset);
+        TagFields { guard: true, application: true, reference, initial_reference }
+    }
+
+    /// The first block and the number of blocks of `len` bytes at `offset`, at most one command's.
+    fn blocks(&self, offset: u64, len: u64) -> io::Result<(u64, u32)> {
+        let block_size = self.info.granule as u64;
+        let whole = offset.is_multiple_of(block_size) && len.is_multiple_of(block_size) && len > 0;
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.info.capacity);
+        match u32::try_from(len / block_size) {
+            Ok(blocks) if whole && inside => Ok((offset / block_size, blocks)),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// The command for a transfer, whose buffers it names.
+    fn transfer_step(
+        &self,
+        transfer: &mut Transfer,
+        checked: bool,
+        registered: bool,
+    ) -> io::Result<NvmeStep> {
+        let (lba, blocks) = self.blocks(transfer.offset, transfer.len as u64)?;
+        let tags = if checked { self.tags(transfer.offset) } else { TagFields::NONE };
+        let nsid = self.namespace.nsid;
+        let command = match transfer.direction {
+            Direction::Read => Command::read(nsid, lba, blocks, tags),
+            Direction::Write => Command::write(nsid, lba, blocks, tags),
+        };
+        let metadata_len = self.protection.metadata_len(transfer.len);
+        let kind = Kind::Transfer;
+        if self.namespace.format().extended {
+            let wire = self.wire(transfer)?;
+            let (address, len) = (wire.as_ptr() as u64, length(wire.len())?);
+            let command = command.with_data(address, len);
+            return Ok(NvmeStep { command, buffer: CommandBuffer::Scratch, kind });
+        }
+        let folio = transfer.buffer.folio().ok_or(io::ErrorKind::InvalidInput)?;
+        if folio.metadata().len() < metadata_len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let command = command.with_metadata(folio.metadata_ptr() as u64, length(metadata_len)?);
+        Ok(match &transfer.buffer {
+            Buffer::Bounce(folio) => {
+                let command = command.with_data(folio.as_ptr() as u64, length(transfer.len)?);
+                NvmeStep { command, buffer: CommandBuffer::Folio { registered }, kind }
+            }
+            Buffer::Guest(guest, _) => {
+                let vectors = guest.as_slice();
+                let command = command.with_data(vectors.as_ptr() as u64, length(vectors.len())?);
+                NvmeStep { command, buffer: CommandBuffer::Vectors, kind }
+            }
+        })
+    }
+
+    /// Where data and metadata of a transfer lie interleaved, behind its metadata; filled in for a write.
+    fn wire<'a>(&self, transfer: &'a mut Transfer) -> io::Result<&'a mut [u8]> {
+        let (len, direction) = (transfer.len, transfer.direction);
+        let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
+        let metadata_len = self.protection.metadata_len(len);
+        let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let (data, metadata) = folio.parts_mut();
+        let (metadata, scratch) = metadata.split_at_mut(metadata_len);
+        let wire = scratch.get_mut(..len + metadata_len).ok_or(io::ErrorKind::InvalidInput)?;
+        if direction == Direction::Write {
+            let blocks = data.chunks_exact(block_size).zip(metadata.chunks_exact(metadata_size));
+            for (wire, (data, metadata)) in wire.chunks_exact_mut(block_size + metadata_size).zip(blocks) {
+                wire[..block_size].copy_from_slice(data);
+                wire[block_size..].copy_from_slice(metadata);
+            }
+        }
+        Ok(wire)
+    }
+
+    /// Takes apart what a read brought in.
+    fn deinterleave(&self, transfer: &mut Transfer) {
+        let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
+        let metadata_len = self.protection.metadata_len(transfer.len);
+        let Some(folio) = transfer.buffer.folio_mut() else { return };
+        let (data, metadata) = folio.parts_mut();
+        let (metadata, scratch) = metadata.split_at_mut(metadata_len);
+        let blocks =
+            data[..transfer.len].chunks_exact_mut(block_size).zip(metadata.chunks_exact_mut(metadata_size));
+        for (wire, (data, metadata)) in scratch.chunks_exact(block_size + metadata_size).zip(blocks) {
+            data.copy_from_slice(&wire[..block_size]);
+            metadata.copy_from_slice(&wire[block_size..]);
+        }
+    }
+
+    /// The next command that makes `len` bytes at `offset` zeros, of which `done` are; how many it does.
+    fn zero_step(&self, offset: u64, len: u64, by: ZeroBy, done: u64) -> io::Result<NvmeStep> {
+        let nsid = self.namespace.nsid;
+        if by == ZeroBy::Deallocate {
+            let (lba, blocks) = self.blocks(offset, len)?;
+            // on the heap, so that it stays where it is when the step is moved
+            let range = Box::new(dataset_range(lba, blocks));
+            let command = Command::deallocate(nsid, range.as_ptr());
+            return Ok(NvmeStep {
+                command,
+                buffer: CommandBuffer::Range(range),
+                kind: Kind::Zero { done: len },
+            });
+        }
+        let (offset, len) = (offset + done, (len - done).min(self.info.transfer_max as u64));
+        let (lba, blocks) = self.blocks(offset, len)?;
+        let reference = self.protection.reference(offset);
+        let command = Command::write_zeroes(nsid, lba, blocks, by == ZeroBy::PunchHole, reference);
+        Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Zero { done: done + len } })
+    }
+
+    /// Which tag is wrong, in a read that came back without checks after it had failed them.
+    fn explain(&self, transfer: &Transfer, reason: PiStatus, repeated: io::Result<()>) -> PiFailure {
+        let Buffer::Bounce(folio) = &transfer.buffer else {
+            return PiFailure::Unexplained { reason };
+        };
+        PiFailure::of_read(reason, repeated, || {
+            let (data, metadata) = folio.parts();
+            self.protection.verify(transfer.offset, 0..transfer.len, data, metadata)
+        })
+    }
+}
+
+fn zeroing(namespace: &Namespace) -> Zeroing {
+    let profile = &namespace.format().profile;
+    // QEMU's controller leaves the metadata before the tuple out of the guard that it generates
+    let bare = profile.metadata_size() == profile.tuple_size();
+    let write_zeroes = namespace.has_write_zeroes && bare;
+    Zeroing {
+        punch_hole: write_zeroes,
+        zero_range: write_zeroes,
+        deallocate: namespace.has_dataset_management,
+    }
+}
+
+fn length(len: usize) -> io::Result<u32> {
+    u32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl BlockDevice for NvmePassthroughDevice {
+    type Queue = NvmePassthroughQueue;
+
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn open_queue(
+        self: &Arc<Self>,
+        arena: &Arena,
+        sources: EventSources<'_>,
+    ) -> io::Result<NvmePassthroughQueue> {
+        let ring = Ring::new(arena, &[self.namespace.file().as_fd()], sources.kick, sources.wake)?;
+        Ok(NvmePassthroughQueue { device: self.clone(), ring, registered: true, refused: Vec::new() })
+    }
+
+    /// Queues have flushed what their drivers asked for; the rest is as durable as the controller makes it.
+    fn close(&self) -> io::Result<()> {
+        self.namespace.flush()
+    }
+}
+
+/// A command in flight.
+#[derive(Debug)]
+struct NvmeStep {
+    command: Command,
+    buffer: CommandBuffer,
+    kind: Kind,
+}
+
+/// What the command's address is of.
+#[derive(Debug)]
+enum CommandBuffer {
+    None,
+    /// The data of the transfer's folio, as the ring has it registered or by its address.
+    Folio {
+        registered: bool,
+    },
+    /// The room behind its metadata.
+    Scratch,
+    /// The guest's memory.
+    Vectors,
+    /// The range to deallocate.
+    Range(#[expect(dead_code, reason = "the controller reads it")] Box<[u8; 16]>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Transfer,
+    /// So many bytes of the operation are done with it.
+    Zero {
+        done: u64,
+    },
+    /// The same once more, for the status that a transfer failed with.
+    Repeated(PiStatus),
+    Flush,
+}
+
+// SAFETY: the command names the folio or vectors of the transfer, or the range that the step holds on the heap.
+unsafe impl RingStep for NvmeStep {
+    type Submission = squeue::Entry128;
+    type Completion = cqueue::Entry32;
+
+    fn entry(&self, _operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry128> {
+        let bytes: [u8; COMMAND_SIZE] = self.command.to_bytes();
+        let code = if matches!(self.buffer, CommandBuffer::Vectors) { VECTORS } else { ONE_BUFFER };
+        // the data part of a folio is what the ring has registered
+        let registered = matches!(self.buffer, CommandBuffer::Folio { registered: true });
+        let fixed = (fixed_buffer && registered).then_some(0);
+        Some(opcode::UringCmd80::new(NAMESPACE, code).cmd(bytes).buf_index(fixed).build())
+    }
+
+    fn outcome(&self, _operation: &Operation, result: i32) -> io::Result<()> {
+        match u16::try_from(result) {
+            Ok(0) => Ok(()),
+            Ok(status) => Err(io::Error::other(NvmeStatus::new(status))),
+            Err(_) => Err(io::Error::from_raw_os_error(-result)),
+        }
+    }
+}
+
+/// A worker's access to the namespace.
+#[derive(Debug)]
+pub struct NvmePassthroughQueue {
+    device: Arc<NvmePassthroughDevice>,
+    ring: Ring<NvmeStep>,
+    /// Whether commands can name folios as the ring has registered them. Linux 6.1 refuses parts of so large a buffer.
+    registered: bool,
+    /// What failed our own checks.
+    refused: Vec<Event>,
+}
+
+impl NvmePassthroughQueue {
+    fn start(&mut self, operation: Operation, step: io::Result<NvmeStep>) {
+        match step {
+            Ok(step) => self.ring.submit(operation, step),
+            Err(error) => self.refused.push(Event::Done(operation, Err(error))),
+        }
+    }
+
+    /// What follows a command that came back; nothing, when there is more to do for its operation.
+    fn finish(&mut self, operation: Operation, step: NvmeStep, result: io::Result<()>) -> Option<Event> {
+        let NvmeStep { command, buffer, kind } = step;
+        if matches!(buffer, CommandBuffer::Folio { registered: true }) && is_invalid_argument(&result) {
+            self.registered = false;
+            let buffer = CommandBuffer::Folio { registered: false };
+            self.ring.submit(operation, NvmeStep { command, buffer, kind });
+            return None;
+        }
+        match (operation, kind) {
+            (Operation::Zero { offset, len, by, request }, Kind::Zero { done })
+                if done < len && result.is_ok() =>
+            {
+                let step = self.device.zero_step(offset, len, by, done);
+                self.start(Operation::Zero { offset, len, by, request }, step);
+                None
+            }
+            (Operation::Transfer(transfer), _) => self.finish_transfer(transfer, kind, result),
+            (operation, _) => Some(Event::Done(operation, result)),
+        }
+    }
+
+    fn finish_transfer(
+        &mut self,
+        mut transfer: Transfer,
+        kind: Kind,
+        result: io::Result<()>,
+    ) -> Option<Event> {
+        let is_read = transfer.direction == Direction::Read;
+        if is_read && self.device.namespace.format().extended && result.is_ok() {
+            self.device.deinterleave(&mut transfer);
+        }
+        let result = match (result, kind) {
+            (repeated, Kind::Repeated(reason)) => {
+                Err(self.device.explain(&transfer, reason, repeated).into())
+            }
+            (Err(error), _) => match NvmeStatus::in_error(&error).and_then(NvmeStatus::of_tags) {
+                None => Err(error),
+                Some(reason) if is_read => {
+                    let step = self.device.transfer_step(&mut transfer, false, self.registered);
+                    let step = step.map(|step| NvmeStep { kind: Kind::Repeated(reason), ..step });
+                    self.start(Operation::Transfer(transfer), step);
+                    return None;
+                }
+                Some(reason) => Err(PiFailure::Write { reason }.into()),
+            },
+            (Ok(()), _) => Ok(()),
+        };
+        Some(Event::Done(Operation::Transfer(transfer), result))
+    }
+}
+
+fn is_invalid_argument(result: &io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
+impl DeviceQueue for NvmePassthroughQueue {
+    fn submit(&mut self, mut operation: Operation) {
+        let step = match &mut operation {
+            Operation::Transfer(transfer) => self.device.transfer_step(transfer, true, self.registered),
+            Operation::Zero { offset, len, by, .. } => self.device.zero_step(*offset, *len, *by, 0),
+            Operation::Flush { .. } => {
+                let command = Command::flush(self.device.namespace.nsid);
+                Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Flush })
+            }
+        };
+        self.start(operation, step);
+    }
+
+    fn enter(&mut self, wait: bool) -> io::Result<()> {
+        self.ring.enter(wait && self.refused.is_empty())
+    }
+
+    fn has_work(&mut self) -> bool {
+        !self.refused.is_empty() || self.ring.has_work()
+    }
+
+    fn reap(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.refused.pop() {
+                return Some(event);
+            }
+            match self.ring.reap()? {
+                uring::Event::Kick => return Some(Event::Kick),
+                uring::Event::Wake => return Some(Event::Wake),
+                uring::Event::Done(operation, step, result) => {
+                    if let Some(event) = self.finish(operation, step, result) {
+                        return Some(event);
+                    }
+                }
+            }
+        }
+    }
+}
