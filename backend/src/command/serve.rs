@@ -263,13 +263,15 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     }
     let image = open_image(args)?;
     let serial = args.serial.clone().map_or_else(|| default_serial(&image), Ok)?;
-    let endpoint = open_endpoint(args)?;
     let needed = StablePages::needed_by(image.file());
+    // a socket that can be seen says that the disk will be served; a sidecar that is opened is marked dirty
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
+            let endpoint = open_endpoint(args)?;
             serve_device(args, PlainDevice::new(image), needed, &serial, &endpoint, &mut termination)
         }
         Storage::Sidecar(path) => {
+            let endpoint = open_endpoint(args)?;
             let sidecar = SidecarFile::open(&path, &image, access(args))?;
             let device = SidecarDevice::new(image, sidecar);
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
@@ -277,6 +279,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         Storage::KernelPi(integrity) => {
             let device = KernelPiDevice::new(image, &integrity)
                 .map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?;
+            let endpoint = open_endpoint(args)?;
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
     }
