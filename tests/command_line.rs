@@ -1,22 +1,25 @@
 //! `create`, `protect`, `check` and `info`, as a person runs them.
 
+mod sidecar_bytes;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use integrity::sidecar::{self, IntentMode, Opened, Rules, SUPERBLOCK_SIZE};
 use rustix::fs::FlockOperation;
 use serde_json::Value;
 use stableblk::image::{Access, DirectIo, Image};
 use stableblk::sidecar_file::SidecarFile;
 use tempfile::TempDir;
 
+use crate::sidecar_bytes::{flip_bit, forge_tuple, superblock, tuple_offset};
+
 const BLOCK: usize = 4096;
 const MIB: usize = 1 << 20;
-const HEADER: u64 = 4096;
 /// Somebody who is not root.
 const NOBODY: u32 = 65534;
 
@@ -57,10 +60,12 @@ impl Directory {
     }
 
     fn flip_bit(&self, name: &str, offset: u64) {
-        let file = open(&self.path(name));
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, offset).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+        flip_bit(&self.path(name), offset);
+    }
+
+    /// Changes the tuple of a block of `disk`, in a sector whose checksum is good again.
+    fn forge_tuple(&self, block: u64, change: impl FnOnce(&mut [u8])) {
+        forge_tuple(&self.path("disk.pi"), block, change);
     }
 
     /// A 4 MiB image `disk` with data in blocks 16 to 31 and 512 to 767, protected by `protect` and these options.
@@ -149,8 +154,11 @@ fn create_makes_a_sparse_image_of_unwritten_blocks() {
     let (image, sidecar) =
         (directory.path("disk").metadata().unwrap(), directory.path("disk.pi").metadata().unwrap());
     assert_eq!((image.len(), image.blocks()), (1 << 30, 0));
-    assert_eq!(sidecar.len(), HEADER + (1 << 30) / 4096 * 16);
-    assert!(sidecar.blocks() * 512 <= 3 * HEADER, "the tuples are a hole");
+    let superblock = superblock(&directory.path("disk.pi"));
+    let layout = superblock.layout();
+    assert_eq!(sidecar.len(), layout.sidecar_size());
+    let log = layout.array_offset() - layout.log_offset();
+    assert!(sidecar.blocks() * 512 < log + (1 << 20), "the tuples and most of the map are holes");
 
     let info = directory.stableblk("info disk --json").succeeds().json();
     assert_eq!(info["format"], "raw");
@@ -159,6 +167,7 @@ fn create_makes_a_sparse_image_of_unwritten_blocks() {
     assert_eq!(info["interval_size"], 4096);
     assert_eq!(info["tuple_size"], 16);
     assert_eq!(info["state"], "clean");
+    assert_eq!(info["log"]["pages"], layout.log_pages());
     assert_eq!((&info["written_blocks"], &info["unwritten_blocks"]), (&0.into(), &(1 << 18).into()));
     directory.stableblk("check disk").succeeds();
 }
@@ -257,12 +266,11 @@ fn every_guard_and_interval_finds_a_flipped_bit() {
 #[test]
 fn check_reports_ranges_with_tag_expected_and_actual() {
     let directory = Directory::protected("");
-    let tuple = |block: u64| HEADER + block * 16;
     directory.write_at("disk", 700 * BLOCK as u64, &[0xAA; 3 * BLOCK]); // data of three blocks
-    directory.flip_bit("disk.pi", tuple(20) + 15); // reference tag
-    directory.flip_bit("disk.pi", tuple(24) + 9); // application tag
-    directory.write_at("disk.pi", tuple(26) + 8, &[0xFF; 2]); // escape
-    directory.write_at("disk.pi", tuple(28), &[0; 16]); // lost tuple
+    directory.forge_tuple(20, |tuple| tuple[15] ^= 1); // reference tag
+    directory.forge_tuple(24, |tuple| tuple[9] ^= 2); // application tag
+    directory.forge_tuple(26, |tuple| tuple[8..10].fill(0xFF)); // escape
+    directory.forge_tuple(28, |tuple| tuple.fill(0)); // of a block that was never written
     directory.write_at("disk", 40 * BLOCK as u64, b"stray write"); // data in a hole
     let check = directory.stableblk("check disk");
     assert_eq!(check.code, 1);
@@ -271,7 +279,7 @@ fn check_reports_ranges_with_tag_expected_and_actual() {
         lines[..5],
         [
             "LBA 20 (byte 81920): reference tag error, expected 000000000014, actual 000000000015",
-            "LBA 24 (byte 98304): application tag error, expected 5342, actual 5343",
+            "LBA 24 (byte 98304): application tag error, expected 5342, actual 5340",
             "LBA 26 (byte 106496): application tag error, expected 5342, actual ffff",
             "LBA 28 (byte 114688): unwritten block not zero",
             "LBA 40 (byte 163840): unwritten block not zero",
@@ -284,6 +292,40 @@ fn check_reports_ranges_with_tag_expected_and_actual() {
         lines[5]
     );
     assert_eq!(lines[6..], ["disk: 1024 blocks of 4096 bytes, 8 do not match"]);
+}
+
+#[test]
+fn check_names_the_blocks_whose_tuples_have_rotted() {
+    let directory = Directory::protected("");
+    let superblock = superblock(&directory.path("disk.pi"));
+    let layout = superblock.layout();
+    directory.flip_bit("disk.pi", tuple_offset(layout, 600) + 3);
+    let report = directory.stableblk("check disk --json").json();
+    // a sector has one checksum for all its tuples
+    let sector = layout.tuples_per_sector() as u64;
+    let first = 600 / sector * sector;
+    assert_eq!(report["mismatched_blocks"], sector);
+    assert_eq!(report["ranges"][0]["first_lba"], first);
+    assert_eq!(report["ranges"][0]["last_lba"], first + sector - 1);
+    assert_eq!(report["ranges"][0]["check"], "tuple_lost");
+    assert_eq!(directory.stableblk("info disk --json").json()["lost_blocks"], sector);
+    let info = directory.stableblk("info disk");
+    assert!(info.stdout.contains(", 31 with their tuples lost"), "{}", info.stdout);
+}
+
+#[test]
+fn one_copy_of_the_superblock_is_enough() {
+    for copy in [0, 1] {
+        let directory = Directory::protected("");
+        directory.flip_bit("disk.pi", copy * SUPERBLOCK_SIZE + 35);
+        let words = format!("superblock {copy} of disk.pi is damaged");
+        directory.stableblk("check disk").succeeds_with_warning(&words);
+        let info = directory.stableblk("info disk --json");
+        info.succeeds_with_warning(&words);
+        assert_eq!(info.json()["damaged_superblock"]["copy"], copy);
+        let info = directory.stableblk("info disk");
+        assert!(info.stdout.contains(&format!("damaged    superblock {copy}: damaged superblock: CRC-64")));
+    }
 }
 
 #[test]
@@ -390,6 +432,10 @@ fn protect_gives_the_sidecar_the_owner_and_mode_of_the_image() {
     assert_eq!((sidecar.uid(), sidecar.gid(), sidecar.mode() & 0o777), (NOBODY, NOBODY, 0o640));
 }
 
+fn in_both_copies(spoil: impl Fn(u64)) {
+    [0, SUPERBLOCK_SIZE].into_iter().for_each(spoil);
+}
+
 /// Each way to spoil the sidecar of `disk`, and what `check` has to say then.
 #[test]
 fn check_refuses_a_sidecar_that_cannot_be_right() {
@@ -399,11 +445,23 @@ fn check_refuses_a_sidecar_that_cannot_be_right() {
             |it| fs::remove_file(it.path("disk.pi")).unwrap(),
             &["disk has no sidecar disk.pi", "stableblk protect disk"],
         ),
-        (|it| open(&it.path("disk.pi")).set_len(5000).unwrap(), &["disk.pi is truncated", "5000", "20480"]),
+        (
+            |it| open(&it.path("disk.pi")).set_len(9000).unwrap(),
+            &["disk.pi is truncated", "9000", "protect --force"],
+        ),
         (|it| open(&it.path("disk.pi")).set_len(100).unwrap(), &["disk.pi", "100 bytes long"]),
-        (|it| it.write_at("disk.pi", 8, &[0, 0, 0, 7]), &["disk.pi", "format version 7 is unknown"]),
-        (|it| it.flip_bit("disk.pi", 35), &["disk.pi", "damaged header"]),
-        (|it| it.write_at("disk.pi", 0, b"#!/bin/sh"), &["disk.pi", "not a sidecar"]),
+        (
+            |it| in_both_copies(|copy| it.write_at("disk.pi", copy + 8, &[0, 0, 0, 1])),
+            &["disk.pi", "format version 1 is unknown", "version 2"],
+        ),
+        (
+            |it| in_both_copies(|copy| it.flip_bit("disk.pi", copy + 35)),
+            &["disk.pi", "damaged superblock", "stableblk protect --force"],
+        ),
+        (
+            |it| in_both_copies(|copy| it.write_at("disk.pi", copy, b"#!/bin/sh")),
+            &["disk.pi", "not a sidecar"],
+        ),
         (
             |it| {
                 it.image("other");
@@ -414,7 +472,10 @@ fn check_refuses_a_sidecar_that_cannot_be_right() {
         ),
         (
             |it| open(&it.path("disk")).set_len(5 * MIB as u64).unwrap(),
-            &["disk.pi is the sidecar of an image of 4194304 bytes, but disk has 5242880"],
+            &[
+                "disk.pi is the sidecar of an image of 4194304 bytes, but disk has 5242880",
+                "stableblk resize",
+            ],
         ),
         (
             |it| {
@@ -547,6 +608,39 @@ fn image_without_its_uuid_is_taken_with_a_warning() {
     assert_eq!(directory.stableblk("info disk --json").json()["image_has_uuid"], false);
 }
 
+/// `protect --force` announces the UUID of the new sidecar before it takes the old one's place, and may be killed then.
+#[test]
+fn either_sidecar_is_the_images_own_while_one_replaces_the_other() {
+    let directory = Directory::protected("");
+    let uuid = |sidecar| uuid::Uuid::from_bytes(superblock(&directory.path(sidecar)).uuid());
+    fs::copy(directory.path("disk.pi"), directory.path("old.pi")).unwrap();
+    directory.stableblk("protect disk --force").succeeds();
+    directory
+        .stableblk("check disk --integrity old.pi")
+        .fails(2, &["old.pi is the sidecar of another image"]);
+
+    let image = Image::open(&directory.path("disk"), Access::ReadWrite, DirectIo::Never).unwrap();
+    image.set_uuid(uuid("old.pi")).unwrap();
+    image.announce_uuid(uuid("disk.pi")).unwrap();
+    drop(image);
+    for sidecar in ["old.pi", "disk.pi"] {
+        directory.stableblk(&format!("check disk --integrity {sidecar}")).succeeds();
+    }
+    // it fails where a killed run would have ended
+    fs::create_dir(directory.path("taken")).unwrap();
+    directory.stableblk("protect disk --force --integrity taken").fails(1, &["taken"]);
+    let image = Image::open(&directory.path("disk"), Access::Inspect, DirectIo::Never).unwrap();
+    assert_eq!(image.uuids().unwrap().len(), 2);
+    directory.stableblk("check disk --integrity old.pi").succeeds();
+
+    // and another run leaves one
+    directory.stableblk("protect disk --force").succeeds();
+    directory.stableblk("check disk").succeeds();
+    directory
+        .stableblk("check disk --integrity old.pi")
+        .fails(2, &["old.pi is the sidecar of another image"]);
+}
+
 #[test]
 fn copy_with_attributes_keeps_its_sidecar() {
     let directory = Directory::protected("");
@@ -562,42 +656,28 @@ fn copy_with_attributes_keeps_its_sidecar() {
 #[test]
 fn sidecar_is_dirty_while_open_for_writing_and_after_a_crash() {
     let directory = Directory::protected("");
-    let state = || directory.stableblk("info disk --json").json()["state"].clone();
+    let state = || {
+        let info = directory.stableblk("info disk --json").json();
+        (info["state"].clone(), info["intent"].clone())
+    };
     let path = directory.path("disk");
     let open = || {
         let image = Image::open(&path, Access::ReadWrite, DirectIo::Never).unwrap();
         let sidecar = SidecarFile::open(&directory.path("disk.pi"), &image, Access::ReadWrite).unwrap();
         (image, sidecar)
     };
+    let serve =
+        |sidecar: &SidecarFile, mode| sidecar::open(sidecar.media(), mode, MIB, Rules::all()).unwrap();
     let (image, sidecar) = open();
-    assert_eq!(state(), "dirty");
-    sidecar.close().unwrap();
+    let Opened { mut journal, .. } = serve(&sidecar, IntentMode::Region);
+    assert_eq!(state(), ("dirty".into(), "region".into()));
+    sidecar::close(&mut journal, sidecar.media()).unwrap();
+    assert_eq!(state(), ("clean".into(), Value::Null));
+    serve(&sidecar, IntentMode::Block);
     drop((image, sidecar));
-    assert_eq!(state(), "clean");
-    drop(open());
-    assert_eq!(state(), "dirty");
+    assert_eq!(state(), ("dirty".into(), "block".into()));
     directory.stableblk("check disk").succeeds();
-    assert_eq!(state(), "dirty", "a reader changes nothing");
-}
-
-#[test]
-fn tuples_are_read_and_written_within_the_array_only() {
-    let directory = Directory::protected("");
-    let image = Image::open(&directory.path("disk"), Access::ReadWrite, DirectIo::Never).unwrap();
-    let sidecar = SidecarFile::open(&directory.path("disk.pi"), &image, Access::ReadWrite).unwrap();
-    let mut tuples = [0x5A; 32];
-    sidecar.write_tuples(1022, &tuples).unwrap();
-    tuples.fill(0);
-    sidecar.read_tuples(1022, &mut tuples).unwrap();
-    assert_eq!(tuples, [0x5A; 32]);
-    for (first, len) in [(1023, 32), (1024, 16), (u64::MAX, 16), (0, 15)] {
-        assert_eq!(sidecar.write_tuples(first, &tuples[..len]).unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!(
-            sidecar.read_tuples(first, &mut tuples[..len]).unwrap_err().kind(),
-            ErrorKind::InvalidInput
-        );
-    }
-    assert_eq!(directory.path("disk.pi").metadata().unwrap().len(), HEADER + 1024 * 16);
+    assert_eq!(state().0, "dirty", "a reader changes nothing");
 }
 
 /// A file system of 64 KiB, mounted for one test.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use integrity::sidecar::HeaderError;
+use integrity::sidecar::SuperblockError;
 
 use crate::image::Holder;
 use crate::sidecar_file;
@@ -63,6 +63,37 @@ pub enum Error {
         /// The next larger size that will do.
         rounded: u64,
     },
+    /// Guests do not take the end of their disk going away well.
+    #[error("{} has {now} bytes, and does not shrink to {size}: make a smaller image with `stableblk create`, and copy what it is to hold", image.display())]
+    Shrinks {
+        /// The image.
+        image: PathBuf,
+        /// Its size.
+        now: u64,
+        /// The size asked for.
+        size: u64,
+    },
+    /// A device has the size that its owner gives it.
+    #[error("{} is a block device of {now} bytes, not of {size}: grow the device first", device.display())]
+    GrowDeviceFirst {
+        /// The device.
+        device: PathBuf,
+        /// Its size.
+        now: u64,
+        /// The size asked for.
+        size: u64,
+    },
+    /// The sidecar was not made for images that large.
+    #[error("the sidecar of {} has no room for {size} bytes: give the image that size, and make its sidecar anew with `stableblk protect --force`", image.display())]
+    CannotGrow {
+        /// The image.
+        image: PathBuf,
+        /// The size asked for.
+        size: u64,
+        /// What would not fit.
+        #[source]
+        source: SuperblockError,
+    },
     /// There can be no sidecar for such an image.
     #[error("{} cannot have a sidecar", image.display())]
     Unprotectable {
@@ -70,7 +101,7 @@ pub enum Error {
         image: PathBuf,
         /// Why not.
         #[source]
-        source: HeaderError,
+        source: SuperblockError,
     },
     /// A command that makes files never overwrites one.
     #[error("{} exists already: {cure}", path.display())]
@@ -98,8 +129,8 @@ pub enum Error {
     BadSidecar {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its header. Not a source, for the cure is to come last.
-        reason: HeaderError,
+        /// What is wrong with its superblock. Not a source, for the cure is to come last.
+        reason: SuperblockError,
     },
     /// The UUID in the sidecar is not that of the image.
     #[error("{} is the sidecar of another image, not of {}: its UUID is {actual}, the image's {expected}; \
@@ -117,7 +148,7 @@ pub enum Error {
     },
     /// The sidecar covers an image of another size.
     #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: name the right one with \
-        `--integrity PATH`, or make one with `stableblk protect --force`", sidecar.display(), image.display())]
+        `--integrity PATH`, follow a grown image with `stableblk resize`, or make one with `stableblk protect --force`", sidecar.display(), image.display())]
     SizeDiffers {
         /// The sidecar.
         sidecar: PathBuf,

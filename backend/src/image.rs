@@ -2,8 +2,9 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
@@ -15,10 +16,12 @@ mod direct_io;
 mod lock;
 
 pub use direct_io::{Alignment, DirectIo};
+use lock::EXIT_POLL_INTERVAL;
 pub use lock::Holder;
 pub(crate) use lock::{holder, lock};
 
-/// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in text form.
+/// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in text form, or two with
+/// a space between them.
 const UUID_ATTRIBUTE: &str = "user.stableblk.uuid";
 
 /// What the image, or its sidecar, is opened for, and so how it is locked.
@@ -97,10 +100,18 @@ impl Image {
         &self.file
     }
 
-    /// In bytes, when it was opened.
+    /// In bytes, when it was opened, or [grown](Self::grow).
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Makes a regular file larger, durably; what is new is a hole. `size` is in bytes.
+    pub fn grow(&mut self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)?;
+        self.file.sync_all()?;
+        self.size = size;
+        Ok(())
     }
 
     /// Whether it is a block device rather than a regular file.
@@ -118,20 +129,22 @@ impl Image {
     /// How requests must be aligned; 1 when I/O goes through the page cache.
     #[must_use]
     pub fn alignment(&self) -> Alignment {
-        self.direct_alignment.unwrap_or(Alignment { memory: 1, offset: 1 })
+        self.direct_alignment.unwrap_or(Alignment::ANY)
     }
 
-    /// The UUID that the image carries. `None` when it has none: it was copied without its attributes, or its file
-    /// system has no attributes.
-    pub fn uuid(&self) -> Result<Option<Uuid>, Error> {
-        let mut text = [0; uuid::fmt::Hyphenated::LENGTH + 1];
+    /// The UUIDs of sidecars that are the image's own: one, or two when [`announce_uuid`](Self::announce_uuid) came to no end. None
+    /// when it was copied without its attributes, or its file system has no attributes.
+    pub fn uuids(&self) -> Result<Vec<Uuid>, Error> {
+        let mut text = [0; 2 * uuid::fmt::Hyphenated::LENGTH + 2];
         let failed = Error::io("read the UUID of", &self.path);
         match rustix::fs::fgetxattr(&self.file, UUID_ATTRIBUTE, &mut text) {
-            Ok(len) => match Uuid::try_parse_ascii(&text[..len]) {
-                Ok(uuid) => Ok(Some(uuid)),
-                Err(error) => Err(failed(io::Error::new(io::ErrorKind::InvalidData, error))),
-            },
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(None),
+            Ok(len) => {
+                let uuids = text[..len].split(|&byte| byte == b' ').map(Uuid::try_parse_ascii);
+                uuids
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
+            }
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(Vec::new()),
             Err(error) => Err(failed(error.into())),
         }
     }
@@ -139,6 +152,16 @@ impl Image {
     /// Gives the image a UUID to carry.
     pub fn set_uuid(&self, uuid: Uuid) -> io::Result<()> {
         set_uuid(&self.file, uuid)
+    }
+
+    /// Lets the image carry `uuid` besides the one it has, if it has one, until [`set_uuid`](Self::set_uuid): of two sidecars of which
+    /// one takes the place of the other, either is its own.
+    pub fn announce_uuid(&self, uuid: Uuid) -> io::Result<()> {
+        let Some(old) = self.uuids().map_err(io::Error::other)?.first().copied() else {
+            return Ok(());
+        };
+        set_uuid_attribute(&self.file, &format!("{old} {uuid}"))?;
+        self.file.sync_all()
     }
 
     /// The first byte at or after `offset` that may be other than zero: what is skipped is holes.
@@ -153,9 +176,27 @@ impl Image {
     }
 }
 
+/// Reads until there are `len` bytes in `buffer`, which may have room for more: direct I/O reads whole blocks, past the end of the
+/// file too.
+pub(crate) fn read_at_least(file: &File, offset: u64, len: usize, buffer: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// See [`Image::set_uuid`]; for a file that is not an image yet.
 pub(crate) fn set_uuid(file: &File, uuid: Uuid) -> io::Result<()> {
-    let text = uuid.hyphenated().to_string();
+    set_uuid_attribute(file, &uuid.hyphenated().to_string())
+}
+
+fn set_uuid_attribute(file: &File, text: &str) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(file, UUID_ATTRIBUTE, text.as_bytes(), XattrFlags::empty())?)
 }
 
@@ -191,9 +232,22 @@ fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, 
         options.custom_flags(libc::O_EXCL);
     }
     match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
-        }
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => open_busy(path, access, &options),
         opened => opened.map_err(Error::io(access.verb(), path)),
     }
+}
+
+/// A process that was killed keeps a device until its I/O has ended, and the lock until shortly before.
+fn open_busy(path: &Path, access: Access, options: &OpenOptions) -> Result<File, Error> {
+    const TRIES: usize = 10;
+    let shared = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
+    lock(&shared, path, access)?;
+    drop(shared);
+    for _ in 0..TRIES {
+        match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(EXIT_POLL_INTERVAL),
+            opened => return opened.map_err(Error::io(access.verb(), path)),
+        }
+    }
+    Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
 }

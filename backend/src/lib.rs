@@ -23,5 +23,6 @@ pub mod range_lock;
 pub mod report;
 pub mod session;
 pub mod sidecar_file;
+pub mod sidecar_media;
 pub mod socket;
 pub mod worker;

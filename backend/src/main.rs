@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use stableblk::command::{check, create, info, protect, serve};
+use stableblk::command::{check, create, info, protect, resize, serve};
 use stableblk::report;
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +40,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell what an image and its sidecar are
     Info(info::InfoArgs),
+    /// Grow an image and its sidecar
+    Resize(resize::ResizeArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Check(args)), _) => check::run(args).unwrap_or_else(|error| fail(&error, 2)),
         (Some(Command::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Resize(args)), _) => resize::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (None, Some(args)) => serve::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     }

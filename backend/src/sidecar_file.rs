@@ -1,30 +1,45 @@
-//! The file `IMAGE.pi` that holds an image's tuples: [`integrity::sidecar`] has its format, this its I/O.
+//! The file `IMAGE.pi` that holds an image's tuples: [`integrity::sidecar`] has its format, this finds it, locks it and makes sure
+//! that it belongs to the image.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use integrity::IntegrityProfile;
-use integrity::sidecar::{HEADER_SIZE, Header, State};
+use integrity::sidecar::{
+    self, Change, IntentMode, Layout, LoadError, Loaded, Recovery, Rules, SUPERBLOCK_SIZE, State, Superblock,
+    SuperblockError, TuplePage,
+};
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::image::{self, Access, Image};
+use crate::image::{self, Access, Alignment, Image};
+use crate::sidecar_media::SidecarMedia;
 
-/// An open sidecar.
-///
-/// Tuples go through the page cache, so those of neighbouring intervals reach the medium together. All methods may be
-/// called from any thread; who may touch which tuples is the caller's to keep apart.
+/// Zeros that are written at a time.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
+/// An open sidecar, and the image it belongs to as its log needs it.
 #[derive(Debug)]
 pub struct SidecarFile {
     path: PathBuf,
-    file: File,
-    header: Header,
-    access: Access,
+    media: SidecarMedia,
+    loaded: Loaded,
+}
+
+/// Tuples kept in memory while recovering: nobody reads any.
+const RECOVERY_CACHE_SIZE: usize = 1 << 20;
+
+/// A sidecar with room for a larger image than it says it is of, in the file: until [`Self::commit`], it is that of the smaller one.
+#[derive(Debug)]
+pub struct GrowingSidecar {
+    /// As it will be.
+    sidecar: SidecarFile,
+    /// The superblock that is on disk.
+    loaded: Loaded,
 }
 
 /// Where the sidecar of `image` is when nobody says otherwise: `.pi` behind the whole name.
@@ -36,24 +51,56 @@ pub fn default_path(image: &Path) -> PathBuf {
 }
 
 impl SidecarFile {
-    /// Makes a sidecar of the empty `file`, which is or will be at `path`. All blocks are unwritten: its array is a hole.
-    pub fn create(file: File, path: &Path, header: Header) -> Result<Self, Error> {
-        file.set_len(header.sidecar_size()).map_err(Error::io("size", path))?;
-        file.write_all_at(&header.encode(), 0).map_err(Error::io("write", path))?;
-        Ok(Self { path: path.to_owned(), file, header, access: Access::ReadWrite })
+    /// Makes a sidecar of the empty `file`, which is or will be at `path`, for `image`. All blocks are unwritten: its array is a
+    /// hole.
+    pub fn create(file: File, path: &Path, image: File, superblock: &Superblock) -> Result<Self, Error> {
+        let layout = superblock.layout();
+        file.set_len(layout.sidecar_size()).map_err(Error::io("size", path))?;
+        // Neither the map nor the log is to have holes: to fill one, a sync would have to wait for the file system's journal.
+        let written = [
+            (layout.map_offset(), layout.map_used()),
+            (layout.log_offset(), layout.array_offset() - layout.log_offset()),
+        ];
+        for (offset, len) in written {
+            write_zeros(&file, offset, len).map_err(Error::io("write", path))?;
+        }
+        // tuples of a sidecar in the making are not compared with the image
+        let media = SidecarMedia::new(image, Alignment::ANY, file).with_layout(layout);
+        superblock.create(&media).map_err(Error::io("write", path))?;
+        let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
+        Ok(Self { path: path.to_owned(), media, loaded })
     }
 
     /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another image.
-    ///
-    /// Opened for writing, its state on disk is dirty from now until [`close`](Self::close).
     pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
+        let sidecar = Self::open_for_any_size(path, image, access)?;
+        sidecar.refuse_wrong_size(image)?;
+        Ok(sidecar)
+    }
+
+    /// The same for an image that may have been resized.
+    pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
         let file = open_file(path, image.path(), access)?;
         image::lock(&file, path, access)?;
-        let header = read_header(&file, path)?;
-        let sidecar = Self { path: path.to_owned(), file, header, access };
-        sidecar.refuse_wrong_size(image)?;
+        let len = file.metadata().map_err(Error::io("look at", path))?.len();
+        if len < 2 * SUPERBLOCK_SIZE {
+            let reason = SuperblockError::TooShort { len: usize::try_from(len).unwrap_or(usize::MAX) };
+            return Err(Error::BadSidecar { path: path.to_owned(), reason });
+        }
+        let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
+        let media = SidecarMedia::new(image_file, image.alignment(), file);
+        let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
+        let layout = loaded.superblock.layout();
+        let media = media.with_layout(layout);
+        if len < layout.sidecar_size() {
+            let expected = layout.sidecar_size();
+            return Err(Error::TruncatedSidecar { path: path.to_owned(), len, expected });
+        }
+        if let Some((copy, reason)) = &loaded.damaged {
+            warn!("superblock {copy} of {} is damaged, {reason}: the other one is used", path.display());
+        }
+        let sidecar = Self { path: path.to_owned(), media, loaded };
         sidecar.refuse_wrong_uuid(image)?;
-        sidecar.begin_session()?;
         Ok(sidecar)
     }
 
@@ -63,101 +110,123 @@ impl SidecarFile {
         &self.path
     }
 
-    /// The header as it was when the file was opened; its state says how the last writer left it.
+    /// The two files.
     #[must_use]
-    pub fn header(&self) -> &Header {
-        &self.header
+    pub fn media(&self) -> &SidecarMedia {
+        &self.media
+    }
+
+    /// The two files, for whoever serves them.
+    #[must_use]
+    pub fn into_media(self) -> SidecarMedia {
+        self.media
+    }
+
+    /// The superblock as it was when the file was opened.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.loaded.superblock
+    }
+
+    /// The superblock with the copy it was of.
+    #[must_use]
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Where everything lies.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        self.loaded.superblock.layout()
     }
 
     /// Guard, PI type and interval of the tuples.
     #[must_use]
     pub fn profile(&self) -> &IntegrityProfile {
-        self.header.profile()
+        self.layout().profile()
     }
 
-    /// Fills `tuples`, a whole number of them, with those of `first_interval` and the following.
-    pub fn read_tuples(&self, first_interval: u64, tuples: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(tuples, self.offset(first_interval, tuples.len())?)
+    /// Whether its last writer was cut off, so that the tuple array alone does not tell what the image holds.
+    #[must_use]
+    pub fn needs_recovery(&self) -> bool {
+        self.superblock().state() != State::Clean
     }
 
-    /// Writes `tuples`, a whole number of them, as those of `first_interval` and the following.
+    /// Reads page `page` of the tuple array.
+    pub fn read_page(&self, page: u64) -> io::Result<TuplePage> {
+        TuplePage::read(self.layout(), &self.media, page)
+    }
+
+    /// Writes `tuples`, a whole number of them, as those of `first_interval` and the following, in place. Only for one thread at
+    /// a time, and for a sidecar that nobody serves.
     pub fn write_tuples(&self, first_interval: u64, tuples: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(tuples, self.offset(first_interval, tuples.len())?)
+        let count = (tuples.len() / self.profile().tuple_size()) as u64;
+        let intervals = first_interval..first_interval + count;
+        sidecar::change_tuples(self.layout(), &self.media, &intervals, Change::Written(tuples))
     }
 
     /// The first interval at or after `interval` that may have been written: what is skipped is holes.
     pub fn next_written(&self, interval: u64) -> io::Result<Option<u64>> {
-        let array = self.header.tuple_offset(0);
-        let data = image::next_data(&self.file, self.header.tuple_offset(interval))?;
-        Ok(data.map(|offset| (offset - array) / self.profile().tuple_size() as u64))
+        let layout = self.layout();
+        let data = image::next_data(self.media.sidecar(), layout.page_offset(layout.page_of(interval)))?;
+        Ok(data.map(|offset| {
+            let page = (offset - layout.array_offset()) / sidecar::PAGE_SIZE as u64;
+            layout.intervals_of(page).start.max(interval)
+        }))
     }
 
-    /// Makes all tuples written so far durable.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    /// Makes all tuples durable and then the sidecar clean; the last thing to call.
-    pub fn close(&self) -> io::Result<()> {
-        self.sync()?;
-        self.set_state_on_disk(State::Clean)
-    }
-
-    fn begin_session(&self) -> Result<(), Error> {
-        if self.access == Access::ReadWrite && self.header.state() == State::Dirty {
-            warn!("{} was not closed cleanly: `stableblk check` tells what it cost", self.path.display());
+    /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes it. Tells what was done.
+    pub fn recover(&mut self) -> Result<Option<Recovery>, LoadError> {
+        if !self.needs_recovery() {
+            return Ok(None);
         }
-        self.set_state_on_disk(State::Dirty).map_err(Error::io("write", &self.path))
+        let mut opened = sidecar::open(&self.media, IntentMode::Region, RECOVERY_CACHE_SIZE, Rules::all())?;
+        sidecar::close(&mut opened.journal, &self.media)?;
+        self.loaded = Loaded::from(&self.media)?;
+        Ok(opened.recovered)
     }
 
-    /// Durable when it returns. Does nothing to a sidecar that is not open for writing.
-    fn set_state_on_disk(&self, state: State) -> io::Result<()> {
-        if self.access != Access::ReadWrite {
+    /// Extends the file for the larger image of `grown`, a superblock of this one [grown](Superblock::grown_to). All that is new is
+    /// unwritten, whatever a run that was cut off may have left there.
+    pub fn make_room(mut self, grown: Superblock) -> io::Result<GrowingSidecar> {
+        let (old, new) = (self.layout(), grown.layout());
+        let file = self.media.sidecar();
+        file.set_len(old.sidecar_size())?;
+        file.set_len(new.sidecar_size())?;
+        write_zeros(file, new.map_offset() + old.map_used(), new.map_used() - old.map_used())?;
+        // the last page of the array may have room for more tuples
+        let rest = old.intervals()..new.intervals_of(old.pages() - 1).end;
+        sidecar::change_tuples(new, &self.media, &rest, Change::Unwritten)?;
+        let loaded = self.loaded.clone();
+        self.loaded.superblock = grown;
+        Ok(GrowingSidecar { sidecar: self, loaded })
+    }
+
+    /// Refuses an image of another size than the sidecar is of.
+    pub(crate) fn refuse_wrong_size(&self, image: &Image) -> Result<(), Error> {
+        let covered = self.layout().image_size();
+        if covered == image.size() {
             return Ok(());
         }
-        self.file.write_all_at(&self.header.with_state(state).encode(), 0)?;
-        self.sync()
-    }
-
-    /// Where the tuples lie; an error unless they are whole and within the array.
-    fn offset(&self, first_interval: u64, len: usize) -> io::Result<u64> {
-        let tuple_size = self.profile().tuple_size();
-        let end = first_interval.checked_add((len / tuple_size) as u64);
-        if !len.is_multiple_of(tuple_size) || end.is_none_or(|end| end > self.header.intervals()) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        Ok(self.header.tuple_offset(first_interval))
-    }
-
-    fn refuse_wrong_size(&self, image: &Image) -> Result<(), Error> {
-        let covered = self.header.image_size();
-        if covered != image.size() {
-            return Err(Error::SizeDiffers {
-                sidecar: self.path.clone(),
-                image: image.path().to_owned(),
-                covered,
-                size: image.size(),
-            });
-        }
-        let len = self.file.metadata().map_err(Error::io("look at", &self.path))?.len();
-        let expected = self.header.sidecar_size();
-        if len < expected {
-            return Err(Error::TruncatedSidecar { path: self.path.clone(), len, expected });
-        }
-        Ok(())
+        Err(Error::SizeDiffers {
+            sidecar: self.path.clone(),
+            image: image.path().to_owned(),
+            covered,
+            size: image.size(),
+        })
     }
 
     fn refuse_wrong_uuid(&self, image: &Image) -> Result<(), Error> {
-        let actual = Uuid::from_bytes(self.header.uuid());
-        match image.uuid()? {
-            Some(expected) if expected != actual => Err(Error::ForeignSidecar {
+        let actual = Uuid::from_bytes(self.superblock().uuid());
+        match image.uuids()?.as_slice() {
+            known if known.contains(&actual) => Ok(()),
+            &[expected, ..] => Err(Error::ForeignSidecar {
                 sidecar: self.path.clone(),
                 image: image.path().to_owned(),
                 expected,
                 actual,
             }),
-            Some(_) => Ok(()),
-            None => {
+            [] => {
                 let (image, sidecar) = (image.path().display(), self.path.display());
                 warn!("{image} carries no UUID: that {sidecar} belongs to it is judged by its size alone");
                 Ok(())
@@ -166,10 +235,41 @@ impl SidecarFile {
     }
 }
 
-impl AsFd for SidecarFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+impl GrowingSidecar {
+    /// The sidecar as it will be, to write tuples of what is new to.
+    #[must_use]
+    pub fn sidecar(&self) -> &SidecarFile {
+        &self.sidecar
     }
+
+    /// Makes the new size that of the sidecar, at once and durably.
+    pub fn commit(mut self) -> io::Result<()> {
+        let media = &self.sidecar.media;
+        // length, map and tuples before the superblock that counts on them
+        media.sidecar().sync_all()?;
+        self.loaded.replace(media, self.sidecar.loaded.superblock)?;
+        // and the second copy
+        media.sidecar().sync_data()
+    }
+}
+
+/// A failure to do `action` to the sidecar at `path`, for a person.
+pub(crate) fn load_error(action: &'static str, path: &Path) -> impl FnOnce(LoadError) -> Error {
+    move |error| match error {
+        LoadError::Superblock(reason) => Error::BadSidecar { path: path.to_owned(), reason },
+        LoadError::Io(error) => Error::io(action, path)(error),
+    }
+}
+
+fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let end = offset + len;
+    let mut at = offset;
+    while at < end {
+        let part = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        file.write_all_at(&ZEROS[..part], at)?;
+        at += part as u64;
+    }
+    Ok(())
 }
 
 fn open_file(path: &Path, image: &Path, access: Access) -> Result<File, Error> {
@@ -183,10 +283,4 @@ fn open_file(path: &Path, image: &Path, access: Access) -> Result<File, Error> {
         }
     }
     access.open_options().open(path).map_err(Error::io(access.verb(), path))
-}
-
-fn read_header(mut file: &File, path: &Path) -> Result<Header, Error> {
-    let mut bytes = Vec::with_capacity(HEADER_SIZE);
-    file.by_ref().take(HEADER_SIZE as u64).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    Header::decode(&bytes).map_err(|reason| Error::BadSidecar { path: path.to_owned(), reason })
 }

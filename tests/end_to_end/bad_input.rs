@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
 
 use crate::harness::{Backend, Frontend, GuestMemory, Image, PROGRAM, finish, pattern, serve_command};
@@ -207,14 +208,15 @@ fn no_permission() {
 
 #[test]
 fn a_sidecar_that_is_not_this_images() {
-    let (image, other, larger) = (Image::create(1 << 20), Image::create(1 << 20), Image::create(2 << 20));
-    let sidecars = [other.sidecar_path(), larger.sidecar_path()];
+    let (image, other) = (Image::create(1 << 20), Image::create(1 << 20));
+    let sidecar = other.sidecar_path();
     assert_refused(
         &image,
-        &["--integrity", path(&sidecars[0])],
+        &["--integrity", path(&sidecar)],
         &["sidecar of another image", "--integrity PATH"],
     );
-    assert_refused(&image, &["--integrity", path(&sidecars[1])], &["image of 2097152 bytes", "has 1048576"]);
+    File::options().write(true).open(image.path()).unwrap().set_len(1 << 19).unwrap();
+    assert_refused(&image, &[], &["image of 1048576 bytes", "has 524288"]);
 }
 
 #[test]
@@ -224,10 +226,18 @@ fn a_sidecar_that_is_broken() {
         change(&OpenOptions::new().write(true).open(image.sidecar_path()).unwrap());
         assert_refused(&image, &[], words);
     };
-    break_and_refuse(&|file| file.set_len(5000).unwrap(), &["is truncated", "5000", "protect --force"]);
+    let in_both_copies = |file: &File, at: u64, bytes: &[u8]| {
+        for copy in [0, SUPERBLOCK_SIZE] {
+            file.write_all_at(bytes, copy + at).unwrap();
+        }
+    };
+    break_and_refuse(&|file| file.set_len(9000).unwrap(), &["is truncated", "9000", "protect --force"]);
     break_and_refuse(&|file| file.set_len(0).unwrap(), &["is no usable sidecar", "protect --force"]);
-    break_and_refuse(&|file| file.write_all_at(&[9], 11).unwrap(), &["format version 9 is unknown"]);
-    break_and_refuse(&|file| file.write_all_at(&[9], 40).unwrap(), &["damaged header"]);
+    break_and_refuse(&|file| in_both_copies(file, 11, &[9]), &["format version 9 is unknown"]);
+    break_and_refuse(
+        &|file| in_both_copies(file, 40, &[9]),
+        &["damaged superblock", "stableblk protect --force"],
+    );
 }
 
 #[test]

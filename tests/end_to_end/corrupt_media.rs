@@ -1,8 +1,12 @@
 //! A medium that lies is found out: those blocks alone fail, and nothing of them reaches the guest.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
 use crate::harness::{
     Backend, Frontend, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, Request, pattern,
 };
+use crate::sidecar_bytes::forge_tuple;
 
 const BLOCK: usize = 4096;
 const SECTORS: u64 = 8;
@@ -116,15 +120,10 @@ fn a_misdirected_write() {
 }
 
 fn copy_block_and_tuple(image: &Image, from: u64, to: u64) {
-    use std::fs::OpenOptions;
-    use std::os::unix::fs::FileExt;
-
-    for (path, header, unit) in [(image.path().to_owned(), 0, 4096), (image.sidecar_path(), 4096, 16)] {
-        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-        let mut bytes = vec![0; usize::try_from(unit).unwrap()];
-        file.read_exact_at(&mut bytes, header + from * unit).unwrap();
-        file.write_all_at(&bytes, header + to * unit).unwrap();
-    }
+    let file = OpenOptions::new().write(true).open(image.path()).unwrap();
+    file.write_all_at(&image.read(from * 4096, BLOCK), to * 4096).unwrap();
+    let tuple = forge_tuple(&image.sidecar_path(), from, |tuple| tuple.to_vec());
+    forge_tuple(&image.sidecar_path(), to, |other| other.copy_from_slice(&tuple));
 }
 
 #[test]

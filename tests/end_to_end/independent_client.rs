@@ -1,83 +1,18 @@
 //! A client that is not ours: `blkio`, driver virtio-blk-vhost-user, which shares no code with the back-end.
 
-#![expect(unsafe_code, reason = "blkio fills an array of uninitialized completions")]
+use blkio::{Blkio, ReqFlags};
+use load::Client;
 
-use std::fs::File;
-use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
-
-use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
-use rustix::fs::{MemfdFlags, memfd_create};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-use crate::harness::{Backend, Image, TIME_LIMIT, pattern};
+use crate::harness::{Backend, Image, pattern};
 
 const SIZE: u64 = 64 << 20;
 
-/// A connected client with memory of its own.
-struct Client {
-    queues: Vec<Blkioq>,
-    memory: GuestMemoryMmap,
-    blkio: Blkio,
-}
-
 fn connect(backend: &Backend, read_only: bool) -> Blkio {
-    let mut blkio = Blkio::new("virtio-blk-vhost-user").unwrap();
-    blkio.set_str("path", backend.socket().to_str().unwrap()).unwrap();
-    blkio.set_bool("read-only", read_only).unwrap();
-    blkio.connect().unwrap();
-    blkio
+    load::connect(backend.socket(), read_only).unwrap()
 }
 
-impl Client {
-    fn new(backend: &Backend, num_queues: i32, buffer_len: usize) -> Self {
-        let mut blkio = connect(backend, false);
-        blkio.set_i32("num-queues", num_queues).unwrap();
-        let queues = blkio.start().unwrap().queues;
-        let memory = share_memory(&mut blkio, buffer_len);
-        Self { queues, memory, blkio }
-    }
-
-    /// Where the buffer at `offset` is in this process.
-    fn buffer(&self, offset: usize) -> *mut u8 {
-        self.memory.get_host_address(GuestAddress(offset as u64)).unwrap()
-    }
-
-    fn fill(&self, offset: usize, data: &[u8]) {
-        self.memory.write_slice(data, GuestAddress(offset as u64)).unwrap();
-    }
-
-    fn contents(&self, offset: usize, len: usize) -> Vec<u8> {
-        let mut data = vec![0; len];
-        self.memory.read_slice(&mut data, GuestAddress(offset as u64)).unwrap();
-        data
-    }
-
-    /// Waits for `count` completions of a queue: their results by `user_data`.
-    fn complete(&mut self, queue: usize, count: usize) -> Vec<(usize, i32)> {
-        let mut completions: Vec<MaybeUninit<Completion>> =
-            (0..count).map(|_| MaybeUninit::uninit()).collect();
-        let mut limit = TIME_LIMIT;
-        let done = self.queues[queue].do_io(&mut completions, count, Some(&mut limit), None).unwrap();
-        assert_eq!(done, count);
-        let initialized = completions.into_iter().map(|completion| {
-            // SAFETY: `do_io` has filled as many as it returned, and that is all of them.
-            unsafe { completion.assume_init() }
-        });
-        initialized.map(|completion| (completion.user_data, completion.ret)).collect()
-    }
-}
-
-fn share_memory(blkio: &mut Blkio, len: usize) -> GuestMemoryMmap {
-    let file = File::from(memfd_create("client", MemfdFlags::CLOEXEC).unwrap());
-    file.set_len(len as u64).unwrap();
-    let fd = file.as_raw_fd();
-    let memory =
-        GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), len, Some(FileOffset::new(file, 0)))])
-            .unwrap();
-    let addr = memory.get_host_address(GuestAddress(0)).unwrap().addr();
-    blkio.map_mem_region(&MemoryRegion { addr, iova: 0, len, fd, fd_offset: 0, flags: 0 }).unwrap();
-    memory
+fn start(backend: &Backend, num_queues: i32, buffer_len: usize) -> Client {
+    Client::start(connect(backend, false), num_queues, buffer_len).unwrap()
 }
 
 #[test]
@@ -110,7 +45,7 @@ fn what_it_writes_it_reads() {
     {
         let total = len * depth * queues;
         let data = pattern(seed, total);
-        let mut client = Client::new(&backend, i32::try_from(queues).unwrap(), 2 * total);
+        let mut client = start(&backend, i32::try_from(queues).unwrap(), 2 * total);
         client.fill(0, &data);
         for round in 0..4 {
             // another place each round, not aligned to an interval
@@ -156,12 +91,9 @@ fn a_read_only_disk_is_known_to_be_one() {
     let mut blkio = connect(&backend, false);
     assert!(blkio.start().is_err(), "a writer was let in");
     drop(blkio);
-    let mut blkio = connect(&backend, true);
-    let mut queues = blkio.start().unwrap().queues;
-    let memory = share_memory(&mut blkio, 4096);
-    let buffer = memory.get_host_address(GuestAddress(0)).unwrap();
-    queues[0].read(0, buffer, 4096, 1, ReqFlags::empty());
-    let mut client = Client { queues, memory, blkio };
+    let mut client = Client::start(connect(&backend, true), 1, 4096).unwrap();
+    let buffer = client.buffer(0);
+    client.queues[0].read(0, buffer, 4096, 1, ReqFlags::empty());
     assert_eq!(client.complete(0, 1), [(1, 0)]);
     assert_eq!(client.contents(0, 4096), [0; 4096]);
 }
@@ -170,7 +102,7 @@ fn a_read_only_disk_is_known_to_be_one() {
 fn discard_and_write_zeroes() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &[]);
-    let mut client = Client::new(&backend, 1, 65536);
+    let mut client = start(&backend, 1, 65536);
     client.fill(0, &pattern(1, 65536));
     let buffer = client.buffer(0);
     client.queues[0].write(0, buffer, 65536, 1, ReqFlags::empty());

@@ -3,22 +3,31 @@
 //! One behaviour a file. Nothing here knows private fields: a test is a front-end, or a person at a shell.
 
 mod harness;
+#[path = "../sidecar_bytes.rs"]
+mod sidecar_bytes;
 
 mod bad_input;
+mod block_device;
 mod corrupt_media;
+mod crashed_image;
 mod features;
 mod flush_and_kill;
 mod full_disk;
 mod independent_client;
 mod inherited_socket;
 mod interrupts;
+mod kill_cycles;
+mod large_image;
 mod malformed_chain;
 mod overlapping;
 mod random_sequences;
 mod requests;
+mod resize;
+mod rotten_sidecar;
 mod same_page;
 mod session;
 mod shrunk_image;
+mod two_file_systems;
 mod unstable_guest;
 mod write_read;
 mod zeroing;

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::BinaryBytes;
-use integrity::sidecar::Header;
-use parse_size::Config;
+use integrity::sidecar::Superblock;
 use uuid::Uuid;
 
 use super::unfinished::{Existing, UnfinishedFile};
-use super::{ImageArgs, ProfileArgs, new_header, print, warn_of_missing_uuid};
+use super::{
+    ImageArgs, ProfileArgs, new_superblock, parse_size, print, refuse_uneven_size, warn_of_missing_uuid,
+};
 use crate::error::Error;
 use crate::image;
 use crate::sidecar_file::SidecarFile;
@@ -29,23 +30,20 @@ pub struct CreateArgs {
     profile: ProfileArgs,
 }
 
-fn parse_size(text: &str) -> Result<u64, parse_size::Error> {
-    Config::new().with_binary().parse_size(text)
-}
-
 /// Makes both files, or neither. Fails when one of them is there already.
 pub fn run(args: &CreateArgs) -> Result<ExitCode, Error> {
     let (image_path, sidecar_path) = (&args.image.image, args.image.sidecar_path());
     let profile = args.profile.profile();
     refuse_uneven_size(args.size, profile.interval_size() as u64)?;
-    let header = new_header(image_path, args.size, profile)?;
+    let superblock = new_superblock(image_path, args.size, profile)?;
     refuse_existing(image_path, IMAGE_EXISTS)?;
     refuse_existing(&sidecar_path, SIDECAR_EXISTS)?;
 
-    let image = new_image(image_path, &header)?;
+    let image = new_image(image_path, &superblock)?;
     let sidecar = UnfinishedFile::new(&sidecar_path).map_err(Error::io("create", &sidecar_path))?;
     let file = sidecar.file().try_clone().map_err(Error::io("create", &sidecar_path))?;
-    SidecarFile::create(file, &sidecar_path, header)?;
+    let image_file = image.file().try_clone().map_err(Error::io("open", image_path))?;
+    SidecarFile::create(file, &sidecar_path, image_file, &superblock)?;
 
     publish(image, image_path, IMAGE_EXISTS)?;
     publish(sidecar, &sidecar_path, SIDECAR_EXISTS).inspect_err(|_| {
@@ -64,21 +62,13 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, Error> {
 const IMAGE_EXISTS: &str = "choose another name, or protect it as it is with `stableblk protect`";
 const SIDECAR_EXISTS: &str = "remove it, or name another file with `--integrity PATH`";
 
-fn new_image(path: &Path, header: &Header) -> Result<UnfinishedFile, Error> {
+fn new_image(path: &Path, superblock: &Superblock) -> Result<UnfinishedFile, Error> {
     let image = UnfinishedFile::new(path).map_err(Error::io("create", path))?;
-    image.file().set_len(header.image_size()).map_err(Error::io("size", path))?;
-    if let Err(error) = image::set_uuid(image.file(), Uuid::from_bytes(header.uuid())) {
+    image.file().set_len(superblock.layout().image_size()).map_err(Error::io("size", path))?;
+    if let Err(error) = image::set_uuid(image.file(), Uuid::from_bytes(superblock.uuid())) {
         warn_of_missing_uuid(path, &error);
     }
     Ok(image)
-}
-
-fn refuse_uneven_size(size: u64, interval_size: u64) -> Result<(), Error> {
-    if size != 0 && size.is_multiple_of(interval_size) {
-        return Ok(());
-    }
-    let rounded = size.max(1).checked_next_multiple_of(interval_size).unwrap_or(interval_size);
-    Err(Error::UnevenNewSize { size, interval_size, rounded })
 }
 
 fn refuse_existing(path: &Path, cure: &'static str) -> Result<(), Error> {

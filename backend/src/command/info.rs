@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::BinaryBytes;
-use integrity::sidecar::{State, VERSION, is_unwritten};
+use integrity::sidecar::{IntentMode, State, VERSION, is_adopted, is_lost, is_unwritten};
 use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
@@ -17,9 +17,6 @@ use crate::device::{Namespace, NamespaceError};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::SidecarFile;
-
-/// Tuples that are read at a time.
-const TUPLES_PER_READ: usize = 1 << 16;
 
 /// Tell what an image and its sidecar are
 #[derive(Debug, Clone, Args)]
@@ -73,20 +70,59 @@ struct Info<'a> {
     /// Whether the image carries the same UUID; if not, it carries none.
     image_has_uuid: bool,
     state: &'static str,
+    /// How writes were announced in the session that is open, or was cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<&'static str>,
+    /// Which copy of the superblock is damaged, and how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged_superblock: Option<DamagedSuperblock>,
     guard: &'static str,
     pi_type: u8,
     tuple_size: usize,
     interval_size: usize,
+    log: Log,
     blocks: u64,
+    #[serde(flatten)]
+    tuples: Tuples,
+}
+
+#[derive(Debug, Serialize)]
+struct DamagedSuperblock {
+    copy: usize,
+    reason: String,
+}
+
+/// The tag intent log.
+#[derive(Debug, Serialize)]
+struct Log {
+    pages: u64,
+    /// Sequence number of the first page that counts.
+    tail: u64,
+    epoch: u64,
+    superblock_generation: u64,
+}
+
+/// What the tuple array says, in blocks.
+#[derive(Debug, Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names in the JSON, where they stand beside others")]
+struct Tuples {
     written_blocks: u64,
     unwritten_blocks: u64,
+    /// Written before a crash that left them in doubt, and taken as they were found.
+    adopted_blocks: u64,
+    /// Whose tuples were lost with damaged sectors of the sidecar.
+    lost_blocks: u64,
 }
 
 impl<'a> Info<'a> {
     fn new(image: &'a Image, sidecar: &'a SidecarFile) -> Result<Self, Error> {
-        let header = sidecar.header();
-        let profile = sidecar.profile();
-        let written_blocks = count_written(sidecar).map_err(Error::io("read", sidecar.path()))?;
+        let (superblock, layout, profile) = (sidecar.superblock(), sidecar.layout(), sidecar.profile());
+        let (state, intent) = match superblock.state() {
+            State::Clean => ("clean", None),
+            State::Open(IntentMode::Region) => ("dirty", Some("region")),
+            State::Open(IntentMode::Block) => ("dirty", Some("block")),
+        };
+        let damaged = sidecar.loaded().damaged.as_ref();
         Ok(Self {
             image: image.path().to_string_lossy(),
             format: if image.is_block_device() { "raw, on a block device" } else { "raw" },
@@ -95,45 +131,56 @@ impl<'a> Info<'a> {
             in_use_by: image.holder().map(|holder| holder.to_string()),
             sidecar: sidecar.path().to_string_lossy(),
             sidecar_version: VERSION,
-            uuid: Uuid::from_bytes(header.uuid()).to_string(),
-            image_has_uuid: image.uuid()?.is_some(),
-            state: match header.state() {
-                State::Clean => "clean",
-                State::Dirty => "dirty",
-            },
+            uuid: Uuid::from_bytes(superblock.uuid()).to_string(),
+            image_has_uuid: !image.uuids()?.is_empty(),
+            state,
+            intent,
+            damaged_superblock: damaged
+                .map(|(copy, reason)| DamagedSuperblock { copy: *copy, reason: reason.to_string() }),
             guard: profile.guard().name(),
             pi_type: 1,
             tuple_size: profile.tuple_size(),
             interval_size: profile.interval_size(),
-            blocks: header.intervals(),
-            written_blocks,
-            unwritten_blocks: header.intervals() - written_blocks,
+            log: Log {
+                pages: layout.log_pages(),
+                tail: superblock.tail(),
+                epoch: superblock.epoch(),
+                superblock_generation: superblock.generation(),
+            },
+            blocks: layout.intervals(),
+            tuples: Tuples::count(sidecar).map_err(Error::io("read", sidecar.path()))?,
         })
     }
 
     fn state_for_people(&self) -> &'static str {
         match (self.state, &self.in_use_by) {
             ("dirty", Some(_)) => "dirty: open for writing",
-            ("dirty", None) => "dirty: the last writer did not close it",
+            ("dirty", None) => "dirty: the last writer did not close it; it is recovered when it is served",
             (state, _) => state,
         }
     }
 }
 
-/// Goes by the holes of the array, which say that their tuples are zero.
-fn count_written(sidecar: &SidecarFile) -> std::io::Result<u64> {
-    let tuple_size = sidecar.profile().tuple_size();
-    let end = sidecar.header().intervals();
-    let mut buffer = vec![0; TUPLES_PER_READ * tuple_size];
-    let (mut written, mut next) = (0, 0);
-    while let Some(interval) = sidecar.next_written(next)?.filter(|&interval| interval < end) {
-        let count = usize::try_from(end - interval).map_or(TUPLES_PER_READ, |left| left.min(TUPLES_PER_READ));
-        let tuples = &mut buffer[..count * tuple_size];
-        sidecar.read_tuples(interval, tuples)?;
-        written += tuples.chunks_exact(tuple_size).filter(|tuple| !is_unwritten(tuple)).count() as u64;
-        next = interval + count as u64;
+impl Tuples {
+    /// Goes by the holes of the array, which say that their tuples are zero.
+    fn count(sidecar: &SidecarFile) -> std::io::Result<Self> {
+        let (layout, profile) = (sidecar.layout(), sidecar.profile());
+        let mut counts = Self::default();
+        let mut next = 0;
+        while let Some(interval) = sidecar.next_written(next)?.filter(|&it| it < layout.intervals()) {
+            let page = sidecar.read_page(layout.page_of(interval))?;
+            let intervals = layout.intervals_of(page.page);
+            next = intervals.end;
+            let written = page.tuples[page.range(layout, &intervals)].chunks_exact(profile.tuple_size());
+            for tuple in written.filter(|tuple| !is_unwritten(tuple)) {
+                counts.written_blocks += 1;
+                counts.adopted_blocks += u64::from(is_adopted(profile, tuple));
+                counts.lost_blocks += u64::from(is_lost(profile, tuple));
+            }
+        }
+        counts.unwritten_blocks = layout.intervals() - counts.written_blocks;
+        Ok(counts)
     }
-    Ok(written)
 }
 
 impl fmt::Display for Info<'_> {
@@ -144,22 +191,31 @@ impl fmt::Display for Info<'_> {
         writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
         writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))?;
         writeln!(f, "sidecar    {} (version {})", self.sidecar, self.sidecar_version)?;
-        writeln!(
-            f,
-            "UUID       {}{}",
-            self.uuid,
-            if self.image_has_uuid { "" } else { ", which the image lacks" }
-        )?;
+        let has_uuid = if self.image_has_uuid { "" } else { ", which the image lacks" };
+        writeln!(f, "UUID       {}{has_uuid}", self.uuid)?;
         writeln!(f, "state      {}", self.state_for_people())?;
+        if let Some(DamagedSuperblock { copy, reason }) = &self.damaged_superblock {
+            writeln!(f, "damaged    superblock {copy}: {reason}")?;
+        }
         writeln!(
             f,
             "profile    PI type {}, {} guard, {}-byte tuple, {}-byte interval",
             self.pi_type, self.guard, self.tuple_size, self.interval_size
         )?;
+        let Log { pages, tail, epoch, superblock_generation } = self.log;
+        let intent = self.intent.map(|intent| format!(", intents by {intent}")).unwrap_or_default();
         writeln!(
             f,
-            "blocks     {}: {} written, {} unwritten",
-            self.blocks, self.written_blocks, self.unwritten_blocks
-        )
+            "log        {pages} pages, tail {tail}, epoch {epoch}{intent}; superblock generation {superblock_generation}"
+        )?;
+        let Tuples { written_blocks, unwritten_blocks, adopted_blocks, lost_blocks } = self.tuples;
+        write!(f, "blocks     {}: {written_blocks} written, {unwritten_blocks} unwritten", self.blocks)?;
+        if adopted_blocks > 0 {
+            write!(f, ", {adopted_blocks} of them adopted after a crash")?;
+        }
+        if lost_blocks > 0 {
+            write!(f, ", {lost_blocks} with their tuples lost")?;
+        }
+        writeln!(f)
     }
 }

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use integrity::sidecar::Header;
+use integrity::sidecar::Superblock;
 use integrity::{Guard, IntegrityProfile, PiType};
+use parse_size::Config;
 use serde::Serialize;
 use tracing::warn;
 use uuid::Uuid;
@@ -18,11 +19,13 @@ pub mod check;
 pub mod create;
 pub mod info;
 pub mod protect;
+pub mod resize;
 pub mod serve;
 
 mod device_info;
 mod scan;
 mod storage;
+mod trust;
 mod unfinished;
 
 /// An image and its sidecar, as every subcommand names them.
@@ -95,9 +98,22 @@ impl ProfileArgs {
     }
 }
 
-/// The header of a new sidecar, with a UUID of its own, for an image of `size` bytes.
-fn new_header(image: &Path, size: u64, profile: IntegrityProfile) -> Result<Header, Error> {
-    Header::new(Uuid::new_v4().into_bytes(), profile, size)
+/// For clap: a size of a disk in bytes, or with a unit of powers of 1024.
+fn parse_size(text: &str) -> Result<u64, parse_size::Error> {
+    Config::new().with_binary().parse_size(text)
+}
+
+fn refuse_uneven_size(size: u64, interval_size: u64) -> Result<(), Error> {
+    if size != 0 && size.is_multiple_of(interval_size) {
+        return Ok(());
+    }
+    let rounded = size.max(1).checked_next_multiple_of(interval_size).unwrap_or(interval_size);
+    Err(Error::UnevenNewSize { size, interval_size, rounded })
+}
+
+/// The superblock of a new sidecar, with a UUID of its own, for an image of `size` bytes.
+fn new_superblock(image: &Path, size: u64, profile: IntegrityProfile) -> Result<Superblock, Error> {
+    Superblock::new(Uuid::new_v4().into_bytes(), profile, size)
         .map_err(|source| Error::Unprotectable { image: image.to_owned(), source })
 }
 

@@ -5,13 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use clap::Args;
-use integrity::sidecar::{generate_sparse, is_unwritten};
 use rustix::fs::{Gid, Mode, Uid};
 use uuid::Uuid;
 
-use super::scan::scan;
+use super::trust::trust;
 use super::unfinished::{Existing, UnfinishedFile};
-use super::{ImageArgs, ProfileArgs, new_header, print, warn_of_missing_uuid};
+use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::SidecarFile;
@@ -43,16 +42,19 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, Error> {
     if size == 0 || !size.is_multiple_of(interval_size as u64) {
         return Err(Error::UnevenSize { image: args.image.image.clone(), size, interval_size });
     }
-    let header = new_header(image.path(), size, profile)?;
-    let uuid = Uuid::from_bytes(header.uuid());
+    let superblock = new_superblock(image.path(), size, profile)?;
+    let uuid = Uuid::from_bytes(superblock.uuid());
 
     let unfinished = UnfinishedFile::new(&path).map_err(Error::io("create", &path))?;
     let file = unfinished.file().try_clone().map_err(Error::io("create", &path))?;
     if !image.is_block_device() {
         give_to_owner_of(image.file(), &file).map_err(Error::io("change the mode of", &path))?;
     }
-    write_all_tuples(&image, &SidecarFile::create(file, &path, header)?)?;
+    let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
+    trust(&image, &SidecarFile::create(file, &path, image_file, &superblock)?, 0, "protecting")?;
 
+    // where this fails, a crash before the image has its UUID makes another run necessary, and no more
+    let _ = image.announce_uuid(uuid);
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     unfinished.publish(existing).map_err(Error::io("create", &path))?;
     // not before: the image must not part from a sidecar that could still be needed
@@ -65,20 +67,6 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, Error> {
 }
 
 const SIDECAR_EXISTS: &str = "the image is protected; to trust what it holds now, replace it with `--force`";
-
-fn write_all_tuples(image: &Image, sidecar: &SidecarFile) -> Result<(), Error> {
-    let profile = sidecar.profile();
-    let next_data = |offset| image.next_data(offset).map_err(Error::io("find the holes of", image.path()));
-    scan(image, profile, "protecting", next_data, |chunk| {
-        generate_sparse(profile, chunk.first_interval, chunk.data, chunk.tuples)
-            .expect("a chunk has room for the tuples of its data");
-        if is_unwritten(chunk.tuples) {
-            // stays a hole
-            return Ok(());
-        }
-        sidecar.write_tuples(chunk.first_interval, chunk.tuples).map_err(Error::io("write", sidecar.path()))
-    })
-}
 
 /// Whoever may use the image is to be able to use the sidecar, also when root makes it for them.
 fn give_to_owner_of(image: &File, sidecar: &File) -> std::io::Result<()> {

@@ -1,8 +1,7 @@
 //! Going over an image whole: in parallel, past what needs no look, with a progress bar.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -11,7 +10,7 @@ use integrity::IntegrityProfile;
 
 use crate::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::{Image, read_at_least};
 
 /// More would only queue up at the disk.
 const THREADS_MAX: usize = 8;
@@ -27,20 +26,37 @@ pub(super) struct Chunk<'a> {
     pub(super) tuples: &'a mut [u8],
 }
 
-/// Gives each part of `image` to `visit`, on several threads and in no certain order, until one fails.
-///
-/// `next_work` tells the first byte at or after an offset that has to be visited, so that holes cost nothing. The image
-/// consists of whole intervals of `profile`.
+/// A part of the image that cannot be read: the least that one request can name.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) intervals: Range<u64>,
+    pub(super) error: Error,
+}
+
+/// Who is shown the image. Several threads call it, in no certain order.
+pub(super) trait Visitor: Sync {
+    /// The first byte at or after `offset` that has to be visited, so that holes cost nothing.
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error>;
+
+    /// A part that was read.
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error>;
+
+    /// A part that was not.
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+        Err(unreadable.error)
+    }
+}
+
+/// Shows `image`, which consists of whole intervals of `profile`, to `visitor`, until that fails.
 pub(super) fn scan(
     image: &Image,
     profile: &IntegrityProfile,
     title: &'static str,
-    next_work: impl Fn(u64) -> Result<Option<u64>, Error> + Sync,
-    visit: impl Fn(Chunk<'_>) -> Result<(), Error> + Sync,
+    visitor: &impl Visitor,
 ) -> Result<(), Error> {
     let cursor = Cursor::new(image.size(), title);
     let work = || {
-        let worked = visit_chunks(image, profile, || cursor.advance(&next_work), &visit);
+        let worked = visit_chunks(image, profile, &cursor, visitor);
         worked.inspect_err(|_| cursor.stop())
     };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
@@ -57,8 +73,8 @@ pub(super) fn scan(
 fn visit_chunks(
     image: &Image,
     profile: &IntegrityProfile,
-    next_offset: impl Fn() -> Result<Option<u64>, Error>,
-    visit: impl Fn(Chunk<'_>) -> Result<(), Error>,
+    cursor: &Cursor,
+    visitor: &impl Visitor,
 ) -> Result<(), Error> {
     let out_of_memory =
         |source| Error::Io { action: "reserve memory for", path: image.path().to_owned(), source };
@@ -68,44 +84,67 @@ fn visit_chunks(
         .take(FOLIO_SIZE_MAX, FOLIO_SIZE_MAX)
         .ok_or_else(|| out_of_memory(io::ErrorKind::OutOfMemory.into()))?;
     let (data, tuples) = folio.parts_mut();
-    while let Some(offset) = next_offset()? {
+    let mut part = Part { image, profile, data, tuples };
+    while let Some(offset) = cursor.advance(|offset| visitor.next_work(offset))? {
         let len = data_len(image, offset);
-        read(image, offset, len, data)?;
-        visit(Chunk {
-            first_interval: offset / profile.interval_size() as u64,
-            data: &data[..len],
-            tuples: &mut tuples[..profile.metadata_len(len)],
-        })?;
+        if part.read(offset, len).is_ok() {
+            part.show(offset, len, visitor)?;
+        } else {
+            part.show_one_by_one(offset, len, visitor)?;
+        }
     }
     Ok(())
+}
+
+/// Memory for a part of the image.
+struct Part<'a> {
+    image: &'a Image,
+    profile: &'a IntegrityProfile,
+    data: &'a mut [u8],
+    tuples: &'a mut [u8],
+}
+
+impl Part<'_> {
+    /// Reads `len` bytes; there is room for more: direct I/O reads whole blocks, past the end of the image too.
+    fn read(&mut self, offset: u64, len: usize) -> Result<(), Error> {
+        let whole_blocks = len.next_multiple_of(self.image.alignment().offset as usize);
+        read_at_least(self.image.file(), offset, len, &mut self.data[..whole_blocks])
+            .map_err(|source| Error::ReadAt { path: self.image.path().to_owned(), offset, source })
+    }
+
+    fn show(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), Error> {
+        visitor.visit(Chunk {
+            first_interval: self.interval(offset),
+            data: &self.data[..len],
+            tuples: &mut self.tuples[..self.profile.metadata_len(len)],
+        })
+    }
+
+    /// For a part of which some cannot be read: finds out which.
+    fn show_one_by_one(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), Error> {
+        let end = offset + len as u64;
+        let step = self.profile.interval_size().max(self.image.alignment().offset as usize);
+        for offset in (offset..end).step_by(step) {
+            let len = usize::try_from(end - offset).map_or(step, |left| left.min(step));
+            match self.read(offset, len) {
+                Ok(()) => self.show(offset, len, visitor)?,
+                Err(error) => {
+                    let intervals = self.interval(offset)..self.interval(offset + len as u64);
+                    visitor.unreadable(Unreadable { intervals, error })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interval(&self, offset: u64) -> u64 {
+        offset / self.profile.interval_size() as u64
+    }
 }
 
 /// Bytes of the chunk at `offset`.
 fn data_len(image: &Image, offset: u64) -> usize {
     usize::try_from(image.size() - offset).map_or(FOLIO_SIZE_MAX, |left| left.min(FOLIO_SIZE_MAX))
-}
-
-/// Reads `len` bytes into `data`, which has room for more: direct I/O reads whole blocks, past the end of the image too.
-fn read(image: &Image, offset: u64, len: usize, data: &mut [u8]) -> Result<(), Error> {
-    let whole_blocks = len.next_multiple_of(image.alignment().offset as usize);
-    read_at_least(image.file(), offset, len, &mut data[..whole_blocks]).map_err(|source| Error::ReadAt {
-        path: image.path().to_owned(),
-        offset,
-        source,
-    })
-}
-
-fn read_at_least(file: &File, offset: u64, len: usize, data: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < len {
-        match file.read_at(&mut data[done..], offset + done as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => done += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// How far the threads have come together.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::storage::{Storage, StorageError};
 use clap::builder::RangedU64ValueParser;
+use integrity::sidecar::{IntentMode, LoadError};
+use parse_size::Config;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
@@ -27,7 +29,7 @@ use crate::lost_memory;
 use crate::metrics::QueueMetrics;
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
-use crate::sidecar_file::SidecarFile;
+use crate::sidecar_file::{SidecarFile, load_error};
 use crate::socket::{self, Endpoint, SocketError};
 
 /// What QEMU's back-end conventions ask `--print-capabilities` to print.
@@ -44,12 +46,14 @@ pub const CAPABILITIES: &str = r#"{
 const QUEUE_SIZE_MAX: u16 = 1024;
 /// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
-/// Most sectors of one discard or write zeroes request: 1 GiB.
+/// Most sectors of one discard or write zeroes request, where the device does not have less: 1 GiB.
 const ZEROING_SECTORS_MAX: u32 = 1 << 21;
 /// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
 const ZEROING_RANGES_MAX: u32 = 1;
-/// Descriptors of one queue: kick, call, error, wake, io_uring and one to spare.
-const FILES_PER_QUEUE: u64 = 6;
+/// Least memory for tuples.
+const TUPLE_CACHE_MIN: u64 = 1 << 20;
+/// Descriptors of one queue: kick, call, error, wake and its copy, io_uring and one to spare.
+const FILES_PER_QUEUE: u64 = 7;
 /// Descriptors of everything else, memory regions included.
 const FILES_BESIDES: u64 = 64;
 
@@ -73,6 +77,24 @@ pub enum BounceChoice {
     Always,
     /// No request that is aligned; with PI this shows the defect that stableblk is for.
     Never,
+}
+
+/// `--intent`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IntentChoice {
+    /// By regions of 1 MiB
+    Region,
+    /// By blocks
+    Block,
+}
+
+impl From<IntentChoice> for IntentMode {
+    fn from(choice: IntentChoice) -> Self {
+        match choice {
+            IntentChoice::Region => Self::Region,
+            IntentChoice::Block => Self::Block,
+        }
+    }
 }
 
 /// `--device`
@@ -124,6 +146,13 @@ pub struct ServeArgs {
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the dirty bit of its region
+    /// (fast), or its tag (a sync for each batch of writes, but a crash puts only blocks in flight in doubt)
+    #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
+    intent: IntentChoice,
+    /// Memory for tuples, in bytes, or with a unit of powers of 1024
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
+    tuple_cache: u64,
     /// Longest time to look for work before sleeping, in microseconds; 0 never polls
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
     poll_us: u32,
@@ -154,6 +183,14 @@ fn parse_block_size(text: &str) -> Result<u32, String> {
         "4096" => Ok(4096),
         _ => Err("the guest's block size is 512 or 4096".to_owned()),
     }
+}
+
+fn parse_tuple_cache(text: &str) -> Result<u64, String> {
+    let size = Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())?;
+    if size < TUPLE_CACHE_MIN {
+        return Err(format!("{size} bytes, less than the {TUPLE_CACHE_MIN} that the largest requests need"));
+    }
+    Ok(size)
 }
 
 fn parse_serial(text: &str) -> Result<String, String> {
@@ -240,8 +277,8 @@ pub enum ServeError {
     /// Serving ended by a failure.
     #[error("cannot go on serving")]
     Control(#[source] io::Error),
-    /// What was written may not be durable.
-    #[error("cannot make {} durable at the end", path.display())]
+    /// What was flushed is durable; what was not may be.
+    #[error("cannot close {} cleanly: it will be recovered when it is served again", path.display())]
     Close {
         /// The image.
         path: PathBuf,
@@ -271,9 +308,9 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             serve_device(args, PlainDevice::new(image), needed, &serial, &endpoint, &mut termination)
         }
         Storage::Sidecar(path) => {
-            let endpoint = open_endpoint(args)?;
             let sidecar = SidecarFile::open(&path, &image, access(args))?;
-            let device = SidecarDevice::new(image, sidecar);
+            let endpoint = open_endpoint(args)?;
+            let device = open_protected(args, image, sidecar, &path)?;
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
         Storage::KernelPi(integrity) => {
@@ -283,6 +320,21 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
     }
+}
+
+fn open_protected(
+    args: &ServeArgs,
+    image: Image,
+    sidecar: SidecarFile,
+    path: &Path,
+) -> Result<SidecarDevice, ServeError> {
+    let cache_bytes = usize::try_from(args.tuple_cache).unwrap_or(usize::MAX);
+    let opened = if args.read_only {
+        SidecarDevice::view(image, sidecar, cache_bytes).map_err(LoadError::from)
+    } else {
+        SidecarDevice::open(image, sidecar, args.intent.into(), cache_bytes)
+    };
+    opened.map_err(|error| load_error("open", path)(error).into())
 }
 
 /// Serves an NVMe namespace by its character device.
@@ -349,7 +401,7 @@ fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
 
 /// Twenty characters of the image's UUID; without one, of its device and inode number.
 fn default_serial(image: &Image) -> Result<String, ServeError> {
-    if let Some(uuid) = image.uuid()? {
+    if let Some(uuid) = image.uuids()?.first() {
         return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
     }
     device_serial(image.file())
@@ -466,6 +518,8 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
     // a guest that aligns its requests to this spares itself reading, merging and writing
     let blocks_per_granule = u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(args.block_size).max(1);
     let granule_sectors = u32::try_from(info.granule as u64 / SECTOR_SIZE).unwrap_or(u32::MAX);
+    let zeroing_sectors =
+        u32::try_from(info.zeroing_max / SECTOR_SIZE).unwrap_or(u32::MAX).min(ZEROING_SECTORS_MAX);
     let config = ConfigSpace {
         capacity_sectors: info.capacity / SECTOR_SIZE,
         seg_max: SEG_MAX,
@@ -474,10 +528,10 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
         min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
         writeback: true,
         num_queues: args.num_queues,
-        max_discard_sectors: ZEROING_SECTORS_MAX,
+        max_discard_sectors: zeroing_sectors,
         max_discard_seg: ZEROING_RANGES_MAX,
         discard_sector_alignment: granule_sectors,
-        max_write_zeroes_sectors: ZEROING_SECTORS_MAX,
+        max_write_zeroes_sectors: zeroing_sectors,
         max_write_zeroes_seg: ZEROING_RANGES_MAX,
         write_zeroes_may_unmap: info.zeroing.punch_hole,
         ..ConfigSpace::default()

@@ -15,11 +15,11 @@ use io_uring::{cqueue, squeue};
 use super::block_integrity::BlockIntegrity;
 use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChecks, attach};
 use super::pi_failure::{PiFailure, PiStatus};
-use super::plain::{first_step, image_zeroing};
+use super::plain::first_step;
 use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::active::ZeroBy;
-use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::bounce::Arena;
 use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
@@ -40,16 +40,7 @@ impl KernelPiDevice {
         Self::probe(&image, integrity)?;
         let checks = checks_of(&integrity.profile);
         let protection = Protection::device(integrity.profile, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
-        let alignment = image.alignment();
-        let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
-        let info = DeviceInfo {
-            capacity: image.size(),
-            granule: protection.interval_size().max(offset),
-            transfer_max: FOLIO_SIZE_MAX,
-            memory_alignment: memory.max(offset),
-            protection: Some(protection),
-            zeroing: image_zeroing(&image),
-        };
+        let info = DeviceInfo::of_image(&image, Some(protection));
         Ok(Self { image, protection, checks, info })
     }
 

@@ -44,6 +44,7 @@ impl MemDevice {
             memory_alignment: 1,
             protection: profile.map(Protection::sidecar),
             zeroing: Zeroing { punch_hole: true, zero_range: false, deallocate: false },
+            zeroing_max: u64::MAX,
         };
         Self { info, media: Mutex::new(media) }
     }

@@ -58,6 +58,8 @@ pub struct DeviceInfo {
     pub protection: Option<Protection>,
     /// How blocks can be zeroed without writing them.
     pub zeroing: Zeroing,
+    /// Bytes that one discard or write zeroes may cover.
+    pub zeroing_max: u64,
 }
 
 /// Where a queue's events come from besides the device.

@@ -5,19 +5,35 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::uring::{self, RegisteredFile, Ring, Step};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Zeroing};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::image::Image;
 use crate::inflight::Operation;
 
 const IMAGE: RegisteredFile = RegisteredFile(0);
 
-/// How `image` can be zeroed.
-pub(super) fn image_zeroing(image: &Image) -> Zeroing {
-    if image.is_block_device() {
-        Zeroing::of_block_device(image.file())
-    } else {
-        Zeroing::of_regular_file(image.file(), image.size())
+/// The unit of virtio-blk, in bytes.
+const SECTOR_SIZE: usize = 512;
+
+impl DeviceInfo {
+    /// What a device over `image` is, protected or not.
+    pub(super) fn of_image(image: &Image, protection: Option<Protection>) -> Self {
+        let alignment = image.alignment();
+        let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
+        let zeroing = if image.is_block_device() {
+            Zeroing::of_block_device(image.file())
+        } else {
+            Zeroing::of_regular_file(image.file(), image.size())
+        };
+        Self {
+            capacity: image.size(),
+            granule: protection.map_or(SECTOR_SIZE, |protection| protection.interval_size()).max(offset),
+            transfer_max: FOLIO_SIZE_MAX,
+            memory_alignment: memory.max(offset),
+            protection,
+            zeroing,
+            zeroing_max: u64::MAX,
+        }
     }
 }
 
@@ -31,16 +47,7 @@ pub struct PlainDevice {
 impl PlainDevice {
     /// Serves `image` as it is.
     pub fn new(image: Image) -> Self {
-        let alignment = image.alignment();
-        let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
-        let info = DeviceInfo {
-            capacity: image.size(),
-            granule: offset.max(512),
-            transfer_max: FOLIO_SIZE_MAX,
-            memory_alignment: memory.max(offset),
-            protection: None,
-            zeroing: image_zeroing(&image),
-        };
+        let info = DeviceInfo::of_image(&image, None);
         Self { image, info }
     }
 }

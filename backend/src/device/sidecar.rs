@@ -1,99 +1,170 @@
 //! A raw image and the sidecar that holds its tuples.
 //!
-//! A write is done when its data, and then its tuples, are with the kernel; a read when both have been fetched. The range
-//! lock keeps others away from the interval in between. A flush makes first the data and then the tuples durable.
+//! A change of blocks asks the tag intent log for leave, then writes the data, and then the log knows its tuples. A read fetches the
+//! data and gets the tuples from the log. The range lock keeps others away from the intervals in between. A flush makes the
+//! image durable, and the log as far as it promises.
+//!
+//! ```text
+//! write  submit -> intend ~log~ -> data ~ring~ -> complete
+//! read   submit -> data ~ring~ -> tuples
+//! flush  submit -> begin_flush -> sync of the image ~ring~ -> is_flushed ~log~
+//! ```
 
+mod doubt;
+mod tag_log;
+
+use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-use super::plain::{first_step, image_zeroing};
+use self::doubt::tuples_of_what_is_there;
+use self::tag_log::{Asker, TagLog};
+use super::plain::first_step;
 use super::uring::{self, RegisteredFile, Ring, Step};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
-use crate::active::ZeroBy;
-use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use crate::bounce::Arena;
 use crate::image::Image;
-use crate::inflight::{Direction, Operation, Transfer};
+use crate::inflight::{Direction, Operation};
 use crate::sidecar_file::SidecarFile;
+use integrity::sidecar::{
+    self, Admission, Change, Flush, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules,
+};
 
 const IMAGE: RegisteredFile = RegisteredFile(0);
-const SIDECAR: RegisteredFile = RegisteredFile(1);
 
 /// A raw image protected by a sidecar.
 #[derive(Debug)]
 pub struct SidecarDevice {
     image: Image,
-    sidecar: SidecarFile,
     protection: Protection,
     info: DeviceInfo,
+    log: Arc<TagLog>,
+    /// None for an image that is only read.
+    log_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl SidecarDevice {
-    /// Serves `image` with the tuples of `sidecar`, which was opened for it.
-    pub fn new(image: Image, sidecar: SidecarFile) -> Self {
-        let protection = Protection::sidecar(*sidecar.profile());
-        let alignment = image.alignment();
-        let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
-        let info = DeviceInfo {
-            capacity: image.size(),
-            granule: protection.interval_size().max(offset),
-            transfer_max: FOLIO_SIZE_MAX,
-            memory_alignment: memory.max(offset),
-            protection: Some(protection),
-            zeroing: zeroing(&image, &sidecar),
-        };
-        Self { image, sidecar, protection, info }
+    /// Serves `image` with the tuples of `sidecar`, which was opened for writing for it: recovers it first where it was not closed.
+    /// Keeps `cache_bytes` of the tuple array in memory.
+    pub fn open(
+        image: Image,
+        sidecar: SidecarFile,
+        mode: IntentMode,
+        cache_bytes: usize,
+    ) -> Result<Self, LoadError> {
+        let Opened { journal, recovered, damaged: _ } =
+            sidecar::open(sidecar.media(), mode, cache_bytes, Rules::all())?;
+        if let Some(recovery) = recovered {
+            report(&recovery);
+        }
+        let device = Self::new(image, sidecar, journal, cache_bytes);
+        *device.thread() = Some(device.log.start()?);
+        Ok(device)
     }
 
-    /// What follows `step` of `operation`: what was done to the image is done to its tuples.
-    fn next_step(&self, operation: &Operation, step: Step) -> Option<Step> {
-        match (operation, step) {
-            (Operation::Zero { offset, len, .. }, Step::Fallocate { file: IMAGE, .. }) => {
-                Some(self.forget_tuples(*offset, *len))
+    /// The same for reading only: what recovery would change is changed in memory.
+    pub fn view(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> io::Result<Self> {
+        let mut pages = Vec::new();
+        if sidecar.needs_recovery() {
+            let recovery = Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page| {
+                pages.push(page);
+                Ok(())
+            })?;
+            report(&recovery);
+        }
+        let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);
+        Ok(Self::new(image, sidecar, journal, cache_bytes))
+    }
+
+    fn new(image: Image, sidecar: SidecarFile, journal: Journal, cache_bytes: usize) -> Self {
+        let protection = Protection::sidecar(*sidecar.profile());
+        let info = DeviceInfo {
+            zeroing_max: zeroing_max(journal.layout(), cache_bytes),
+            ..DeviceInfo::of_image(&image, Some(protection))
+        };
+        let log = TagLog::new(sidecar.into_media(), journal);
+        Self { image, protection, info, log, log_thread: Mutex::new(None) }
+    }
+
+    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.log_thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The intervals of bytes `offset..offset + len`, which are whole granules.
+    fn intervals(&self, offset: u64, len: u64) -> Range<u64> {
+        self.protection.interval(offset)..self.protection.interval(offset + len)
+    }
+
+    /// What an operation changes.
+    fn change<'a>(&self, operation: &'a Operation) -> Change<'a> {
+        match operation {
+            Operation::Transfer(transfer) => {
+                let metadata = transfer.buffer.folio().map_or(&[][..], |folio| folio.metadata());
+                Change::Written(&metadata[..self.protection.metadata_len(transfer.len)])
             }
-            (Operation::Flush { .. }, Step::Sync { file: IMAGE }) => Some(Step::Sync { file: SIDECAR }),
-            _ => None,
+            Operation::Zero { .. } | Operation::Flush { .. } => Change::Unwritten,
         }
     }
 
-    /// Fetches or stores the tuples of a transfer that succeeded.
-    fn finish(&self, mut operation: Operation, result: io::Result<()>) -> Event {
-        let result = result.and_then(|()| match &mut operation {
-            Operation::Transfer(transfer) => match transfer.direction {
-                Direction::Read => self.read_tuples(transfer),
-                Direction::Write => self.write_tuples(transfer),
-            },
-            Operation::Zero { .. } | Operation::Flush { .. } => Ok(()),
-        });
-        Event::Done(operation, result)
-    }
-
-    fn write_tuples(&self, transfer: &Transfer) -> io::Result<()> {
-        let folio = transfer.buffer.folio().ok_or(io::ErrorKind::InvalidInput)?;
-        let tuples = &folio.metadata()[..self.protection.metadata_len(transfer.len)];
-        self.sidecar.write_tuples(self.protection.interval(transfer.offset), tuples)
-    }
-
-    /// Zeroed blocks are unwritten blocks: their tuples go, and the space of those too.
-    fn forget_tuples(&self, offset: u64, len: u64) -> Step {
-        let tuple = |offset| self.sidecar.header().tuple_offset(self.protection.interval(offset));
-        let (start, end) = (tuple(offset), tuple(offset + len));
-        Step::Fallocate { file: SIDECAR, offset: start, len: end - start, by: ZeroBy::PunchHole }
-    }
-
-    fn read_tuples(&self, transfer: &mut Transfer) -> io::Result<()> {
-        let (first, len) =
-            (self.protection.interval(transfer.offset), self.protection.metadata_len(transfer.len));
-        let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        self.sidecar.read_tuples(first, &mut folio.parts_mut().1[..len])
+    /// The intervals of a read, and the place for their tuples.
+    fn tuples_of<'a>(&self, operation: &'a mut Operation) -> (Range<u64>, &'a mut [u8]) {
+        match operation {
+            Operation::Transfer(transfer) => {
+                let len = self.protection.metadata_len(transfer.len);
+                let intervals = self.intervals(transfer.offset, transfer.len as u64);
+                let tuples = transfer.buffer.folio_mut().map_or(&mut [][..], |folio| folio.parts_mut().1);
+                (intervals, &mut tuples[..len])
+            }
+            Operation::Zero { .. } | Operation::Flush { .. } => (0..0, &mut []),
+        }
     }
 }
 
-/// Zeroing blocks zeroes their tuples too, so both files must be able to.
-fn zeroing(image: &Image, sidecar: &SidecarFile) -> Zeroing {
-    let tuples = Zeroing::of_regular_file(sidecar, sidecar.header().sidecar_size());
-    if tuples.punch_hole { image_zeroing(image) } else { Zeroing::none() }
+/// Bytes that one discard or write zeroes may cover: the tuples of many such have room in memory, and those of one that fails, in
+/// the log.
+fn zeroing_max(layout: &Layout, cache_bytes: usize) -> u64 {
+    let pages = ((cache_bytes / sidecar::PAGE_SIZE / 8).max(1) as u64).min(layout.log_pages() / 8);
+    pages * layout.tuples_per_page() as u64 * layout.profile().interval_size() as u64
 }
+
+/// Tells what a crash has left.
+fn report(recovery: &Recovery) {
+    let Recovery { log_pages, dirty_regions, judged_blocks, changed_tuples, adopted_blocks, .. } = recovery;
+    tracing::warn!(
+        "the image was not closed cleanly: recovered {changed_tuples} tuples ({log_pages} pages of the log, {dirty_regions} dirty \
+         regions, {judged_blocks} blocks looked at)"
+    );
+    if let Some(page) = recovery.log_gap {
+        tracing::warn!("page {page} of the log is missing: it was being written, or has been damaged");
+    }
+    if recovery.rotten_map_sectors > 0 {
+        tracing::error!("{} sectors of the dirty map are damaged", recovery.rotten_map_sectors);
+    }
+    for lost in &recovery.lost {
+        tracing::error!(
+            "the sidecar's tuples of LBA {} to {} are damaged",
+            lost.start,
+            lost.end.saturating_sub(1)
+        );
+    }
+    if recovery.unreadable_blocks > 0 {
+        tracing::error!("{} blocks in doubt cannot be read", recovery.unreadable_blocks);
+    }
+    if *adopted_blocks > 0 {
+        tracing::warn!(
+            "{adopted_blocks} blocks hold no write that was flushed, nor any later one, and were adopted as they are"
+        );
+    }
+    for adoption in recovery.adoptions.iter().take(ADOPTIONS_LOGGED) {
+        tracing::warn!(lba = adoption.lba, guard = %format_args!("{:#x}", adoption.guard), candidates = ?adoption.candidates, "adopted");
+    }
+}
+
+/// Adopted blocks that are logged one by one; `stableblk check` lists all.
+const ADOPTIONS_LOGGED: usize = 16;
 
 impl BlockDevice for SidecarDevice {
     type Queue = SidecarQueue;
@@ -103,49 +174,222 @@ impl BlockDevice for SidecarDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<SidecarQueue> {
-        let files = [self.image.file().as_fd(), self.sidecar.as_fd()];
-        let ring = Ring::new(arena, &files, sources.kick, sources.wake)?;
-        Ok(SidecarQueue { device: self.clone(), ring })
+        let ring = Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake)?;
+        let asker = self.log.asker(sources.wake)?;
+        Ok(SidecarQueue {
+            device: self.clone(),
+            ring,
+            asker,
+            asking: Vec::new(),
+            ask_again: false,
+            done: Vec::new(),
+            events: VecDeque::new(),
+        })
     }
 
     fn close(&self) -> io::Result<()> {
-        self.image.file().sync_data()?;
-        self.sidecar.close()
+        match self.thread().take() {
+            Some(thread) => {
+                self.log.stop(thread);
+                self.log.close()
+            }
+            None => Ok(()),
+        }
     }
+}
+
+/// What the log knows of an operation.
+#[derive(Debug)]
+enum Logged {
+    /// Nothing: it changes nothing.
+    Not,
+    Change(Intent),
+    Flush(Flush),
+}
+
+/// An operation that asks the log for something.
+#[derive(Debug)]
+enum Asking {
+    /// For leave to change blocks.
+    Intend(Operation, Intent),
+    /// To begin a flush.
+    BeginFlush(Operation),
+    /// Whether a flush is done; the image was synced.
+    IsFlushed(Operation, Flush),
+    /// For room to say what its failed change has left, which are these tuples.
+    Settle(Operation, Intent, Vec<u8>, io::Error),
 }
 
 /// A worker's access to image and sidecar.
 #[derive(Debug)]
 pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
-    ring: Ring<Step>,
+    ring: Ring<(Step, Logged)>,
+    asker: Arc<Asker>,
+    asking: Vec<Asking>,
+    /// There is reason to ask: something new, or the log's thread has done something.
+    ask_again: bool,
+    /// What came back from the ring in one batch.
+    done: Vec<(Operation, Logged, io::Result<()>)>,
+    events: VecDeque<Event>,
+}
+
+impl SidecarQueue {
+    /// Asks the log once for everyone who asks it something, and hands what it grants to the ring.
+    fn ask(&mut self) {
+        if !std::mem::take(&mut self.ask_again) {
+            return;
+        }
+        let device = self.device.clone();
+        let mut log = device.log.lock();
+        let mut in_doubt = Vec::new();
+        for asking in std::mem::take(&mut self.asking) {
+            if let Some(failed) = self.ask_for(asking, &mut log.journal) {
+                in_doubt.push(failed);
+            }
+        }
+        if !self.asking.is_empty() {
+            self.asker.ask();
+        }
+        device.log.unlock(log);
+        self.look_into(in_doubt);
+    }
+
+    /// Asks for one. Gives back a change that may have been made in part, and now fails.
+    fn ask_for(&mut self, asking: Asking, journal: &mut Journal) -> Option<(Operation, Intent, io::Error)> {
+        match asking {
+            Asking::Intend(operation, mut intent) => {
+                match journal.intend(&mut intent, self.device.change(&operation)) {
+                    Ok(Admission::Granted) => {
+                        let step = first_step(&operation, IMAGE);
+                        self.ring.submit(operation, (step, Logged::Change(intent)));
+                    }
+                    Ok(Admission::Later) => self.asking.push(Asking::Intend(operation, intent)),
+                    Err(error) if intent.is_logged() => return Some((operation, intent, error)),
+                    Err(error) => self.finish(operation, Err(error)),
+                }
+            }
+            Asking::BeginFlush(operation) => {
+                let logged = Logged::Flush(journal.begin_flush());
+                self.ring.submit(operation, (Step::Sync { file: IMAGE }, logged));
+            }
+            Asking::IsFlushed(operation, mut flush) => match journal.is_flushed(&mut flush) {
+                Ok(false) => self.asking.push(Asking::IsFlushed(operation, flush)),
+                flushed => self.finish(operation, flushed.map(drop)),
+            },
+            Asking::Settle(operation, intent, tuples, error) => {
+                let settled = journal.settle(&intent, Change::Written(&tuples));
+                if let Ok(Admission::Later) = settled {
+                    self.asking.push(Asking::Settle(operation, intent, tuples, error));
+                    return None;
+                }
+                if settled.is_err() {
+                    tracing::error!("too many writes have failed at once: no more are taken until a restart");
+                }
+                self.finish(operation, Err(error));
+            }
+        }
+        None
+    }
+
+    fn finish(&mut self, operation: Operation, result: io::Result<()>) {
+        self.events.push_back(Event::Done(operation, result));
+    }
+
+    /// Takes what the ring has, and tells the log of it in one go.
+    fn collect(&mut self) {
+        while let Some(event) = self.ring.reap() {
+            match event {
+                uring::Event::Kick => self.events.push_back(Event::Kick),
+                uring::Event::Wake => {
+                    self.ask_again |= !self.asking.is_empty();
+                    self.events.push_back(Event::Wake);
+                }
+                uring::Event::Done(operation, (_, logged), result) => {
+                    self.done.push((operation, logged, result));
+                }
+            }
+        }
+        if self.done.is_empty() {
+            return;
+        }
+        let device = &*self.device;
+        let (mut fetching, mut in_doubt) = (Vec::new(), Vec::new());
+        let mut log = device.log.lock();
+        for (mut operation, logged, result) in self.done.drain(..) {
+            match (logged, result) {
+                (Logged::Change(intent), Ok(())) => {
+                    log.journal.complete(&intent, device.change(&operation));
+                    self.events.push_back(Event::Done(operation, Ok(())));
+                }
+                (Logged::Change(intent), Err(error)) => in_doubt.push((operation, intent, error)),
+                (Logged::Flush(flush), Ok(())) => {
+                    log.journal.image_synced(&flush);
+                    self.asking.push(Asking::IsFlushed(operation, flush));
+                    self.ask_again = true;
+                }
+                (Logged::Not, Ok(())) => {
+                    let (intervals, tuples) = device.tuples_of(&mut operation);
+                    match log.journal.tuples(&intervals, tuples) {
+                        Ok(()) => self.events.push_back(Event::Done(operation, Ok(()))),
+                        Err(miss) => fetching.push((operation, miss)),
+                    }
+                }
+                (Logged::Flush(_) | Logged::Not, Err(error)) => {
+                    self.events.push_back(Event::Done(operation, Err(error)));
+                }
+            }
+        }
+        device.log.unlock(log);
+        for (mut operation, miss) in fetching {
+            let (intervals, tuples) = device.tuples_of(&mut operation);
+            let fetched = device.log.fetch(&miss).and_then(|()| device.log.tuples(&intervals, tuples));
+            self.events.push_back(Event::Done(operation, fetched));
+        }
+        self.look_into(in_doubt);
+    }
+
+    /// Finds out what failed changes have left.
+    fn look_into(&mut self, in_doubt: Vec<(Operation, Intent, io::Error)>) {
+        for (operation, intent, error) in in_doubt {
+            let change = self.device.change(&operation);
+            let tuples = tuples_of_what_is_there(&self.device.log, intent.intervals(), change);
+            self.asking.push(Asking::Settle(operation, intent, tuples, error));
+            self.ask_again = true;
+        }
+    }
 }
 
 impl DeviceQueue for SidecarQueue {
     fn submit(&mut self, operation: Operation) {
-        let step = first_step(&operation, IMAGE);
-        self.ring.submit(operation, step);
+        let intervals = match &operation {
+            Operation::Transfer(transfer) if transfer.direction == Direction::Read => {
+                return self.ring.submit(operation, (Step::Transfer, Logged::Not));
+            }
+            Operation::Transfer(transfer) => self.device.intervals(transfer.offset, transfer.len as u64),
+            Operation::Zero { offset, len, .. } => self.device.intervals(*offset, *len),
+            Operation::Flush { .. } => {
+                self.ask_again = true;
+                return self.asking.push(Asking::BeginFlush(operation));
+            }
+        };
+        self.ask_again = true;
+        self.asking.push(Asking::Intend(operation, Intent::new(intervals)));
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
-        self.ring.enter(wait)
+        self.ask();
+        self.ring.enter(wait && self.events.is_empty() && !self.ask_again)
     }
 
     fn has_work(&mut self) -> bool {
-        self.ring.has_work()
+        self.ask_again || !self.events.is_empty() || self.ring.has_work()
     }
 
     fn reap(&mut self) -> Option<Event> {
-        loop {
-            let (operation, step, result) = match self.ring.reap()? {
-                uring::Event::Kick => return Some(Event::Kick),
-                uring::Event::Wake => return Some(Event::Wake),
-                uring::Event::Done(operation, step, result) => (operation, step, result),
-            };
-            match self.device.next_step(&operation, step).filter(|_| result.is_ok()) {
-                Some(next) => self.ring.submit(operation, next),
-                None => return Some(self.device.finish(operation, result)),
-            }
+        if self.events.is_empty() {
+            self.collect();
         }
+        self.events.pop_front()
     }
 }

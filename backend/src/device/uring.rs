@@ -98,6 +98,21 @@ unsafe impl RingStep for Step {
     }
 }
 
+/// A step, and what its device wants to know when it is done.
+// SAFETY: the entry is that of `Step`.
+unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
+    type Submission = squeue::Entry;
+    type Completion = cqueue::Entry;
+
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
+        self.0.entry(operation, fixed_buffer)
+    }
+
+    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+        self.0.outcome(operation, result)
+    }
+}
+
 /// Success for a result that is the operation's whole length, in bytes.
 pub(super) fn whole(operation: &Operation, result: i32) -> io::Result<()> {
     let expected = match operation {

@@ -32,6 +32,9 @@ pub struct Alignment {
 }
 
 impl Alignment {
+    /// That of I/O through the page cache.
+    pub const ANY: Self = Self { memory: 1, offset: 1 };
+
     /// Whether folios can keep it. They lie at multiples of their size, which is at least a page's and the granule's, and
     /// granules are powers of two. Zeros say that there is no direct I/O.
     fn is_served(self) -> bool {

@@ -17,7 +17,7 @@ use crate::error::Error;
 
 /// How long a process that is gone may keep its lock. Its I/O ends within that, unless the device hangs.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);
-const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Who has a file locked.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,23 +1,75 @@
 //! The sidecar: PI for an image that has no room of its own for it, in a file beside it.
 //!
-//! ```text
-//! 0              4096                         4096 + i * tuple size
-//! +--------------+---------+---------+--     -+---------+--
-//! | header       | tuple 0 | tuple 1 |   ...  | tuple i | ...     one tuple per interval of the image
-//! +--------------+---------+---------+--     -+---------+--
-//! ```
+//! The image itself stays raw. The [`Superblock`] names the image, the profile and how the last session ended; the [`Layout`] says
+//! where everything lies. [`generate`] and [`verify`] are the rules for tuples, to which a sidecar adds one: a tuple of zero bytes
+//! says that its interval was never written, and the interval must then read as zeros. So the tuple array can be sparse, and a
+//! tuple that was lost is noticed.
 //!
-//! The image itself stays raw. [`Header`] names the image and the profile; [`generate`] and [`verify`] are the rules
-//! for tuples, to which a sidecar adds one: a tuple of zero bytes says that its interval was never written, and the
-//! interval must then read as zeros. So the tuple array can be sparse, and a tuple that was lost is noticed.
+//! Data and tuple are two writes to two files, so a crash can fall between them. The tag intent log closes that gap without ever
+//! writing data twice: before a block changes there is a durable trace of it, and recovery finds out from the data itself which
+//! write it holds. [`Journal`] is that log while the image is served, [`Recovery`] what follows a crash.
 //!
-//! This module knows bytes, not files.
+//! This module knows bytes, not files or threads: all it does to a medium goes through [`Media`].
 
-mod header;
+mod array;
+mod cache;
+mod checkpoint;
+mod commit;
+mod dirty_map;
+mod journal;
+mod layout;
+mod log;
+mod media;
+mod recovery;
+mod replay;
+mod rules;
+mod session;
+mod superblock;
 mod tuples;
+mod verdict;
 
-pub use header::{HEADER_SIZE, Header, HeaderError, State, VERSION};
-pub use tuples::{
-    APPLICATION_TAG, Mismatch, Mismatches, SidecarError, generate, generate_sparse, is_unwritten, mismatches,
-    verify,
+pub use array::{Change, PageBytes, TuplePage, change_tuples, read_tuples};
+pub use cache::Miss;
+pub use checkpoint::Checkpoint;
+pub use commit::Commit;
+pub use journal::{Admission, Flush, Intent, Journal};
+pub use layout::{Layout, LayoutError, REGION_SIZE};
+pub use media::{File, Media, Reason};
+pub use recovery::{Adoption, Recovery};
+pub use rules::Rules;
+pub use session::{Opened, close, open};
+pub use superblock::{
+    IntentMode, LoadError, Loaded, SUPERBLOCK_SIZE, State, Superblock, SuperblockError, VERSION,
 };
+pub use tuples::{
+    APPLICATION_TAG, Mismatch, Mismatches, SidecarError, generate, generate_sparse, is_adopted, is_lost,
+    is_unwritten, mismatches, verify,
+};
+pub use verdict::{Candidates, Verdict};
+
+use crate::Guard;
+
+/// What a medium writes whole or not at all, in bytes.
+pub const SECTOR_SIZE: usize = 512;
+
+/// The page of the log and of the array, in bytes.
+pub const PAGE_SIZE: usize = 4096;
+
+/// The checksum of everything in a sidecar but its tuples' own guards.
+fn crc_of(bytes: &[u8]) -> u64 {
+    Guard::Crc64Nvme.compute(bytes)
+}
+
+/// `N` bytes at `at`, which lie within `bytes`.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("fields lie within their block")
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// In pieces that compile to wide compares; byte by byte, as `all` goes, would be slower than the guard.
+fn is_zero(data: &[u8]) -> bool {
+    data.chunks(256).all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
+}

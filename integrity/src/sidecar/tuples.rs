@@ -1,12 +1,20 @@
 //! What the tuples of a sidecar must say of the image's data.
 
-use crate::{Checks, IntegrityProfile, LengthError, PiError, Tag, Tags, VerifyError};
+use super::is_zero;
+use crate::tuple::TUPLE_SIZE_MAX;
+use crate::{Checks, IntegrityProfile, LengthError, PiError, Tag, Tags, Tuple, VerifyError};
 
 /// The application tag of every tuple in a sidecar: `SB` in ASCII.
 ///
 /// Being neither zero nor 0xFFFF, it keeps a written tuple apart from an unwritten one, whatever the guard and the
 /// reference tag are, and from the escape, with which a tuple would go unchecked.
 pub const APPLICATION_TAG: u16 = 0x5342;
+
+/// Set in the application tag of a tuple that recovery has made for what it found: see [`is_adopted`].
+const ADOPTED: u16 = 1;
+
+/// The application tag of a tuple that says that the interval's own was lost with its sector of the array.
+const LOST: u16 = 0x4C54;
 
 /// The application tag that would turn an interval's checks off: SBC-4 §4.21.2.
 const ESCAPE: u16 = 0xFFFF;
@@ -20,6 +28,12 @@ pub enum Mismatch {
     /// The tuple says that the interval was never written, but the interval is not all zeros.
     #[error("unwritten block not zero at LBA {lba}")]
     UnwrittenNotZero {
+        /// The interval's number in the image.
+        lba: u64,
+    },
+    /// The part of the sidecar with the interval's tuple has rotted, so nothing can be said of the data.
+    #[error("tuple lost at LBA {lba}: its sector of the sidecar was damaged")]
+    TupleLost {
         /// The interval's number in the image.
         lba: u64,
     },
@@ -42,7 +56,7 @@ impl Mismatch {
     pub fn lba(&self) -> u64 {
         match self {
             Self::Pi(error) => error.lba,
-            Self::UnwrittenNotZero { lba } => *lba,
+            Self::UnwrittenNotZero { lba } | Self::TupleLost { lba } => *lba,
         }
     }
 }
@@ -117,6 +131,38 @@ pub fn is_unwritten(tuple: &[u8]) -> bool {
     tuple.iter().all(|&byte| byte == 0)
 }
 
+/// Whether recovery has made this tuple for data that it found after a crash and could not vouch for.
+///
+/// Such a block was being written, or lay in a region that was; what is in it now is protected like any other.
+#[must_use]
+pub fn is_adopted(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
+    profile.tuple(tuple).is_ok_and(|tuple| tuple.application == APPLICATION_TAG | ADOPTED)
+}
+
+/// Whether this tuple says that the interval's own was lost with its sector of the array: see [`Mismatch::TupleLost`].
+#[must_use]
+pub fn is_lost(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
+    profile.tuple(tuple).is_ok_and(|tuple| tuple.application == LOST)
+}
+
+/// Marks a tuple as adopted.
+pub(super) fn adopt(profile: &IntegrityProfile, tuple: &mut [u8]) {
+    if let Ok(found) = profile.tuple(tuple) {
+        let adopted = Tuple { application: found.application | ADOPTED, ..found };
+        profile.set_tuple(&adopted, tuple).expect("as long as the tuple it was read from");
+    }
+}
+
+/// What stands for a tuple whose sector has rotted; its first bytes, as many as a tuple has.
+pub(super) fn lost_tuple(profile: &IntegrityProfile) -> [u8; TUPLE_SIZE_MAX] {
+    let mut bytes = [0; TUPLE_SIZE_MAX];
+    let tuple = Tuple { guard: 0, application: LOST, reference: 0, storage: 0 };
+    profile
+        .set_tuple(&tuple, &mut bytes[..profile.metadata_size()])
+        .expect("a sidecar's metadata is the tuple");
+    bytes
+}
+
 /// See [`mismatches`].
 #[derive(Debug, Clone)]
 pub struct Mismatches<'a> {
@@ -136,6 +182,7 @@ pub struct Mismatches<'a> {
 enum Claim {
     Unwritten,
     Escape,
+    Lost,
     Written,
 }
 
@@ -150,6 +197,7 @@ impl Iterator for Mismatches<'_> {
             let found = match self.claim {
                 Claim::Unwritten => self.find_not_zero(),
                 Claim::Escape => Some((self.next, self.escape())),
+                Claim::Lost => Some((self.next, Mismatch::TupleLost { lba: self.lba(self.next) })),
                 Claim::Written => self.find_pi_error(),
             };
             let Some((index, mismatch)) = found else {
@@ -176,12 +224,12 @@ impl Mismatches<'_> {
     }
 
     fn claim_of(&self, tuple: &[u8]) -> Claim {
-        if is_unwritten(tuple) {
-            Claim::Unwritten
-        } else if self.profile.tuple(tuple).is_ok_and(|tuple| tuple.application == ESCAPE) {
-            Claim::Escape
-        } else {
-            Claim::Written
+        match self.profile.tuple(tuple).map(|tuple| tuple.application) {
+            Ok(APPLICATION_TAG) => Claim::Written,
+            Ok(LOST) => Claim::Lost,
+            Ok(ESCAPE) => Claim::Escape,
+            _ if is_unwritten(tuple) => Claim::Unwritten,
+            _ => Claim::Written,
         }
     }
 
@@ -233,12 +281,7 @@ impl Mismatches<'_> {
 
 /// The seed of every request to a sidecar: the reference tag is the interval's number.
 fn tags(first_interval: u64) -> Tags {
-    Tags { application: APPLICATION_TAG, ..Tags::at_lba(first_interval) }
-}
-
-/// In pieces that compile to wide compares; byte by byte, as `all` goes, would be slower than the guard.
-fn is_zero(data: &[u8]) -> bool {
-    data.chunks(256).all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
+    Tags { application: APPLICATION_TAG, application_mask: !ADOPTED, ..Tags::at_lba(first_interval) }
 }
 
 #[cfg(test)]
@@ -279,7 +322,9 @@ mod tests {
     fn agrees(profile: &IntegrityProfile, lba: u64, data: &[u8], tuple: &[u8]) -> bool {
         let mut expected = vec![0; tuple.len()];
         generate(profile, lba, data, &mut expected).unwrap();
-        tuple == expected || (tuple.iter().chain(data).all(|&byte| byte == 0))
+        let mut adopted = expected.clone();
+        adopt(profile, &mut adopted);
+        tuple == expected || tuple == adopted || (tuple.iter().chain(data).all(|&byte| byte == 0))
     }
 
     fn lbas(profile: &IntegrityProfile, data: &[u8], metadata: &[u8]) -> Vec<u64> {
@@ -378,7 +423,7 @@ mod tests {
                 Mismatch::Pi(PiError { tag, interval, expected, actual, .. }) => {
                     (tag, interval, expected, actual)
                 }
-                Mismatch::UnwrittenNotZero { .. } => panic!("{mismatch}"),
+                Mismatch::UnwrittenNotZero { .. } | Mismatch::TupleLost { .. } => panic!("{mismatch}"),
             })
             .collect();
         assert_eq!(tags, [(Tag::Reference, 0, FIRST, FIRST + 1), (Tag::Reference, 1, FIRST + 1, FIRST)]);

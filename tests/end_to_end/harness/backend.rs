@@ -23,7 +23,8 @@ pub(crate) struct Backend {
 /// The command that serves `image` at `socket`.
 pub(crate) fn serve_command(socket: &Path, image: &Image, args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
-    command.arg("--socket-path").arg(socket).arg("--blk-file").arg(image.path()).args(args);
+    command.arg("--socket-path").arg(socket).arg("--blk-file").arg(image.path());
+    command.args(image.integrity_option()).args(args);
     command
 }
 

@@ -1,26 +1,30 @@
 //! An image and its sidecar, in a directory of their own.
 
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use integrity::sidecar::Superblock;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::backend::PROGRAM;
 use super::{Finished, finish};
+use crate::sidecar_bytes::{flip_bit, forge_tuple, superblock};
 
-/// A raw image; removed with its sidecar when dropped.
+/// A raw image and its sidecar; removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Image {
     path: PathBuf,
+    sidecar: PathBuf,
+    /// Of the image, if it is a file that was made for the test.
+    _image_directory: Option<TempDir>,
     directory: TempDir,
 }
-
-/// Bytes before the first tuple, and of a tuple with the default guard.
-const SIDECAR_HEADER_SIZE: u64 = 4096;
-const TUPLE_SIZE: u64 = 16;
 
 impl Image {
     /// An image of `size` bytes with the default profile, on a disk.
@@ -49,9 +53,30 @@ impl Image {
         image
     }
 
+    /// As [`Self::create`], with the image in a new directory in `parent` and its sidecar elsewhere.
+    pub(crate) fn create_apart(parent: &Path, size: u64) -> Self {
+        let directory = tempfile::tempdir_in(parent).unwrap();
+        let image = Self::apart(directory.path().join("disk.img"), Some(directory));
+        let created = finish(image.command("create").args(["--size", &size.to_string()]));
+        assert_eq!(created.code, Some(0), "{}", created.stderr);
+        image
+    }
+
+    /// What is at `path` already, a block device say, without a sidecar; it is to have one elsewhere.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self::apart(path.to_owned(), None)
+    }
+
+    fn apart(path: PathBuf, image_directory: Option<TempDir>) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let sidecar = directory.path().join("sidecar");
+        Self { path, sidecar, _image_directory: image_directory, directory }
+    }
+
     fn absent(parent: &Path) -> Self {
         let directory = tempfile::tempdir_in(parent).unwrap();
-        Self { path: directory.path().join("disk.img"), directory }
+        let (path, sidecar) = (directory.path().join("disk.img"), directory.path().join("disk.img.pi"));
+        Self { path, sidecar, _image_directory: None, directory }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,10 +84,19 @@ impl Image {
     }
 
     pub(crate) fn sidecar_path(&self) -> PathBuf {
-        self.directory.path().join("disk.img.pi")
+        self.sidecar.clone()
     }
 
-    /// The directory of both.
+    /// The option that names the sidecar, where it is not beside the image.
+    pub(crate) fn integrity_option(&self) -> Vec<&OsStr> {
+        if self.sidecar.parent() == self.path.parent() {
+            Vec::new()
+        } else {
+            vec!["--integrity".as_ref(), self.sidecar.as_ref()]
+        }
+    }
+
+    /// The directory of the sidecar, and of the image unless that is elsewhere.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -70,28 +104,28 @@ impl Image {
     /// `stableblk SUBCOMMAND IMAGE`, to be added to.
     pub(crate) fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.arg(subcommand).arg(&self.path);
+        command.arg(subcommand).arg(&self.path).args(self.integrity_option());
         command
+    }
+
+    /// What `stableblk SUBCOMMAND --json` says.
+    pub(crate) fn json(&self, subcommand: &str) -> Value {
+        let Finished { stdout, stderr, .. } = finish(self.command(subcommand).arg("--json"));
+        serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"))
     }
 
     /// The blocks that `stableblk check` finds bad, each with the name of the check that failed.
     pub(crate) fn bad_blocks(&self) -> Vec<(u64, String)> {
-        let Finished { code, stdout, stderr } = finish(self.command("check").arg("--json"));
-        let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
-        let number = |value: &Value| value.as_u64().unwrap();
-        let bad: Vec<_> = report["ranges"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .flat_map(|range| {
-                let check = range["check"].as_str().unwrap();
-                let lbas = number(&range["first_lba"])..=number(&range["last_lba"]);
-                lbas.map(move |lba| (lba, check.to_owned()))
-            })
-            .collect();
-        assert_eq!(number(&report["mismatched_blocks"]), bad.len() as u64);
-        assert_eq!(code, Some(i32::from(!bad.is_empty())), "{stderr}");
-        bad
+        self.check(&[]).bad_blocks()
+    }
+
+    /// What `stableblk check` says with further arguments.
+    pub(crate) fn check(&self, args: &[&str]) -> CheckReport {
+        let Finished { code, stdout, stderr } = finish(self.command("check").arg("--json").args(args));
+        let report = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
+        let report = CheckReport(report);
+        assert_eq!(code, Some(i32::from(!report.bad_blocks().is_empty())), "{stderr}");
+        report
     }
 
     /// `stableblk check` must find every block to match.
@@ -112,15 +146,46 @@ impl Image {
         flip_bit(&self.path, offset);
     }
 
-    /// Flips one bit of the guard tag in the tuple of `interval`.
+    /// Flips one bit of the guard tag in the tuple of `interval`, and makes the checksum of its sector good again.
     pub(crate) fn flip_guard_bit(&self, interval: u64) {
-        flip_bit(&self.sidecar_path(), SIDECAR_HEADER_SIZE + interval * TUPLE_SIZE);
+        forge_tuple(&self.sidecar_path(), interval, |tuple| tuple[0] ^= 0x10);
+    }
+
+    /// Flips one bit of the sidecar, at the byte that `offset` finds.
+    pub(crate) fn flip_sidecar_bit(&self, offset: impl FnOnce(&Superblock) -> u64) {
+        let sidecar = self.sidecar_path();
+        flip_bit(&sidecar, offset(&superblock(&sidecar)));
     }
 }
 
-fn flip_bit(path: &Path, offset: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+/// What `stableblk check` printed as JSON.
+#[derive(Debug)]
+pub(crate) struct CheckReport(pub(crate) Value);
+
+impl CheckReport {
+    /// The blocks that do not match, each with the name of the check that failed.
+    pub(crate) fn bad_blocks(&self) -> Vec<(u64, String)> {
+        let bad: Vec<_> = ranges(&self.0["ranges"])
+            .flat_map(|(lbas, range)| {
+                let check = range["check"].as_str().unwrap();
+                lbas.map(move |lba| (lba, check.to_owned()))
+            })
+            .collect();
+        let counted = ["mismatched_blocks", "unreadable_blocks"].map(|kind| self.0[kind].as_u64().unwrap());
+        assert_eq!(counted.iter().sum::<u64>(), bad.len() as u64);
+        bad
+    }
+
+    /// The blocks that a recovery took as they were.
+    pub(crate) fn adopted_blocks(&self) -> BTreeSet<u64> {
+        let adopted: BTreeSet<_> = ranges(&self.0["adopted_ranges"]).flat_map(|(lbas, _)| lbas).collect();
+        assert_eq!(self.0["adopted_blocks"], adopted.len());
+        adopted
+    }
+}
+
+fn ranges(list: &Value) -> impl Iterator<Item = (RangeInclusive<u64>, &Value)> {
+    let number = |value: &Value| value.as_u64().unwrap();
+    let lbas = move |range: &Value| number(&range["first_lba"])..=number(&range["last_lba"]);
+    list.as_array().unwrap().iter().map(move |range| (lbas(range), range))
 }

@@ -1,6 +1,7 @@
 //! What the tests stand on: the program as a process, an image, guest memory, and a front-end that lays out chains by hand.
 
 mod backend;
+mod crash;
 mod frontend;
 mod image;
 mod memory;
@@ -11,10 +12,12 @@ mod queue;
 use std::time::Duration;
 
 pub(crate) use backend::{Backend, PROGRAM, serve_command};
+pub(crate) use crash::crash;
 pub(crate) use frontend::Frontend;
 pub(crate) use image::Image;
+pub(crate) use load::{stamped, stamps};
 pub(crate) use memory::GuestMemory;
-pub(crate) use pattern::{pattern, stamped, stamps};
+pub(crate) use pattern::pattern;
 pub(crate) use process::{Finished, Process, finish};
 pub(crate) use queue::{Completion, Queue, Request};
 

@@ -52,6 +52,7 @@ impl NvmePassthroughDevice {
             memory_alignment: if format.extended { NEVER_ALIGNED } else { block_size },
             protection: Some(protection),
             zeroing: zeroing(&namespace),
+            zeroing_max: u64::MAX,
         };
         Self { namespace, protection, info }
     }

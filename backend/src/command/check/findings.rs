@@ -1,0 +1,219 @@
+//! Blocks that are worth telling of, gathered into ranges by all threads of a check.
+
+use std::fmt;
+use std::ops::Range;
+
+use integrity::sidecar::Mismatch;
+use integrity::{PiError, Tag};
+use serde::Serialize;
+
+/// Ranges that are remembered; of an image that is bad all over, the rest is only counted.
+const RANGES_MAX: usize = 1 << 20;
+
+/// What all threads found so far, in no order.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) bad: Vec<BadRange>,
+    pub(super) mismatched_blocks: u64,
+    pub(super) unreadable_blocks: u64,
+    /// Bad blocks in none of the ranges.
+    pub(super) unlisted_blocks: u64,
+    pub(super) adopted: Vec<LbaRange>,
+    pub(super) adopted_blocks: u64,
+}
+
+impl Findings {
+    pub(super) fn add_mismatch(&mut self, mismatch: &Mismatch) {
+        self.mismatched_blocks += 1;
+        self.add_bad(mismatch.into());
+    }
+
+    pub(super) fn add_unreadable(&mut self, intervals: &Range<u64>) {
+        self.unreadable_blocks += intervals.end - intervals.start;
+        let range = LbaRange { first_lba: intervals.start, last_lba: intervals.end - 1 };
+        self.add_bad(BadRange { range, check: Check::Unreadable, first_tag: None });
+    }
+
+    pub(super) fn add_adopted(&mut self, lba: u64) {
+        self.adopted_blocks += 1;
+        join(&mut self.adopted, LbaRange { first_lba: lba, last_lba: lba });
+    }
+
+    fn add_bad(&mut self, bad: BadRange) {
+        let blocks = bad.range.blocks();
+        if !join(&mut self.bad, bad) {
+            self.unlisted_blocks += blocks;
+        }
+    }
+
+    /// Whether there is nothing that a guest could not read.
+    pub(super) fn all_match(&self) -> bool {
+        self.mismatched_blocks + self.unreadable_blocks == 0
+    }
+
+    /// In the order of LBAs, ranges joined that were found by different threads.
+    pub(super) fn sorted(self) -> Self {
+        Self { bad: sorted(self.bad), adopted: sorted(self.adopted), ..self }
+    }
+}
+
+/// What may be one with its neighbour.
+trait Joined {
+    fn range(&self) -> LbaRange;
+
+    fn extend_to(&mut self, last_lba: u64);
+
+    /// Whether they may be one if they lie side by side.
+    fn is_like(&self, other: &Self) -> bool;
+}
+
+/// Whether there was room for it.
+fn join<T: Joined>(ranges: &mut Vec<T>, new: T) -> bool {
+    if let Some(last) = ranges.last_mut()
+        && last.is_like(&new)
+        && last.range().last_lba + 1 == new.range().first_lba
+    {
+        last.extend_to(new.range().last_lba);
+        return true;
+    }
+    let room = ranges.len() < RANGES_MAX;
+    if room {
+        ranges.push(new);
+    }
+    room
+}
+
+fn sorted<T: Joined>(mut ranges: Vec<T>) -> Vec<T> {
+    ranges.sort_unstable_by_key(|it| it.range().first_lba);
+    ranges.into_iter().fold(Vec::new(), |mut joined, range| {
+        // no more than there were
+        join(&mut joined, range);
+        joined
+    })
+}
+
+/// Neighbouring blocks.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct LbaRange {
+    pub(super) first_lba: u64,
+    pub(super) last_lba: u64,
+}
+
+impl LbaRange {
+    pub(super) fn blocks(self) -> u64 {
+        self.last_lba - self.first_lba + 1
+    }
+}
+
+impl fmt::Display for LbaRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.blocks() {
+            1 => write!(f, "LBA {}", self.first_lba),
+            _ => write!(f, "LBA {}-{}", self.first_lba, self.last_lba),
+        }
+    }
+}
+
+impl Joined for LbaRange {
+    fn range(&self) -> LbaRange {
+        *self
+    }
+
+    fn extend_to(&mut self, last_lba: u64) {
+        self.last_lba = last_lba;
+    }
+
+    fn is_like(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Neighbouring blocks that fail the same check.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct BadRange {
+    #[serde(flatten)]
+    pub(super) range: LbaRange,
+    pub(super) check: Check,
+    /// Tags of the first block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) first_tag: Option<TagValues>,
+}
+
+impl Joined for BadRange {
+    fn range(&self) -> LbaRange {
+        self.range
+    }
+
+    fn extend_to(&mut self, last_lba: u64) {
+        self.range.extend_to(last_lba);
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.check == other.check
+    }
+}
+
+impl From<&Mismatch> for BadRange {
+    fn from(mismatch: &Mismatch) -> Self {
+        let (check, first_tag) = match mismatch {
+            Mismatch::UnwrittenNotZero { .. } => (Check::UnwrittenNotZero, None),
+            Mismatch::TupleLost { .. } => (Check::TupleLost, None),
+            Mismatch::Pi(error) => (Check::of(error.tag), Some(TagValues::of(error))),
+        };
+        let lba = mismatch.lba();
+        Self { range: LbaRange { first_lba: lba, last_lba: lba }, check, first_tag }
+    }
+}
+
+/// Which check failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Check {
+    GuardTag,
+    ApplicationTag,
+    ReferenceTag,
+    StorageTag,
+    UnwrittenNotZero,
+    TupleLost,
+    Unreadable,
+}
+
+impl Check {
+    fn of(tag: Tag) -> Self {
+        match tag {
+            Tag::Guard => Self::GuardTag,
+            Tag::Application => Self::ApplicationTag,
+            Tag::Reference => Self::ReferenceTag,
+            Tag::Storage => Self::StorageTag,
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuardTag => "guard tag error",
+            Self::ApplicationTag => "application tag error",
+            Self::ReferenceTag => "reference tag error",
+            Self::StorageTag => "storage tag error",
+            Self::UnwrittenNotZero => "unwritten block not zero",
+            Self::TupleLost => "tuple lost, its sector of the sidecar is damaged",
+            Self::Unreadable => "cannot be read",
+        })
+    }
+}
+
+/// In hexadecimal, for JSON's numbers do not hold 64 bits everywhere.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct TagValues {
+    pub(super) expected: String,
+    pub(super) actual: String,
+}
+
+impl TagValues {
+    fn of(error: &PiError) -> Self {
+        let digits = error.tag_size.div_ceil(4) as usize;
+        let hexadecimal = |tag| format!("{tag:0digits$x}");
+        Self { expected: hexadecimal(error.expected), actual: hexadecimal(error.actual) }
+    }
+}

@@ -1,0 +1,69 @@
+//! The tuples of an image whose writer was cut off, as recovery has left them or would leave them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+
+use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage};
+
+use crate::sidecar_file::SidecarFile;
+
+/// What has become of the sidecar, or would.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    recovery: Option<Recovery>,
+    /// Whether it was done.
+    done: bool,
+    /// Pages of the tuple array as recovery would leave them, where that is not as they are.
+    pages: BTreeMap<u64, TuplePage>,
+}
+
+impl Recovered {
+    /// Recovers the sidecar if it needs it.
+    pub(super) fn now(sidecar: &mut SidecarFile) -> Result<Self, LoadError> {
+        Ok(Self { recovery: sidecar.recover()?, done: true, pages: BTreeMap::new() })
+    }
+
+    /// Finds out what recovery would do, and writes nothing.
+    pub(super) fn dry_run(sidecar: &SidecarFile) -> Result<Self, LoadError> {
+        if !sidecar.needs_recovery() {
+            return Ok(Self::default());
+        }
+        let mut pages = BTreeMap::new();
+        let recovery = Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page| {
+            pages.insert(page.page, page);
+            Ok(())
+        })?;
+        Ok(Self { recovery: Some(recovery), done: false, pages })
+    }
+
+    /// What it found, and whether it was done; none of an image that was closed cleanly.
+    pub(super) fn outcome(&self) -> Option<(&Recovery, bool)> {
+        Some((self.recovery.as_ref()?, self.done))
+    }
+
+    /// Fills `tuples` with those of `first` and the following.
+    pub(super) fn read_tuples(&self, sidecar: &SidecarFile, first: u64, tuples: &mut [u8]) -> io::Result<()> {
+        let layout = sidecar.layout();
+        let count = (tuples.len() / sidecar.profile().tuple_size()) as u64;
+        let mut rest = tuples;
+        for part in layout.parts(&(first..first + count)) {
+            let number = layout.page_of(part.start);
+            let page = match self.pages.get(&number) {
+                Some(page) => Cow::Borrowed(page),
+                None => Cow::Owned(sidecar.read_page(number)?),
+            };
+            let from = page.range(layout, &part);
+            let (these, others) = rest.split_at_mut(from.len());
+            these.copy_from_slice(&page.tuples[from]);
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// The first interval at or after `interval` whose tuple recovery may change without having done so.
+    pub(super) fn next_changed(&self, layout: &Layout, interval: u64) -> Option<u64> {
+        let (&page, _) = self.pages.range(layout.page_of(interval)..).next()?;
+        Some(layout.intervals_of(page).start.max(interval))
+    }
+}

@@ -1,0 +1,150 @@
+//! What a check found, for people and as JSON.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use integrity::sidecar::Recovery;
+use serde::Serialize;
+
+use super::findings::{BadRange, Findings, LbaRange, TagValues};
+use crate::image::Image;
+use crate::sidecar_file::SidecarFile;
+
+/// Sizes are in bytes, LBAs and blocks in intervals.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    image: Cow<'a, str>,
+    sidecar: Cow<'a, str>,
+    interval_size: usize,
+    blocks: u64,
+    /// None when the image was closed cleanly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<Outcome>,
+    /// Taken as they were found after a crash.
+    adopted_blocks: u64,
+    adopted_ranges: Vec<LbaRange>,
+    mismatched_blocks: u64,
+    unreadable_blocks: u64,
+    ranges: Vec<BadRange>,
+    /// Mismatched or unreadable blocks in none of the ranges, because there were too many.
+    unlisted_blocks: u64,
+}
+
+impl<'a> Report<'a> {
+    /// `recovery` is what it found, and whether it was done.
+    pub(super) fn new(
+        image: &'a Image,
+        sidecar: &'a SidecarFile,
+        recovery: Option<(&Recovery, bool)>,
+        findings: Findings,
+    ) -> Self {
+        let findings = findings.sorted();
+        Self {
+            image: image.path().to_string_lossy(),
+            sidecar: sidecar.path().to_string_lossy(),
+            interval_size: sidecar.profile().interval_size(),
+            blocks: sidecar.layout().intervals(),
+            recovery: recovery.map(|(recovery, done)| Outcome::new(recovery, done)),
+            adopted_blocks: findings.adopted_blocks,
+            adopted_ranges: findings.adopted,
+            mismatched_blocks: findings.mismatched_blocks,
+            unreadable_blocks: findings.unreadable_blocks,
+            ranges: findings.bad,
+            unlisted_blocks: findings.unlisted_blocks,
+        }
+    }
+
+    fn write_range(&self, bad: &BadRange, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BadRange { range, check, first_tag } = bad;
+        let byte = range.first_lba * self.interval_size as u64;
+        match range.blocks() {
+            1 => write!(f, "{range} (byte {byte}): {check}")?,
+            blocks => write!(f, "{range} ({blocks} blocks from byte {byte}): {check}")?,
+        }
+        if let Some(TagValues { expected, actual }) = first_tag {
+            let of_first = if range.blocks() == 1 { "" } else { " in the first" };
+            write!(f, ",{of_first} expected {expected}, actual {actual}")?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, interval_size, blocks, mismatched_blocks, unreadable_blocks, .. } = self;
+        if let Some(recovery) = &self.recovery {
+            write!(f, "{image}: {recovery}")?;
+        }
+        for range in &self.adopted_ranges {
+            writeln!(f, "{range}: adopted after a crash, as found")?;
+        }
+        for bad in &self.ranges {
+            self.write_range(bad, f)?;
+        }
+        if self.unlisted_blocks != 0 {
+            writeln!(f, "... and {} more blocks", self.unlisted_blocks)?;
+        }
+        write!(f, "{image}: {blocks} blocks of {interval_size} bytes, ")?;
+        match (mismatched_blocks, unreadable_blocks) {
+            (0, 0) => writeln!(f, "all match"),
+            (bad, 0) => writeln!(f, "{bad} do not match"),
+            (0, bad) => writeln!(f, "{bad} cannot be read, all others match"),
+            (bad, unreadable) => writeln!(f, "{bad} do not match, {unreadable} cannot be read"),
+        }
+    }
+}
+
+/// What recovery has done, or would do. Numbers are of blocks where they say nothing else.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// Whether it was done, or would be.
+    done: bool,
+    log_pages: u64,
+    /// A page of the log that should be there and is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_log_page: Option<u64>,
+    dirty_regions: u64,
+    damaged_map_sectors: usize,
+    judged_blocks: u64,
+    unreadable_blocks: u64,
+    changed_tuples: u64,
+    adopted_blocks: u64,
+}
+
+impl Outcome {
+    fn new(recovery: &Recovery, done: bool) -> Self {
+        Self {
+            done,
+            log_pages: recovery.log_pages,
+            missing_log_page: recovery.log_gap,
+            dirty_regions: recovery.dirty_regions,
+            damaged_map_sectors: recovery.rotten_map_sectors,
+            judged_blocks: recovery.judged_blocks,
+            unreadable_blocks: recovery.unreadable_blocks,
+            changed_tuples: recovery.changed_tuples,
+            adopted_blocks: recovery.adopted_blocks,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log_pages, dirty_regions, judged_blocks, changed_tuples, adopted_blocks, .. } = self;
+        let (changes, adopts) = if self.done { ("changed", "adopted") } else { ("would change", "adopt") };
+        writeln!(
+            f,
+            "not closed cleanly ({log_pages} pages of the log, {dirty_regions} dirty regions): recovery {changes} {changed_tuples} \
+             tuples and {adopts} {adopted_blocks} of {judged_blocks} blocks in doubt"
+        )?;
+        if let Some(page) = self.missing_log_page {
+            writeln!(f, "page {page} of the log is missing: it was being written, or is damaged")?;
+        }
+        if self.damaged_map_sectors > 0 {
+            writeln!(f, "{} sectors of the dirty map are damaged", self.damaged_map_sectors)?;
+        }
+        if self.unreadable_blocks > 0 {
+            writeln!(f, "{} blocks in doubt cannot be read", self.unreadable_blocks)?;
+        }
+        Ok(())
+    }
+}

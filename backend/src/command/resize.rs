@@ -1,0 +1,74 @@
+//! `stableblk resize`: a larger image, and a sidecar that covers it.
+//!
+//! Until the sidecar's superblock tells the new size, which is one write, the sidecar is that of the smaller image. Killed before,
+//! an image that has grown already is one that serving refuses, and that another run follows.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use indicatif::BinaryBytes;
+
+use super::trust::trust;
+use super::{ImageArgs, parse_size, print, refuse_uneven_size};
+use crate::error::Error;
+use crate::image::{Access, DirectIo, Image};
+use crate::sidecar_file::{SidecarFile, load_error};
+
+/// Grow an image and its sidecar
+///
+/// What is new reads as zeros. Of an image or a device that has grown already, what it holds there is taken to be right. A run that was cut off is finished by another.
+#[derive(Debug, Clone, Args)]
+pub struct ResizeArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The new size in bytes, or with a unit of powers of 1024: 512M, 10G, 2T [default: that of the image, which has grown already]
+    #[arg(long, value_parser = parse_size)]
+    size: Option<u64>,
+}
+
+/// Recovers the image first where it was not closed. Nothing else changes when the new size is refused.
+pub fn run(args: &ResizeArgs) -> Result<ExitCode, Error> {
+    let mut image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
+    let path = args.image.sidecar_path();
+    let mut sidecar = SidecarFile::open_for_any_size(&path, &image, Access::ReadWrite)?;
+    let covered = sidecar.layout().image_size();
+    let size = args.size.unwrap_or(image.size());
+    refuse_new_size(&image, &sidecar, size)?;
+    sidecar.recover().map_err(load_error("recover", &path))?;
+    if size > covered {
+        let grown = sidecar.superblock().grown_to(size).map_err(|source| Error::CannotGrow {
+            image: image.path().to_owned(),
+            size,
+            source,
+        })?;
+        let first_new = sidecar.layout().intervals();
+        let grown = sidecar.make_room(grown).map_err(Error::io("extend", &path))?;
+        if size > image.size() {
+            image.grow(size).map_err(Error::io("extend", &args.image.image))?;
+        }
+        trust(&image, grown.sidecar(), first_new, "resizing")?;
+        grown.commit().map_err(Error::io("write", &path))?;
+    }
+    let (name, size) = (image.path().display(), BinaryBytes(size));
+    let done = match BinaryBytes(covered) {
+        BinaryBytes(before) if before == size.0 => format!("{name}: {size}, as before\n"),
+        before => format!("{name}: grown from {before} to {size}\n"),
+    };
+    print(&done, false)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse_new_size(image: &Image, sidecar: &SidecarFile, size: u64) -> Result<(), Error> {
+    let (covered, now) = (sidecar.layout().image_size(), image.size());
+    if now < covered {
+        // the end of the disk is gone, and zeros in its place would not be what the guest wrote
+        sidecar.refuse_wrong_size(image)?;
+    }
+    if size < now {
+        return Err(Error::Shrinks { image: image.path().to_owned(), now, size });
+    }
+    if size > now && image.is_block_device() {
+        return Err(Error::GrowDeviceFirst { device: image.path().to_owned(), now, size });
+    }
+    refuse_uneven_size(size, sidecar.profile().interval_size() as u64)
+}

@@ -1,0 +1,56 @@
+//! Making tuples for data that has none: what the image holds is taken to be right.
+
+use std::sync::{Mutex, PoisonError};
+
+use integrity::sidecar::{generate_sparse, is_unwritten};
+
+use super::scan::{Chunk, Unreadable, Visitor, scan};
+use crate::error::Error;
+use crate::image::Image;
+use crate::sidecar_file::SidecarFile;
+
+/// Makes the tuples of all intervals from number `first` on, which are unwritten in `sidecar`. Blocks of zeros stay so.
+pub(super) fn trust(
+    image: &Image,
+    sidecar: &SidecarFile,
+    first: u64,
+    title: &'static str,
+) -> Result<(), Error> {
+    scan(image, sidecar.profile(), title, &Trust { image, sidecar, first, one_writer: Mutex::new(()) })
+}
+
+struct Trust<'a> {
+    image: &'a Image,
+    sidecar: &'a SidecarFile,
+    first: u64,
+    /// Chunks meet within a page of the tuple array.
+    one_writer: Mutex<()>,
+}
+
+impl Visitor for Trust<'_> {
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
+        let from = offset.max(self.first * self.sidecar.profile().interval_size() as u64);
+        self.image.next_data(from).map_err(Error::io("find the holes of", self.image.path()))
+    }
+
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error> {
+        let profile = self.sidecar.profile();
+        // a chunk may begin before the first interval, and a part of one may end there
+        let first = chunk.first_interval.max(self.first);
+        let skipped = usize::try_from(first - chunk.first_interval).unwrap_or(usize::MAX);
+        let skipped = skipped.min(chunk.data.len() / profile.interval_size());
+        let data = &chunk.data[skipped * profile.interval_size()..];
+        let tuples = &mut chunk.tuples[skipped * profile.tuple_size()..];
+        generate_sparse(profile, first, data, tuples).expect("a chunk has room for the tuples of its data");
+        if is_unwritten(tuples) {
+            // stays a hole
+            return Ok(());
+        }
+        let _alone = self.one_writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sidecar.write_tuples(first, tuples).map_err(Error::io("write", self.sidecar.path()))
+    }
+
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+        if unreadable.intervals.end <= self.first { Ok(()) } else { Err(unreadable.error) }
+    }
+}

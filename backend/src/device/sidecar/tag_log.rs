@@ -1,0 +1,226 @@
+//! The tag intent log of a disk that is being served: its state, which all queues share, and the thread that does what the state
+//! asks for.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use integrity::sidecar::{self, Checkpoint, Journal, Miss, TuplePage};
+
+use crate::metrics::Counter;
+use crate::sidecar_media::SidecarMedia;
+
+/// How long the log may rest before what it holds is brought to the tuple array.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What all queues of a disk and its log thread share.
+#[derive(Debug)]
+pub(super) struct TagLog {
+    media: SidecarMedia,
+    shared: Mutex<Shared>,
+    /// There is something to do for the thread.
+    work: Condvar,
+    askers: Mutex<Vec<Weak<Asker>>>,
+    /// Failures of the thread.
+    failures: Counter,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) journal: Journal,
+    /// The thread has to be woken.
+    sleeping: bool,
+    stopping: bool,
+    /// Sectors of the array that were found damaged.
+    lost_sectors: Counter,
+}
+
+/// A queue that has asked for something that was not granted yet.
+#[derive(Debug)]
+pub(super) struct Asker {
+    asking: AtomicBool,
+    wake: OwnedFd,
+}
+
+impl Asker {
+    /// Asks to be woken when the thread has done something. Called with the log locked, so that nothing is missed.
+    pub(super) fn ask(&self) {
+        self.asking.store(true, Ordering::Relaxed);
+    }
+}
+
+impl TagLog {
+    pub(super) fn new(media: SidecarMedia, journal: Journal) -> Arc<Self> {
+        Arc::new(Self {
+            media,
+            shared: Mutex::new(Shared {
+                journal,
+                sleeping: false,
+                stopping: false,
+                lost_sectors: Counter::default(),
+            }),
+            work: Condvar::new(),
+            askers: Mutex::default(),
+            failures: Counter::default(),
+        })
+    }
+
+    pub(super) fn media(&self) -> &SidecarMedia {
+        &self.media
+    }
+
+    /// A queue whose worker `wake` wakes.
+    pub(super) fn asker(&self, wake: BorrowedFd<'_>) -> io::Result<Arc<Asker>> {
+        let asker = Arc::new(Asker { asking: AtomicBool::new(false), wake: wake.try_clone_to_owned()? });
+        let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
+        askers.retain(|asker| asker.strong_count() > 0);
+        askers.push(Arc::downgrade(&asker));
+        Ok(asker)
+    }
+
+    /// The state. [`Self::unlock`] gives it back.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the thread if there is work for it now.
+    pub(super) fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
+        let wake = shared.sleeping && shared.journal.has_work();
+        shared.sleeping &= !wake;
+        drop(shared);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// Copies the tuples of `intervals`, from memory or from the array. The caller holds their range.
+    pub(super) fn tuples(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
+        loop {
+            let missing = self.lock().journal.tuples(intervals, tuples);
+            match missing {
+                Ok(()) => return Ok(()),
+                Err(miss) => self.fetch(&miss)?,
+            }
+        }
+    }
+
+    /// Brings a page of the array to memory.
+    pub(super) fn fetch(&self, miss: &Miss) -> io::Result<()> {
+        let layout = self.lock().journal.layout().clone();
+        let page = TuplePage::read(&layout, &self.media, miss.page);
+        let mut shared = self.lock();
+        shared.journal.fill(miss, page.as_ref().ok());
+        for lost in page?.lost {
+            if shared.lost_sectors.add_logged() {
+                let (first, last) = (lost.start, lost.end.saturating_sub(1));
+                tracing::error!(
+                    "the sidecar is damaged: LBA {first} to {last} cannot be read until they are written again"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
+        let log = self.clone();
+        thread::Builder::new().name("tag log".to_owned()).spawn(move || log.run())
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self, thread: JoinHandle<()>) {
+        self.lock().stopping = true;
+        self.work.notify_one();
+        // it does not panic; if it did, there would be nobody left to tell
+        let _ = thread.join();
+    }
+
+    /// Brings everything to the array. To be called when the thread has ended.
+    pub(super) fn close(&self) -> io::Result<()> {
+        sidecar::close(&mut self.lock().journal, &self.media)
+    }
+
+    fn run(&self) {
+        let mut checkpoint = None;
+        while self.sleep(checkpoint.is_some()) {
+            self.commit();
+            self.advance(&mut checkpoint);
+        }
+        // what was begun can be done again by anyone who opens the sidecar
+        if let Some(checkpoint) = checkpoint {
+            self.lock().journal.end_checkpoint(checkpoint, &Err(io::ErrorKind::Interrupted.into()));
+        }
+    }
+
+    /// Until there is work, or the log has rested for a while. False when the thread is to end.
+    fn sleep(&self, checkpointing: bool) -> bool {
+        let mut shared = self.lock();
+        while !shared.stopping && !checkpointing && !shared.journal.has_work() {
+            shared.sleeping = true;
+            if shared.journal.is_empty() {
+                shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                let (woken, timeout) =
+                    self.work.wait_timeout(shared, PAUSE).unwrap_or_else(PoisonError::into_inner);
+                shared = woken;
+                if timeout.timed_out() {
+                    shared.journal.tick();
+                }
+            }
+            shared.sleeping = false;
+        }
+        !shared.stopping
+    }
+
+    fn commit(&self) {
+        let Some(commit) = self.lock().journal.begin_commit() else {
+            return;
+        };
+        let result = commit.run(&self.media);
+        if let Err(error) = &result
+            && self.failures.add_logged()
+        {
+            tracing::error!("cannot make intents durable: {error}");
+        }
+        self.lock().journal.end_commit(commit, &result);
+        self.wake_askers();
+    }
+
+    /// One step, so that nobody's commit waits for more.
+    fn advance(&self, checkpoint: &mut Option<Checkpoint>) {
+        if checkpoint.is_none() {
+            *checkpoint = self.lock().journal.begin_checkpoint();
+        }
+        let Some(mut running) = checkpoint.take() else {
+            return;
+        };
+        let result = match running.step(&self.media) {
+            Ok(false) => {
+                *checkpoint = Some(running);
+                return;
+            }
+            last => last.map(drop),
+        };
+        if let Err(error) = &result
+            && self.failures.add_logged()
+        {
+            tracing::error!("cannot bring tuples from the log to the array: {error}");
+        }
+        self.lock().journal.end_checkpoint(running, &result);
+        self.wake_askers();
+    }
+
+    fn wake_askers(&self) {
+        let askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
+        for asker in askers.iter().filter_map(Weak::upgrade) {
+            if asker.asking.swap(false, Ordering::Relaxed) {
+                // fails only when the counter is full, and then the worker has been woken
+                let _ = rustix::io::write(&asker.wake, &1u64.to_ne_bytes());
+            }
+        }
+    }
+}

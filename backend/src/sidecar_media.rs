@@ -1,0 +1,94 @@
+//! Image and sidecar as the tag intent log sees them: files.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{PoisonError, RwLock};
+
+use integrity::sidecar::{self, Layout, Media, Reason};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::image::{Alignment, read_at_least};
+
+/// The files of one image. The sidecar goes through the page cache, the image as it was opened.
+#[derive(Debug)]
+pub struct SidecarMedia {
+    image: File,
+    alignment: Alignment,
+    sidecar: File,
+    /// Where the tuple array begins: from here on a page may be read while it is written.
+    array: u64,
+    /// Reads and writes of the array: the page cache keeps them apart by bytes, a checksum covers a sector.
+    array_access: RwLock<()>,
+}
+
+impl SidecarMedia {
+    /// Both open for what will be done with them; requests for `image` are aligned to `alignment`.
+    pub fn new(image: File, alignment: Alignment, sidecar: File) -> Self {
+        Self { image, alignment, sidecar, array: u64::MAX, array_access: RwLock::default() }
+    }
+
+    /// Tells where the array lies: reading a superblock comes first.
+    #[must_use]
+    pub fn with_layout(self, layout: &Layout) -> Self {
+        Self { array: layout.array_offset(), ..self }
+    }
+
+    /// The sidecar's file.
+    pub fn sidecar(&self) -> &File {
+        &self.sidecar
+    }
+
+    /// Direct I/O reads whole blocks to aligned addresses; what was not asked for is dropped.
+    fn read_image(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let align = self.alignment.offset.max(self.alignment.memory) as usize;
+        let start = offset / align as u64 * align as u64;
+        let lead = usize::try_from(offset - start).map_err(io::Error::other)?;
+        let needed = lead + buffer.len();
+        let len = needed.next_multiple_of(align);
+        let mut blocks = vec![0; len + align];
+        let pad = blocks.as_ptr().align_offset(align);
+        let blocks = &mut blocks[pad..pad + len];
+        read_at_least(&self.image, start, needed, blocks)?;
+        buffer.copy_from_slice(&blocks[lead..needed]);
+        Ok(())
+    }
+}
+
+impl Media for SidecarMedia {
+    fn read(&self, file: sidecar::File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match file {
+            sidecar::File::Image => self.read_image(offset, buffer),
+            sidecar::File::Sidecar if offset >= self.array => {
+                let _whole = self.array_access.read().unwrap_or_else(PoisonError::into_inner);
+                self.sidecar.read_exact_at(buffer, offset)
+            }
+            sidecar::File::Sidecar => self.sidecar.read_exact_at(buffer, offset),
+        }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let _whole =
+            (offset >= self.array).then(|| self.array_access.write().unwrap_or_else(PoisonError::into_inner));
+        self.sidecar.write_all_at(bytes, offset)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _whole = self.array_access.write().unwrap_or_else(PoisonError::into_inner);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.sidecar, hole, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                let zeros = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+                self.sidecar.write_all_at(&zeros, offset)
+            }
+            punched => Ok(punched?),
+        }
+    }
+
+    fn sync(&self, file: sidecar::File, _: Reason) -> io::Result<()> {
+        match file {
+            sidecar::File::Image => self.image.sync_data(),
+            sidecar::File::Sidecar => self.sidecar.sync_data(),
+        }
+    }
+}

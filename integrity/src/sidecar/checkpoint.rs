@@ -1,0 +1,133 @@
+//! A checkpoint: what the log tells goes to the tuple array, and then the log forgets it.
+//!
+//! The order is the point: the data of the tuples is made durable, then the tuples, and then the superblock that moves the tail.
+//! It goes in steps, none longer than a sync or some pages, so that commits can go in between.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::array::TuplePage;
+use super::layout::Layout;
+use super::log::LogId;
+use super::media::{File, Media, Reason};
+use super::replay::{Cursor, Replay};
+use super::superblock::{Loaded, Superblock};
+
+/// Pages of the log that are in memory at a time: the more, the fewer pages of the array are written again.
+const BATCH: u64 = 1024;
+
+/// Pages of the array that one step writes.
+const STEP: usize = 64;
+
+#[derive(Debug)]
+enum Stage {
+    SyncData,
+    /// Pages of the log from here on are to be read.
+    Read(u64),
+    /// What was read, up to this page of the log, is on its way to the array.
+    Redo(u64, Replay, Cursor),
+    SyncTuples,
+    MoveTail,
+}
+
+/// Whether what a checkpoint has written may be lost.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spoiled(Arc<AtomicBool>);
+
+impl Spoiled {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A checkpoint on its way.
+#[derive(Debug)]
+pub struct Checkpoint {
+    attempt: u64,
+    id: LogId,
+    layout: Layout,
+    pages: Range<u64>,
+    superblock: Loaded,
+    stage: Stage,
+    spoiled: Spoiled,
+}
+
+impl Checkpoint {
+    /// Of `pages` of the log that `superblock` is of: they are all durable, and their data is all written.
+    pub(super) fn new(attempt: u64, id: LogId, superblock: Loaded, pages: Range<u64>) -> Self {
+        let layout = superblock.superblock.layout().clone();
+        let spoiled = Spoiled::default();
+        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled }
+    }
+
+    /// To be set when a sync of the sidecar has failed elsewhere.
+    pub(super) fn spoiled(&self) -> Spoiled {
+        self.spoiled.clone()
+    }
+
+    /// Takes one step. True when it was the last; an error ends the checkpoint too.
+    pub fn step(&mut self, media: &impl Media) -> io::Result<bool> {
+        if self.spoiled.0.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the sidecar could not be synced during the checkpoint"));
+        }
+        match &mut self.stage {
+            Stage::SyncData => {
+                media.sync(File::Image, Reason::CheckpointData)?;
+                self.stage = Stage::Read(self.pages.start);
+            }
+            Stage::Read(from) if *from == self.pages.end => self.stage = Stage::SyncTuples,
+            Stage::Read(from) => {
+                let seqs = *from..(*from + BATCH).min(self.pages.end);
+                let replay = Replay::read(&self.layout, media, self.id, seqs.clone())?;
+                if replay.pages < seqs.end - seqs.start {
+                    // it was written and synced: the medium has lost it
+                    let damaged = format!("page {} of the log is damaged", seqs.start + replay.pages);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+                }
+                let cursor = replay.cursor(&self.layout);
+                self.stage = Stage::Redo(seqs.end, replay, cursor);
+            }
+            Stage::Redo(next, replay, cursor) => {
+                if !redo(&self.layout, media, replay, cursor)? {
+                    self.stage = Stage::Read(*next);
+                }
+            }
+            Stage::SyncTuples => {
+                media.sync(File::Sidecar, Reason::CheckpointTuples)?;
+                self.stage = Stage::MoveTail;
+            }
+            Stage::MoveTail => {
+                let moved = Superblock { tail: self.pages.end, ..self.superblock.superblock.clone() };
+                self.superblock.replace(media, moved)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Which attempt it was, its pages, and the superblock as it is now.
+    pub(super) fn into_parts(self) -> (u64, Range<u64>, Loaded) {
+        (self.attempt, self.pages, self.superblock)
+    }
+}
+
+/// Brings some of what was read to the array. False when there is nothing left.
+fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut Cursor) -> io::Result<bool> {
+    let tuple_size = layout.profile().tuple_size();
+    for _ in 0..STEP {
+        let Some((number, records)) = replay.next_page(cursor, layout) else {
+            return Ok(false);
+        };
+        let mut page = TuplePage::read(layout, media, number)?;
+        let within = layout.intervals_of(number);
+        for record in records {
+            let part = record.intervals.start.max(within.start)..record.intervals.end.min(within.end);
+            let range = page.range(layout, &part);
+            replay.change(record, &part, tuple_size).apply(&mut page.tuples[range]);
+        }
+        page.write(layout, media)?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,37 @@
+//! A batch of dirty bits and pages of the log on their way to the medium.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::dirty_map::MapSector;
+use super::log::LogPage;
+use super::media::{File, Media, Reason};
+
+/// What one sync makes durable, for everyone who waits for it.
+#[derive(Debug)]
+pub struct Commit {
+    pub(super) attempt: u64,
+    pub(super) sectors: Vec<MapSector>,
+    /// Pages of the log, with their offsets.
+    pub(super) pages: Vec<(u64, LogPage)>,
+    /// The last of the pages.
+    pub(super) through: u64,
+    /// Regions that become dirty.
+    pub(super) regions: BTreeSet<u64>,
+}
+
+impl Commit {
+    /// Writes it all, and syncs once. Bits that are only taken away need no sync.
+    pub fn run(&self, media: &impl Media) -> io::Result<()> {
+        for (offset, sector) in &self.sectors {
+            media.write(*offset, sector)?;
+        }
+        for (offset, page) in &self.pages {
+            media.write(*offset, &page[..])?;
+        }
+        if self.pages.is_empty() && self.regions.is_empty() {
+            return Ok(());
+        }
+        media.sync(File::Sidecar, Reason::Commit)
+    }
+}

@@ -1,0 +1,116 @@
+//! The dirty map: one bit for each region of the image that may hold writes whose tuples are not in the array yet.
+//!
+//! | offset in the sector | what |
+//! |-|-|
+//! | 0 | 4032 bits, region 0 in the lowest bit of byte 0 |
+//! | 504 | CRC-64/NVME of bytes 0 to 503 |
+//!
+//! A sector of zeros has no dirty region. One that does not match its checksum has rotted: all its regions count as dirty, which
+//! costs recovery time and certainty, but never an error.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::layout::{Layout, REGION_SIZE};
+use super::media::{File, Media};
+use super::{SECTOR_SIZE, crc_of, field, is_zero, put};
+
+const CRC_AT: usize = SECTOR_SIZE - 8;
+const BITS: u64 = CRC_AT as u64 * 8;
+
+/// A sector of the map, with its offset in the sidecar.
+pub(super) type MapSector = (u64, [u8; SECTOR_SIZE]);
+
+/// Bytes of the map of an image of `image_size` bytes.
+pub(super) fn map_len(image_size: u64) -> u64 {
+    image_size.div_ceil(REGION_SIZE).div_ceil(BITS) * SECTOR_SIZE as u64
+}
+
+/// The map as it is, or is about to be, on disk.
+#[derive(Debug)]
+pub(super) struct DirtyMap {
+    bits: Vec<[u8; CRC_AT]>,
+    /// Sectors that differ from those on disk.
+    changed: BTreeSet<usize>,
+}
+
+impl DirtyMap {
+    /// A map without a dirty region.
+    pub(super) fn clean(layout: &Layout) -> Self {
+        let sectors = layout.regions().div_ceil(BITS);
+        Self { bits: vec![[0; CRC_AT]; index(sectors)], changed: BTreeSet::new() }
+    }
+
+    /// Reads the map; also tells how many of its sectors have rotted.
+    pub(super) fn read(layout: &Layout, media: &impl Media) -> io::Result<(Self, usize)> {
+        let mut map = Self::clean(layout);
+        let mut bytes = vec![0; map.bits.len() * SECTOR_SIZE];
+        media.read(File::Sidecar, layout.map_offset(), &mut bytes)?;
+        let mut rotten = 0;
+        for (sector, bits) in bytes.chunks_exact(SECTOR_SIZE).zip(&mut map.bits) {
+            if is_zero(sector) || u64::from_be_bytes(field(sector, CRC_AT)) == crc_of(&sector[..CRC_AT]) {
+                bits.copy_from_slice(&sector[..CRC_AT]);
+            } else {
+                bits.fill(u8::MAX);
+                rotten += 1;
+            }
+        }
+        Ok((map, rotten))
+    }
+
+    pub(super) fn is_dirty(&self, region: u64) -> bool {
+        let (sector, byte, bit) = place(region);
+        self.bits[sector][byte] & bit != 0
+    }
+
+    pub(super) fn set(&mut self, region: u64, dirty: bool) {
+        let (sector, byte, bit) = place(region);
+        if dirty {
+            self.bits[sector][byte] |= bit;
+        } else {
+            self.bits[sector][byte] &= !bit;
+        }
+        self.changed.insert(sector);
+    }
+
+    /// The dirty regions among the first `regions`.
+    pub(super) fn dirty(&self, regions: u64) -> impl Iterator<Item = u64> {
+        (0..regions).filter(|&region| self.is_dirty(region))
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// The sectors that have changed since the last call.
+    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapSector> {
+        let changed = std::mem::take(&mut self.changed);
+        changed
+            .into_iter()
+            .map(|number| {
+                let mut sector = [0; SECTOR_SIZE];
+                sector[..CRC_AT].copy_from_slice(&self.bits[number]);
+                if !is_zero(&sector) {
+                    let crc = crc_of(&sector[..CRC_AT]);
+                    put(&mut sector, CRC_AT, &crc.to_be_bytes());
+                }
+                (layout.map_offset() + (number * SECTOR_SIZE) as u64, sector)
+            })
+            .collect()
+    }
+
+    /// These sectors did not get to the disk.
+    pub(super) fn changed_again(&mut self, layout: &Layout, sectors: &[MapSector]) {
+        let number = |sector: &MapSector| index((sector.0 - layout.map_offset()) / SECTOR_SIZE as u64);
+        self.changed.extend(sectors.iter().map(number));
+    }
+}
+
+fn place(region: u64) -> (usize, usize, u8) {
+    (index(region / BITS), index(region % BITS / 8), 1 << (region % 8))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the map was allocated, so its indices fit")]
+fn index(number: u64) -> usize {
+    number as usize
+}

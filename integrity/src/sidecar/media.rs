@@ -1,0 +1,45 @@
+//! What the log, the array and recovery are done on: two files, seen through four calls.
+
+use std::io;
+
+/// One of the two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum File {
+    /// The raw image. It is never written here.
+    Image,
+    /// The sidecar.
+    Sidecar,
+}
+
+/// What a sync is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Intents, and flushed tags, before anything relies on them.
+    Commit,
+    /// The data of a checkpoint's tuples, before its tuples.
+    CheckpointData,
+    /// A checkpoint's tuples, before the log forgets them.
+    CheckpointTuples,
+    /// A superblock, before anything relies on what it says.
+    Superblock,
+    /// The data that a killed process left in the page cache, before it is judged.
+    RecoveryLeftovers,
+    /// Recovered tuples, before the log forgets them.
+    RecoveryTuples,
+}
+
+/// Image and sidecar. Reads see all earlier writes; a power cut leaves each 512-byte sector as one of the writes since the last
+/// sync made it, or as it was.
+pub trait Media {
+    /// Fills `buffer` from byte `offset` of `file`.
+    fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at byte `offset` of the sidecar.
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes `len` bytes at byte `offset` of the sidecar read as zeros, and gives their space back where that can be.
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes everything written to `file` so far durable.
+    fn sync(&self, file: File, reason: Reason) -> io::Result<()>;
+}

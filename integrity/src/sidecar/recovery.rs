@@ -1,0 +1,260 @@
+//! What a crash has left, and what becomes of it.
+//!
+//! A block that the log or the dirty map names may hold any of several writes. Which one, its data tells: its guard is that of one
+//! of the candidates. A block that holds none of them was torn, or damaged, which nobody can tell apart; it gets a tuple for what
+//! is there, marked as adopted, and is reported. A block whose only candidate is known to be durable is not looked at: its tuple
+//! goes to the array, and if its data has rotted, a read will find out.
+//!
+//! The image is never written, and a crash in here means only that it is done again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::ops::Range;
+
+use super::array::{Change, TuplePage};
+use super::dirty_map::DirtyMap;
+use super::layout::Layout;
+use super::log::LogId;
+use super::media::{File, Media};
+use super::replay::{Replay, Replayed};
+use super::rules::Rules;
+use super::superblock::{IntentMode, State, Superblock};
+use super::verdict::{Candidates, Verdict};
+use crate::IntegrityProfile;
+use crate::tuple::TUPLE_SIZE_MAX;
+
+/// Bytes of the image that are read at once.
+const READ_MAX: usize = 1 << 20;
+
+/// Adopted blocks that are remembered one by one; the rest is only counted.
+const ADOPTIONS_MAX: usize = 1 << 16;
+
+/// A block that was given a tuple for what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adoption {
+    /// The interval's number in the image.
+    pub lba: u64,
+    /// The guard of what it holds.
+    pub guard: u64,
+    /// The guards of what it might have held, the likeliest first; `None` for zeros that were never written.
+    pub candidates: Vec<Option<u64>>,
+}
+
+/// What a recovery found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Pages of the log that count.
+    pub log_pages: u64,
+    /// A page that is missing in the log though a later one is there: it never got to the medium, or has rotted.
+    pub log_gap: Option<u64>,
+    /// Dirty regions.
+    pub dirty_regions: u64,
+    /// Sectors of the dirty map that have rotted; their regions count as dirty.
+    pub rotten_map_sectors: usize,
+    /// Blocks whose data was looked at.
+    pub judged_blocks: u64,
+    /// Blocks whose data cannot be read; they keep the tuple that they have.
+    pub unreadable_blocks: u64,
+    /// Tuples of the array that change.
+    pub changed_tuples: u64,
+    /// Blocks that were adopted.
+    pub adopted_blocks: u64,
+    /// The first of them.
+    pub adoptions: Vec<Adoption>,
+    /// Intervals whose tuples are lost, because their sectors of the array have rotted.
+    pub lost: Vec<Range<u64>>,
+    /// The page of the log that comes next.
+    pub(super) next: u64,
+}
+
+impl Recovery {
+    /// Finds out what a crash has left, and gives each page of the array that has to be written to `visit`.
+    ///
+    /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of `visit`.
+    pub fn run(
+        media: &impl Media,
+        superblock: &Superblock,
+        rules: Rules,
+        mut visit: impl FnMut(TuplePage) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let (layout, tail) = (superblock.layout(), superblock.tail);
+        let State::Open(mode) = superblock.state else {
+            return Ok(Self { next: tail, ..Self::default() });
+        };
+        let id = LogId { uuid: superblock.uuid, epoch: superblock.epoch };
+        let replay = Replay::read(layout, media, id, tail..tail + layout.log_pages())?;
+        let (map, rotten_map_sectors) = match mode {
+            IntentMode::Region => DirtyMap::read(layout, media)?,
+            IntentMode::Block => (DirtyMap::clean(layout), 0),
+        };
+        let next = tail + replay.pages;
+        let mut found = Self {
+            log_pages: replay.pages,
+            log_gap: find_gap(layout, media, id, next)?,
+            rotten_map_sectors,
+            next,
+            ..Self::default()
+        };
+        let mut dirty_pages = BTreeSet::new();
+        for region in map.dirty(layout.regions()) {
+            found.dirty_regions += 1;
+            let intervals = layout.intervals_in(region);
+            dirty_pages.extend(layout.page_of(intervals.start)..=layout.page_of(intervals.end - 1));
+        }
+        let judge = Judge { media, layout, replay: &replay, map: &map, mode, rules };
+        let mut cursor = replay.cursor(layout);
+        while let Some((page, records)) = replay.next_page(&mut cursor, layout) {
+            dirty_pages.remove(&page);
+            judge.page(page, &records, &mut found, &mut visit)?;
+        }
+        for page in dirty_pages {
+            judge.page(page, &[], &mut found, &mut visit)?;
+        }
+        Ok(found)
+    }
+
+    fn adopt(&mut self, profile: &IntegrityProfile, lba: u64, verdict: &Verdict, candidates: &Candidates) {
+        self.adopted_blocks += 1;
+        if self.adoptions.len() < ADOPTIONS_MAX {
+            let guard = verdict.guard(profile).unwrap_or(0);
+            self.adoptions.push(Adoption { lba, guard, candidates: candidates.guards(profile).collect() });
+        }
+    }
+}
+
+/// `missing`, if any page after it is there: then it should be too.
+fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io::Result<Option<u64>> {
+    for seq in missing + 1..missing + layout.log_pages() {
+        if Replay::read(layout, media, id, seq..seq + 1)?.pages > 0 {
+            return Ok(Some(missing));
+        }
+    }
+    Ok(None)
+}
+
+/// What is needed to tell what a block holds.
+struct Judge<'a, M> {
+    media: &'a M,
+    layout: &'a Layout,
+    replay: &'a Replay,
+    map: &'a DirtyMap,
+    mode: IntentMode,
+    rules: Rules,
+}
+
+/// What the log says of one block.
+enum Known {
+    /// Nothing, and it is in no doubt.
+    Settled,
+    /// It holds what this tuple says.
+    Durable(Verdict),
+    /// It holds one of these.
+    OneOf(Candidates),
+}
+
+/// A block in doubt, and what it may hold.
+type Doubt = (u64, Candidates);
+
+impl<M: Media> Judge<'_, M> {
+    /// Does a page of the array, with the records of the log that change it.
+    fn page(
+        &self,
+        number: u64,
+        records: &[&Replayed],
+        found: &mut Recovery,
+        visit: &mut impl FnMut(TuplePage) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut page = TuplePage::read(self.layout, self.media, number)?;
+        found.lost.append(&mut page.lost);
+        let (mut doubts, mut verdicts) = (Vec::new(), Vec::new());
+        for interval in self.layout.intervals_of(number) {
+            let range = page.range(self.layout, &(interval..interval + 1));
+            match self.known(interval, records, &page.tuples[range]) {
+                Known::Settled => {}
+                Known::Durable(verdict) => verdicts.push((interval, verdict)),
+                Known::OneOf(candidates) => doubts.push((interval, candidates)),
+            }
+        }
+        for run in self.runs(&doubts) {
+            self.judge(run, found, &mut verdicts);
+        }
+        // a page that the log names may hold what it should only in a cache that has given up writing it
+        let mut is_doubtful = !records.is_empty();
+        for (interval, verdict) in &verdicts {
+            let range = page.range(self.layout, &(*interval..interval + 1));
+            let tuple = &mut page.tuples[range];
+            if tuple != verdict.tuple() {
+                found.changed_tuples += 1;
+                is_doubtful = true;
+                tuple.copy_from_slice(verdict.tuple());
+            }
+        }
+        if is_doubtful { visit(page) } else { Ok(()) }
+    }
+
+    fn known(&self, interval: u64, records: &[&Replayed], array: &[u8]) -> Known {
+        let itself = interval..interval + 1;
+        let tuple_size = self.layout.profile().tuple_size();
+        let dirty = self.layout.regions_of(&itself).any(|region| self.map.is_dirty(region));
+        let mut candidates = Candidates::default();
+        let (mut in_doubt, mut committed) = (dirty, false);
+        for record in records.iter().rev().filter(|record| record.intervals.contains(&interval)) {
+            match self.replay.change(record, &itself, tuple_size) {
+                Change::Written(tuple) => candidates.push(tuple),
+                Change::Unwritten => candidates.push(&[0; TUPLE_SIZE_MAX][..tuple_size]),
+            }
+            if record.seq <= self.replay.committed {
+                // its data was durable, so nothing older can be there
+                committed = true;
+                break;
+            }
+            // with intents by region, a clean region's data was durable before the region became clean
+            in_doubt |= self.mode == IntentMode::Block;
+        }
+        if in_doubt {
+            if !committed {
+                candidates.push(array);
+            }
+            return Known::OneOf(candidates);
+        }
+        candidates.likeliest(self.layout.profile()).map_or(Known::Settled, Known::Durable)
+    }
+
+    /// `doubts` in runs of neighbours that one read can fetch.
+    fn runs<'d>(&self, doubts: &'d [Doubt]) -> impl Iterator<Item = &'d [Doubt]> + use<'d, M> {
+        let most = (READ_MAX / self.layout.profile().interval_size()).max(1);
+        doubts.chunk_by(|(first, _), (second, _)| first + 1 == *second).flat_map(move |run| run.chunks(most))
+    }
+
+    /// Finds out what neighbouring blocks hold.
+    fn judge(&self, run: &[Doubt], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
+        let profile = self.layout.profile();
+        let interval_size = profile.interval_size();
+        let mut data = vec![0; run.len() * interval_size];
+        let Some((first, _)) = run.first() else {
+            return;
+        };
+        if self.media.read(File::Image, first * interval_size as u64, &mut data).is_err() {
+            if run.len() == 1 {
+                found.unreadable_blocks += 1;
+                return;
+            }
+            // perhaps it is only one of them
+            for doubt in run.chunks(1) {
+                self.judge(doubt, found, verdicts);
+            }
+            return;
+        }
+        found.judged_blocks += run.len() as u64;
+        for ((interval, candidates), data) in run.iter().zip(data.chunks_exact(interval_size)) {
+            let verdict = candidates.judge(profile, *interval, data);
+            if verdict.adopted {
+                if !self.rules.contains(Rules::ADOPTION) {
+                    continue;
+                }
+                found.adopt(profile, *interval, &verdict, candidates);
+            }
+            verdicts.push((*interval, verdict));
+        }
+    }
+}

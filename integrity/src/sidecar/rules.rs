@@ -1,0 +1,33 @@
+//! The rules of the log, by name, so that tests can take one away.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// The rules of the log that no sync stands for. A served sidecar has all of them; tests take one away to see that it is
+    /// needed.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Rules: u32 {
+        /// Data is written only when the dirty bit of its region is durable.
+        const BIT_BEFORE_DATA = 1 << 0;
+        /// A record is made only when the dirty bit of its region is durable: recovery trusts records of clean regions.
+        const BIT_BEFORE_RECORD = 1 << 1;
+        /// With intents by block, data is written only when its record, and all before it, are durable.
+        const RECORD_BEFORE_DATA = 1 << 2;
+        /// With intents by region, a flush waits for the records of what it flushes.
+        const FLUSH_WAITS_FOR_RECORDS = 1 << 3;
+        /// A record counts as committed only when its data, and that of all before it, was written before a sync of the image.
+        const COMMIT_WHEN_COMPLETE = 1 << 4;
+        /// A region becomes clean only when all its records are in the array.
+        const CLEAN_WHEN_CHECKPOINTED = 1 << 5;
+        /// A page of the ring is used again only when the tail has passed it.
+        const NO_OVERTAKING = 1 << 6;
+        /// A new session has a new epoch.
+        const NEW_EPOCH = 1 << 7;
+        /// Recovery gives a block that holds no candidate the tuple of what it holds.
+        const ADOPTION = 1 << 8;
+        /// Recovery cleans the dirty map after the superblock has given up the log.
+        const MAP_AFTER_SUPERBLOCK = 1 << 9;
+        /// A write whose data failed is settled by a record of what the blocks hold.
+        const SETTLE_FAILED_WRITES = 1 << 10;
+    }
+}

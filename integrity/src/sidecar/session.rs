@@ -1,0 +1,98 @@
+//! The beginning and the end of a session: between a clean superblock and the next.
+
+use std::io;
+
+use super::journal::Journal;
+use super::layout::Layout;
+use super::media::{File, Media, Reason};
+use super::recovery::Recovery;
+use super::rules::Rules;
+use super::superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError};
+
+/// A sidecar that is ready to be served.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its log, empty.
+    pub journal: Journal,
+    /// What the session before had left, if it was cut off.
+    pub recovered: Option<Recovery>,
+    /// The copy of the superblock that was not good, if one was not; it is good now.
+    pub damaged: Option<(usize, SuperblockError)>,
+}
+
+/// Opens a sidecar for serving, and recovers it first where it was not closed. Of the tuple array `cache_bytes` are kept in memory.
+///
+/// The caller has both files locked: a killed process that still has I/O under way must be gone.
+pub fn open(
+    media: &impl Media,
+    mode: IntentMode,
+    cache_bytes: usize,
+    rules: Rules,
+) -> Result<Opened, LoadError> {
+    let mut loaded = Loaded::from(media)?;
+    let damaged = loaded.damaged.clone();
+    let recovered = match loaded.superblock.state {
+        State::Clean => None,
+        State::Open(_) => Some(recover(media, &loaded.superblock, rules)?),
+    };
+    let now = &loaded.superblock;
+    let epoch = if rules.contains(Rules::NEW_EPOCH) { now.epoch + 1 } else { now.epoch };
+    let tail = recovered.as_ref().map_or(now.tail, |recovered| recovered.next);
+    let opened = Superblock { state: State::Open(mode), epoch, tail, ..now.clone() };
+    if recovered.is_some() && !rules.contains(Rules::MAP_AFTER_SUPERBLOCK) {
+        clean_map(media, opened.layout())?;
+    }
+    loaded.replace(media, opened)?;
+    if recovered.is_some() {
+        clean_map(media, loaded.superblock.layout())?;
+    }
+    Ok(Opened { journal: Journal::new(loaded, mode, cache_bytes, rules), recovered, damaged })
+}
+
+/// Brings what the log tells into the array, durably. The superblock has still to give up the log.
+fn recover(media: &impl Media, superblock: &Superblock, rules: Rules) -> io::Result<Recovery> {
+    // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards; what it wrote to the sidecar
+    // only helps to judge, and is made durable with the verdicts
+    media.sync(File::Image, Reason::RecoveryLeftovers)?;
+    let recovery = Recovery::run(media, superblock, rules, |page| page.write(superblock.layout(), media))?;
+    media.sync(File::Sidecar, Reason::RecoveryTuples)?;
+    Ok(recovery)
+}
+
+/// Ends a session: brings everything into the array, and the superblock says so. All changes must be complete.
+///
+/// Fails when the medium does; the sidecar can then be opened again, and is recovered.
+pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
+    journal.want_checkpoint();
+    while journal.has_work() {
+        if let Some(commit) = journal.begin_commit() {
+            let result = commit.run(media);
+            journal.end_commit(commit, &result);
+            result?;
+        }
+        if let Some(mut checkpoint) = journal.begin_checkpoint() {
+            let result = loop {
+                match checkpoint.step(media) {
+                    Ok(false) => {}
+                    last => break last.map(drop),
+                }
+            };
+            journal.end_checkpoint(checkpoint, &result);
+            result?;
+        }
+    }
+    if !journal.is_empty() {
+        return Err(io::Error::other("a change of blocks is still under way"));
+    }
+    let mut superblock = journal.superblock().clone();
+    let closed = Superblock { state: State::Clean, tail: journal.next(), ..superblock.superblock.clone() };
+    superblock.replace(media, closed)?;
+    // both copies: the loss of one must not bring an older one back
+    media.sync(File::Sidecar, Reason::Superblock)
+}
+
+fn clean_map(media: &impl Media, layout: &Layout) -> io::Result<()> {
+    // written, not punched: a bit that is set later must not wait for the file system to find a block
+    let zeros = vec![0; usize::try_from(layout.map_used()).map_err(io::Error::other)?];
+    media.write(layout.map_offset(), &zeros)
+}

@@ -1,0 +1,490 @@
+//! The superblock: what a sidecar says of itself, of its image and of how it was left.
+//!
+//! It lies twice in the file, at bytes 0 and 4096, each copy alone in its block and whole in one 512-byte sector. Multi-byte
+//! fields are big-endian, as in the tuples.
+//!
+//! | offset | bytes | field |
+//! |-------:|------:|-------|
+//! |      0 |     8 | magic, `STABLEPI` |
+//! |      8 |     4 | format version, 2 |
+//! |     12 |     4 | state: 0 clean, 1 open with intents by region, 2 open with intents by block |
+//! |     16 |    16 | UUID that the image carries too |
+//! |     32 |     8 | image size in bytes |
+//! |     40 |     4 | interval size in bytes |
+//! |     44 |     1 | guard, as NVMe's PIF: 0 16b CRC-16/T10-DIF, 1 32b CRC-32C, 2 64b CRC-64/NVME |
+//! |     45 |     1 | PI type, 1 |
+//! |     46 |     1 | tuple size in bytes: 8 or 16, as the guard has it |
+//! |     47 |     1 | zero |
+//! |     48 |     8 | generation: of two good copies the one with the higher counts |
+//! |     56 |     8 | epoch of the log: pages of another are not of this session |
+//! |     64 |     8 | tail of the log: the sequence number of the first page that still counts |
+//! |     72 |     8 | bytes of the dirty map |
+//! |     80 |     8 | pages of the log |
+//! |     88 |   416 | zero |
+//! |    504 |     8 | CRC-64/NVME of bytes 0 to 503 |
+
+use std::io;
+
+use super::layout::{Layout, LayoutError};
+use super::media::{File, Media, Reason};
+use super::{SECTOR_SIZE, crc_of, field, put};
+use crate::{Guard, IntegrityProfile, PiType};
+
+/// The format version that this crate reads and writes.
+pub const VERSION: u32 = 2;
+
+/// Bytes that a copy of the superblock occupies.
+pub const SUPERBLOCK_SIZE: u64 = 4096;
+
+/// The only PI type of a sidecar, as its byte on disk.
+const TYPE_1: u8 = 1;
+
+/// Generations, epochs and sequence numbers below this can count up for longer than any medium lasts.
+const COUNT_MAX: u64 = 1 << 62;
+
+const MAGIC: [u8; 8] = *b"STABLEPI";
+const VERSION_AT: usize = 8;
+const STATE_AT: usize = 12;
+const UUID_AT: usize = 16;
+const IMAGE_SIZE_AT: usize = 32;
+const INTERVAL_SIZE_AT: usize = 40;
+const GUARD_AT: usize = 44;
+const PI_TYPE_AT: usize = 45;
+const TUPLE_SIZE_AT: usize = 46;
+const ZERO_AT: usize = 47;
+const GENERATION_AT: usize = 48;
+const EPOCH_AT: usize = 56;
+const TAIL_AT: usize = 64;
+const MAP_LEN_AT: usize = 72;
+const LOG_PAGES_AT: usize = 80;
+const RESERVED_AT: usize = 88;
+const CRC_AT: usize = SECTOR_SIZE - 8;
+
+/// How a write says, durably, that it is about to change blocks, before it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntentMode {
+    /// By the dirty bit of each region, which lasts over many writes: almost no cost; after a crash a block of a dirty region
+    /// that is damaged cannot be told from one whose write was cut off.
+    Region,
+    /// By its tags in the log, made durable before its data: one wait more a batch; after a crash only blocks with a write in
+    /// flight are in doubt.
+    Block,
+}
+
+/// How the last who had the image open for writing left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Closed: the log is empty and every tuple is in the array.
+    Clean,
+    /// Open now, or cut off: the log counts.
+    Open(IntentMode),
+}
+
+/// What a sidecar says of itself and of its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    pub(super) uuid: [u8; 16],
+    pub(super) layout: Layout,
+    pub(super) state: State,
+    pub(super) epoch: u64,
+    pub(super) tail: u64,
+    pub(super) generation: u64,
+}
+
+/// Why bytes are not a superblock, or values cannot make one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SuperblockError {
+    /// The magic is not there.
+    #[error("not a sidecar: it does not begin with STABLEPI")]
+    NotASidecar,
+    /// There are fewer bytes than a superblock has.
+    #[error("only {len} bytes long, shorter than a superblock")]
+    TooShort {
+        /// Bytes there are.
+        len: usize,
+    },
+    /// Another release wrote it.
+    #[error("format version {0} is unknown; this program reads version {VERSION}")]
+    UnknownVersion(u32),
+    /// The superblock's own CRC does not match its bytes.
+    #[error("damaged superblock: CRC-64 is {actual:#018x}, should be {expected:#018x}")]
+    Damaged {
+        /// Computed over the bytes.
+        expected: u64,
+        /// Found in the superblock.
+        actual: u64,
+    },
+    /// A field has a value that this version does not define.
+    #[error("unsupported {field} {value}")]
+    Unsupported {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+    },
+    /// The profile is not type 1 with a CRC guard and bare tuples.
+    #[error("unsupported profile: not PI type 1 with a CRC guard and bare tuples")]
+    UnsupportedProfile,
+    /// The areas of the file cannot lie as they should.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// Why a sidecar's superblock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Neither copy is good; this is what is wrong with the first.
+    #[error(transparent)]
+    Superblock(#[from] SuperblockError),
+    /// The medium failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The superblock that counts, and what was wrong with the other copy.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The newest good copy.
+    pub superblock: Superblock,
+    /// The copy that is not good, if one is not: 0 or 1, and why.
+    pub damaged: Option<(usize, SuperblockError)>,
+    /// The copy that the superblock is of.
+    newest: usize,
+}
+
+impl Superblock {
+    /// A clean superblock for an image of `image_size` bytes.
+    ///
+    /// Fails with [`SuperblockError::UnsupportedProfile`] for a profile other than type 1 with a CRC guard and nothing but
+    /// the tuple in its metadata, and with [`SuperblockError::Layout`] for an image that is empty, ends within an interval or
+    /// is too large.
+    pub fn new(uuid: [u8; 16], profile: IntegrityProfile, image_size: u64) -> Result<Self, SuperblockError> {
+        let bare = IntegrityProfile::new(profile.guard(), PiType::Type1, interval_size(&profile));
+        if bare != Ok(profile) || pif(profile.guard()).is_none() {
+            return Err(SuperblockError::UnsupportedProfile);
+        }
+        let layout = Layout::new(profile, image_size)?;
+        Ok(Self { uuid, layout, state: State::Clean, epoch: 1, tail: 1, generation: 1 })
+    }
+
+    /// Reads one copy back. The bytes may come from anywhere: every one of them is checked.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SuperblockError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(SuperblockError::NotASidecar);
+        }
+        let bytes: &[u8; SECTOR_SIZE] =
+            bytes.first_chunk().ok_or(SuperblockError::TooShort { len: bytes.len() })?;
+        // before the CRC, which another version may keep elsewhere
+        match u32::from_be_bytes(field(bytes, VERSION_AT)) {
+            VERSION => {}
+            version => return Err(SuperblockError::UnknownVersion(version)),
+        }
+        let (expected, actual) = (crc_of(&bytes[..CRC_AT]), u64::from_be_bytes(field(bytes, CRC_AT)));
+        if actual != expected {
+            return Err(SuperblockError::Damaged { expected, actual });
+        }
+        if let Some(at) = (RESERVED_AT..CRC_AT).chain([ZERO_AT]).find(|&at| bytes[at] != 0) {
+            return Err(unsupported("field at byte", at as u64));
+        }
+        let number = |at| u64::from_be_bytes(field(bytes, at));
+        let profile = decode_profile(bytes)?;
+        let layout =
+            Layout::of_areas(profile, number(IMAGE_SIZE_AT), number(MAP_LEN_AT), number(LOG_PAGES_AT))?;
+        let state = match u32::from_be_bytes(field(bytes, STATE_AT)) {
+            0 => State::Clean,
+            1 => State::Open(IntentMode::Region),
+            2 => State::Open(IntentMode::Block),
+            code => return Err(unsupported("state", code.into())),
+        };
+        let counted = |field, at| match number(at) {
+            value @ 1..COUNT_MAX => Ok(value),
+            value => Err(unsupported(field, value)),
+        };
+        Ok(Self {
+            uuid: field(bytes, UUID_AT),
+            layout,
+            state,
+            epoch: counted("epoch", EPOCH_AT)?,
+            tail: counted("tail", TAIL_AT)?,
+            generation: counted("generation", GENERATION_AT)?,
+        })
+    }
+
+    /// One copy, as it lies on disk.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "no superblock has a guard without a PIF")]
+    pub fn encode(&self) -> [u8; SECTOR_SIZE] {
+        let mut bytes = [0; SECTOR_SIZE];
+        let state: u32 = match self.state {
+            State::Clean => 0,
+            State::Open(IntentMode::Region) => 1,
+            State::Open(IntentMode::Block) => 2,
+        };
+        let profile = self.layout.profile();
+        put(&mut bytes, 0, &MAGIC);
+        put(&mut bytes, VERSION_AT, &VERSION.to_be_bytes());
+        put(&mut bytes, STATE_AT, &state.to_be_bytes());
+        put(&mut bytes, UUID_AT, &self.uuid);
+        put(&mut bytes, IMAGE_SIZE_AT, &self.layout.image_size().to_be_bytes());
+        put(&mut bytes, INTERVAL_SIZE_AT, &interval_size(profile).to_be_bytes());
+        bytes[GUARD_AT] = pif(profile.guard()).expect("a guard with a PIF");
+        bytes[PI_TYPE_AT] = TYPE_1;
+        bytes[TUPLE_SIZE_AT] = tuple_size(profile);
+        put(&mut bytes, GENERATION_AT, &self.generation.to_be_bytes());
+        put(&mut bytes, EPOCH_AT, &self.epoch.to_be_bytes());
+        put(&mut bytes, TAIL_AT, &self.tail.to_be_bytes());
+        put(&mut bytes, MAP_LEN_AT, &self.layout.map_len().to_be_bytes());
+        put(&mut bytes, LOG_PAGES_AT, &self.layout.log_pages().to_be_bytes());
+        let crc = crc_of(&bytes[..CRC_AT]);
+        put(&mut bytes, CRC_AT, &crc.to_be_bytes());
+        bytes
+    }
+
+    /// The UUID that image and sidecar share.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// Where everything lies.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How the last who had it open left it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The log's epoch: how often it was opened.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Sequence number of the first page of the log that counts.
+    #[must_use]
+    pub fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// How often a superblock was written.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The same for an image that has grown to `image_size` bytes.
+    pub fn grown_to(&self, image_size: u64) -> Result<Self, SuperblockError> {
+        Ok(Self { layout: self.layout.grown_to(image_size)?, ..self.clone() })
+    }
+
+    /// Writes both copies to a new sidecar.
+    pub fn create(&self, media: &impl Media) -> io::Result<()> {
+        let bytes = self.encode();
+        media.write(0, &bytes)?;
+        media.write(SUPERBLOCK_SIZE, &bytes)
+    }
+}
+
+impl Loaded {
+    /// Reads both copies and takes the newest that is good. With none good, the first's error is told.
+    pub fn from(media: &impl Media) -> Result<Self, LoadError> {
+        let copy = |copy| -> Result<Result<Superblock, SuperblockError>, io::Error> {
+            let mut bytes = [0; SECTOR_SIZE];
+            media.read(File::Sidecar, copy * SUPERBLOCK_SIZE, &mut bytes)?;
+            Ok(Superblock::decode(&bytes))
+        };
+        match (copy(0)?, copy(1)?) {
+            (Ok(first), Ok(second)) if first.generation < second.generation => {
+                Ok(Self { superblock: second, damaged: None, newest: 1 })
+            }
+            (Ok(superblock), Ok(_)) => Ok(Self { superblock, damaged: None, newest: 0 }),
+            (Ok(superblock), Err(error)) => Ok(Self { superblock, damaged: Some((1, error)), newest: 0 }),
+            (Err(error), Ok(superblock)) => Ok(Self { superblock, damaged: Some((0, error)), newest: 1 }),
+            (Err(error), Err(_)) => Err(error.into()),
+        }
+    }
+
+    /// Puts `superblock` in place of this one: first over the copy that is not the newest, so that a good one is always there.
+    /// Durable when it returns; the other copy follows with the next sync.
+    pub fn replace(&mut self, media: &impl Media, superblock: Superblock) -> io::Result<()> {
+        let superblock = Superblock { generation: self.superblock.generation + 1, ..superblock };
+        let bytes = superblock.encode();
+        let (older, newer) = (1 - self.newest, self.newest);
+        media.write(older as u64 * SUPERBLOCK_SIZE, &bytes)?;
+        media.sync(File::Sidecar, Reason::Superblock)?;
+        *self = Self { superblock, damaged: None, newest: older };
+        media.write(newer as u64 * SUPERBLOCK_SIZE, &bytes)
+    }
+}
+
+/// Everything that the tuples' layout depends on.
+fn decode_profile(bytes: &[u8; SECTOR_SIZE]) -> Result<IntegrityProfile, SuperblockError> {
+    let guard = guard(bytes[GUARD_AT]).ok_or_else(|| unsupported("guard", bytes[GUARD_AT].into()))?;
+    if bytes[PI_TYPE_AT] != TYPE_1 {
+        return Err(unsupported("PI type", bytes[PI_TYPE_AT].into()));
+    }
+    let interval_size = u32::from_be_bytes(field(bytes, INTERVAL_SIZE_AT));
+    let profile = IntegrityProfile::new(guard, PiType::Type1, interval_size)
+        .map_err(|_| unsupported("interval size", interval_size.into()))?;
+    if bytes[TUPLE_SIZE_AT] != tuple_size(&profile) {
+        return Err(unsupported("tuple size", bytes[TUPLE_SIZE_AT].into()));
+    }
+    Ok(profile)
+}
+
+/// NVMe's protection information format, which names the guard on disk. The Internet checksum has none.
+fn pif(guard: Guard) -> Option<u8> {
+    match guard {
+        Guard::Crc16T10Dif => Some(0),
+        Guard::Crc32c => Some(1),
+        Guard::Crc64Nvme => Some(2),
+        Guard::IpChecksum => None,
+    }
+}
+
+fn guard(code: u8) -> Option<Guard> {
+    Guard::ALL.into_iter().find(|&guard| pif(guard) == Some(code))
+}
+
+fn interval_size(profile: &IntegrityProfile) -> u32 {
+    u32::try_from(profile.interval_size()).expect("an interval is 64 KiB at most")
+}
+
+fn tuple_size(profile: &IntegrityProfile) -> u8 {
+    u8::try_from(profile.tuple_size()).expect("a tuple is 16 bytes at most")
+}
+
+fn unsupported(field: &'static str, value: u64) -> SuperblockError {
+    SuperblockError::Unsupported { field, value }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CRC_GUARDS: [Guard; 3] = [Guard::Crc16T10Dif, Guard::Crc32c, Guard::Crc64Nvme];
+    const STATES: [State; 3] =
+        [State::Clean, State::Open(IntentMode::Region), State::Open(IntentMode::Block)];
+
+    fn superblock() -> Superblock {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        Superblock::new([7; 16], profile, 1 << 20).unwrap()
+    }
+
+    /// A copy with `value` at `at`, its CRC made good again.
+    fn forged(at: usize, value: &[u8]) -> [u8; SECTOR_SIZE] {
+        let mut bytes = superblock().encode();
+        put(&mut bytes, at, value);
+        let crc = crc_of(&bytes[..CRC_AT]);
+        put(&mut bytes, CRC_AT, &crc.to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn lies_on_disk_as_documented() {
+        let mut superblock = superblock();
+        (superblock.state, superblock.epoch, superblock.tail) = (State::Open(IntentMode::Block), 5, 6);
+        let bytes = superblock.encode();
+        assert_eq!(&bytes[..16], b"STABLEPI\0\0\0\x02\0\0\0\x02");
+        assert_eq!(bytes[16..32], [7; 16]);
+        assert_eq!(&bytes[32..48], b"\0\0\0\0\0\x10\0\0\0\0\x10\0\x02\x01\x10\0");
+        let number = |at| u64::from_be_bytes(field(&bytes, at));
+        let layout = superblock.layout();
+        assert_eq!([48, 56, 64, 72, 80].map(number), [1, 5, 6, layout.map_len(), layout.log_pages()]);
+        assert!(bytes[88..504].iter().all(|&byte| byte == 0));
+        let crc = crc::Crc::<u64>::new(&crc::CRC_64_NVME).checksum(&bytes[..504]);
+        assert_eq!(bytes[504..], crc.to_be_bytes());
+    }
+
+    #[test]
+    fn refuses_what_is_no_sidecar() {
+        assert_eq!(Superblock::decode(b""), Err(SuperblockError::NotASidecar));
+        assert_eq!(Superblock::decode(&[0; SECTOR_SIZE]), Err(SuperblockError::NotASidecar));
+        assert_eq!(Superblock::decode(b"STABLEPI\0\0\0\x02"), Err(SuperblockError::TooShort { len: 12 }));
+    }
+
+    #[test]
+    fn refuses_another_version_by_its_number() {
+        let mut bytes = superblock().encode();
+        bytes[VERSION_AT + 3] = 1;
+        assert_eq!(Superblock::decode(&bytes), Err(SuperblockError::UnknownVersion(1)));
+    }
+
+    #[test]
+    fn refuses_fields_it_does_not_know() {
+        for (at, value, field, reported) in [
+            (STATE_AT, &[0, 0, 0, 3][..], "state", 3),
+            (GUARD_AT, &[3], "guard", 3),
+            (PI_TYPE_AT, &[3], "PI type", 3),
+            (TUPLE_SIZE_AT, &[8], "tuple size", 8),
+            (INTERVAL_SIZE_AT, &[0, 0, 0, 1], "interval size", 1),
+            (INTERVAL_SIZE_AT, &[0, 0, 0, 0], "interval size", 0),
+            (ZERO_AT, &[1], "field at byte", 47),
+            (300, &[1], "field at byte", 300),
+            (GENERATION_AT, &[0x40], "generation", (1 << 62) + 1),
+            (EPOCH_AT, &[0; 8], "epoch", 0),
+            (TAIL_AT, &[0xFF; 8], "tail", u64::MAX),
+        ] {
+            let error = Superblock::decode(&forged(at, value));
+            assert_eq!(error, Err(SuperblockError::Unsupported { field, value: reported }));
+        }
+    }
+
+    #[test]
+    fn refuses_areas_that_cannot_be() {
+        for (at, value) in
+            [(IMAGE_SIZE_AT, 4097_u64), (IMAGE_SIZE_AT, 1 << 63), (MAP_LEN_AT, 1), (LOG_PAGES_AT, 0)]
+        {
+            let decoded = Superblock::decode(&forged(at, &value.to_be_bytes()));
+            assert!(matches!(decoded, Err(SuperblockError::Layout(_))), "{decoded:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_profiles_that_it_cannot_name() {
+        let profile = |guard, pi_type| IntegrityProfile::new(guard, pi_type, 4096).unwrap();
+        for profile in [
+            profile(Guard::IpChecksum, PiType::Type1),
+            profile(Guard::Crc64Nvme, PiType::Type2),
+            profile(Guard::Crc64Nvme, PiType::Type3),
+            profile(Guard::Crc64Nvme, PiType::Type1).with_storage_tag_size(8).unwrap(),
+        ] {
+            assert_eq!(Superblock::new([0; 16], profile, 4096), Err(SuperblockError::UnsupportedProfile));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decodes_what_it_encodes(
+            uuid: [u8; 16],
+            guard in prop::sample::select(&CRC_GUARDS[..]),
+            interval_shift in 9_u32..=16,
+            intervals in 1_u64..1 << 40,
+            state in prop::sample::select(&STATES[..]),
+            epoch in 1_u64..1 << 40,
+        ) {
+            let profile = IntegrityProfile::new(guard, PiType::Type1, 1 << interval_shift).unwrap();
+            let mut superblock = Superblock::new(uuid, profile, intervals << interval_shift).unwrap();
+            (superblock.epoch, superblock.state) = (epoch, state);
+            prop_assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
+        }
+
+        #[test]
+        fn one_wrong_bit_is_noticed(at in 0..SECTOR_SIZE, bit in 0_u8..8) {
+            let mut bytes = superblock().encode();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Superblock::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(at in 0..CRC_AT - 8, value: [u8; 8]) {
+            let _ = Superblock::decode(&forged(at, &value));
+        }
+    }
+}

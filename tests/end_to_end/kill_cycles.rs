@@ -1,0 +1,107 @@
+//! kill -9 under load, over and over on the same disk: whatever was complete is there, everything can be read, `check` is clean.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use fastrand::Rng;
+use load::{History, Load, Plan};
+use rustix::process::Signal;
+
+use crate::harness::{Backend, Image, Process, serve_command};
+
+const CYCLES: u32 = 100;
+/// Small, so that its log of 64 pages goes round often.
+const SIZE: u64 = 4 << 20;
+const SECTORS: u64 = SIZE / 512;
+/// Of an image of that size.
+const LOG_PAGES: u64 = 64;
+const INTERVAL: usize = 4096;
+/// Longer than the log may rest before its checkpoint begins.
+const REST: Duration = Duration::from_millis(2100);
+
+/// What the cycles have been through, to see that they did test something.
+#[derive(Debug, Default)]
+struct Tally {
+    kills_in_flight: u32,
+    kills_after_flush: u32,
+    adopted_blocks: usize,
+}
+
+fn survives_kills(intent: &str) {
+    let seed =
+        env::var("STABLEBLK_KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("intents by {intent}, STABLEBLK_KILL_SEED={seed}");
+    let mut rng = Rng::with_seed(seed);
+    let image = Image::create(SIZE);
+    let (mut history, mut adopted) = (History::new(SECTORS), BTreeSet::new());
+    let mut tally = Tally::default();
+    for cycle in 0..CYCLES {
+        if cycle % 4 == 3 {
+            kill_while_it_starts(&image, intent, &mut rng);
+        }
+        let backend = Backend::serve(&image, &["--intent", intent]);
+        let before = history.newest();
+        let mut load = Load::start(backend.socket(), history).unwrap();
+        load.read_all();
+        let steps = 1 << rng.u32(..11);
+        Plan::new(rng.u64(..), SECTORS).take(steps).for_each(|step| load.submit(step));
+        if cycle % 40 == 39 {
+            // its checkpoint begins when the disk is at rest
+            load.drain();
+            thread::sleep(REST);
+        }
+        thread::sleep(Duration::from_micros(rng.u64(..2000)));
+        backend.kill();
+        load.collect();
+
+        let (in_flight, complete, flushed) = (load.in_flight(), load.complete_through(), load.flushed());
+        tally.kills_in_flight += u32::from(in_flight > 0);
+        tally.kills_after_flush += u32::from(flushed > before);
+        history = load.into_history();
+        let report = image.check(if rng.bool() { &["--recover"] } else { &[] });
+        assert_eq!(report.bad_blocks(), [], "cycle {cycle}");
+        let now = report.adopted_blocks();
+        let in_doubt =
+            history.blocks_changed_after(if intent == "block" { complete } else { flushed }, INTERVAL);
+        for lba in now.difference(&adopted) {
+            assert!(
+                in_doubt.contains(lba),
+                "cycle {cycle}: block {lba} is adopted, though it was in no doubt"
+            );
+        }
+        tally.adopted_blocks += now.difference(&adopted).count();
+        adopted = now;
+    }
+    let tail = log_tail(&image);
+    println!("{tally:?}, log page {tail}");
+    assert!(tally.kills_in_flight > CYCLES / 4, "hardly any request was in flight: {tally:?}");
+    assert!(tally.kills_after_flush > CYCLES / 8, "hardly any flush was complete: {tally:?}");
+    assert!(tail > 10 * LOG_PAGES, "the log hardly went round: page {tail}");
+}
+
+/// SIGKILL before it serves: in its recovery, or before that or after it.
+fn kill_while_it_starts(image: &Image, intent: &str, rng: &mut Rng) {
+    let socket = image.directory().join("socket");
+    let mut starting = Process::start(&mut serve_command(&socket, image, &["--intent", intent]));
+    thread::sleep(Duration::from_micros(rng.u64(..30_000)));
+    starting.signal(Signal::KILL);
+    starting.wait();
+    // fails when it was killed before it listened
+    let _ = fs::remove_file(socket);
+}
+
+/// The page of the log that counts the sessions' pages: how far it has come.
+fn log_tail(image: &Image) -> u64 {
+    image.json("info")["log"]["tail"].as_u64().unwrap()
+}
+
+#[test]
+fn with_intents_by_region() {
+    survives_kills("region");
+}
+
+#[test]
+fn with_intents_by_block() {
+    survives_kills("block");
+}
