@@ -48,6 +48,7 @@ fuzz: prerequisites
 
 soak: prerequisites
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk --test worker -- --nocapture
+	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk-integrity --test crash soak -- --nocapture
 
 prerequisites:
 	scripts/install-prerequisites

@@ -1,0 +1,103 @@
+//! Programs that are too long to be found by trying all.
+
+use stableblk_integrity::sidecar::IntentMode::{self, Block, Region};
+
+use crate::explorer::Explorer;
+use crate::host::Command::Write;
+use crate::play::Op;
+use crate::programs;
+use crate::recorder::Damage;
+use crate::setup::{Mutant, Setup};
+
+/// Pages of the log: see [`Setup`].
+const RING: usize = 64;
+
+/// Cuts that are tried where a program goes on after one.
+const CUTS: u64 = 32;
+
+const FIRST: Op = Op::Do(Write, 0..1);
+const SECOND: Op = Op::Do(Write, 1..2);
+
+/// All of them, with the disks on which they run.
+pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
+    let small = Setup::small(mode).with(mutant);
+    let mut programs: Vec<_> =
+        [overtaking(), commit_fails_in_checkpoint(), settled_beside_others(), marked_twice()]
+            .into_iter()
+            .map(|program| (small.clone(), program))
+            .collect();
+    programs.extend((0..CUTS).map(|cut| match mode {
+        Region => (Setup::two_regions(mode).with(mutant), pages_of_a_lost_batch(cut)),
+        Block => (small.clone(), pages_of_a_failed_batch(cut)),
+    }));
+    programs
+}
+
+/// Explores the last operations of `program`.
+pub(crate) fn run(explorer: &mut Explorer<'_>, setup: &Setup, program: &[Op]) {
+    for end in program.len().saturating_sub(4)..program.len() {
+        programs::run(explorer, setup, &program[..=end]);
+    }
+}
+
+/// The sync of the next commit but `writes` writes fails.
+fn sync_fails(writes: u64, damage: Damage) -> Op {
+    Op::Fail { after: writes, count: 1, damage, errno: 5 }
+}
+
+/// The log comes round while nobody makes a checkpoint.
+fn overtaking() -> Vec<Op> {
+    let page = [Op::Submit(Write, 0..1), Op::Commit(false), Op::GoOn, Op::GoOn, Op::GoOn, Op::BeginFlush];
+    let pages = page.iter().chain(&[Op::Commit(false)]).cycle().take(7 * (RING + 2));
+    pages.chain(&[Op::Flush]).cloned().collect()
+}
+
+/// A sync that fails gives up the tuples of a checkpoint beside it.
+fn commit_fails_in_checkpoint() -> Vec<Op> {
+    let mut program = vec![FIRST, Op::Flush, Op::Step, Op::Step, Op::Step, Op::Step];
+    program.extend([Op::Submit(Write, 1..2), Op::BeginFlush, sync_fails(1, Damage::Part), Op::Commit(false)]);
+    program.extend([Op::Heal, Op::Step, Op::Step, Op::Step, Op::Step]);
+    program
+}
+
+/// The record that settles a failed write lies behind a page that another write keeps from being complete.
+fn settled_beside_others() -> Vec<Op> {
+    let failing = Op::Fail { after: 0, count: 1, damage: Damage::None, errno: 5 };
+    let mut program = vec![FIRST, Op::Flush, Op::Checkpoint, Op::Submit(Write, 0..1), Op::Commit(false)];
+    program.extend([
+        Op::GoOn,
+        failing,
+        Op::GoOn,
+        Op::Heal,
+        Op::Submit(Write, 1..2),
+        Op::Commit(false),
+        Op::GoOn,
+    ]);
+    program.extend(vec![Op::Step; 8]);
+    program
+}
+
+/// A region is asked for again while the commit that marks it is running.
+fn marked_twice() -> Vec<Op> {
+    let mut program =
+        vec![Op::Submit(Write, 0..1), Op::Commit(true), Op::WriteHalves, SECOND, Op::Commit(true)];
+    program.extend([Op::Flush, Op::Commit(true), Op::Checkpoint, Op::Finish]);
+    program
+}
+
+/// Of two pages in a batch that a power cut hits, the second may be there without the first.
+fn pages_of_a_lost_batch(cut: u64) -> Vec<Op> {
+    let mut program = vec![FIRST, Op::BeginFlush, Op::Submit(Write, 0..1), Op::GoOn, Op::GoOn, Op::GoOn];
+    program.extend([Op::BeginFlush, sync_fails(2, Damage::None), Op::Commit(false), Op::Heal]);
+    program.extend([Op::Cut(cut), SECOND, Op::Flush]);
+    program
+}
+
+/// The same where each commit is of one page, unless it was tried before.
+fn pages_of_a_failed_batch(cut: u64) -> Vec<Op> {
+    let mut program =
+        vec![Op::Submit(Write, 0..1), sync_fails(1, Damage::None), Op::Commit(false), Op::GoOn, Op::GoOn];
+    program.extend([Op::Submit(Write, 1..2), sync_fails(2, Damage::None), Op::Commit(false), Op::Heal]);
+    program.extend([Op::Cut(cut), SECOND, Op::Flush]);
+    program
+}

@@ -1,0 +1,21 @@
+//! The sidecar's log against crashes: every state that a power cut or a killed process can leave, recovered and compared with what
+//! the guest was promised.
+
+mod cuts;
+mod directed;
+mod explorer;
+mod hash;
+mod host;
+mod medium;
+mod mutants;
+mod oracle;
+mod play;
+mod programs;
+mod promise;
+mod recorder;
+mod rot;
+mod schedules;
+mod search;
+mod sectors;
+mod setup;
+mod violation;

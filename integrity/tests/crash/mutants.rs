@@ -1,0 +1,95 @@
+//! Each sync and each rule taken away in turn: something must then be seen that must never be.
+
+use std::fmt;
+
+use stableblk_integrity::sidecar::{File, IntentMode, Reason, Rules};
+
+use crate::directed;
+use crate::explorer::Explorer;
+use crate::programs;
+use crate::setup::{Mutant, Setup};
+
+const BOTH: &[IntentMode] = &[IntentMode::Region, IntentMode::Block];
+const REGION: &[IntentMode] = &[IntentMode::Region];
+const BLOCK: &[IntentMode] = &[IntentMode::Block];
+
+/// All of them, with the modes in which they matter.
+fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
+    let syncs = [
+        (File::Sidecar, Reason::Commit),
+        (File::Image, Reason::CheckpointData),
+        (File::Sidecar, Reason::CheckpointTuples),
+        (File::Sidecar, Reason::Superblock),
+        (File::Image, Reason::RecoveryLeftovers),
+        (File::Sidecar, Reason::RecoveryTuples),
+    ];
+    let syncs = syncs.into_iter().map(|(file, reason)| (Mutant::WithoutSync(file, reason), BOTH));
+    let modes = |rule| match rule {
+        Rules::RECORD_BEFORE_DATA => BLOCK,
+        Rules::BIT_BEFORE_DATA
+        | Rules::BIT_BEFORE_RECORD
+        | Rules::FLUSH_WAITS_FOR_RECORDS
+        | Rules::CLEAN_WHEN_CHECKPOINTED
+        | Rules::MAP_AFTER_SUPERBLOCK => REGION,
+        _ => BOTH,
+    };
+    let rules = Rules::all().iter().map(|rule| (Mutant::WithoutRule(rule), modes(rule)));
+    [(Mutant::FlushWithoutData, BOTH)].into_iter().chain(syncs).chain(rules).collect()
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.pad("none"),
+            Self::WithoutSync(file, reason) => f.pad(&format!("no sync of {file:?} for {reason:?}")),
+            Self::WithoutRule(rule) => {
+                f.pad(&format!("not {}", rule.iter_names().map(|(name, _)| name).collect::<String>()))
+            }
+            Self::FlushWithoutData => f.pad("flush without a sync of Image"),
+        }
+    }
+}
+
+/// Tries short programs, then such in which the medium fails, then long ones.
+fn search(setup: &Setup) -> Option<String> {
+    let mut states = 0;
+    let alphabet = programs::everything();
+    let short = [(1, false), (2, false), (1, true), (3, false), (2, true)];
+    for (depth, faults) in short {
+        let mut explorer = Explorer::new(setup, 1);
+        if faults {
+            programs::exhaust_faults(&mut explorer, setup, &alphabet, depth);
+        } else {
+            programs::exhaust(&mut explorer, setup, &alphabet, depth);
+        }
+        states += explorer.states();
+        if let Some((violation, how)) = explorer.found() {
+            return Some(format!("{violation} ({states} states; {how:.160})"));
+        }
+    }
+    for (setup, program) in directed::all(setup.mode, setup.mutant) {
+        let mut explorer = Explorer::new(&setup, 1);
+        directed::run(&mut explorer, &setup, &program);
+        states += explorer.states();
+        if let Some((violation, how)) = explorer.found() {
+            return Some(format!("{violation} ({states} states; {how:.160})"));
+        }
+    }
+    None
+}
+
+#[test]
+fn each_is_caught() {
+    let mut missed = Vec::new();
+    println!("| mutant | mode | seen |\n|-|-|-|");
+    for (mutant, modes) in mutants() {
+        for &mode in modes {
+            let verdict = search(&Setup::small(mode).with(mutant));
+            println!("| {mutant} | {mode:?} | {} |", verdict.as_deref().unwrap_or("NOTHING"));
+            if verdict.is_none() {
+                missed.push((mutant, mode));
+            }
+        }
+    }
+    assert_eq!(missed, []);
+}

@@ -1,0 +1,75 @@
+//! What the guest may rely on, block by block.
+
+use std::rc::Rc;
+
+use stableblk_integrity::sidecar::SECTOR_SIZE;
+
+use crate::sectors::Sector;
+
+/// What a block may hold, sector by sector.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Version {
+    pub(crate) sectors: Rc<[Sector]>,
+    /// Its tuple may be marked as adopted: it is a mixture that a failed write or a crash has left.
+    pub(crate) is_adopted: bool,
+}
+
+/// What is promised of one block.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BlockPromise {
+    /// What it may hold after a crash: what was flushed last, and all that was written since.
+    pub(crate) versions: Vec<Version>,
+    /// A change is under way.
+    pub(crate) in_flight: bool,
+    /// All that was written is in the array, and the log knows no more of it.
+    pub(crate) quiet: bool,
+}
+
+impl Version {
+    pub(crate) fn of(data: &[u8]) -> Self {
+        let sectors = data.as_chunks::<SECTOR_SIZE>().0.iter().map(Sector::of).collect();
+        Self { sectors, is_adopted: false }
+    }
+}
+
+impl BlockPromise {
+    pub(crate) fn of(version: Version) -> Self {
+        Self { versions: vec![version], in_flight: false, quiet: true }
+    }
+
+    /// Whether there is one thing that it must hold.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.versions.len() == 1 && !self.in_flight
+    }
+
+    /// Whether each sector is that of some version.
+    pub(crate) fn allows(&self, held: &Version) -> bool {
+        let allowed = |(at, sector): (usize, &Sector)| {
+            self.versions.iter().any(|version| version.sectors[at] == *sector)
+        };
+        held.sectors.iter().enumerate().all(allowed)
+    }
+
+    /// Whether all of it is that of one version.
+    pub(crate) fn has(&self, held: &Version) -> bool {
+        self.versions.iter().any(|version| version.sectors == held.sectors)
+    }
+
+    pub(crate) fn may_be_adopted(&self) -> bool {
+        self.versions.iter().any(|version| version.is_adopted)
+    }
+
+    /// The same while a recovery goes on: one that is cut off leaves marks in tuples, and no report.
+    pub(crate) fn during_recovery(&self) -> Self {
+        let mut promise = self.clone();
+        if !self.is_settled() {
+            for version in &mut promise.versions {
+                version.is_adopted = true;
+            }
+        }
+        promise
+    }
+}
+
+/// Of all the blocks of the model.
+pub(crate) type Promise = Vec<BlockPromise>;

@@ -1,0 +1,88 @@
+//! The search for a state that breaks a promise, in both modes: all short programs, then random schedules.
+//!
+//! A seed decides everything about a schedule. A failure names it; `STABLEBLK_SEED` runs that one again.
+//! `STABLEBLK_SOAK_SECONDS` goes on with fresh seeds for so long.
+
+use std::env;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use stableblk_integrity::sidecar::IntentMode;
+
+use crate::directed;
+use crate::explorer::Explorer;
+use crate::programs;
+use crate::schedules::{self, Style};
+use crate::setup::{Mutant, Setup};
+
+/// States in each of the modes.
+const STATES: u64 = 600_000;
+
+#[test]
+fn region_mode_keeps_its_promises() {
+    search(IntentMode::Region);
+}
+
+#[test]
+fn block_mode_keeps_its_promises() {
+    search(IntentMode::Block);
+}
+
+#[test]
+fn soak() {
+    let Ok(seconds) = env::var("STABLEBLK_SOAK_SECONDS") else { return };
+    let end = Instant::now() + Duration::from_secs(seconds.parse().expect("a number of seconds"));
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() << 20;
+    let (mut seed, mut states) = (first, 0);
+    while Instant::now() < end {
+        for mode in [IntentMode::Region, IntentMode::Block] {
+            states += schedule(mode, seed);
+        }
+        seed += 1;
+    }
+    println!("{states} states of {} schedules, from seed {first} on", seed - first);
+}
+
+fn search(mode: IntentMode) {
+    if let Ok(seed) = env::var("STABLEBLK_SEED") {
+        schedule(mode, seed.parse().expect("a number"));
+        return;
+    }
+    let mut states = 0;
+    let small = Setup::small(mode);
+    let alphabet = programs::everything();
+    states += explored(&small, |explorer| programs::exhaust(explorer, &small, &alphabet, 4));
+    states += explored(&small, |explorer| programs::exhaust_faults(explorer, &small, &alphabet, 2));
+    for (setup, program) in directed::all(mode, Mutant::None) {
+        states += explored(&setup, |explorer| directed::run(explorer, &setup, &program));
+    }
+    let programs = states;
+    let mut seed = 0;
+    while states < STATES {
+        states += schedule(mode, seed);
+        seed += 1;
+    }
+    println!("{mode:?}: {programs} states of all short programs, {} of {seed} schedules", states - programs);
+}
+
+/// Runs the schedule of `seed`. Returns the number of states.
+fn schedule(mode: IntentMode, seed: u64) -> u64 {
+    let setup = match seed % 8 {
+        0 => Setup::two_regions(mode),
+        1 | 2 => Setup::tight_cache(mode),
+        3..=5 => Setup::growing(mode),
+        _ => Setup::small(mode),
+    };
+    let style =
+        Style { length: 300, explored: 40, faults: seed / 8 % 2 == 1, checkpoints: seed / 16 % 4 != 3 };
+    explored(&setup, |explorer| schedules::run(explorer, &setup, style, seed))
+}
+
+/// Explores, and reports what must not be. Returns the number of states.
+fn explored(setup: &Setup, explore: impl FnOnce(&mut Explorer<'_>)) -> u64 {
+    let mut explorer = Explorer::new(setup, 0);
+    explore(&mut explorer);
+    if let Some((violation, how)) = explorer.found() {
+        panic!("{:?} mode: {violation}: {how}", setup.mode);
+    }
+    explorer.states()
+}

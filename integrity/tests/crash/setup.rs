@@ -1,0 +1,138 @@
+//! A small disk, and the rules under which it is tried.
+
+use std::rc::Rc;
+
+use stableblk_integrity::sidecar::{File, IntentMode, Layout, Reason, Rules, SECTOR_SIZE, Superblock};
+use stableblk_integrity::{Guard, IntegrityProfile, PiType};
+
+use crate::medium::Medium;
+use crate::promise::{BlockPromise, Promise, Version};
+use crate::recorder::Recorder;
+
+pub(crate) const UUID: [u8; 16] = [0xA5; 16];
+
+/// Fewest pages of a log, and where a superblock says how many there are.
+const LOG_PAGES: u64 = 64;
+const LOG_PAGES_AT: usize = 80;
+const CRC_AT: usize = SECTOR_SIZE - 8;
+
+/// What is different from a sidecar as it is served, to see that it is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    None,
+    /// A sync that is left out.
+    WithoutSync(File, Reason),
+    /// A rule that is not kept.
+    WithoutRule(Rules),
+    /// The guest's flush does not sync the image.
+    FlushWithoutData,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) mode: IntentMode,
+    pub(crate) interval: u32,
+    pub(crate) image_size: u64,
+    /// The blocks that requests name, by their LBA.
+    pub(crate) lbas: Vec<u64>,
+    /// Pages of the tuple cache.
+    pub(crate) cache_pages: usize,
+    pub(crate) mutant: Mutant,
+}
+
+impl Setup {
+    /// Two blocks of two sectors in one region.
+    pub(crate) fn small(mode: IntentMode) -> Self {
+        Self {
+            mode,
+            interval: 1024,
+            image_size: 2048,
+            lbas: vec![0, 1],
+            cache_pages: 4,
+            mutant: Mutant::None,
+        }
+    }
+
+    /// Blocks on both sides of a border of regions.
+    pub(crate) fn two_regions(mode: IntentMode) -> Self {
+        let image_size = (1 << 20) + (8 << 10);
+        Self { interval: 8192, image_size, lbas: vec![127, 128], ..Self::small(mode) }
+    }
+
+    /// Blocks whose tuples lie in three pages of the array, of which the memory holds two.
+    pub(crate) fn tight_cache(mode: IntentMode) -> Self {
+        Self {
+            interval: 512,
+            image_size: 512 * 600,
+            lbas: vec![0, 1, 248, 249, 599],
+            cache_pages: 2,
+            ..Self::small(mode)
+        }
+    }
+
+    /// A third block, which is there when the image has grown.
+    pub(crate) fn growing(mode: IntentMode) -> Self {
+        Self { lbas: vec![0, 1, 2], ..Self::small(mode) }
+    }
+
+    /// The image's size when all blocks are there.
+    pub(crate) fn grown_size(&self) -> u64 {
+        (self.lbas[self.lbas.len() - 1] + 1) * u64::from(self.interval)
+    }
+
+    pub(crate) fn with(&self, mutant: Mutant) -> Self {
+        Self { mutant, ..self.clone() }
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        match self.mutant {
+            Mutant::WithoutRule(rule) => Rules::all() - rule,
+            _ => Rules::all(),
+        }
+    }
+
+    pub(crate) fn profile(&self) -> IntegrityProfile {
+        IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, self.interval).expect("a valid interval")
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.superblock().layout().clone()
+    }
+
+    /// A block that was never written.
+    pub(crate) fn zeros(&self) -> Version {
+        Version::of(&vec![0; self.interval as usize])
+    }
+
+    pub(crate) fn recorder(&self, medium: Medium, promise: Rc<Promise>) -> Recorder {
+        let ignored = match self.mutant {
+            Mutant::WithoutSync(file, reason) => Some((file, reason)),
+            _ => None,
+        };
+        Recorder::new(medium, promise, ignored)
+    }
+
+    /// A new sidecar on its medium.
+    pub(crate) fn created(&self) -> Medium {
+        let recorder = Recorder::new(Medium::default(), Rc::default(), None);
+        self.superblock().create(&recorder).expect("nothing fails");
+        let mut medium = recorder.medium();
+        medium.sync(File::Sidecar);
+        medium
+    }
+
+    /// What a new disk promises: zeros.
+    pub(crate) fn unwritten(&self) -> Promise {
+        vec![BlockPromise::of(self.zeros()); self.lbas.len()]
+    }
+
+    /// With a log as short as it may be.
+    fn superblock(&self) -> Superblock {
+        let superblock = Superblock::new(UUID, self.profile(), self.image_size).expect("a valid layout");
+        let mut bytes = superblock.encode();
+        bytes[LOG_PAGES_AT..][..8].copy_from_slice(&LOG_PAGES.to_be_bytes());
+        let crc = Guard::Crc64Nvme.compute(&bytes[..CRC_AT]);
+        bytes[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
+        Superblock::decode(&bytes).expect("a valid superblock")
+    }
+}

@@ -1,0 +1,27 @@
+//! What must never be seen.
+
+use thiserror::Error;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub(crate) enum Violation {
+    #[error("false checksum error")]
+    FalseError,
+    #[error("flushed data lost, or data that nobody wrote")]
+    WrongData,
+    #[error("block adopted that holds what was flushed")]
+    NeedlesslyAdopted,
+    #[error("block adopted without a report")]
+    SilentlyAdopted,
+    #[error("mixture of writes taken for one of them")]
+    UnmarkedMixture,
+    #[error("corruption of a settled block missed")]
+    MissedCorruption,
+    #[error("sidecar cannot be opened")]
+    CannotOpen,
+    #[error("request never done")]
+    Stuck,
+    #[error("dirty bit left by a closed session")]
+    LeftDirty,
+    #[error("failure where the medium had none")]
+    Failed,
+}
