@@ -1,6 +1,10 @@
 //! A protected disk, the guest on it, and what is left when the guest is gone.
 
-use std::{path::PathBuf, time::Duration};
+use std::os::unix::fs::MetadataExt;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use guest::{Guest, Kernel, Server, Stableblk, make_tool_disk};
 use serde_json::Value;
@@ -14,6 +18,7 @@ pub(crate) struct Bench {
     scratch: TempDir,
     servers: Vec<Server>,
     modules: Vec<&'static str>,
+    programs: Vec<&'static Path>,
 }
 
 impl Bench {
@@ -21,7 +26,8 @@ impl Bench {
     pub(crate) fn new(options: &[&str]) -> Self {
         let scratch = tempfile::tempdir().expect("temporary directory");
         let stableblk = Stableblk::new(env!("CARGO_BIN_EXE_stableblk"));
-        let mut bench = Self { stableblk, scratch, servers: Vec::new(), modules: Vec::new() };
+        let mut bench =
+            Self { stableblk, scratch, servers: Vec::new(), modules: Vec::new(), programs: Vec::new() };
         let image = bench.path("disk.raw");
         bench.stableblk.create(&image, "512M").unwrap_or_else(|error| panic!("{error}"));
         bench.serve("disk", options);
@@ -41,6 +47,12 @@ impl Bench {
         self
     }
 
+    /// Has the guest bring one more program of the host, which its script can run as it runs its own.
+    pub(crate) fn with_program(mut self, program: &'static str) -> Self {
+        self.programs.push(Path::new(program));
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
@@ -56,7 +68,7 @@ impl Bench {
     pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
         let guest = Guest {
             kernel: Kernel::Stable,
-            programs: &[],
+            programs: &self.programs,
             config,
             script,
             modules: &self.modules,
@@ -66,11 +78,21 @@ impl Bench {
         guest.run(self.scratch.path()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Stops all back-ends and counts the blocks of the protected disk that do not match their tuple.
-    pub(crate) fn count_mismatches(mut self) -> u64 {
+    /// Stops all back-ends: then every tuple is in its place.
+    pub(crate) fn stop(&mut self) {
         for server in self.servers.drain(..) {
             server.stop().unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+
+    /// Space that a file of the scratch directory takes, in KiB.
+    pub(crate) fn allocated_kib(&self, name: &str) -> u64 {
+        self.path(name).metadata().expect("metadata").blocks() / 2
+    }
+
+    /// Stops all back-ends and counts the blocks of the protected disk that do not match their tuple.
+    pub(crate) fn count_mismatches(mut self) -> u64 {
+        self.stop();
         self.stableblk.count_mismatches(&self.path("disk.raw")).unwrap_or_else(|error| panic!("{error}"))
     }
 }

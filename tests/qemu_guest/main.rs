@@ -4,5 +4,7 @@ mod bench;
 
 mod filesystems;
 mod fio;
+mod power_cuts;
 mod rewriting;
 mod swap;
+mod write_log;

@@ -50,12 +50,18 @@ impl Stableblk {
 
     /// Verifies every block of `image`; the number of those that do not match their tuple.
     pub fn count_mismatches(&self, image: &Path) -> Result<u64, GuestError> {
+        let report = self.check(image, &[])?;
+        report["mismatched_blocks"].as_u64().ok_or_else(|| failed("check: no number of blocks"))
+    }
+
+    /// Verifies every block of `image`; what `check` with further options printed as JSON.
+    pub fn check(&self, image: &Path, options: &[&str]) -> Result<serde_json::Value, GuestError> {
         let mut check = Command::new(&self.0);
-        let output = check.arg("check").arg(image).arg("--json").output().map_err(failed)?;
+        let check = check.arg("check").arg(image).arg("--json").args(options);
+        let output = check.output().map_err(failed)?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         match (output.status.code(), report["mismatched_blocks"].as_u64()) {
-            (Some(0), Some(0)) => Ok(0),
-            (Some(1), Some(blocks @ 1..)) => Ok(blocks),
+            (Some(0), Some(0)) | (Some(1), Some(1..)) => Ok(report),
             _ => {
                 Err(failed(format!("check: {}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
             }

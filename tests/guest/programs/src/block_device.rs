@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Seek, SeekFrom},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
 };
 
@@ -47,6 +47,14 @@ impl BlockDevice {
         // SAFETY: `buffer` owns `byte_len` bytes from that pointer on, all inside atomics, and outlives the call.
         let read = unsafe { libc::pread(self.0.as_raw_fd(), buffer.as_ptr(), buffer.byte_len(), offset) };
         whole(read, buffer)
+    }
+
+    /// Its size in bytes.
+    ///
+    /// # Errors
+    /// What lseek(2) reports.
+    pub fn size(&self) -> io::Result<u64> {
+        (&self.0).seek(SeekFrom::End(0))
     }
 
     /// Flushes the device's volatile cache.
