@@ -7,6 +7,7 @@ use stableblk_integrity::sidecar::{File, IntentMode, Reason, Rules};
 use crate::directed;
 use crate::explorer::Explorer;
 use crate::programs;
+use crate::search::say;
 use crate::setup::{Mutant, Setup};
 
 const BOTH: &[IntentMode] = &[IntentMode::Region, IntentMode::Block];
@@ -81,11 +82,11 @@ fn search(setup: &Setup) -> Option<String> {
 #[test]
 fn each_is_caught() {
     let mut missed = Vec::new();
-    println!("| mutant | mode | seen |\n|-|-|-|");
+    say("| mutant | mode | seen |\n|-|-|-|");
     for (mutant, modes) in mutants() {
         for &mode in modes {
             let verdict = search(&Setup::small(mode).with(mutant));
-            println!("| {mutant} | {mode:?} | {} |", verdict.as_deref().unwrap_or("NOTHING"));
+            say(&format!("| {mutant} | {mode:?} | {} |", verdict.as_deref().unwrap_or("NOTHING")));
             if verdict.is_none() {
                 missed.push((mutant, mode));
             }

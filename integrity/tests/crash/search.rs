@@ -39,7 +39,7 @@ fn soak() {
         }
         seed += 1;
     }
-    println!("{states} states of {} schedules, from seed {first} on", seed - first);
+    say(&format!("{states} states of {} schedules, from seed {first} on", seed - first));
 }
 
 fn search(mode: IntentMode) {
@@ -61,7 +61,10 @@ fn search(mode: IntentMode) {
         states += schedule(mode, seed);
         seed += 1;
     }
-    println!("{mode:?}: {programs} states of all short programs, {} of {seed} schedules", states - programs);
+    say(&format!(
+        "{mode:?}: {programs} states of all short programs, {} of {seed} schedules",
+        states - programs
+    ));
 }
 
 /// Runs the schedule of `seed`. Returns the number of states.
@@ -85,4 +88,11 @@ fn explored(setup: &Setup, explore: impl FnOnce(&mut Explorer<'_>)) -> u64 {
         panic!("{:?} mode: {violation}: {how}", setup.mode);
     }
     explorer.states()
+}
+
+/// Tells what a test has found although it passes, which `println` would not.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+
+    writeln!(std::io::stdout().lock(), "{line}").expect("standard output");
 }
