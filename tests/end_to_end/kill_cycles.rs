@@ -11,11 +11,11 @@ use rustix::process::Signal;
 use crate::harness::{Backend, Image, Process, serve_command};
 
 const CYCLES: u32 = 100;
-/// Small, so that its log of 64 pages goes round often.
+/// Small, so that its log of 256 pages goes round.
 const SIZE: u64 = 4 << 20;
 const SECTORS: u64 = SIZE / 512;
 /// Of an image of that size.
-const LOG_PAGES: u64 = 64;
+const LOG_PAGES: u64 = 256;
 const INTERVAL: usize = 4096;
 /// Longer than the log may rest before its checkpoint begins.
 const REST: Duration = Duration::from_millis(2100);
@@ -51,7 +51,8 @@ fn survives_kills(intent: &str) {
             load.drain();
             thread::sleep(REST);
         }
-        thread::sleep(Duration::from_micros(rng.u64(..2000)));
+        // mostly at once: a fast machine has nothing in flight any more after some hundred microseconds
+        thread::sleep(Duration::from_micros(rng.u64(..2000) >> rng.u32(..12)));
         backend.kill();
         load.collect();
 
@@ -77,7 +78,7 @@ fn survives_kills(intent: &str) {
     println!("{tally:?}, log page {tail}");
     assert!(tally.kills_in_flight > CYCLES / 4, "hardly any request was in flight: {tally:?}");
     assert!(tally.kills_after_flush > CYCLES / 8, "hardly any flush was complete: {tally:?}");
-    assert!(tail > 10 * LOG_PAGES, "the log hardly went round: page {tail}");
+    assert!(tail > 2 * LOG_PAGES, "the log hardly went round: page {tail}");
 }
 
 /// SIGKILL before it serves: in its recovery, or before that or after it.
