@@ -452,12 +452,12 @@ impl Journal {
         if self.mode == IntentMode::Block || !self.rules.contains(Rules::BIT_BEFORE_DATA) {
             return true;
         }
-        let clean = self.layout.regions_of(intervals).filter(|region| !self.dirty.contains_key(region));
-        let before = self.unmarked.len();
-        self.unmarked.extend(clean);
-        // they may have been asked for already
-        before == self.unmarked.len()
-            && self.layout.regions_of(intervals).all(|region| self.dirty.contains_key(&region))
+        let mut marked = true;
+        for region in self.layout.regions_of(intervals).filter(|region| !self.dirty.contains_key(region)) {
+            self.unmarked.insert(region);
+            marked = false;
+        }
+        marked
     }
 
     fn refuse_stuck(&self) -> io::Result<()> {
