@@ -1,0 +1,31 @@
+//! A queue as the session has it: what the front-end said of it, and its worker while it runs.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use crate::event::{CallFd, KickFd};
+use crate::worker::Vring;
+
+/// Ring addresses in the front-end's address space, as the front-end gives them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrontendAddresses {
+    pub(super) descriptor: u64,
+    pub(super) available: u64,
+    pub(super) used: u64,
+}
+
+/// A thread that serves a queue, and what it gives back.
+pub(super) type Worker = JoinHandle<io::Result<Vring>>;
+
+/// A queue as the front-end has set it up so far.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) size: u16,
+    pub(super) addresses: Option<FrontendAddresses>,
+    pub(super) next_avail: u16,
+    pub(super) kick: Option<KickFd>,
+    pub(super) call: Option<CallFd>,
+    pub(super) error: Option<CallFd>,
+    pub(super) enabled: bool,
+    pub(super) worker: Option<Worker>,
+}
