@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::device::BlockDevice;
 use crate::disk::Disk;
+use crate::inbox::Inbox;
 use crate::session::{self, Offer};
 use crate::socket::Endpoint;
 
@@ -91,8 +92,11 @@ impl Running {
     fn start<B: BlockDevice>(disk: Arc<Disk<B>>, offer: Offer, stream: UnixStream) -> io::Result<Self> {
         let (ended, running) = UnixStream::pair()?;
         let served = stream.try_clone()?;
+        let inbox = Arc::new(Inbox::new()?);
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
-            session::serve(disk, offer, served);
+            if let Err(error) = session::serve(disk, offer, served, inbox) {
+                tracing::error!("cannot serve a front-end: {error}");
+            }
             drop(running);
         })?;
         Ok(Self { thread, stream, ended })

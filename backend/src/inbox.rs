@@ -1,4 +1,5 @@
-//! What others tell a worker: the session, and workers whose release granted it a range.
+//! What a thread is told by others: a worker by the session and by workers whose release granted it a range, the session by
+//! the control thread.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,34 +19,41 @@ pub enum Message {
     Stop,
 }
 
-/// A worker's messages and the eventfd that wakes it for them.
+/// A thread's messages and the eventfd that wakes it for them.
 #[derive(Debug)]
-pub struct Inbox {
-    messages: Mutex<Vec<Message>>,
+pub struct Inbox<M = Message> {
+    messages: Mutex<Vec<M>>,
     wake: OwnedFd,
 }
 
-impl Inbox {
+impl<M> Inbox<M> {
     /// An empty inbox.
     pub fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { messages: Mutex::new(Vec::new()), wake })
     }
 
-    /// Leaves `message` and wakes the worker.
-    pub fn post(&self, message: Message) {
+    /// Leaves `message` and wakes the thread.
+    pub fn post(&self, message: M) {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
-        // fails only when the counter is full, and then the worker has been woken
+        // fails only when the counter is full, and then the thread has been woken
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
     /// All messages so far, in order.
-    pub fn take(&self) -> Vec<Message> {
+    pub fn take(&self) -> Vec<M> {
         std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The eventfd, for the ring's poll.
+    /// The eventfd, to poll.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    /// For a thread that polls the eventfd itself: all messages so far, after which it is woken by the next one.
+    pub fn receive(&self) -> Vec<M> {
+        // fails only when there was nothing to wake for
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.take()
     }
 }

@@ -3,24 +3,35 @@
 //! The session owns every queue that is stopped; a worker owns its queue while it runs and gives it back. So the session
 //! never waits for a lock that a busy worker holds, and memory changes only while nobody uses it.
 
+mod backend_channel;
+mod connection;
+mod front_door;
+mod handler;
 mod messages;
 mod queue;
 
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::{io, thread};
 
-use vhost::vhost_user::message::VhostUserVirtioFeatures;
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError, Result as VhostResult};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
 use virtio::{ConfigSpace, Features, RingAddresses, SplitRing};
 
+use self::backend_channel::BackendChannel;
+use self::front_door::FrontDoor;
+use self::messages::refuse;
 use self::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
 use crate::disk::Disk;
-use crate::inbox::Message;
+use crate::inbox::{Inbox, Message};
 use crate::lost_memory;
 use crate::memory::{MemoryError, MemoryTable};
 use crate::worker::{QueueWorker, Vring};
+
+/// Feature bits that no driver sees.
+const FRONTEND_FEATURES: VhostUserVirtioFeatures =
+    VhostUserVirtioFeatures::LOG_ALL.union(VhostUserVirtioFeatures::PROTOCOL_FEATURES);
 
 /// What every session of a disk offers.
 #[derive(Debug, Clone)]
@@ -33,27 +44,35 @@ pub struct Offer {
     pub queue_size_max: u16,
 }
 
+/// What the control thread tells a session.
+#[derive(Debug, Clone, Copy)]
+pub enum Notice {
+    /// The disk has so many sectors of 512 bytes from now on.
+    Capacity(u64),
+}
+
 /// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down; then drains every queue.
-pub fn serve<B: BlockDevice>(disk: Arc<Disk<B>>, offer: Offer, stream: UnixStream) {
+/// Meanwhile it does what `inbox` says.
+pub fn serve<B: BlockDevice>(
+    disk: Arc<Disk<B>>,
+    offer: Offer,
+    stream: UnixStream,
+    inbox: Arc<Inbox<Notice>>,
+) -> io::Result<()> {
     let session = Arc::new(Mutex::new(Session::new(disk, offer)));
-    let mut handler = BackendReqHandler::from_stream(stream, session.clone());
-    loop {
-        match handler.handle_request() {
-            // refused, and the front-end has been told if it asked
-            Ok(()) | Err(VhostError::ReqHandlerError(_) | VhostError::SocketRetry(_)) => {}
-            Err(VhostError::Disconnected) => break,
-            Err(error) => {
-                tracing::warn!("session ended: {error}");
-                break;
-            }
-        }
+    let mut door = FrontDoor::new(session.clone(), stream, inbox)?;
+    if let Err(ended) = door.serve() {
+        tracing::warn!("session ended: {}", crate::report::chain(&ended));
     }
-    drop(handler);
-    session.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stop_all();
+    // queues that died have been logged, and are not served again
+    let _ = session.lock().unwrap_or_else(PoisonError::into_inner).stop_all();
+    // closed only now: who waits for its end may count on nothing being in flight
+    drop(door);
     let lost_pages = lost_memory::take_count();
     if lost_pages > 0 {
         tracing::error!(lost_pages, "the front-end truncated memory that it shared");
     }
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -62,14 +81,70 @@ struct Session<B> {
     offer: Offer,
     owned: bool,
     acked: u64,
+    protocol_features: VhostUserProtocolFeatures,
+    /// The device status field (virtio 1.2, 2.1), as the front-end set it.
+    status: u8,
     memory: MemoryTable,
     queues: Vec<Queue>,
+    /// Where the front-end takes requests of ours, if it does.
+    channel: Option<BackendChannel>,
 }
 
 impl<B: BlockDevice> Session<B> {
     fn new(disk: Arc<Disk<B>>, offer: Offer) -> Self {
         let queues = disk.inboxes.iter().map(|_| Queue::default()).collect();
-        Self { disk, offer, owned: false, acked: 0, memory: MemoryTable::default(), queues }
+        Self {
+            disk,
+            offer,
+            owned: false,
+            acked: 0,
+            protocol_features: VhostUserProtocolFeatures::empty(),
+            status: 0,
+            memory: MemoryTable::default(),
+            queues,
+            channel: None,
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Capacity(sectors) => {
+                self.offer.config.capacity_sectors = sectors;
+                if let Some(channel) = &self.channel {
+                    channel.config_changed();
+                }
+            }
+        }
+    }
+
+    /// Fails unless `feature` was negotiated.
+    fn has(&self, feature: VhostUserProtocolFeatures) -> VhostResult<()> {
+        if self.protocol_features.contains(feature) {
+            Ok(())
+        } else {
+            Err(VhostError::InactiveOperation(feature))
+        }
+    }
+
+    /// `VHOST_USER_SET_STATUS`: zero resets the device, as it does for a driver.
+    fn set_status(&mut self, status: u8) -> VhostResult<()> {
+        self.has(VhostUserProtocolFeatures::STATUS)?;
+        if status == 0 {
+            self.reset()?;
+        }
+        self.status = status;
+        Ok(())
+    }
+
+    /// The device as it is before a driver has found it. What belongs to the front-end stays: its ownership, the memory,
+    /// and what it negotiated for itself.
+    fn reset(&mut self) -> VhostResult<()> {
+        self.stop_all()?;
+        self.queues.fill_with(Queue::default);
+        self.acked &= FRONTEND_FEATURES.bits();
+        self.offer.config.writeback = true;
+        self.status = 0;
+        Ok(())
     }
 
     fn queue(&mut self, index: u32) -> VhostResult<&mut Queue> {
@@ -126,7 +201,7 @@ impl<B: BlockDevice> Session<B> {
             let _ = started.send(Ok(()));
             worker.run().inspect_err(|error| tracing::error!(queue = index, "worker died: {error}"))
         });
-        let thread = thread.map_err(|error| refuse_fatally("cannot start a worker thread", index, &error))?;
+        let thread = thread.map_err(|error| fail("cannot start a worker thread", index, &error))?;
         if let Ok(Ok(())) = outcome.recv() {
             tracing::debug!(queue = index, size = queue.size, next_avail = queue.next_avail, "queue started");
             queue.worker = Some(thread);
@@ -134,7 +209,7 @@ impl<B: BlockDevice> Session<B> {
         }
         let error = thread.join().ok().and_then(Result::err);
         let error = error.unwrap_or_else(|| io::Error::other("the worker panicked"));
-        Err(refuse_fatally("cannot start the worker", index, &error))
+        Err(fail("cannot start the worker", index, &error))
     }
 
     /// The addresses as the guest has them; `None` when they are not in any region.
@@ -149,7 +224,7 @@ impl<B: BlockDevice> Session<B> {
     fn ring(&self, index: usize, addresses: RingAddresses) -> VhostResult<SplitRing> {
         let queue = &self.queues[index];
         SplitRing::new(&**self.memory.memory(), queue.size, addresses, self.acked(), queue.next_avail)
-            .map_err(|error| refuse_fatally("cannot use the ring", index, &error))
+            .map_err(|error| refuse(format!("the ring of queue {index}: {error}")))
     }
 
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.
@@ -178,25 +253,34 @@ impl<B: BlockDevice> Session<B> {
                 tracing::debug!(queue = index, next_avail = queue.next_avail, "queue stopped");
                 Ok(())
             }
-            Ok(Err(error)) => Err(refuse_fatally("the worker died", index, &error)),
-            Err(_) => Err(refuse_fatally("the worker panicked", index, &"see the log above")),
+            Ok(Err(error)) => Err(fail("the worker died", index, &error)),
+            Err(_) => Err(fail("the worker panicked", index, &"see the log above")),
         }
     }
 
     /// Stops all queues, all draining at the same time.
-    fn stop_all(&mut self) {
+    fn stop_all(&mut self) -> VhostResult<()> {
         (0..self.queues.len()).for_each(|index| self.ask_to_stop(index));
+        let mut stopped = Ok(());
         for index in 0..self.queues.len() {
-            // a worker that died has been logged; its queue has no kick any more and so is not started again
-            let _ = self.take_back(index);
+            stopped = self.take_back(index).and(stopped);
         }
+        stopped
     }
 
-    /// Makes a change for which no worker may run, and starts all that can be.
+    /// Makes a change for which no worker may run, and starts all that can be, whether it was made or not.
     fn while_stopped(&mut self, change: impl FnOnce(&mut Self) -> VhostResult<()>) -> VhostResult<()> {
-        self.stop_all();
-        change(self)?;
-        (0..self.queues.len()).try_for_each(|index| self.start_if_ready(index))
+        self.stop_all()?;
+        let changed = change(self);
+        for index in 0..self.queues.len() {
+            match self.start_if_ready(index) {
+                Ok(()) => {}
+                Err(VhostError::BackendInternalError) => return Err(VhostError::BackendInternalError),
+                // no reason to refuse the change, of which this queue may be but one part
+                Err(error) => tracing::debug!(queue = index, "not started: {error}"),
+            }
+        }
+        changed
     }
 
     fn change_memory(
@@ -204,10 +288,7 @@ impl<B: BlockDevice> Session<B> {
         change: impl FnOnce(&mut MemoryTable) -> Result<(), MemoryError>,
     ) -> VhostResult<()> {
         self.while_stopped(|session| {
-            change(&mut session.memory).map_err(|error| {
-                tracing::error!("memory refused: {}", crate::report::chain(&error));
-                VhostError::InvalidParam
-            })
+            change(&mut session.memory).map_err(|error| refuse(crate::report::chain(&error)))
         })
     }
 
@@ -221,8 +302,8 @@ impl<B: BlockDevice> Session<B> {
     }
 }
 
-/// Logs why a queue cannot be served, and gives the error that ends the session.
-fn refuse_fatally(what: &str, queue: usize, error: &dyn std::fmt::Display) -> VhostError {
+/// Logs why a queue can never be served again, and gives the error that ends the session.
+fn fail(what: &str, queue: usize, error: &dyn std::fmt::Display) -> VhostError {
     tracing::error!(queue, "{what}: {error}");
-    VhostError::InvalidParam
+    VhostError::BackendInternalError
 }

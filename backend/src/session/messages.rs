@@ -20,16 +20,14 @@ use crate::event::{CallFd, KickFd};
 use crate::inbox::Message;
 use crate::memory::MEMORY_SLOTS_MAX;
 
-/// Logs a refusal after which the session goes on; the front-end is told if it asked for a reply.
-fn refuse(what: &str, error: impl std::fmt::Display) -> VhostError {
-    tracing::warn!("{what} refused: {error}");
-    VhostError::ReqHandlerError(io::Error::from(io::ErrorKind::InvalidInput))
+/// Refuses a message, which must have changed nothing.
+pub(super) fn refuse(reason: impl Into<String>) -> VhostError {
+    VhostError::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, reason.into()))
 }
 
 /// A message for which the feature bit was not offered.
-fn not_offered<T>(message: &'static str) -> VhostResult<T> {
-    tracing::warn!("{message} was not offered");
-    Err(VhostError::InvalidOperation(message))
+fn not_offered<T>() -> VhostResult<T> {
+    Err(VhostError::InvalidOperation("it was not offered"))
 }
 
 impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
@@ -40,16 +38,15 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         Ok(())
     }
 
+    /// Deprecated, and to be taken for what it once meant: disable all rings.
     fn reset_owner(&mut self) -> VhostResult<()> {
-        self.stop_all();
-        self.owned = false;
-        self.acked = 0;
-        self.queues.iter_mut().for_each(|queue| *queue = Queue::default());
+        self.stop_all()?;
+        self.queues.fill_with(Queue::default);
         Ok(())
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
-        not_offered("RESET_DEVICE")
+        self.reset()
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
@@ -59,11 +56,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_features(&mut self, features: u64) -> VhostResult<()> {
         let offered = self.get_features()?;
         if features & !offered != 0 {
-            tracing::error!(
-                "the front-end acknowledged features that were not offered: {:#x}",
-                features & !offered
-            );
-            return Err(VhostError::InvalidParam);
+            return Err(refuse(format!("features {:#x} were not offered", features & !offered)));
         }
         if features == self.acked {
             return Ok(());
@@ -87,11 +80,9 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         let size_max = self.offer.queue_size_max;
         let size = u16::try_from(num).ok().filter(|size| size.is_power_of_two() && *size <= size_max);
         let Some(size) = size else {
-            tracing::error!(
-                queue = index,
+            return Err(refuse(format!(
                 "a ring of {num} entries: not a power of two up to --queue-size {size_max}"
-            );
-            return Err(VhostError::InvalidParam);
+            )));
         };
         self.change_queue(index, |queue| queue.size = size)
     }
@@ -126,15 +117,15 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
         let Some(file) = fd else {
-            return Err(refuse("a kick without an eventfd", "polling the available ring is not supported"));
+            return Err(refuse("no eventfd: polling the available ring is not supported"));
         };
-        let kick = KickFd::new(file).map_err(|error| refuse("the kick", error))?;
+        let kick = KickFd::new(file).map_err(|error| refuse(error.to_string()))?;
         self.change_queue(index.into(), |queue| queue.kick = Some(kick))
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
         let queue = self.queue(index.into())?;
-        let call = fd.map(CallFd::new).transpose().map_err(|error| refuse("the call", error))?;
+        let call = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
         if let Some(call) = &call {
             // A driver that reconnects may wait for an interrupt that the last owner of the ring did not send.
             call.signal();
@@ -148,7 +139,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
-        let error = fd.map(CallFd::new).transpose().map_err(|error| refuse("the error eventfd", error))?;
+        let error = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
         self.change_queue(index.into(), |queue| queue.error = error)
     }
 
@@ -156,12 +147,19 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::STATUS)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> VhostResult<()> {
         let offered = self.get_protocol_features()?.bits();
-        if features & !offered == 0 { Ok(()) } else { Err(VhostError::InvalidParam) }
+        if features & !offered != 0 {
+            return Err(refuse(format!("protocol features {:#x} were not offered", features & !offered)));
+        }
+        self.protocol_features = VhostUserProtocolFeatures::from_bits_truncate(features);
+        Ok(())
     }
 
     fn get_queue_num(&mut self) -> VhostResult<u64> {
@@ -176,15 +174,15 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        self.offer.config.read(offset, size).map_err(|error| refuse("a configuration read", error))
+        self.offer.config.read(offset, size).map_err(|error| refuse(error.to_string()))
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _flags: VhostUserConfigFlags) -> VhostResult<()> {
         if !self.acked().contains(Features::CONFIG_WCE) {
-            return Err(refuse("a configuration write", "VIRTIO_BLK_F_CONFIG_WCE was not negotiated"));
+            return Err(refuse("VIRTIO_BLK_F_CONFIG_WCE was not negotiated"));
         }
         let mut config = self.offer.config;
-        config.write(offset, bytes).map_err(|error| refuse("a configuration write", error))?;
+        config.write(offset, bytes).map_err(|error| refuse(error.to_string()))?;
         // stopped, so that every write after the reply is of the new kind
         self.while_stopped(|session| {
             session.offer.config = config;
@@ -193,19 +191,19 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> VhostResult<()> {
-        not_offered("GPU_SET_SOCKET")
+        not_offered()
     }
 
     fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> VhostResult<File> {
-        not_offered("GET_SHARED_OBJECT")
+        not_offered()
     }
 
     fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
-        not_offered("GET_INFLIGHT_FD")
+        not_offered()
     }
 
     fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> VhostResult<()> {
-        not_offered("SET_INFLIGHT_FD")
+        not_offered()
     }
 
     fn get_max_mem_slots(&mut self) -> VhostResult<u64> {
@@ -231,18 +229,18 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         _phase: VhostTransferStatePhase,
         _file: File,
     ) -> VhostResult<Option<File>> {
-        not_offered("SET_DEVICE_STATE_FD")
+        not_offered()
     }
 
     fn check_device_state(&mut self) -> VhostResult<()> {
-        not_offered("CHECK_DEVICE_STATE")
+        not_offered()
     }
 
     fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {
-        not_offered("GET_SHMEM_CONFIG")
+        not_offered()
     }
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> VhostResult<()> {
-        not_offered("SET_LOG_BASE")
+        not_offered()
     }
 }

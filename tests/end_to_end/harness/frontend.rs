@@ -1,21 +1,25 @@
 //! A front-end: vhost-user messages by the `vhost` crate, everything else by hand.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::Shutdown;
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
-use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag};
 use vhost::vhost_user::{Frontend as Protocol, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use virtio::Features;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::process::Transcript;
 use super::{Backend, GuestMemory, Queue, TIME_LIMIT};
 
 /// Entries of a ring where it does not matter.
 const QUEUE_SIZE: u16 = 256;
+/// Of every message.
+const VERSION: u32 = 1;
 
 /// A connected front-end. Dropping it ends the session.
 pub(crate) struct Frontend<'m> {
@@ -102,23 +106,57 @@ impl<'m> Frontend<'m> {
 
     /// `GET_CONFIG` by hand: the `vhost` crate waits for ever when it is refused. `None`: it was.
     pub(crate) fn config(&mut self, offset: u32, size: u32) -> Option<Vec<u8>> {
-        const GET_CONFIG: u32 = 24;
-        const VERSION: u32 = 1;
-        let mut message = Vec::new();
-        for field in [GET_CONFIG, VERSION, 12 + size, offset, size, 0] {
-            message.extend(field.to_ne_bytes());
-        }
-        message.resize(message.len() + size as usize, 0);
-        self.stream.write_all(&message).unwrap();
-        let mut head = [0; 24];
-        self.stream.read_exact(&mut head).unwrap();
-        let field = |index: usize| u32::from_ne_bytes(*head[index * 4..].first_chunk().unwrap());
-        assert_eq!(field(0), GET_CONFIG);
-        let mut bytes = vec![0; field(2) as usize - 12];
-        self.stream.read_exact(&mut bytes).unwrap();
-        assert_eq!(field(4) as usize, bytes.len());
-        (!bytes.is_empty()).then_some(bytes)
+        let mut body: Vec<u8> = [offset, size, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        body.resize(body.len() + size as usize, 0);
+        let reply = self.exchange(FrontendReq::GET_CONFIG, &body);
+        assert_eq!(reply[4..8], u32::try_from(reply.len() - 12).unwrap().to_ne_bytes());
+        (reply.len() > 12).then(|| reply[12..].to_vec())
     }
+
+    /// Sends any message at all. `request` is its number.
+    pub(crate) fn send(&self, request: impl Into<u32>, flags: u32, body: &[u8], files: &[RawFd]) {
+        self.send_bytes(&message(request, flags, body), files);
+    }
+
+    /// Sends bytes that need not be a message.
+    pub(crate) fn send_bytes(&self, bytes: &[u8], files: &[RawFd]) {
+        assert_eq!(self.stream.send_with_fds(&[bytes], files).unwrap(), bytes.len());
+    }
+
+    /// Sends a message that has a reply of its own, and returns the reply's body.
+    pub(crate) fn exchange(&mut self, request: FrontendReq, body: &[u8]) -> Vec<u8> {
+        self.send(request, 0, body, &[]);
+        let (replied, reply) = self.reply().expect("a reply");
+        assert_eq!(replied, u32::from(request));
+        reply
+    }
+
+    /// Sends a message to be acknowledged. False: it was refused.
+    pub(crate) fn acknowledged(&mut self, request: impl Into<u32>, body: &[u8], files: &[RawFd]) -> bool {
+        let request = request.into();
+        self.send(request, VhostUserHeaderFlag::NEED_REPLY.bits(), body, files);
+        let (replied, reply) = self.reply().expect("an acknowledgement");
+        assert_eq!(replied, request);
+        reply == [0; 8]
+    }
+
+    /// The next reply: its number and body. `None`: the back-end has ended the session.
+    pub(crate) fn reply(&mut self) -> Option<(u32, Vec<u8>)> {
+        let mut header = [0; 12];
+        // also reset, where a message was left unread
+        self.stream.read_exact(&mut header).ok()?;
+        let field = |index: usize| u32::from_ne_bytes(*header[index * 4..].first_chunk().unwrap());
+        assert_eq!(field(1), VERSION | VhostUserHeaderFlag::REPLY.bits());
+        let mut body = vec![0; field(2) as usize];
+        self.stream.read_exact(&mut body).unwrap();
+        Some((field(0), body))
+    }
+}
+
+/// A message as it goes over the socket.
+pub(crate) fn message(request: impl Into<u32>, flags: u32, body: &[u8]) -> Vec<u8> {
+    let header = [request.into(), VERSION | flags, u32::try_from(body.len()).unwrap()];
+    header.into_iter().flat_map(u32::to_ne_bytes).chain(body.iter().copied()).collect()
 }
 
 /// Ends a session that lasts longer than any test's should, until what is returned is dropped: the `vhost` crate waits

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub(crate) use backend::{Backend, PROGRAM, serve_command};
 pub(crate) use crash::crash;
-pub(crate) use frontend::Frontend;
+pub(crate) use frontend::{Frontend, message};
 pub(crate) use image::Image;
 pub(crate) use load::{stamped, stamps};
 pub(crate) use memory::GuestMemory;

@@ -1,0 +1,58 @@
+//! The `vhost` crate's handler, which parses messages and calls [`Session`], without its socket.
+//!
+//! The crate reads from a socket, blocks there until a message is whole, and takes a message that it does not know or that
+//! is malformed for the end of the connection. So it gets a socket of its own, which only ever holds one whole message, and
+//! what becomes of the connection is for [`super::front_door`] to say.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use rustix::net::{RecvFlags, recv};
+use vhost::vhost_user::message::MAX_MSG_SIZE;
+use vhost::vhost_user::{BackendReqHandler, Result as VhostResult};
+
+use super::Session;
+use super::connection::{Connection, ConnectionError, Message};
+use crate::device::BlockDevice;
+
+pub(super) struct Handler<B: BlockDevice> {
+    inner: BackendReqHandler<Mutex<Session<B>>>,
+    /// Our end of the handler's socket.
+    near: Connection,
+    /// The handler's end.
+    far: UnixStream,
+}
+
+impl<B: BlockDevice> Handler<B> {
+    pub(super) fn new(session: Arc<Mutex<Session<B>>>) -> io::Result<Self> {
+        let (near, far) = UnixStream::pair()?;
+        let inner = BackendReqHandler::from_stream(far.try_clone()?, session);
+        Ok(Self { inner, near: Connection::new(near), far })
+    }
+
+    /// Has `message` done. Returns the handler's reply, if there is one, and what came of it.
+    pub(super) fn handle(
+        &mut self,
+        message: &Message,
+    ) -> Result<(Option<Message>, VhostResult<()>), ConnectionError> {
+        self.near.send(message)?;
+        let outcome = self.inner.handle_request();
+        if outcome.is_err() {
+            self.discard_rest()?;
+        }
+        Ok((self.near.receive()?, outcome))
+    }
+
+    /// A refused message may not have been read to its end.
+    fn discard_rest(&self) -> io::Result<()> {
+        let mut rest = [0; MAX_MSG_SIZE];
+        loop {
+            match recv(&self.far, &mut rest[..], RecvFlags::DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
