@@ -171,6 +171,14 @@ impl SplitRing {
         self.outstanding
     }
 
+    /// Goes on behind the `in_flight` chains that a predecessor popped and did not return, each of which
+    /// [`resume`](Self::resume) takes: the next available entry to pop is that many behind the used index, since every
+    /// chain popped is either used or in flight. For a ring of which nothing was popped yet.
+    pub fn start_behind(&mut self, in_flight: u16) {
+        self.next_avail = self.next_used.wrapping_add(in_flight);
+        self.available = self.next_avail;
+    }
+
     /// Takes the next available chain, if there is one.
     ///
     /// What is wrong within the chain is found by [`Request::parse`](crate::Request::parse), which gives the chain back
@@ -233,6 +241,11 @@ impl SplitRing {
         // the driver stores its index, then reads the above: at least one side must see the other's store
         fence(Ordering::SeqCst);
         self.refresh_available(&self.layout.map(mem, RingArea::AvailableRing)?)
+    }
+
+    /// The heads of the chains that the next [`publish`](Self::publish) shows to the driver, in that order.
+    pub fn completed_heads(&self) -> impl Iterator<Item = u16> {
+        self.completed.iter().map(|element| element.head)
     }
 
     /// Makes all completions since the last call visible to the driver with one store of the used index. Returns whether

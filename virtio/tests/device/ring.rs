@@ -225,14 +225,18 @@ fn resumed_chain_is_served_like_a_popped_one() {
 
     // the successor starts behind the chain that was popped
     let mut ring =
-        SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), Features::EVENT_IDX, 1).unwrap();
+        SplitRing::new(&mem, RING_SIZE, harness.driver.addresses(), Features::EVENT_IDX, 0).unwrap();
+    ring.start_behind(1);
+    assert_eq!(ring.next_avail(), 1);
     assert!(ring.pop(&mem).unwrap().is_none());
     let request = Request::parse(&mem, ring.resume(&mem, 0).unwrap()).unwrap();
     assert_eq!(ring.outstanding(), 1);
     assert!(matches!(ring.resume(&mem, 0), Err(RingError::HeadInUse { head: 0 })));
     assert!(matches!(ring.resume(&mem, RING_SIZE), Err(RingError::HeadOutOfRange { .. })));
     request.reply.complete(&mut ring, &mem, Status::Ok, 0);
+    assert!(ring.completed_heads().eq([0]));
     assert!(ring.publish(&mem).unwrap());
+    assert_eq!(ring.completed_heads().count(), 0);
     assert_eq!(harness.driver.take_used(), Some(Used { head: 0, len: 1 }));
 }
 
