@@ -15,7 +15,7 @@ pub mod extent;
 pub mod image;
 pub mod inbox;
 pub mod inflight;
-pub mod latency;
+pub mod inflight_region;
 pub mod lost_memory;
 pub mod memory;
 pub mod metrics;

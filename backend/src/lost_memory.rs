@@ -14,8 +14,8 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::memory::MEMORY_SLOTS_MAX;
 
-/// A table may be changed by a message while the one it replaces is still mapped.
-const SLOTS: usize = 2 * MEMORY_SLOTS_MAX;
+/// A table may be changed by a message while the one it replaces is still mapped; so may an in-flight region.
+const SLOTS: usize = 2 * (MEMORY_SLOTS_MAX + 1);
 const PAGE_SIZE: usize = 4096;
 
 /// Start and end of a mapping; a free slot has start 0. A slot being filled has an end of 0, which no address is below.

@@ -25,6 +25,7 @@ use self::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
 use crate::disk::Disk;
 use crate::inbox::{Inbox, Message};
+use crate::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
 use crate::lost_memory;
 use crate::memory::{MemoryError, MemoryTable};
 use crate::worker::{QueueWorker, Vring};
@@ -85,6 +86,7 @@ struct Session<B> {
     /// The device status field (virtio 1.2, 2.1), as the front-end set it.
     status: u8,
     memory: MemoryTable,
+    inflight: Option<Arc<InflightRegion>>,
     queues: Vec<Queue>,
     /// Where the front-end takes requests of ours, if it does.
     channel: Option<BackendChannel>,
@@ -101,6 +103,7 @@ impl<B: BlockDevice> Session<B> {
             protocol_features: VhostUserProtocolFeatures::empty(),
             status: 0,
             memory: MemoryTable::default(),
+            inflight: None,
             queues,
             channel: None,
         }
@@ -178,7 +181,8 @@ impl<B: BlockDevice> Session<B> {
             // Regions come and go one message at a time: the one with the rings may be on its way.
             return Ok(());
         };
-        let ring = self.ring(index, addresses)?;
+        let mut ring = self.ring(index, addresses)?;
+        let inflight = self.take_over(index, &mut ring)?;
         self.disk.inboxes[index].take();
         let writethrough = !self.is_writeback();
         let queue = &mut self.queues[index];
@@ -186,7 +190,7 @@ impl<B: BlockDevice> Session<B> {
             return Ok(());
         };
         let (call, error) = (queue.call.take(), queue.error.take());
-        let vring = Vring { index, ring, kick, call, error, writethrough };
+        let vring = Vring { index, ring, kick, call, error, inflight, writethrough };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("queue{index}")).spawn(move || {
@@ -225,6 +229,27 @@ impl<B: BlockDevice> Session<B> {
         let queue = &self.queues[index];
         SplitRing::new(&**self.memory.memory(), queue.size, addresses, self.acked(), queue.next_avail)
             .map_err(|error| refuse(format!("the ring of queue {index}: {error}")))
+    }
+
+    /// The queue's part of the in-flight region, if there is one; `ring` is set to where the region says it stands.
+    fn take_over(&self, index: usize, ring: &mut SplitRing) -> VhostResult<Option<InflightQueue>> {
+        let Some(region) = &self.inflight else {
+            return Ok(None);
+        };
+        let queue = InflightQueue::take_over(region, index, ring.size(), ring.next_used())
+            .map_err(|error| refuse(error.to_string()))?;
+        if let Some(count) = queue.as_ref().and_then(InflightQueue::interrupted) {
+            if count > 0 {
+                tracing::info!(queue = index, count, "requests were in flight: doing them again");
+            }
+            // it knows better than the front-end, which saw only the rings of the one that died
+            ring.start_behind(count);
+        }
+        Ok(queue)
+    }
+
+    fn inflight_limits(&self) -> InflightLimits {
+        InflightLimits { queues: self.queues.len(), queue_size: self.offer.queue_size_max }
     }
 
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.

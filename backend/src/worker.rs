@@ -26,12 +26,12 @@ use self::failure::Failure;
 use crate::active::{Active, Work, ZeroBy};
 use crate::bounce::{Arena, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::disk::Disk;
+use crate::disk::{Bounce, Disk};
 use crate::event::{CallFd, KickFd};
 use crate::extent::{self, Extent};
 use crate::inbox::Message;
 use crate::inflight::{Direction, Operation, Piece, Transfer};
-use crate::latency::BatchClock;
+use crate::inflight_region::InflightQueue;
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::poller::Poller;
@@ -53,6 +53,8 @@ pub struct Vring {
     pub call: Option<CallFd>,
     /// Our signal that the queue cannot go on.
     pub error: Option<CallFd>,
+    /// Where what is in flight is noted for a successor, when the front-end keeps such a region.
+    pub inflight: Option<InflightQueue>,
     /// Writes are made stable before they complete (no flush was negotiated).
     pub writethrough: bool,
 }
@@ -63,16 +65,6 @@ enum Launch {
     Whole,
     /// No folio is free; the rest follows when one is.
     Starved,
-}
-
-/// A request that was done, to be counted.
-#[derive(Debug)]
-struct Done {
-    work: Work,
-    /// In bytes.
-    len: u64,
-    /// When, by the worker's clock.
-    popped: u64,
 }
 
 /// Serves one queue on its own thread until it is told to stop.
@@ -87,7 +79,6 @@ pub struct QueueWorker<B: BlockDevice> {
     buffers: Buffers,
     data: DataPath,
     poller: Poller,
-    clock: BatchClock,
     requests: Slab<Active>,
     /// Popped since the last batch of locks.
     arrived: Vec<usize>,
@@ -95,8 +86,6 @@ pub struct QueueWorker<B: BlockDevice> {
     ready: VecDeque<usize>,
     /// Finished, to be released as one batch.
     released: Vec<Ticket>,
-    /// Finished well, to be counted as one batch.
-    done: Vec<Done>,
     transfers: usize,
     starved: bool,
     stopping: bool,
@@ -111,7 +100,13 @@ impl<B: BlockDevice> QueueWorker<B> {
         let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
         let device = disk.device.open_queue(&arena, sources)?;
         let poller = Poller::new(disk.poll);
-        let buffers = Buffers::new(FolioPool::new(arena), memory.clone(), disk.bounce, &info);
+        // Who dies in a zero-copy read leaves a kernel that writes to guest memory until the read ends. The lock of the image
+        // keeps a successor from serving until then, but for a read-only disk it is shared.
+        let bounce = match vring.inflight {
+            Some(_) if disk.limits.read_only => Bounce::Always,
+            _ => disk.bounce,
+        };
+        let buffers = Buffers::new(FolioPool::new(arena), memory.clone(), bounce, &info);
         let data = DataPath::new(memory.clone(), info.protection);
         Ok(Self {
             disk,
@@ -122,12 +117,10 @@ impl<B: BlockDevice> QueueWorker<B> {
             buffers,
             data,
             poller,
-            clock: BatchClock::new(),
             requests: Slab::new(),
             arrived: Vec::new(),
             ready: VecDeque::new(),
             released: Vec::new(),
-            done: Vec::new(),
             transfers: 0,
             starved: false,
             stopping: false,
@@ -149,6 +142,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     fn serve(&mut self) -> io::Result<()> {
+        self.resume();
         loop {
             let accepted = self.accept();
             self.launch();
@@ -169,22 +163,8 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Lets go of all that was finished: nothing may be kept from driver or queues while the worker sleeps.
     fn settle(&mut self) {
-        self.count();
         self.publish();
         self.release();
-    }
-
-    /// Counts what was done: before the driver sees it, and with one look at the clock.
-    fn count(&mut self) {
-        let metrics = &self.disk.metrics[self.vring.index];
-        metrics.in_flight.set(self.requests.len() as u64);
-        if self.done.is_empty() {
-            return;
-        }
-        let now = self.clock.read();
-        for Done { work, len, popped } in self.done.drain(..) {
-            metrics.count(work, len, now - popped);
-        }
     }
 
     /// Whether a release has made a request of this queue ready that no want of folios holds up.
@@ -203,13 +183,12 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Ok(None) => break,
                 Ok(Some(chain)) => {
                     popped = true;
-                    match Request::parse(&*self.memory, chain) {
-                        Ok(request) => self.admit(request),
-                        Err(malformed) => {
-                            if !self.refuse(malformed) {
-                                break;
-                            }
-                        }
+                    if let Some(inflight) = &mut self.vring.inflight {
+                        inflight.popped(chain.head());
+                    }
+                    let parsed = Request::parse(&*self.memory, chain);
+                    if !self.take(parsed) {
+                        break;
                     }
                 }
                 Err(error) => {
@@ -220,6 +199,33 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         self.lock_ranges();
         popped
+    }
+
+    /// Takes up what a predecessor that died had popped and not returned, in that order. Its I/O has ended: until then it
+    /// had the image locked.
+    fn resume(&mut self) {
+        let interrupted = self.vring.inflight.as_mut().map(InflightQueue::take_interrupted);
+        for head in interrupted.unwrap_or_default() {
+            match self.vring.ring.resume(&*self.memory, head) {
+                Ok(chain) => {
+                    let parsed = Request::parse(&*self.memory, chain);
+                    self.take(parsed);
+                }
+                Err(error) => self.retire(&error),
+            }
+        }
+        self.lock_ranges();
+    }
+
+    /// Takes a popped chain in. False when the queue was given up for it.
+    fn take(&mut self, parsed: Result<Request, Malformed>) -> bool {
+        match parsed {
+            Ok(request) => {
+                self.admit(request);
+                true
+            }
+            Err(malformed) => self.refuse(malformed),
+        }
     }
 
     /// Returns a chain that is no request. False when there was no place to say so: the driver cannot know what became of
@@ -257,7 +263,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                     Err(_) => self.answer(request, Status::IoErr, 0),
                 }
             }
-            _ => match Active::new(request, self.clock.read(), self.info.zeroing) {
+            _ => match Active::new(request, self.info.zeroing) {
                 Ok(active) => self.arrived.push(self.requests.insert(active)),
                 // no bytes, nothing to do
                 Err(request) => self.answer(request, Status::Ok, 0),
@@ -383,7 +389,6 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// The only blocking call.
     fn enter(&mut self, sleep: bool) -> io::Result<()> {
-        self.clock.expire();
         if !sleep {
             if self.device.has_work() {
                 return self.device.enter(false);
@@ -535,14 +540,12 @@ impl<B: BlockDevice> QueueWorker<B> {
             active.in_flight = 1;
             return self.device.submit(Operation::Flush { request: id });
         }
-        let Some(Active { request, popped, work, len, ticket, status, .. }) = self.requests.try_remove(id)
-        else {
+        let Some(Active { request, work, len, ticket, status, .. }) = self.requests.try_remove(id) else {
             return;
         };
         self.released.extend(ticket);
-        self.metrics().finished.add(1);
         if status == Status::Ok {
-            self.done.push(Done { work, len, popped });
+            self.metrics().count(work, len);
         }
         let data_written = match (work, status) {
             // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits
@@ -558,7 +561,18 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Shows all completions to the driver at once, with at most one interrupt.
     fn publish(&mut self) {
-        match self.vring.ring.publish(&*self.memory) {
+        let Vring { ring, inflight, .. } = &mut self.vring;
+        let used_idx = ring.next_used();
+        if let Some(inflight) = inflight {
+            inflight.publishing(ring.completed_heads());
+        }
+        let published = ring.publish(&*self.memory);
+        if let Some(inflight) = inflight
+            && ring.next_used() != used_idx
+        {
+            inflight.published(ring.next_used());
+        }
+        match published {
             Ok(true) => {
                 if let Some(call) = &self.vring.call {
                     call.signal();

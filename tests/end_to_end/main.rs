@@ -14,6 +14,7 @@ mod features;
 mod flush_and_kill;
 mod full_disk;
 mod independent_client;
+mod inflight_region;
 mod inherited_socket;
 mod interrupts;
 mod kill_cycles;

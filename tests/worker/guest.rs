@@ -227,6 +227,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             kick: KickFd::new(clone(&queue.kick)).unwrap(),
             call: Some(CallFd::new(clone(&self.call)).unwrap()),
             error: Some(CallFd::new(clone(&queue.error)).unwrap()),
+            inflight: None,
             writethrough: self.setup.writethrough,
         };
         let (disk, memory) = (self.disk.clone(), self.memory.clone());

@@ -4,7 +4,6 @@
 
 mod gate;
 mod guest;
-mod latency;
 mod model;
 
 mod alignment;

@@ -71,6 +71,7 @@ pub fn run(input: &[u8]) {
         kick: KickFd::new(new_eventfd().into()).expect("it is an eventfd"),
         call: Some(CallFd::new(new_eventfd().into()).expect("it is an eventfd")),
         error: Some(CallFd::new(new_eventfd().into()).expect("it is an eventfd")),
+        inflight: None,
         writethrough: flag(5),
     };
     disk.inboxes[0].post(Message::Stop);

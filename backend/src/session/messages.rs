@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -18,6 +19,7 @@ use super::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
 use crate::event::{CallFd, KickFd};
 use crate::inbox::Message;
+use crate::inflight_region::{self, InflightRegion};
 use crate::memory::MEMORY_SLOTS_MAX;
 
 /// Refuses a message, which must have changed nothing.
@@ -150,6 +152,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::STATUS)
     }
 
@@ -198,12 +201,18 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         not_offered()
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
-        not_offered()
+    fn get_inflight_fd(&mut self, inflight: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
+        inflight_region::create(inflight, self.inflight_limits())
+            .map_err(|error| refuse(crate::report::chain(&error)))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> VhostResult<()> {
-        not_offered()
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> VhostResult<()> {
+        let region = InflightRegion::map(inflight, file, self.inflight_limits());
+        let region = region.map_err(|error| refuse(crate::report::chain(&error)))?;
+        self.while_stopped(|session| {
+            session.inflight = Some(Arc::new(region));
+            Ok(())
+        })
     }
 
     fn get_max_mem_slots(&mut self) -> VhostResult<u64> {

@@ -79,6 +79,11 @@ impl<'m> Frontend<'m> {
 
     /// Hands `queue` to the back-end, which is to go on at available index `base`.
     pub(crate) fn start(&mut self, queue: &Queue<'m>, base: u16) {
+        self.try_start(queue, base).unwrap();
+    }
+
+    /// As [`Self::start`], for a ring that may be refused.
+    pub(crate) fn try_start(&mut self, queue: &Queue<'m>, base: u16) -> vhost::Result<()> {
         let index = queue.index();
         let addresses = queue.addresses();
         let config = VringConfigData {
@@ -89,14 +94,14 @@ impl<'m> Frontend<'m> {
             used_ring_addr: self.memory.frontend_address(addresses.used_ring),
             ..VringConfigData::default()
         };
-        self.protocol.set_vring_num(index, queue.size()).unwrap();
-        self.protocol.set_vring_base(index, base).unwrap();
-        self.protocol.set_vring_addr(index, &config).unwrap();
-        self.protocol.set_vring_call(index, queue.call_fd()).unwrap();
+        self.protocol.set_vring_num(index, queue.size())?;
+        self.protocol.set_vring_base(index, base)?;
+        self.protocol.set_vring_addr(index, &config)?;
+        self.protocol.set_vring_call(index, queue.call_fd())?;
         // a new call is signalled at once; what comes after this is for what was used
         queue.take_interrupts();
-        self.protocol.set_vring_kick(index, queue.kick_fd()).unwrap();
-        self.protocol.set_vring_enable(index, true).unwrap();
+        self.protocol.set_vring_kick(index, queue.kick_fd())?;
+        self.protocol.set_vring_enable(index, true)
     }
 
     /// Takes `queue` back from the back-end, nothing in flight. Returns the available index to go on at.

@@ -4,6 +4,7 @@ mod backend;
 mod crash;
 mod frontend;
 mod image;
+pub(crate) mod inflight;
 mod memory;
 mod pattern;
 mod process;

@@ -96,7 +96,7 @@ pub(crate) struct Queue<'m> {
 
 impl<'m> Queue<'m> {
     /// A ring of `size` entries in `memory` that no device knows yet.
-    pub(super) fn new(index: usize, size: u16, memory: &'m GuestMemory, log: Transcript) -> Self {
+    pub(crate) fn new(index: usize, size: u16, memory: &'m GuestMemory, log: Transcript) -> Self {
         let (call, interrupts) = new_call();
         let ring = memory.allocate_low(Driver::<GuestMemoryMmap>::ring_len(size));
         Self {

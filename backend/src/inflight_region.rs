@@ -1,0 +1,177 @@
+//! The in-flight region (vhost-user, "Inflight I/O tracking"): memory that outlives this process, in which each queue notes
+//! the requests that it has popped and not returned. A successor reads there what it must carry out again.
+//!
+//! We make the region, the front-end keeps it and gives it to whoever serves next, so what it holds is hostile: sizes are
+//! checked when it is mapped, and [`InflightQueue`] believes no word of it further than that.
+
+mod queue;
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use thiserror::Error;
+use vhost::vhost_user::message::VhostUserInflight;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{FileOffset, MmapRegion};
+
+pub use self::queue::InflightQueue;
+use crate::lost_memory::Announced;
+
+/// Size of `QueueRegionSplit` up to its descriptor states.
+const QUEUE_HEADER_SIZE: usize = 16;
+/// Size of `DescStateSplit`.
+const DESCRIPTOR_SIZE: usize = 16;
+/// Queues begin at multiples of this, as libvhost-user's do: a cache line each.
+const QUEUE_ALIGNMENT: usize = 64;
+
+/// Why a region cannot be used.
+#[derive(Debug, Error)]
+pub enum InflightError {
+    /// More queues than the disk has.
+    #[error("an in-flight region for {asked} queues, but there are {most}: raise --num-queues")]
+    Queues {
+        /// Queues of the region.
+        asked: u16,
+        /// Queues of the disk.
+        most: usize,
+    },
+    /// Larger rings than are accepted.
+    #[error("an in-flight region for rings of {asked} entries, more than --queue-size {most}")]
+    QueueSize {
+        /// Entries of the region's rings.
+        asked: u16,
+        /// Entries accepted.
+        most: u16,
+    },
+    /// Less room than its queues need.
+    #[error("an in-flight region of {size} bytes, where its queues need {needed}")]
+    TooSmall {
+        /// Length of the region, in bytes.
+        size: u64,
+        /// What the queues need, in bytes.
+        needed: usize,
+    },
+    /// An access past the end of the file would be a SIGBUS.
+    #[error("an in-flight region of {size} bytes at offset {offset} of a file of {file_len} bytes")]
+    PastEndOfFile {
+        /// Length of the region, in bytes.
+        size: u64,
+        /// Where it starts in the file, in bytes.
+        offset: u64,
+        /// Length of the file, in bytes.
+        file_len: u64,
+    },
+    /// A queue of a version of the layout that we do not know.
+    #[error("the in-flight region of queue {queue} has version {version}, not 1")]
+    Version {
+        /// The queue.
+        queue: usize,
+        /// The version.
+        version: u16,
+    },
+    /// A ring that its part of the region has no room for, or was not made for.
+    #[error(
+        "a ring of {ring_size} entries, but the in-flight region of queue {queue} was made for {desc_num}"
+    )]
+    RingSize {
+        /// The queue.
+        queue: usize,
+        /// Entries of the ring.
+        ring_size: u16,
+        /// Entries of the region's part.
+        desc_num: u16,
+    },
+    /// The file could not be made.
+    #[error("cannot make an in-flight region")]
+    Create(#[source] io::Error),
+    /// The file's length could not be read.
+    #[error("cannot examine the in-flight region's file")]
+    Stat(#[source] io::Error),
+    /// The mapping failed.
+    #[error("cannot map the in-flight region")]
+    Map(#[source] MmapRegionError),
+    /// There are as many mappings as can be watched for loss.
+    #[error("too many mappings to add an in-flight region")]
+    TooManyMappings,
+}
+
+/// Size of the part of a queue of `queue_size` entries, in bytes.
+fn queue_len(queue_size: u16) -> usize {
+    (QUEUE_HEADER_SIZE + usize::from(queue_size) * DESCRIPTOR_SIZE).next_multiple_of(QUEUE_ALIGNMENT)
+}
+
+/// What a region may be for.
+#[derive(Debug, Clone, Copy)]
+pub struct InflightLimits {
+    /// Queues of the disk.
+    pub queues: usize,
+    /// Entries of the largest ring accepted.
+    pub queue_size: u16,
+}
+
+impl InflightLimits {
+    /// The bytes that the queues which `inflight` is for need.
+    fn check(self, inflight: &VhostUserInflight) -> Result<usize, InflightError> {
+        let VhostUserInflight { num_queues, queue_size, .. } = *inflight;
+        if usize::from(num_queues) > self.queues {
+            return Err(InflightError::Queues { asked: num_queues, most: self.queues });
+        }
+        if queue_size > self.queue_size {
+            return Err(InflightError::QueueSize { asked: queue_size, most: self.queue_size });
+        }
+        Ok(usize::from(num_queues) * queue_len(queue_size))
+    }
+}
+
+/// Makes an empty region for the queues that `asked` names, in a file whose size nobody can change
+/// (`VHOST_USER_GET_INFLIGHT_FD`).
+pub fn create(
+    asked: &VhostUserInflight,
+    limits: InflightLimits,
+) -> Result<(VhostUserInflight, File), InflightError> {
+    let len = limits.check(asked)? as u64;
+    let make = || -> io::Result<File> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create("stableblk-inflight", flags)?);
+        file.set_len(len)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(file)
+    };
+    let file = make().map_err(InflightError::Create)?;
+    Ok((VhostUserInflight { mmap_size: len, mmap_offset: 0, ..*asked }, file))
+}
+
+/// A mapped region.
+#[derive(Debug)]
+pub struct InflightRegion {
+    // before the mapping, whose pages it guards
+    _announced: Announced,
+    mapping: MmapRegion<()>,
+    queues: usize,
+    queue_size: u16,
+}
+
+impl InflightRegion {
+    /// Maps the region that `inflight` describes in `file` (`VHOST_USER_SET_INFLIGHT_FD`).
+    pub fn map(
+        inflight: &VhostUserInflight,
+        file: File,
+        limits: InflightLimits,
+    ) -> Result<Self, InflightError> {
+        let needed = limits.check(inflight)?;
+        let VhostUserInflight { mmap_size: size, mmap_offset: offset, num_queues, queue_size } = *inflight;
+        if size < needed as u64 {
+            return Err(InflightError::TooSmall { size, needed });
+        }
+        let file_len = file.metadata().map_err(InflightError::Stat)?.len();
+        if offset.checked_add(size).is_none_or(|end| end > file_len) {
+            return Err(InflightError::PastEndOfFile { size, offset, file_len });
+        }
+        // no more than is used, whatever the front-end says
+        let mapping =
+            MmapRegion::from_file(FileOffset::new(file, offset), needed).map_err(InflightError::Map)?;
+        let announced = Announced::new(mapping.as_ptr(), needed).ok_or(InflightError::TooManyMappings)?;
+        Ok(Self { _announced: announced, mapping, queues: num_queues.into(), queue_size })
+    }
+}
