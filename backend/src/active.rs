@@ -38,6 +38,8 @@ pub enum ZeroBy {
 pub struct Active {
     /// As it was parsed.
     pub request: Request,
+    /// When it was popped, by the worker's clock, in nanoseconds.
+    pub popped: u64,
     /// What it asks for.
     pub work: Work,
     /// Where on the device, in bytes.
@@ -66,7 +68,7 @@ impl Active {
     ///
     /// `Err` gives a request back that needs no device: one for no bytes, or of a type that has no [`Work`].
     #[expect(clippy::result_large_err, reason = "a request that is not taken comes back whole")]
-    pub fn new(request: Request, zeroing: Zeroing) -> Result<Self, Request> {
+    pub fn new(request: Request, popped: u64, zeroing: Zeroing) -> Result<Self, Request> {
         let (work, sector, len) = match &request.operation {
             Operation::Read { sector } => (Work::Read, *sector, request.data.len()),
             Operation::Write { sector } => (Work::Write, *sector, request.data.len()),
@@ -88,6 +90,7 @@ impl Active {
         }
         Ok(Self {
             request,
+            popped,
             work,
             start: sector * SECTOR_SIZE,
             len,

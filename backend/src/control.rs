@@ -181,13 +181,13 @@ fn log_counters<B>(disk: &Disk<B>) {
     let sum =
         |counter: fn(&crate::metrics::QueueMetrics) -> u64| disk.metrics.iter().map(counter).sum::<u64>();
     tracing::info!(
-        reads = sum(|queue| queue.reads.get()),
+        reads = sum(|queue| queue.reads.count()),
         bytes_read = sum(|queue| queue.bytes_read.get()),
-        writes = sum(|queue| queue.writes.get()),
+        writes = sum(|queue| queue.writes.count()),
         bytes_written = sum(|queue| queue.bytes_written.get()),
-        flushes = sum(|queue| queue.flushes.get()),
+        flushes = sum(|queue| queue.flushes.count()),
         integrity_errors = sum(|queue| queue.integrity_errors.get()),
-        zeroings = sum(|queue| queue.zeroings.get()),
+        zeroings = sum(|queue| queue.zeroings.count()),
         no_space = sum(|queue| queue.no_space.get()),
         device_errors = sum(|queue| queue.device_errors.get()),
         refused = sum(|queue| queue.refused.get()),

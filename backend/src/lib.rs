@@ -16,6 +16,7 @@ pub mod image;
 pub mod inbox;
 pub mod inflight;
 pub mod inflight_region;
+pub mod latency;
 pub mod lost_memory;
 pub mod memory;
 pub mod metrics;

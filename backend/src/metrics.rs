@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::active::Work;
+use crate::latency::LatencyHistogram;
 
 /// A counter with one writer: no locked instruction on the path.
 #[derive(Debug, Default)]
@@ -27,21 +28,43 @@ impl Counter {
     }
 }
 
+/// A value with one writer.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Only the owner of the queue may call it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The value, from any thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
 /// What one queue has done since it was first started.
 #[derive(Debug, Default)]
 pub struct QueueMetrics {
-    /// Read requests completed.
-    pub reads: Counter,
+    /// Entries of its ring; 0 while it is stopped.
+    pub ring_size: Gauge,
+    /// Requests popped and not answered yet.
+    pub in_flight: Gauge,
+    /// Requests that have needed the device and were answered, well or not: it counts on while the queue makes progress.
+    pub finished: Counter,
+    /// Read requests completed, by the time from pop to answer.
+    pub reads: LatencyHistogram,
     /// Bytes read by the guest.
     pub bytes_read: Counter,
-    /// Write requests completed.
-    pub writes: Counter,
+    /// Write requests completed, likewise.
+    pub writes: LatencyHistogram,
     /// Bytes written by the guest.
     pub bytes_written: Counter,
-    /// Flush requests completed.
-    pub flushes: Counter,
-    /// Discard and write zeroes requests completed.
-    pub zeroings: Counter,
+    /// Flush requests completed, likewise.
+    pub flushes: LatencyHistogram,
+    /// Discard and write zeroes requests completed, likewise.
+    pub zeroings: LatencyHistogram,
     /// Requests answered IOERR because the file system under the image or the sidecar, or a quota on it, is full.
     pub no_space: Counter,
     /// Requests answered IOERR because the device failed in another way.
@@ -61,15 +84,15 @@ pub struct QueueMetrics {
 }
 
 impl QueueMetrics {
-    /// Counts a request that was done, over `len` bytes.
-    pub fn count(&self, work: Work, len: u64) {
+    /// Counts a request that was done, over `len` bytes, in `ns` nanoseconds.
+    pub fn count(&self, work: Work, len: u64, ns: u64) {
         let (requests, bytes) = match work {
             Work::Read => (&self.reads, Some(&self.bytes_read)),
             Work::Write => (&self.writes, Some(&self.bytes_written)),
             Work::Zero(_) => (&self.zeroings, None),
             Work::Flush => (&self.flushes, None),
         };
-        requests.add(1);
+        requests.add(ns);
         if let Some(bytes) = bytes {
             bytes.add(len);
         }

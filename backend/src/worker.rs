@@ -32,6 +32,7 @@ use crate::extent::{self, Extent};
 use crate::inbox::Message;
 use crate::inflight::{Direction, Operation, Piece, Transfer};
 use crate::inflight_region::InflightQueue;
+use crate::latency::BatchClock;
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::poller::Poller;
@@ -67,6 +68,16 @@ enum Launch {
     Starved,
 }
 
+/// A request that was done, to be counted.
+#[derive(Debug)]
+struct Done {
+    work: Work,
+    /// In bytes.
+    len: u64,
+    /// When, by the worker's clock.
+    popped: u64,
+}
+
 /// Serves one queue on its own thread until it is told to stop.
 #[derive(Debug)]
 pub struct QueueWorker<B: BlockDevice> {
@@ -79,6 +90,7 @@ pub struct QueueWorker<B: BlockDevice> {
     buffers: Buffers,
     data: DataPath,
     poller: Poller,
+    clock: BatchClock,
     requests: Slab<Active>,
     /// Popped since the last batch of locks.
     arrived: Vec<usize>,
@@ -86,6 +98,8 @@ pub struct QueueWorker<B: BlockDevice> {
     ready: VecDeque<usize>,
     /// Finished, to be released as one batch.
     released: Vec<Ticket>,
+    /// Finished well, to be counted as one batch.
+    done: Vec<Done>,
     transfers: usize,
     starved: bool,
     stopping: bool,
@@ -117,10 +131,12 @@ impl<B: BlockDevice> QueueWorker<B> {
             buffers,
             data,
             poller,
+            clock: BatchClock::new(),
             requests: Slab::new(),
             arrived: Vec::new(),
             ready: VecDeque::new(),
             released: Vec::new(),
+            done: Vec::new(),
             transfers: 0,
             starved: false,
             stopping: false,
@@ -163,8 +179,22 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Lets go of all that was finished: nothing may be kept from driver or queues while the worker sleeps.
     fn settle(&mut self) {
+        self.count();
         self.publish();
         self.release();
+    }
+
+    /// Counts what was done: before the driver sees it, and with one look at the clock.
+    fn count(&mut self) {
+        let metrics = &self.disk.metrics[self.vring.index];
+        metrics.in_flight.set(self.requests.len() as u64);
+        if self.done.is_empty() {
+            return;
+        }
+        let now = self.clock.read();
+        for Done { work, len, popped } in self.done.drain(..) {
+            metrics.count(work, len, now - popped);
+        }
     }
 
     /// Whether a release has made a request of this queue ready that no want of folios holds up.
@@ -263,7 +293,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                     Err(_) => self.answer(request, Status::IoErr, 0),
                 }
             }
-            _ => match Active::new(request, self.info.zeroing) {
+            _ => match Active::new(request, self.clock.read(), self.info.zeroing) {
                 Ok(active) => self.arrived.push(self.requests.insert(active)),
                 // no bytes, nothing to do
                 Err(request) => self.answer(request, Status::Ok, 0),
@@ -389,6 +419,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// The only blocking call.
     fn enter(&mut self, sleep: bool) -> io::Result<()> {
+        self.clock.expire();
         if !sleep {
             if self.device.has_work() {
                 return self.device.enter(false);
@@ -540,12 +571,14 @@ impl<B: BlockDevice> QueueWorker<B> {
             active.in_flight = 1;
             return self.device.submit(Operation::Flush { request: id });
         }
-        let Some(Active { request, work, len, ticket, status, .. }) = self.requests.try_remove(id) else {
+        let Some(Active { request, popped, work, len, ticket, status, .. }) = self.requests.try_remove(id)
+        else {
             return;
         };
         self.released.extend(ticket);
+        self.metrics().finished.add(1);
         if status == Status::Ok {
-            self.metrics().count(work, len);
+            self.done.push(Done { work, len, popped });
         }
         let data_written = match (work, status) {
             // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits

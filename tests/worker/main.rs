@@ -4,6 +4,7 @@
 
 mod gate;
 mod guest;
+mod latency;
 mod model;
 
 mod alignment;

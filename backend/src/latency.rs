@@ -1,0 +1,154 @@
+//! How long requests took: a histogram with one writer, and the clock that its times are of.
+
+use std::time::Instant;
+
+use crate::metrics::Counter;
+
+/// Buckets to each power of two: a bucket is at most a quarter as wide as its times are long.
+const PER_OCTAVE: u64 = 4;
+/// The last bucket begins at 58 s, and has no end.
+const BUCKETS: usize = 100;
+
+/// A worker's time, in nanoseconds since it was set up. It is read once for each batch of requests, not once a request.
+#[derive(Debug)]
+pub struct BatchClock {
+    start: Instant,
+    now: Option<u64>,
+}
+
+impl BatchClock {
+    /// A clock that starts now.
+    pub fn new() -> Self {
+        Self { start: Instant::now(), now: None }
+    }
+
+    /// Begins a batch: what comes next reads the time anew.
+    pub fn expire(&mut self) {
+        self.now = None;
+    }
+
+    /// When this batch began.
+    pub fn read(&mut self) -> u64 {
+        let start = self.start;
+        *self.now.get_or_insert_with(|| u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Default for BatchClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A histogram of times, in microseconds: exact below 4, then four buckets to each power of two.
+#[derive(Debug)]
+pub struct LatencyHistogram {
+    buckets: [Counter; BUCKETS],
+    total_ns: Counter,
+}
+
+/// A part of a histogram that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Bucket {
+    /// Its times are not shorter, in microseconds.
+    pub from_us: u64,
+    /// Its times are shorter, in microseconds; none for the last bucket, which takes all that is longer.
+    pub below_us: Option<u64>,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Default for LatencyHistogram {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| Counter::default()), total_ns: Counter::default() }
+    }
+}
+
+impl LatencyHistogram {
+    /// Adds a time of `ns` nanoseconds. Only the owning worker may call it.
+    pub fn add(&self, ns: u64) {
+        self.buckets[bucket_of(ns / 1000)].add(1);
+        self.total_ns.add(ns);
+    }
+
+    /// How many times there are, from any thread.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(Counter::get).sum()
+    }
+
+    /// The sum of all times, in microseconds.
+    pub fn total_us(&self) -> u64 {
+        self.total_ns.get() / 1000
+    }
+
+    /// The buckets that are not empty, shortest times first.
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let counts = self.buckets.iter().map(Counter::get).enumerate().filter(|&(_, count)| count > 0);
+        let bucket = |(index, count)| Bucket {
+            from_us: from_us(index),
+            below_us: (index + 1 < BUCKETS).then(|| from_us(index + 1)),
+            count,
+        };
+        counts.map(bucket).collect()
+    }
+}
+
+/// The bucket for a time of `us` microseconds.
+#[expect(clippy::cast_possible_truncation, reason = "less than four")]
+fn bucket_of(us: u64) -> usize {
+    if us < PER_OCTAVE {
+        return us as usize;
+    }
+    let octave = us.ilog2();
+    let quarter = (us >> (octave - 2)) % PER_OCTAVE;
+    ((octave as usize - 1) * 4 + quarter as usize).min(BUCKETS - 1)
+}
+
+/// Where a bucket begins, in microseconds.
+fn from_us(index: usize) -> u64 {
+    let index = index as u64;
+    if index < PER_OCTAVE { index } else { (PER_OCTAVE + index % PER_OCTAVE) << (index / PER_OCTAVE - 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn buckets_follow_each_other_without_a_gap() {
+        for index in 0..BUCKETS {
+            assert_eq!(bucket_of(from_us(index)), index);
+            assert_eq!(bucket_of(from_us(index + 1) - 1), index);
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_is_in_its_bucket(ns in any::<u64>()) {
+            let histogram = LatencyHistogram::default();
+            histogram.add(ns);
+            let [bucket] = histogram.buckets()[..] else { panic!("one time, one bucket") };
+            let us = ns / 1000;
+            prop_assert!(bucket.from_us <= us && bucket.below_us.is_none_or(|below| us < below));
+            // no wider than a quarter of what it holds
+            if let Some(below) = bucket.below_us {
+                prop_assert!(below - bucket.from_us <= (bucket.from_us / 4).max(1));
+            }
+            prop_assert_eq!((bucket.count, histogram.count(), histogram.total_us()), (1, 1, us));
+        }
+    }
+
+    #[test]
+    fn a_clock_stands_still_within_a_batch() {
+        let mut clock = BatchClock::new();
+        let first = clock.read();
+        let start = Instant::now();
+        while start.elapsed().as_nanos() == 0 {}
+        assert_eq!(clock.read(), first);
+        clock.expire();
+        assert!(clock.read() > first);
+    }
+}
