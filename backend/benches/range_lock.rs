@@ -79,7 +79,16 @@ fn run<B: BlockDevice>(device: Arc<B>, request_type: u32, block_size: u32) -> f6
     let disk = disk(Driven::new(device, guest), block_size);
     let kick = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     let kick = KickFd::new(kick.into()).expect("it is an eventfd");
-    let vring = Vring { index: 0, ring, kick, call: None, error: None, inflight: None, writethrough: false };
+    let vring = Vring {
+        index: 0,
+        ring,
+        kick,
+        call: None,
+        error: None,
+        inflight: None,
+        writethrough: false,
+        used_log: None,
+    };
     disk.inboxes[0].post(Message::Stop);
     let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
     worker.run().expect("nothing fails here");

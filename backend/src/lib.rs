@@ -8,6 +8,7 @@ pub mod bounce;
 pub mod command;
 pub mod control;
 pub mod device;
+pub mod dirty_log;
 pub mod disk;
 pub mod error;
 pub mod event;

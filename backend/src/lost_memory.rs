@@ -14,7 +14,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::memory::MEMORY_SLOTS_MAX;
 
-/// A table may be changed by a message while the one it replaces is still mapped; so may an in-flight region.
+/// A table may be changed by a message while the one it replaces is still mapped; so may an in-flight region and a dirty log.
 const SLOTS: usize = 2 * (MEMORY_SLOTS_MAX + 1);
 const PAGE_SIZE: usize = 4096;
 

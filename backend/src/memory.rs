@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
+use crate::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
 use crate::lost_memory::Announced;
 
-/// Guest memory as workers see it.
-pub type GuestMemory = GuestMemoryMmap<()>;
+/// Guest memory as workers see it. What they write to it is marked in the dirty log.
+pub type GuestMemory = GuestMemoryMmap<RegionLog>;
 
 /// Most memory regions at a time; what libvhost-user offers.
 pub const MEMORY_SLOTS_MAX: usize = 509;
@@ -43,6 +45,9 @@ pub enum MemoryError {
     /// The mapping failed.
     #[error("cannot map the memory region")]
     Map(#[source] vm_memory::mmap::MmapRegionError),
+    /// A migration would not learn of writes to it.
+    #[error(transparent)]
+    NotLogged(#[from] DirtyLogError),
 }
 
 #[derive(Debug, Clone)]
@@ -52,11 +57,11 @@ struct Region {
     size: u64,
     // before the mapping, whose pages it guards
     _announced: Arc<Announced>,
-    mapping: Arc<MmapRegion<()>>,
+    mapping: Arc<MmapRegion<RegionLog>>,
 }
 
 impl Region {
-    fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Self, MemoryError> {
+    fn map(region: &VhostUserMemoryRegion, file: File, log: &Arc<DirtyLog>) -> Result<Self, MemoryError> {
         let VhostUserMemoryRegion { guest_phys_addr, memory_size, user_addr, mmap_offset } = *region;
         let overlap = || MemoryError::Overlap(guest_phys_addr);
         guest_phys_addr.checked_add(memory_size).ok_or_else(overlap)?;
@@ -66,8 +71,13 @@ impl Region {
             return Err(MemoryError::PastEndOfFile { size: memory_size, offset: mmap_offset, file_len });
         }
         let size = usize::try_from(memory_size).map_err(|_| overlap())?;
-        let mapping =
-            MmapRegion::from_file(FileOffset::new(file, mmap_offset), size).map_err(MemoryError::Map)?;
+        let log = RegionLog::new(log.clone(), GuestAddress(guest_phys_addr));
+        let mapping = MmapRegionBuilder::new_with_bitmap(size, log)
+            .with_file_offset(FileOffset::new(file, mmap_offset))
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED)
+            .build()
+            .map_err(MemoryError::Map)?;
         Ok(Self {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
@@ -85,12 +95,23 @@ impl Region {
 pub struct MemoryTable {
     regions: Vec<Region>,
     memory: Arc<GuestMemory>,
+    log: Arc<DirtyLog>,
 }
 
 impl MemoryTable {
     /// The memory of all regions.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// Where writes to it are marked.
+    pub fn dirty_log(&self) -> &Arc<DirtyLog> {
+        &self.log
+    }
+
+    /// The first address past all regions.
+    pub fn end(&self) -> u64 {
+        end(&self.regions)
     }
 
     /// Replaces all regions (`VHOST_USER_SET_MEM_TABLE`).
@@ -102,7 +123,7 @@ impl MemoryTable {
         let regions = regions
             .iter()
             .zip(files)
-            .map(|(region, file)| Region::map(region, file))
+            .map(|(region, file)| Region::map(region, file, &self.log))
             .collect::<Result<_, _>>()?;
         self.set(regions)
     }
@@ -110,7 +131,7 @@ impl MemoryTable {
     /// Adds one region (`VHOST_USER_ADD_MEM_REG`).
     pub fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> Result<(), MemoryError> {
         let mut regions = self.regions.clone();
-        regions.push(Region::map(region, file)?);
+        regions.push(Region::map(region, file, &self.log)?);
         self.set(regions)
     }
 
@@ -143,6 +164,7 @@ impl MemoryTable {
         {
             return Err(MemoryError::Overlap(pair[1].guest_addr));
         }
+        self.log.check_covers(end(&regions))?;
         let mapped = regions.iter().map(|region| {
             GuestRegionMmap::with_arc(region.mapping.clone(), GuestAddress(region.guest_addr)).map(Arc::new)
         });
@@ -155,4 +177,9 @@ impl MemoryTable {
         self.regions = regions;
         Ok(())
     }
+}
+
+/// The first address past `regions`, which are in order.
+fn end(regions: &[Region]) -> u64 {
+    regions.last().map_or(0, |region| region.guest_addr + region.size)
 }

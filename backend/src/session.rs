@@ -23,6 +23,7 @@ use self::front_door::FrontDoor;
 use self::messages::refuse;
 use self::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
+use crate::dirty_log::UsedRingLog;
 use crate::disk::Disk;
 use crate::inbox::{Inbox, Message};
 use crate::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
@@ -82,6 +83,8 @@ struct Session<B> {
     offer: Offer,
     owned: bool,
     acked: u64,
+    /// `VHOST_F_LOG_ALL` was acknowledged.
+    migrating: bool,
     protocol_features: VhostUserProtocolFeatures,
     /// The device status field (virtio 1.2, 2.1), as the front-end set it.
     status: u8,
@@ -100,6 +103,7 @@ impl<B: BlockDevice> Session<B> {
             offer,
             owned: false,
             acked: 0,
+            migrating: false,
             protocol_features: VhostUserProtocolFeatures::empty(),
             status: 0,
             memory: MemoryTable::default(),
@@ -183,6 +187,7 @@ impl<B: BlockDevice> Session<B> {
         };
         let mut ring = self.ring(index, addresses)?;
         let inflight = self.take_over(index, &mut ring)?;
+        let used_log = self.used_log(index, &ring);
         self.disk.inboxes[index].take();
         let writethrough = !self.is_writeback();
         let queue = &mut self.queues[index];
@@ -190,7 +195,7 @@ impl<B: BlockDevice> Session<B> {
             return Ok(());
         };
         let (call, error) = (queue.call.take(), queue.error.take());
-        let vring = Vring { index, ring, kick, call, error, inflight, writethrough };
+        let vring = Vring { index, ring, kick, call, error, inflight, writethrough, used_log };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(format!("queue{index}")).spawn(move || {
@@ -250,6 +255,25 @@ impl<B: BlockDevice> Session<B> {
 
     fn inflight_limits(&self) -> InflightLimits {
         InflightLimits { queues: self.queues.len(), queue_size: self.offer.queue_size_max }
+    }
+
+    fn used_log(&self, index: usize, ring: &SplitRing) -> Option<UsedRingLog> {
+        let start = self.queues[index].addresses?.used_log?;
+        Some(UsedRingLog::new(self.memory.dirty_log().clone(), start, ring.used_ring_len()))
+    }
+
+    /// Logs writes to guest memory from when the front-end has asked for it and handed over a log, in whichever order, until it asks
+    /// for no more.
+    fn switch_log(&mut self, migrating: bool) -> VhostResult<()> {
+        let log = self.memory.dirty_log();
+        let on = migrating && log.has_base();
+        if on != log.is_on() {
+            log.switch(on)
+                .map_err(|error| refuse(format!("membarrier, which a dirty log needs: {error}")))?;
+            tracing::info!("the dirty log is {}", if on { "on" } else { "off" });
+        }
+        self.migrating = migrating;
+        Ok(())
     }
 
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.

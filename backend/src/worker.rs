@@ -26,6 +26,7 @@ use self::failure::Failure;
 use crate::active::{Active, Work, ZeroBy};
 use crate::bounce::{Arena, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
+use crate::dirty_log::UsedRingLog;
 use crate::disk::{Bounce, Disk};
 use crate::event::{CallFd, KickFd};
 use crate::extent::{self, Extent};
@@ -58,6 +59,8 @@ pub struct Vring {
     pub inflight: Option<InflightQueue>,
     /// Writes are made stable before they complete (no flush was negotiated).
     pub writethrough: bool,
+    /// Where writes to the used ring are marked besides its own place.
+    pub used_log: Option<UsedRingLog>,
 }
 
 /// Whether a request could be launched whole.
@@ -408,12 +411,20 @@ impl<B: BlockDevice> QueueWorker<B> {
         if self.stopping || self.retired || self.starved {
             return true;
         }
-        match self.vring.ring.enable_notifications(&*self.memory) {
+        let armed = self.vring.ring.enable_notifications(&*self.memory);
+        self.mark_used_ring();
+        match armed {
             Ok(more) => !more,
             Err(error) => {
                 self.retire(&error);
                 true
             }
+        }
+    }
+
+    fn mark_used_ring(&self) {
+        if let Some(log) = &self.vring.used_log {
+            log.mark();
         }
     }
 
@@ -434,6 +445,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.device.enter(true)?;
         self.poller.slept(start.elapsed());
         self.vring.ring.disable_notifications(&*self.memory);
+        self.mark_used_ring();
         Ok(())
     }
 
@@ -466,6 +478,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {
+        self.data.mark_written(&self.requests[transfer.piece.request], &transfer);
         if let Err(error) = result {
             return self.end_transfer(transfer, Some(error.into()));
         }
@@ -614,6 +627,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             Ok(false) => {}
             Err(error) => self.retire(&error),
         }
+        self.mark_used_ring();
     }
 
     /// Gives the ranges of all that was finished back, and wakes those whose turn it is.

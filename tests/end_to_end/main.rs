@@ -10,6 +10,7 @@ mod bad_input;
 mod block_device;
 mod corrupt_media;
 mod crashed_image;
+mod dirty_log;
 mod features;
 mod flush_and_kill;
 mod full_disk;

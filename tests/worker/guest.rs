@@ -229,6 +229,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             error: Some(CallFd::new(clone(&queue.error)).unwrap()),
             inflight: None,
             writethrough: self.setup.writethrough,
+            used_log: None,
         };
         let (disk, memory) = (self.disk.clone(), self.memory.clone());
         queue.worker =

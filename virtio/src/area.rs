@@ -111,6 +111,10 @@ impl RingLayout {
         }
     }
 
+    pub(crate) fn used_ring_len(&self) -> usize {
+        self.len(RingArea::UsedRing)
+    }
+
     fn address(&self, area: RingArea) -> GuestAddress {
         match area {
             RingArea::DescriptorTable => self.addresses.descriptor_table,

@@ -165,6 +165,12 @@ impl SplitRing {
         self.next_used
     }
 
+    /// Length of the used ring, in bytes.
+    #[must_use]
+    pub fn used_ring_len(&self) -> usize {
+        self.layout.used_ring_len()
+    }
+
     /// Number of chains popped and not yet completed.
     #[must_use]
     pub fn outstanding(&self) -> u16 {

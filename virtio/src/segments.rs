@@ -1,7 +1,7 @@
 //! A request's data buffers as one stream of bytes.
 
 use smallvec::SmallVec;
-use vm_memory::bitmap::MS;
+use vm_memory::bitmap::{Bitmap, MS};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlice};
 
 /// A run of guest memory, of any length and alignment: drivers do send 3952 + 2704 bytes.
@@ -120,6 +120,15 @@ impl Segments {
     ) -> Result<impl Iterator<Item = Result<VolatileSlice<'a, MS<'a, M>>, CopyError>>, CopyError> {
         self.check_bounds(offset, len)?;
         Ok(slices(mem, &self.segments, offset, len))
+    }
+
+    /// Tells the memory's dirty bitmap of `len` bytes from `offset` on that were written through [`Self::slices`], by their addresses:
+    /// nobody else could know.
+    pub fn mark_dirty<M: GuestMemoryBackend>(&self, mem: &M, offset: u64, len: u64) {
+        // what is no longer in guest memory needs no mark
+        for slice in slices(mem, &self.segments, offset, len).flatten() {
+            slice.bitmap().mark_dirty(0, slice.len());
+        }
     }
 
     fn check_bounds(&self, offset: u64, len: u64) -> Result<(), CopyError> {

@@ -73,6 +73,7 @@ pub fn run(input: &[u8]) {
         error: Some(CallFd::new(new_eventfd().into()).expect("it is an eventfd")),
         inflight: None,
         writethrough: flag(5),
+        used_log: None,
     };
     disk.inboxes[0].post(Message::Stop);
     let worker = QueueWorker::new(disk.clone(), memory, vring).expect("the arena is small");

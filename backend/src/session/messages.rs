@@ -13,6 +13,7 @@ use vhost::vhost_user::{
     Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
 };
 use virtio::Features;
+use vm_memory::GuestAddress;
 
 use super::Session;
 use super::queue::{FrontendAddresses, Queue};
@@ -21,6 +22,9 @@ use crate::event::{CallFd, KickFd};
 use crate::inbox::Message;
 use crate::inflight_region::{self, InflightRegion};
 use crate::memory::MEMORY_SLOTS_MAX;
+
+/// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// Refuses a message, which must have changed nothing.
 pub(super) fn refuse(reason: impl Into<String>) -> VhostError {
@@ -52,7 +56,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
-        Ok(self.offer.features.bits() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+        Ok(self.offer.features.bits() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | LOG_ALL)
     }
 
     fn set_features(&mut self, features: u64) -> VhostResult<()> {
@@ -60,11 +64,12 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         if features & !offered != 0 {
             return Err(refuse(format!("features {:#x} were not offered", features & !offered)));
         }
-        if features == self.acked {
+        self.switch_log(features & LOG_ALL != 0)?;
+        if features & !LOG_ALL == self.acked {
             return Ok(());
         }
         self.while_stopped(|session| {
-            session.acked = features;
+            session.acked = features & !LOG_ALL;
             Ok(())
         })
     }
@@ -92,13 +97,21 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> VhostResult<()> {
-        let addresses = FrontendAddresses { descriptor, available, used };
+        // the ring's own place is logged in any case
+        let elsewhere = self.memory.guest_address(used) != Some(GuestAddress(log));
+        let used_log =
+            (flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG) && elsewhere).then_some(log);
+        let addresses = FrontendAddresses { descriptor, available, used, used_log };
+        if self.queue(index)?.addresses == Some(addresses) {
+            // a migration begins or ends: no reason to stop
+            return Ok(());
+        }
         self.change_queue(index, |queue| queue.addresses = Some(addresses))
     }
 
@@ -153,6 +166,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::STATUS)
     }
 
@@ -249,7 +263,9 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         not_offered()
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> VhostResult<()> {
-        not_offered()
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> VhostResult<()> {
+        let set = self.memory.dirty_log().set_base(log, file, self.memory.end());
+        set.map_err(|error| refuse(crate::report::chain(&error)))?;
+        self.switch_log(self.migrating)
     }
 }

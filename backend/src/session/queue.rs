@@ -7,11 +7,13 @@ use crate::event::{CallFd, KickFd};
 use crate::worker::Vring;
 
 /// Ring addresses in the front-end's address space, as the front-end gives them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrontendAddresses {
     pub(super) descriptor: u64,
     pub(super) available: u64,
     pub(super) used: u64,
+    /// Where writes to the used ring are to be logged: a guest address, unlike the others.
+    pub(super) used_log: Option<u64>,
 }
 
 /// A thread that serves a queue, and what it gives back.

@@ -41,6 +41,14 @@ impl DataPath {
         Ok(())
     }
 
+    /// Tells the dirty log what the device itself wrote to guest memory, or may have written before it failed.
+    pub(super) fn mark_written(&self, active: &Active, transfer: &Transfer) {
+        if let (Direction::Read, Buffer::Guest(..)) = (transfer.direction, &transfer.buffer) {
+            let Piece { data_offset, data_len, .. } = transfer.piece;
+            active.request.data.mark_dirty(&*self.memory, data_offset, data_len as u64);
+        }
+    }
+
     /// `verify`, for a read.
     pub(super) fn verify(&self, active: &Active, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { data_offset, data_len, lead, .. } = transfer.piece;

@@ -7,14 +7,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
-use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag};
+use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend as Protocol, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use virtio::Features;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::process::Transcript;
-use super::{Backend, GuestMemory, Queue, TIME_LIMIT};
+use super::{Backend, DirtyLog, GuestMemory, Queue, TIME_LIMIT};
+
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// Entries of a ring where it does not matter.
 const QUEUE_SIZE: u16 = 256;
@@ -28,6 +30,7 @@ pub(crate) struct Frontend<'m> {
     /// The same connection, for what `protocol` cannot say.
     stream: UnixStream,
     memory: &'m GuestMemory,
+    features: u64,
     /// Ends with the front-end, and lets the watchdog go.
     _lifetime: Sender<()>,
     log: Transcript,
@@ -56,13 +59,15 @@ impl<'m> Frontend<'m> {
         let mut protocol = Protocol::from_stream(stream.try_clone().unwrap(), 1);
         protocol.set_owner().unwrap();
         let offered = protocol.get_features().unwrap();
-        protocol.set_features(offered & !refused.bits()).unwrap();
+        // that is for migrations alone
+        let features = offered & !refused.bits() & !LOG_ALL;
+        protocol.set_features(features).unwrap();
         let protocol_features = protocol.get_protocol_features().unwrap();
         protocol.set_protocol_features(protocol_features).unwrap();
         protocol.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         protocol.get_queue_num().unwrap();
         protocol.set_mem_table(&memory.regions()).unwrap();
-        Self { protocol, stream, memory, _lifetime: lifetime, log }
+        Self { protocol, stream, memory, features, _lifetime: lifetime, log }
     }
 
     /// Sets queue `index` up and enables it.
@@ -85,15 +90,7 @@ impl<'m> Frontend<'m> {
     /// As [`Self::start`], for a ring that may be refused.
     pub(crate) fn try_start(&mut self, queue: &Queue<'m>, base: u16) -> vhost::Result<()> {
         let index = queue.index();
-        let addresses = queue.addresses();
-        let config = VringConfigData {
-            queue_max_size: queue.size(),
-            queue_size: queue.size(),
-            desc_table_addr: self.memory.frontend_address(addresses.descriptor_table),
-            avail_ring_addr: self.memory.frontend_address(addresses.available_ring),
-            used_ring_addr: self.memory.frontend_address(addresses.used_ring),
-            ..VringConfigData::default()
-        };
+        let config = self.config_of(queue);
         self.protocol.set_vring_num(index, queue.size())?;
         self.protocol.set_vring_base(index, base)?;
         self.protocol.set_vring_addr(index, &config)?;
@@ -102,6 +99,37 @@ impl<'m> Frontend<'m> {
         queue.take_interrupts();
         self.protocol.set_vring_kick(index, queue.kick_fd())?;
         self.protocol.set_vring_enable(index, true)
+    }
+
+    fn config_of(&self, queue: &Queue<'m>) -> VringConfigData {
+        let addresses = queue.addresses();
+        VringConfigData {
+            queue_max_size: queue.size(),
+            queue_size: queue.size(),
+            desc_table_addr: self.memory.frontend_address(addresses.descriptor_table),
+            avail_ring_addr: self.memory.frontend_address(addresses.available_ring),
+            used_ring_addr: self.memory.frontend_address(addresses.used_ring),
+            ..VringConfigData::default()
+        }
+    }
+
+    /// Hands `log` over, as at the beginning of a migration.
+    pub(crate) fn log_to(&mut self, log: &DirtyLog) {
+        self.protocol.set_log_base(0, Some(log.region())).unwrap();
+    }
+
+    /// Asks for what is written to be logged, or for no more of it.
+    pub(crate) fn log_writes(&mut self, on: bool) {
+        let features = if on { self.features | LOG_ALL } else { self.features };
+        self.protocol.set_features(features).unwrap();
+    }
+
+    /// Says where writes to the used ring of `queue`, which runs, are to be logged.
+    pub(crate) fn log_used_ring(&mut self, queue: &Queue<'m>, at: Option<u64>) {
+        const VHOST_VRING_F_LOG: u32 = 1;
+        let flags = if at.is_some() { VHOST_VRING_F_LOG } else { 0 };
+        let config = VringConfigData { flags, log_addr: at, ..self.config_of(queue) };
+        self.protocol.set_vring_addr(queue.index(), &config).unwrap();
     }
 
     /// Takes `queue` back from the back-end, nothing in flight. Returns the available index to go on at.

@@ -1,5 +1,6 @@
 //! The guest's memory: one memfd, shared with the back-end in two regions, as a machine with a hole below 4 GiB has it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -14,6 +15,7 @@ const LOW_SIZE: u64 = 16 << 20;
 const HIGH: u64 = 1 << 32;
 const HIGH_SIZE: u64 = 256 << 20;
 const PAGE_SIZE: u64 = 4096;
+const PAGE_LEN: usize = 4096;
 
 /// Guest memory, with room handed out and never taken back.
 #[derive(Debug)]
@@ -25,6 +27,9 @@ pub(crate) struct GuestMemory {
 }
 
 impl GuestMemory {
+    /// The first address past all regions.
+    pub(crate) const END: u64 = HIGH + HIGH_SIZE;
+
     /// An address that is in no region, between the two that there are.
     pub(crate) const HOLE: u64 = HIGH - PAGE_SIZE;
 
@@ -84,8 +89,31 @@ impl GuestMemory {
         data
     }
 
+    /// All of it, as it is.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let all = |start, size: u64| self.read(start, usize::try_from(size).unwrap());
+        Snapshot([all(LOW, LOW_SIZE), all(HIGH, HIGH_SIZE)])
+    }
+
     pub(crate) fn read_byte(&self, address: u64) -> u8 {
         self.mmap.read_obj(GuestAddress(address)).unwrap()
+    }
+}
+
+/// What guest memory was.
+pub(crate) struct Snapshot([Vec<u8>; 2]);
+
+impl Snapshot {
+    /// Addresses of the pages that are not what they were.
+    pub(crate) fn changed_pages(&self, memory: &GuestMemory) -> BTreeSet<u64> {
+        let Snapshot(now) = memory.snapshot();
+        let regions = [LOW, HIGH].into_iter().zip(self.0.iter().zip(&now));
+        let changed = regions.flat_map(|(start, (then, now))| {
+            let pages = then.chunks(PAGE_LEN).zip(now.chunks(PAGE_LEN));
+            let addresses = (start..).step_by(PAGE_LEN);
+            addresses.zip(pages).filter(|(_, (then, now))| then != now).map(|(address, _)| address)
+        });
+        changed.collect()
     }
 }
 

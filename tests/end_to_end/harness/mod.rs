@@ -2,6 +2,7 @@
 
 mod backend;
 mod crash;
+mod dirty_log;
 mod frontend;
 mod image;
 pub(crate) mod inflight;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub(crate) use backend::{Backend, PROGRAM, serve_command};
 pub(crate) use crash::crash;
+pub(crate) use dirty_log::DirtyLog;
 pub(crate) use frontend::{Frontend, message};
 pub(crate) use image::Image;
 pub(crate) use load::{stamped, stamps};

@@ -129,6 +129,11 @@ impl<'m> Queue<'m> {
         self.driver.addresses()
     }
 
+    /// Where headers and status bytes are: start and length.
+    pub(crate) fn slots(&self) -> (u64, u64) {
+        (self.slots, u64::from(self.size) * SLOT_SIZE)
+    }
+
     pub(crate) fn kick_fd(&self) -> &EventFd {
         &self.kick
     }
