@@ -21,6 +21,7 @@ mod interrupts;
 mod kill_cycles;
 mod large_image;
 mod malformed_chain;
+mod memory_changes;
 mod messages;
 mod overlapping;
 mod random_sequences;

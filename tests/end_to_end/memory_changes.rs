@@ -1,0 +1,250 @@
+//! The guest's memory grows, shrinks and is exchanged while its queues are busy.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, pattern};
+
+/// What the back-end says it takes.
+const SLOTS: u64 = 509;
+const QUEUES: usize = 4;
+const DIMM_SIZE: u64 = 64 << 10;
+/// Above all other memory.
+const DIMMS: u64 = 1 << 40;
+const AREA: usize = 16 << 10;
+
+/// A piece of memory that is not there at the start.
+struct Dimm {
+    start: u64,
+    file: File,
+    memory: GuestMemoryMmap,
+}
+
+impl Dimm {
+    fn new(index: u64) -> Self {
+        let file = File::from(memfd_create("dimm", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(DIMM_SIZE).unwrap();
+        // with gaps, which make a region of its own of each
+        let start = DIMMS + index * 2 * DIMM_SIZE;
+        let size = usize::try_from(DIMM_SIZE).unwrap();
+        let range = (GuestAddress(start), size, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
+        Self { start, file, memory: GuestMemoryMmap::from_ranges_with_files([range]).unwrap() }
+    }
+
+    fn region(&self) -> VhostUserMemoryRegionInfo {
+        VhostUserMemoryRegionInfo {
+            guest_phys_addr: self.start,
+            memory_size: DIMM_SIZE,
+            userspace_addr: self.start,
+            mmap_offset: 0,
+            mmap_handle: self.file.as_raw_fd(),
+        }
+    }
+
+    /// Writes `data` to the disk out of this memory, and reads it back into it.
+    fn write_and_read(&self, queue: &mut Queue<'_>, sector: u64, data: &[u8]) {
+        let segment = [(self.start, u32::try_from(data.len()).unwrap())];
+        self.memory.write_slice(data, GuestAddress(self.start)).unwrap();
+        assert_eq!(queue.execute(&Request::write(sector, &segment)).status, OK);
+        self.memory.write_slice(&vec![0; data.len()], GuestAddress(self.start)).unwrap();
+        assert_eq!(queue.execute(&Request::read(sector, &segment)).status, OK);
+        let mut read = vec![0; data.len()];
+        self.memory.read_slice(&mut read, GuestAddress(self.start)).unwrap();
+        assert!(read == data);
+    }
+}
+
+/// Writes and reads an area of its own until told to stop. How many rounds, and how long the longest request took.
+fn keep_busy(queue: &mut Queue<'_>, done: &AtomicBool) -> (u64, Duration) {
+    let sector = 8192 * (queue.index() as u64 + 1);
+    let (mut rounds, mut longest) = (0, Duration::ZERO);
+    while !done.load(Relaxed) {
+        let data = pattern(rounds, AREA);
+        let start = Instant::now();
+        queue.write(sector, &data);
+        longest = longest.max(start.elapsed());
+        assert!(queue.read(sector, AREA) == data);
+        rounds += 1;
+    }
+    (rounds, longest)
+}
+
+/// Runs `changes` while all queues but the first, which it gets, are busy.
+fn under_load(
+    backend: &Backend,
+    memory: &GuestMemory,
+    changes: impl FnOnce(&mut Frontend<'_>, &mut Queue<'_>),
+) -> Duration {
+    let mut frontend = Frontend::connect(backend, memory);
+    let mut queue = frontend.queue(0);
+    let mut busy: Vec<_> = (1..QUEUES).map(|index| frontend.queue(index)).collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let busy: Vec<_> = busy.iter_mut().map(|queue| scope.spawn(|| keep_busy(queue, &done))).collect();
+        // also when it panics: the others are joined before anybody hears of it
+        let stop = StopOnDrop(&done);
+        changes(&mut frontend, &mut queue);
+        drop(stop);
+        let outcomes = busy.into_iter().map(|thread| thread.join().unwrap());
+        outcomes
+            .map(|(rounds, longest)| {
+                assert!(rounds > 0);
+                longest
+            })
+            .max()
+            .unwrap()
+    })
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn regions_are_added_up_to_the_last_slot_and_removed() {
+    let image = Image::create(64 << 20);
+    let backend = Backend::serve(&image, &["--num-queues", "4"]);
+    let memory = GuestMemory::new();
+    let dimms: Vec<_> = (0..SLOTS - memory.regions().len() as u64).map(Dimm::new).collect();
+    let one_too_many = Dimm::new(SLOTS);
+    let longest = under_load(&backend, &memory, |frontend, queue| {
+        assert_eq!(frontend.protocol.get_max_mem_slots().unwrap(), SLOTS);
+        let mut longest_change = Duration::ZERO;
+        for (index, dimm) in (0..).zip(&dimms) {
+            let start = Instant::now();
+            frontend.protocol.add_mem_region(&dimm.region()).unwrap();
+            longest_change = longest_change.max(start.elapsed());
+            if index % 32 == 0 {
+                dimm.write_and_read(queue, 8, &pattern(index, AREA));
+            }
+        }
+        assert!(frontend.protocol.add_mem_region(&one_too_many.region()).is_err());
+        dimms.last().unwrap().write_and_read(queue, 16, &pattern(7, AREA));
+        for dimm in &dimms {
+            let start = Instant::now();
+            frontend.protocol.remove_mem_region(&dimm.region()).unwrap();
+            longest_change = longest_change.max(start.elapsed());
+        }
+        // what was removed cannot be reached
+        let write = Request::write(8, &[(dimms[0].start, 4096)]);
+        assert_eq!(queue.execute(&write).status, IOERR);
+        println!("{} changes, the longest took {longest_change:?}", 2 * dimms.len());
+    });
+    println!("longest request meanwhile: {longest:?}");
+    backend.stop();
+    image.assert_clean();
+}
+
+#[test]
+fn the_whole_table_is_exchanged() {
+    let image = Image::create(64 << 20);
+    let backend = Backend::serve(&image, &["--num-queues", "4"]);
+    let memory = GuestMemory::new();
+    let dimms: Vec<_> = (0..6).map(Dimm::new).collect();
+    under_load(&backend, &memory, |frontend, queue| {
+        for round in 0..40 {
+            let there = usize::try_from(round % 7).unwrap();
+            let mut regions = memory.regions();
+            regions.extend(dimms[..there].iter().map(Dimm::region));
+            frontend.protocol.set_mem_table(&regions).unwrap();
+            for (index, dimm) in dimms.iter().enumerate() {
+                if index < there {
+                    dimm.write_and_read(queue, 8, &pattern(round, AREA));
+                } else {
+                    let write = Request::write(8, &[(dimm.start, 4096)]);
+                    assert_eq!(queue.execute(&write).status, IOERR);
+                }
+            }
+        }
+    });
+    backend.stop();
+    image.assert_clean();
+}
+
+/// Requests whose buffers go away under them succeed or fail, each as a whole, and nothing else does.
+#[test]
+fn buffers_are_removed_under_requests() {
+    let image = Image::create(64 << 20);
+    let backend = Backend::serve(&image, &["--num-queues", "4"]);
+    let memory = GuestMemory::new();
+    let dimm = Dimm::new(0);
+    under_load(&backend, &memory, |frontend, queue| {
+        let mut failed = 0;
+        for round in 0..30 {
+            frontend.protocol.add_mem_region(&dimm.region()).unwrap();
+            for request in 0..60 {
+                let segment = [(dimm.start, 16 << 10), (dimm.start + (32 << 10), 16 << 10)];
+                queue.submit(&match (request + round) % 2 {
+                    0 => Request::write(64 * request, &segment),
+                    _ => Request::read(64 * request, &segment),
+                });
+            }
+            queue.kick();
+            frontend.protocol.remove_mem_region(&dimm.region()).unwrap();
+            let completions = queue.wait_all();
+            assert_eq!(completions.len(), 60);
+            assert!(completions.iter().all(|completion| [OK, IOERR].contains(&completion.status)));
+            // what had not been begun when the memory went
+            queue.submit(&Request::write(0, &[(dimm.start, 4096)]));
+            queue.kick();
+            assert_eq!(queue.wait().status, IOERR);
+            failed += completions.iter().filter(|completion| completion.status == IOERR).count();
+        }
+        println!("{failed} of {} requests failed", 30 * 60);
+    });
+    backend.stop();
+    image.assert_clean();
+}
+
+/// A queue whose rings are gone is not served, and goes on where it was when they are back.
+#[test]
+fn rings_are_removed_under_requests() {
+    let image = Image::create(64 << 20);
+    let backend = Backend::serve(&image, &["--num-queues", "4"]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queues: Vec<_> = (0..QUEUES).map(|index| frontend.queue(index)).collect();
+    let rings = memory.regions()[0];
+    let buffer = memory.allocate(AREA);
+    for round in 0..20 {
+        memory.write(buffer, &pattern(round, AREA));
+        for (index, queue) in (0..).zip(&mut queues) {
+            for request in 0..50 {
+                let sector = 8192 * index + 32 * request;
+                queue.submit(&Request::write(sector, &[(buffer, u32::try_from(AREA).unwrap())]));
+            }
+            queue.kick();
+        }
+        frontend.protocol.remove_mem_region(&rings).unwrap();
+        let used = used_indexes(&mut queues);
+        queues.iter().for_each(Queue::kick);
+        assert_eq!(frontend.config(0, 60).unwrap().len(), 60);
+        assert_eq!(used_indexes(&mut queues), used, "a ring was written after its memory was taken away");
+        frontend.protocol.add_mem_region(&rings).unwrap();
+        for queue in &mut queues {
+            let completions = queue.wait_all();
+            assert_eq!(completions.len(), 50);
+            assert!(completions.iter().all(|completion| completion.status == OK));
+        }
+        assert!(queues[0].read(8192 * 3, AREA) == pattern(round, AREA));
+    }
+    drop(frontend);
+    backend.stop();
+    image.assert_clean();
+}
+
+fn used_indexes(queues: &mut [Queue<'_>]) -> Vec<u16> {
+    queues.iter_mut().map(|queue| queue.driver().used_index()).collect()
+}
