@@ -2,9 +2,10 @@
 
 .PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak prerequisites
 
-# seconds that each fuzz target and the soak run
+# seconds that each fuzz target and the soak run, and messages of the soak's front-ends
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
+SOAK_MESSAGES ?= 1000000
 
 demo: prerequisites
 	cargo build --release --locked -p stableblk -p demo
@@ -44,10 +45,11 @@ bench-micro: prerequisites
 fuzz: prerequisites
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz integrity parse verify
-	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker request
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker request messages
 
 soak: prerequisites
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk --test worker -- --nocapture
+	STABLEBLK_MESSAGES=$(SOAK_MESSAGES) cargo test --release --locked -p stableblk --test messages -- --nocapture
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk-integrity --test crash soak -- --nocapture
 
 prerequisites:

@@ -148,6 +148,8 @@ impl<B: BlockDevice> Session<B> {
     fn reset(&mut self) -> VhostResult<()> {
         self.stop_all()?;
         self.queues.fill_with(Queue::default);
+        // its requests are done; the next driver's are in a region of their own
+        self.inflight = None;
         self.acked &= FRONTEND_FEATURES.bits();
         self.offer.config.writeback = true;
         self.status = 0;

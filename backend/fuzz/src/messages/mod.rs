@@ -1,0 +1,148 @@
+//! Sessions of a front-end that says anything, with any descriptors, in any pieces, while its driver makes requests.
+
+mod frontend;
+mod speech;
+
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use integrity::sidecar;
+use integrity::{Guard, IntegrityProfile, PiType};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use stableblk::device::mem::MemDevice;
+use stableblk::disk::{Bounce, Disk};
+use stableblk::inbox::Inbox;
+use stableblk::lost_memory;
+use stableblk::metrics::QueueMetrics;
+use stableblk::range_lock::{Access, Owner, RangeLock};
+use stableblk::session::{self, Notice, Offer};
+use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, RangeLimits};
+
+use self::frontend::Frontend;
+use super::input::Input;
+
+const QUEUES: usize = 3;
+const CAPACITY: usize = 64 << 10;
+/// A session that has not ended this long after its stream did, hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs sessions, one after the other on one disk, until the input is used up.
+pub fn run(input: &[u8]) {
+    talk(input);
+}
+
+/// How much has been said.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    /// Messages, and bytes that were none.
+    pub messages: u64,
+    /// Sessions it took.
+    pub sessions: u64,
+    /// Requests that the driver got done meanwhile.
+    pub requests: u64,
+}
+
+/// As [`run`]; returns how much was said.
+pub fn talk(input: &[u8]) -> Tally {
+    static CATCH: Once = Once::new();
+    CATCH.call_once(|| lost_memory::catch().expect("a signal handler"));
+    let disk = disk();
+    let mut input = Input(input);
+    let mut frontend = Frontend::new();
+    let mut sessions = 0;
+    while !input.is_empty() {
+        let (stream, served) = UnixStream::pair().expect("a socket pair");
+        let session = Session::start(disk.clone(), served);
+        while !input.is_empty() && speech::step(&mut frontend, &stream, &session.inbox, &mut input) {}
+        drop(stream);
+        session.join();
+        sessions += 1;
+        let mut locks = disk.locks.table();
+        let (ticket, held) = locks.acquire(0..u64::MAX, Access::Exclusive, Owner { queue: 0, request: 0 });
+        assert!(held, "a request has kept its range");
+        locks.release(ticket, |_| ());
+    }
+    let media = disk.device.media();
+    let profile = profile();
+    let mismatch = sidecar::mismatches(&profile, 0, &media.data, &media.tuples).expect("whole blocks").next();
+    assert_eq!(mismatch, None, "the front-end has damaged the disk");
+    let done = |queue: &QueueMetrics| queue.reads.count() + queue.writes.count() + queue.flushes.count();
+    let requests = disk.metrics.iter().map(done).sum();
+    Tally { messages: frontend.messages, sessions, requests }
+}
+
+/// A session on a thread of its own.
+#[derive(Debug)]
+pub struct Session {
+    thread: JoinHandle<()>,
+    /// Its other end is dropped when the thread ends.
+    ended: UnixStream,
+    /// For what the control thread says.
+    pub inbox: Arc<Inbox<Notice>>,
+}
+
+impl Session {
+    /// Serves `stream`.
+    pub fn start(disk: Arc<Disk<MemDevice>>, stream: UnixStream) -> Self {
+        let inbox = Arc::new(Inbox::new().expect("an eventfd"));
+        let notices = inbox.clone();
+        let (ended, running) = UnixStream::pair().expect("a socket pair");
+        let thread = thread::spawn(move || {
+            session::serve(disk, offer(), stream, notices).expect("a session");
+            drop(running);
+        });
+        Self { thread, ended, inbox }
+    }
+
+    /// Waits for the end of the session, whose stream has ended.
+    pub fn join(self) {
+        let limit = Timespec::try_from(TIME_LIMIT).expect("a short time");
+        let ended = poll(&mut [PollFd::new(&self.ended, PollFlags::IN)], Some(&limit)).expect("a poll");
+        assert_eq!(ended, 1, "the session does not end");
+        self.thread.join().expect("the session panicked");
+    }
+}
+
+fn offer() -> Offer {
+    let config = ConfigSpace {
+        capacity_sectors: CAPACITY as u64 / 512,
+        block_size: 512,
+        writeback: true,
+        num_queues: u16::try_from(QUEUES).expect("a few"),
+        ..ConfigSpace::default()
+    };
+    let features = Features::FLUSH
+        | Features::CONFIG_WCE
+        | Features::MQ
+        | Features::EVENT_IDX
+        | Features::INDIRECT_DESC
+        | Features::VERSION_1;
+    Offer { features, config, queue_size_max: 256 }
+}
+
+fn profile() -> IntegrityProfile {
+    IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).expect("it is the default")
+}
+
+/// A protected disk in memory.
+pub fn disk() -> Arc<Disk<MemDevice>> {
+    let limit = Some(RangeLimits { sectors_max: 1 << 20, ranges_max: 1 });
+    Arc::new(Disk {
+        device: Arc::new(MemDevice::new(Some(profile()), CAPACITY)),
+        locks: RangeLock::default(),
+        inboxes: (0..QUEUES).map(|_| Inbox::new().expect("an eventfd")).collect(),
+        metrics: (0..QUEUES).map(|_| QueueMetrics::default()).collect(),
+        limits: DiskLimits {
+            capacity_sectors: CAPACITY as u64 / 512,
+            block_size: 512,
+            read_only: false,
+            discard: limit,
+            write_zeroes: limit,
+        },
+        serial: [b'f'; DEVICE_ID_LEN],
+        bounce: Bounce::Always,
+        poll: Duration::ZERO,
+    })
+}
