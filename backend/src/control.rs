@@ -131,7 +131,9 @@ pub fn run<B: BlockDevice>(
                 let _ = termination.signalled.read(&mut [0; 16]);
                 tracing::info!("stopping");
                 if let Some(session) = running {
-                    let _ = session.stream.shutdown(Shutdown::Both);
+                    // For the session it is the end of the stream. The front-end sees none before everything in flight is
+                    // done: it takes the used rings of that moment for final.
+                    let _ = session.stream.shutdown(Shutdown::Read);
                     session.join();
                     log_counters(disk);
                 }

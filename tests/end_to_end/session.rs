@@ -419,6 +419,28 @@ fn sigterm_under_load_ends_at_once() {
     }
 }
 
+/// A front-end that sees the end of the connection takes the used ring for final, and hands what is missing there to the next
+/// back-end: a completion after that would be the request's second one.
+#[test]
+fn sigterm_ends_the_connection_behind_the_last_completion() {
+    let image = Image::create(64 << 20);
+    for _ in 0..5 {
+        let backend = Backend::serve(&image, &[]);
+        let memory = GuestMemory::new();
+        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut queue = frontend.queue(0);
+        let count = submit_writes(&mut queue, &memory, 512 << 10);
+        queue.wait();
+        thread::scope(|scope| {
+            let backend = scope.spawn(|| backend.stop());
+            assert_eq!(frontend.reply(), None);
+            let used = queue.driver().used_index();
+            backend.join().unwrap();
+            assert_eq!(queue.driver().used_index(), used, "of {count} requests");
+        });
+    }
+}
+
 #[test]
 fn sigterm_while_nobody_is_there() {
     let image = Image::create(16 << 20);
