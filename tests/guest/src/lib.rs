@@ -15,12 +15,17 @@ mod programs;
 mod stableblk;
 mod tool_disk;
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 pub use error::GuestError;
 pub use kernel::Kernel;
 use machine::{Ending, Machine};
-pub use parts::qemu_storage_daemon;
+pub use parts::{qemu_config, qemu_storage_daemon, unpacked_qemu};
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 
@@ -53,8 +58,7 @@ impl Guest<'_> {
     /// # Errors
     /// [`GuestError`]: unless the guest came up and the script ended with status 0.
     pub fn run(&self, scratch: &Path) -> Result<String, GuestError> {
-        write(&scratch.join(machine::INITRAMFS), &initramfs::build(self)?)?;
-        let mut machine = Machine::new(self, scratch)?;
+        let mut machine = Machine::new(self, &self.boot_files(scratch)?, scratch);
         let mut attempt = 1;
         let ending = loop {
             match machine.run(self.time_limit)? {
@@ -74,6 +78,31 @@ impl Guest<'_> {
             Ending::TimedOut => Err(GuestError::TimedOut { limit: self.time_limit, output, console }),
         }
     }
+
+    /// Makes what a hypervisor boots the guest from; what is not there already is put into `scratch`.
+    ///
+    /// The machine's first serial port is the guest's console. On the second one comes what the script prints.
+    ///
+    /// # Errors
+    /// [`GuestError`]: when a part is missing or cannot be built.
+    pub fn boot_files(&self, scratch: &Path) -> Result<BootFiles, GuestError> {
+        let initramfs = scratch.join("initramfs.cpio");
+        write(&initramfs, &initramfs::build(self)?)?;
+        let memory = self.memory_limit_mib.map_or_else(String::new, |mib| format!(" mem={mib}M"));
+        let arguments = format!("console=ttyS0 quiet panic=-1 mitigations=off{memory}");
+        Ok(BootFiles { kernel: self.kernel.image()?, initramfs, arguments })
+    }
+}
+
+/// What a hypervisor boots a guest from.
+#[derive(Debug, Clone)]
+pub struct BootFiles {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The archive that it unpacks as its root file system.
+    pub initramfs: PathBuf,
+    /// The kernel's command line.
+    pub arguments: String,
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, GuestError> {

@@ -8,14 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Guest, GuestError, parts, read_text, write};
+use crate::{BootFiles, Guest, GuestError, parts, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Name of the archive in the scratch directory.
-pub(crate) const INITRAMFS: &str = "initramfs.cpio";
 
 /// How a run of the machine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +37,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(guest: &Guest, scratch: &Path) -> Result<Self, GuestError> {
-        let memory = guest.memory_limit_mib.map_or_else(String::new, |mib| format!(" mem={mib}M"));
-        let kernel_arguments = format!("console=ttyS0 quiet panic=-1 mitigations=off{memory}");
+    pub(crate) fn new(guest: &Guest, boot: &BootFiles, scratch: &Path) -> Self {
         let [console, output, errors] =
             ["console.log", "output.log", "qemu.log"].map(|name| scratch.join(name));
         let mut qemu = parts::qemu();
@@ -53,15 +48,15 @@ impl Machine {
             .arg("-readconfig")
             .arg(parts::qemu_config(guest.config))
             .arg("-kernel")
-            .arg(guest.kernel.image()?)
+            .arg(&boot.kernel)
             .arg("-initrd")
-            .arg(INITRAMFS)
-            .args(["-append", &kernel_arguments])
+            .arg(&boot.initramfs)
+            .args(["-append", &boot.arguments])
             .args(["-serial", "file:console.log", "-serial", "file:output.log"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        Ok(Self { qemu, console, output, errors })
+        Self { qemu, console, output, errors }
     }
 
     /// Runs QEMU to its end, or to the limit.

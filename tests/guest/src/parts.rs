@@ -30,8 +30,13 @@ fn unpacked_or_installed(directory: &str, program: &str) -> Command {
     command
 }
 
+/// Where QEMU was unpacked, as a tree that begins with `usr`; none where it is installed.
+pub fn unpacked_qemu() -> Option<PathBuf> {
+    Some(cache().join("qemu")).filter(|root| root.exists())
+}
+
 /// A file of `qemu-configs/`.
-pub(crate) fn qemu_config(name: &str) -> PathBuf {
+pub fn qemu_config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../qemu-configs").join(name)
 }
 

@@ -1,0 +1,79 @@
+//! A libvirt that nobody else uses.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::domain::poll;
+
+/// No command of virsh takes that long; one that does has hung.
+const COMMAND_LIMIT: &str = "120s";
+
+/// A running libvirtd; it and its domains end when this is dropped, or when the test is killed.
+pub(crate) struct Libvirt {
+    /// Waits for the end of its standard input.
+    namespace: Child,
+    run: PathBuf,
+}
+
+impl Libvirt {
+    /// Starts libvirt with all that it writes below `scratch`. None, and the reason is told, where it cannot run.
+    pub(crate) fn start(scratch: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can give libvirt namespaces of its own");
+            return None;
+        }
+        let run = scratch.join("run");
+        for name in ["libvirt", "stableblk"] {
+            fs::create_dir_all(run.join(name)).expect("directory");
+        }
+        let log = scratch.join("libvirtd.log");
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--mount", "--pid", "--fork", "--mount-proc"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/libvirt/private-libvirtd"))
+            .arg(scratch)
+            .args(guest::unpacked_qemu())
+            .stdin(Stdio::piped())
+            .stderr(File::create(&log).expect("log"));
+        let mut namespace = unshare.spawn().expect("start unshare");
+        let socket = run.join("libvirt/libvirt-sock");
+        let ended = poll(|| !matches!(namespace.try_wait(), Ok(None)) || socket.exists());
+        let libvirt = Self { namespace, run };
+        let told = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(ended && socket.exists(), "libvirtd: run scripts/install-prerequisites\n{}", told());
+        Some(libvirt)
+    }
+
+    /// Where sockets lie that the domain finds in `/run/stableblk`.
+    pub(crate) fn sockets(&self) -> PathBuf {
+        self.run.join("stableblk")
+    }
+
+    /// Runs one command of virsh; what it printed, or what it complained of.
+    pub(crate) fn try_virsh(&self, arguments: &[&str]) -> Result<String, String> {
+        let uri = format!("qemu+unix:///system?socket={}/libvirt/libvirt-sock", self.run.display());
+        let mut virsh = Command::new("timeout");
+        virsh.args([COMMAND_LIMIT, "virsh", "-q", "-c", &uri]).args(arguments);
+        let output = virsh.output().expect("start virsh");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(format!("virsh {arguments:?}: {}: {}", output.status, text(&output.stderr)))
+        }
+    }
+
+    /// Runs one command of virsh that must succeed; what it printed.
+    pub(crate) fn virsh(&self, arguments: &[&str]) -> String {
+        self.try_virsh(arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl Drop for Libvirt {
+    fn drop(&mut self) {
+        drop(self.namespace.stdin.take());
+        // fails only when it was waited for before
+        let _ = self.namespace.wait();
+    }
+}

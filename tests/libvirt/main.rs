@@ -1,0 +1,9 @@
+//! The domain of `qemu-configs/libvirt-domain.xml` through its life, all by `virsh`: a libvirt of each test's own, without systemd.
+//!
+//! Its guest writes and verifies round after round, and says so. What is done to it from outside, it must not notice.
+
+mod daemon;
+mod domain;
+
+mod restart;
+mod start_and_stop;
