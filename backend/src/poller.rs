@@ -1,61 +1,98 @@
-//! Adaptive polling: how long a worker looks for work before it sleeps.
+//! Adaptive polling: whether a worker looks for work for a while before it sleeps.
 //!
 //! Sleeping and waking costs far more than a look at the ring, so it pays to look for a while, but only when work tends to
-//! come within that while. The window doubles when a sleep turns out to have been shorter than the limit and halves when
-//! it passes in vain; so a busy queue polls and an idle one, or one whose device is slow, soon only sleeps.
+//! come within that while. A wait that was polled in vain is held against the next ones of its kind: they sleep at once, 1 of
+//! them, then 3, 7 and so on up to [`REST_MAX`], before polling is tried again. So a queue whose device is slow spends little on
+//! polling and one that is idle spends nothing, as it sleeps until there is an event.
+//!
+//! Waits for the driver and waits for the device are judged apart: a driver may be fast and its device slow.
 
 use std::time::{Duration, Instant};
 
-/// First window after polling was off.
-const WINDOW_MIN: Duration = Duration::from_micros(4);
+/// Most waits in a row that sleep at once after polling was in vain.
+const REST_MAX: u32 = 63;
+
+/// What a worker waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing is in flight: only the driver can bring work.
+    Driver = 0,
+    /// Requests are in flight.
+    Device = 1,
+}
 
 /// When to poll and when to sleep.
 #[derive(Debug)]
 pub struct Poller {
     limit: Duration,
-    window: Duration,
-    idle_since: Option<Instant>,
+    history: [History; 2],
+    looking: Option<Looking>,
+}
+
+/// How polling went for one kind of wait.
+#[derive(Debug, Default)]
+struct History {
+    /// Waits to sleep through before the next try.
+    rest: u32,
+    /// As many after the next one that is in vain.
+    next_rest: u32,
+}
+
+/// A wait that is being polled.
+#[derive(Debug)]
+struct Looking {
+    wait: Wait,
+    /// `None` at the first look: most waits end before the second, and need no clock.
+    since: Option<Instant>,
 }
 
 impl Poller {
     /// Polls for at most `limit` at a time; zero never polls.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, window: limit, idle_since: None }
+        Self { limit, history: Default::default(), looking: None }
     }
 
     /// There was work.
     pub fn worked(&mut self) {
-        self.idle_since = None;
+        if let Some(Looking { wait, .. }) = self.looking.take() {
+            self.history[wait as usize] = History::default();
+        }
     }
 
     /// There was none: whether to look again rather than sleep.
-    pub fn poll_again(&mut self) -> bool {
-        if self.window.is_zero() {
+    pub fn poll_again(&mut self, wait: Wait) -> bool {
+        if self.limit.is_zero() {
             return false;
         }
-        let now = Instant::now();
-        let idle_since = *self.idle_since.get_or_insert(now);
-        if now - idle_since < self.window {
-            return true;
-        }
-        self.idle_since = None;
-        self.window /= 2;
-        if self.window < WINDOW_MIN {
-            self.window = Duration::ZERO;
-        }
-        false
-    }
-
-    /// The worker slept for `time`.
-    pub fn slept(&mut self, time: Duration) {
-        if time < self.limit {
-            self.window = (self.window * 2).max(WINDOW_MIN).min(self.limit);
+        match &mut self.looking {
+            Some(Looking { since: Some(since), .. }) if since.elapsed() >= self.limit => {
+                self.in_vain();
+                false
+            }
+            Some(Looking { since, .. }) => {
+                since.get_or_insert_with(Instant::now);
+                true
+            }
+            None => self.begin(wait),
         }
     }
 
-    /// Whether polling is possible at all.
-    pub fn is_enabled(&self) -> bool {
-        !self.limit.is_zero()
+    fn begin(&mut self, wait: Wait) -> bool {
+        let history = &mut self.history[wait as usize];
+        if history.rest > 0 {
+            history.rest -= 1;
+            return false;
+        }
+        self.looking = Some(Looking { wait, since: None });
+        true
+    }
+
+    fn in_vain(&mut self) {
+        if let Some(Looking { wait, .. }) = self.looking.take() {
+            let history = &mut self.history[wait as usize];
+            history.next_rest = (history.next_rest * 2 + 1).min(REST_MAX);
+            history.rest = history.next_rest;
+        }
     }
 }
 
@@ -63,25 +100,66 @@ impl Poller {
 mod tests {
     use super::*;
 
-    #[test]
-    fn zero_never_polls() {
-        let mut poller = Poller::new(Duration::ZERO);
-        assert!(!poller.poll_again());
-        poller.slept(Duration::ZERO);
-        assert!(!poller.poll_again());
+    /// So long that no test sees it pass.
+    const FOR_EVER: Duration = Duration::from_secs(1 << 20);
+    /// Passed at the second look.
+    const AT_ONCE: Duration = Duration::from_nanos(1);
+
+    /// Whether a wait without work was polled at all.
+    fn wait_in_vain(poller: &mut Poller, wait: Wait) -> bool {
+        let tried = poller.poll_again(wait);
+        while tried && poller.poll_again(wait) {}
+        tried
     }
 
     #[test]
-    fn polling_in_vain_ends_and_short_sleeps_bring_it_back() {
-        let mut poller = Poller::new(Duration::from_micros(64));
-        let mut rounds = 0;
-        while !poller.window.is_zero() {
-            while poller.poll_again() {}
-            poller.slept(Duration::from_secs(1));
-            rounds += 1;
+    fn zero_never_polls() {
+        let mut poller = Poller::new(Duration::ZERO);
+        assert!(!poller.poll_again(Wait::Driver));
+        poller.worked();
+        assert!(!poller.poll_again(Wait::Driver));
+    }
+
+    #[test]
+    fn looks_until_there_is_work() {
+        let mut poller = Poller::new(FOR_EVER);
+        for _ in 0..1000 {
+            assert!(poller.poll_again(Wait::Device));
         }
-        assert_eq!(rounds, 5);
-        poller.slept(Duration::from_micros(10));
-        assert!(poller.poll_again());
+        poller.worked();
+        assert!(poller.poll_again(Wait::Device));
+    }
+
+    #[test]
+    fn the_more_it_was_in_vain_the_longer_it_is_not_tried() {
+        let mut poller = Poller::new(AT_ONCE);
+        let tries: Vec<_> = (0..400).filter(|_| wait_in_vain(&mut poller, Wait::Device)).collect();
+        assert_eq!(tries.len(), 11);
+        let tries: Vec<_> = (0..6400).filter(|_| wait_in_vain(&mut poller, Wait::Device)).collect();
+        assert_eq!(tries.len(), 100, "one of 64");
+    }
+
+    #[test]
+    fn one_wait_with_work_makes_up_for_those_in_vain() {
+        let mut poller = Poller::new(AT_ONCE);
+        (0..400).for_each(|_| _ = wait_in_vain(&mut poller, Wait::Device));
+        while !poller.poll_again(Wait::Device) {}
+        poller.worked();
+        assert!(wait_in_vain(&mut poller, Wait::Device));
+        assert!(!wait_in_vain(&mut poller, Wait::Device));
+        assert!(wait_in_vain(&mut poller, Wait::Device));
+    }
+
+    #[test]
+    fn a_slow_device_is_not_held_against_a_fast_driver() {
+        let mut poller = Poller::new(AT_ONCE);
+        for round in 0..64 {
+            assert!(poller.poll_again(Wait::Driver));
+            poller.worked();
+            let tried = wait_in_vain(&mut poller, Wait::Device);
+            assert_eq!(tried, [0, 2, 6, 14, 30, 62].contains(&round), "round {round}");
+            // work that ends a sleep says nothing of polling
+            poller.worked();
+        }
     }
 }

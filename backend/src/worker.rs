@@ -14,7 +14,6 @@ mod failure;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 use std::{fmt, io};
 
 use slab::Slab;
@@ -36,7 +35,7 @@ use crate::inflight_region::InflightQueue;
 use crate::latency::BatchClock;
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
-use crate::poller::Poller;
+use crate::poller::{Poller, Wait};
 use crate::range_lock::{Owner, Ticket};
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
@@ -170,7 +169,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
-            let sleep = !self.can_launch() && !self.poller.poll_again() && self.arm();
+            let sleep = !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
             self.enter(sleep)?;
             let reaped = self.reap();
             self.settle();
@@ -203,6 +202,11 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Whether a release has made a request of this queue ready that no want of folios holds up.
     fn can_launch(&self) -> bool {
         !self.starved && !self.ready.is_empty()
+    }
+
+    /// What the worker waits for when there is nothing to do.
+    fn wait(&self) -> Wait {
+        if self.requests.is_empty() { Wait::Driver } else { Wait::Device }
     }
 
     /// `pop -> parse -> lock range`. True when anything was popped.
@@ -438,12 +442,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             std::hint::spin_loop();
             return Ok(());
         }
-        if !self.poller.is_enabled() {
-            return self.device.enter(true);
-        }
-        let start = Instant::now();
         self.device.enter(true)?;
-        self.poller.slept(start.elapsed());
         self.vring.ring.disable_notifications(&*self.memory);
         self.mark_used_ring();
         Ok(())

@@ -202,7 +202,7 @@ impl Bench<'_> {
     /// Four queues of 128 for a while, and then nothing.
     fn measure_at_rest(&self, disk: &Disk, at_rest: &mut Vec<AtRest>) -> Result<(), BenchError> {
         let window = Duration::from_secs(self.args.memory_seconds);
-        let subjects = [Subject::PiCrc64, Subject::PiCrc64Polling, Subject::Qemu];
+        let subjects = [Subject::PiCrc64, Subject::PiCrc64Sleeping, Subject::Qemu];
         for subject in subjects.into_iter().filter(|it| self.args.filter.admits_subject(*it)) {
             let workload = Workload::new(Pattern::Randrw, 4096, 128).with_queues(4);
             let cell = Cell { storage: disk.storage, workload };

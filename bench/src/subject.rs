@@ -15,8 +15,8 @@ use crate::storage::{Disk, Storage};
 pub(crate) enum Subject {
     /// Bounce, 64-bit guard
     PiCrc64,
-    /// The same, polling before it sleeps
-    PiCrc64Polling,
+    /// The same, without polling before it sleeps
+    PiCrc64Sleeping,
     /// Bounce, T10 16-bit guard
     PiT10,
     /// Bounce, no integrity
@@ -31,13 +31,10 @@ pub(crate) enum Subject {
     Fio,
 }
 
-/// How long the polling mode looks for work, in microseconds: about what waking a thread costs.
-const POLL_US: &str = "50";
-
 impl Subject {
     pub(crate) const ALL: [Self; 8] = [
         Self::PiCrc64,
-        Self::PiCrc64Polling,
+        Self::PiCrc64Sleeping,
         Self::PiT10,
         Self::Bounce,
         Self::ZeroCopy,
@@ -50,7 +47,7 @@ impl Subject {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::PiCrc64 => "bounce + PI 64b",
-            Self::PiCrc64Polling => "bounce + PI 64b, polling",
+            Self::PiCrc64Sleeping => "bounce + PI 64b, no polling",
             Self::PiT10 => "bounce + PI T10",
             Self::Bounce => "bounce",
             Self::ZeroCopy => "zero copy",
@@ -63,7 +60,7 @@ impl Subject {
     /// Polling is about low depths; who differs only in that is not measured elsewhere. There is no null device for fio.
     pub(crate) fn can_do(self, cell: &Cell) -> bool {
         match self {
-            Self::PiCrc64Polling | Self::QemuMainLoop => {
+            Self::PiCrc64Sleeping | Self::QemuMainLoop => {
                 (cell.workload.depth, cell.workload.queues, cell.workload.block_size) == (1, 1, 4096)
             }
             Self::Fio => cell.storage != Storage::Null,
@@ -93,7 +90,7 @@ impl Subject {
         serve.args(["--num-queues", &queues.to_string(), "--integrity"]);
         match self {
             Self::PiCrc64 => serve.arg(disk.crc64_sidecar()),
-            Self::PiCrc64Polling => serve.arg(disk.crc64_sidecar()).args(["--poll-us", POLL_US]),
+            Self::PiCrc64Sleeping => serve.arg(disk.crc64_sidecar()).args(["--poll-us", "0"]),
             Self::PiT10 => serve.arg(disk.t10_sidecar()),
             Self::Bounce => serve.args(["none", "--bounce", "always"]),
             Self::ZeroCopy | Self::Qemu | Self::QemuMainLoop | Self::Fio => serve.arg("none"),

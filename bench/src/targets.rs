@@ -10,7 +10,7 @@ use crate::workload::{Pattern, Workload};
 
 use Pattern::{Randread, Randwrite};
 use Storage::{Ext4, Null, Tmpfs};
-use Subject::{Fio, PiCrc64, PiCrc64Polling, Qemu, QemuMainLoop, ZeroCopy};
+use Subject::{Fio, PiCrc64, PiCrc64Sleeping, Qemu, QemuMainLoop, ZeroCopy};
 
 const KIB_4: usize = 4 << 10;
 const KIB_64: usize = 64 << 10;
@@ -116,8 +116,8 @@ fn against_others(results: &Results) -> Vec<Target> {
         }
         for storage in [Tmpfs, Ext4] {
             let cell = at(storage, 1);
-            targets.push(ratio(results, cell, (PiCrc64Polling, QemuMainLoop), Asked::AtMost(0.6)));
-            targets.push(ratio(results, cell, (PiCrc64, QemuMainLoop), Asked::AtMost(1.0)));
+            targets.push(ratio(results, cell, (PiCrc64, QemuMainLoop), Asked::AtMost(0.6)));
+            targets.push(ratio(results, cell, (PiCrc64Sleeping, QemuMainLoop), Asked::AtMost(1.0)));
         }
     }
     targets
@@ -166,7 +166,7 @@ fn path_alone(results: &Results) -> Vec<Target> {
 }
 
 fn at_rest(results: &Results) -> Vec<Target> {
-    let ours = results.at_rest.iter().filter(|it| matches!(it.subject, PiCrc64 | PiCrc64Polling));
+    let ours = results.at_rest.iter().filter(|it| matches!(it.subject, PiCrc64 | PiCrc64Sleeping));
     ours.flat_map(|it| {
         let target = |what: &str, cell: String, most, measured| Target {
             what: format!("{what}, {}", it.subject.title()),

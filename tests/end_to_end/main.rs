@@ -14,6 +14,7 @@ mod dirty_log;
 mod features;
 mod flush_and_kill;
 mod full_disk;
+mod idle;
 mod independent_client;
 mod inflight_region;
 mod inherited_socket;

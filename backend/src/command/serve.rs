@@ -154,7 +154,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
     tuple_cache: u64,
     /// Longest time to look for work before sleeping, in microseconds; 0 never polls
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
     poll_us: u32,
     /// What to do with transfers; "null" drops them, to measure the path alone
     #[cfg(feature = "bench-null")]

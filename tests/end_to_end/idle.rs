@@ -1,0 +1,53 @@
+//! A guest that asks for nothing costs nothing.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Backend, Frontend, GuestMemory, Image, pattern};
+
+/// Time for threads to find out that there is nothing to do.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any timer that a thread would wake up by.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// How often threads of the process have slept or been interrupted so far.
+fn context_switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let of_thread = |status: String| -> u64 {
+        let counts = status.lines().filter(|line| line.contains("ctxt_switches:"));
+        counts.map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    status.map(of_thread).sum()
+}
+
+#[test]
+fn a_guest_that_has_stopped_asking_costs_no_wake_up() {
+    for poll in [&[][..], &["--poll-us", "0"], &["--poll-us", "1000"]] {
+        let image = Image::create(16 << 20);
+        let backend = Backend::serve(&image, poll);
+        let memory = GuestMemory::new();
+        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut queues = [frontend.queue(0), frontend.queue(1)];
+        for sector in (0..80).step_by(8) {
+            for queue in &mut queues {
+                queue.write(sector, &pattern(sector, 4096));
+                queue.flush();
+            }
+        }
+        let start = Instant::now();
+        loop {
+            let before = context_switches(backend.pid());
+            thread::sleep(WINDOW);
+            if context_switches(backend.pid()) == before {
+                break;
+            }
+            assert!(start.elapsed() < TIME_LIMIT, "it does not come to rest with {poll:?}");
+        }
+        // and it wakes up again
+        for queue in &mut queues {
+            assert_eq!(queue.read(8, 4096), pattern(8, 4096));
+        }
+    }
+}
