@@ -40,6 +40,9 @@ use crate::range_lock::{Owner, Ticket};
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
 const TRANSFERS_MAX: usize = 1024;
+/// Chains popped, and events taken from the device, in one turn. Driver, worker and device go on with one batch while the next
+/// is worked on; a larger one would leave two of them waiting for the third, a smaller one share its system calls with fewer.
+const BATCH_MAX: usize = 16;
 
 /// What the driver chose for the queue that a worker serves.
 #[derive(Debug)]
@@ -161,6 +164,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     fn serve(&mut self) -> io::Result<()> {
         self.resume();
+        let mut reaped = 0;
         loop {
             let accepted = self.accept();
             self.launch();
@@ -169,11 +173,12 @@ impl<B: BlockDevice> QueueWorker<B> {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
-            let sleep = !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
+            let more = accepted == BATCH_MAX || reaped == BATCH_MAX;
+            let sleep = !more && !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
             self.enter(sleep)?;
-            let reaped = self.reap();
+            reaped = self.reap();
             self.settle();
-            if accepted || reaped {
+            if accepted + reaped > 0 {
                 self.poller.worked();
             }
         }
@@ -209,17 +214,17 @@ impl<B: BlockDevice> QueueWorker<B> {
         if self.requests.is_empty() { Wait::Driver } else { Wait::Device }
     }
 
-    /// `pop -> parse -> lock range`. True when anything was popped.
-    fn accept(&mut self) -> bool {
+    /// `pop -> parse -> lock range`. How many chains were popped.
+    fn accept(&mut self) -> usize {
         if self.stopping || self.retired || self.starved {
-            return false;
+            return 0;
         }
-        let mut popped = false;
-        loop {
+        let mut popped = 0;
+        while popped < BATCH_MAX {
             match self.vring.ring.pop(&*self.memory) {
                 Ok(None) => break,
                 Ok(Some(chain)) => {
-                    popped = true;
+                    popped += 1;
                     if let Some(inflight) = &mut self.vring.inflight {
                         inflight.popped(chain.head());
                     }
@@ -448,11 +453,13 @@ impl<B: BlockDevice> QueueWorker<B> {
         Ok(())
     }
 
-    /// `reap -> verify -> copy_from -> complete`. True when anything was reaped.
-    fn reap(&mut self) -> bool {
-        let mut reaped = false;
-        while let Some(event) = self.device.reap() {
-            reaped = true;
+    /// `reap -> verify -> copy_from -> complete`. How many events were taken.
+    fn reap(&mut self) -> usize {
+        let mut reaped = 0;
+        while reaped < BATCH_MAX
+            && let Some(event) = self.device.reap()
+        {
+            reaped += 1;
             match event {
                 Event::Kick => {}
                 Event::Wake => self.read_messages(),

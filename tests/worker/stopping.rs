@@ -76,7 +76,8 @@ fn a_queue_that_stops_hands_its_ranges_on() {
 
 #[test]
 fn a_queue_without_free_folios_stops_after_what_it_popped() {
-    const POPPED: u16 = 20;
+    // one batch
+    const POPPED: u16 = 16;
     let memory = guest_memory(1);
     let (device, gates) = gated_disk();
     let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
