@@ -12,6 +12,7 @@ mod corrupt_media;
 mod crashed_image;
 mod dirty_log;
 mod features;
+mod file_in_memory;
 mod flush_and_kill;
 mod full_disk;
 mod idle;

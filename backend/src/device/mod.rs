@@ -9,6 +9,7 @@ pub mod faulty;
 mod kernel_pi;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
+mod memory_file;
 #[cfg(any(test, feature = "bench-null"))]
 pub mod null;
 mod nvme;

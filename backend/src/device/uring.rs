@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "submission queue entries carry raw pointers")]
 
+use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
@@ -15,6 +16,7 @@ use io_uring::squeue::EntryMarker;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
 
+use super::memory_file::MemoryFile;
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
@@ -64,6 +66,11 @@ pub(super) unsafe trait RingStep: fmt::Debug {
     /// What the result of a completion says of the step.
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()>;
 
+    /// Whether it is a plain read or write of file 0, as the operation's transfer says.
+    fn is_transfer(&self) -> bool {
+        false
+    }
+
     /// Whether it can be done again as it is, when the kernel asks for that.
     fn is_repeatable(&self, _operation: &Operation) -> bool {
         true
@@ -96,6 +103,10 @@ unsafe impl RingStep for Step {
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
         whole(operation, result)
     }
+
+    fn is_transfer(&self) -> bool {
+        *self == Self::Transfer
+    }
 }
 
 /// A step, and what its device wants to know when it is done.
@@ -110,6 +121,10 @@ unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
 
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
         self.0.outcome(operation, result)
+    }
+
+    fn is_transfer(&self) -> bool {
+        self.0.is_transfer()
     }
 }
 
@@ -146,6 +161,10 @@ pub(super) struct Ring<S: RingStep> {
     uring: IoUring<S::Submission, S::Completion>,
     in_flight: ManuallyDrop<Slab<(Operation, S)>>,
     fixed_buffer: bool,
+    /// File 0, where it is better read and written without the ring.
+    memory_file: Option<MemoryFile>,
+    /// What was done without the ring: slots and results, as a completion has them.
+    done: VecDeque<(usize, i32)>,
     kick: RawFd,
     wake: RawFd,
     /// The errno with which a submission could not be handed over: its completion will never come.
@@ -217,7 +236,9 @@ impl<S: RingStep> Ring<S> {
         };
         let in_flight = ManuallyDrop::new(Slab::new());
         let (kick, wake) = (kick.as_raw_fd(), wake.as_raw_fd());
-        let mut ring = Self { uring, in_flight, fixed_buffer, kick, wake, broken: None };
+        let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
+        let done = VecDeque::new();
+        let mut ring = Self { uring, in_flight, fixed_buffer, memory_file, done, kick, wake, broken: None };
         ring.poll(KICK);
         ring.poll(WAKE);
         Ok(ring)
@@ -225,14 +246,25 @@ impl<S: RingStep> Ring<S> {
 
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
     pub(super) fn submit(&mut self, operation: Operation, step: S) {
+        let done = match (&operation, &self.memory_file) {
+            (Operation::Transfer(transfer), Some(file)) if step.is_transfer() => file.transfer(transfer),
+            _ => None,
+        };
         let slot = self.in_flight.insert((operation, step));
-        self.push_slot(slot);
+        match done {
+            Some(result) => self.done.push_back((slot, result)),
+            None => self.push_slot(slot),
+        }
     }
 
     /// Hands new submissions to the kernel and, when `wait`, sleeps until there is an event. An error is for good.
     pub(super) fn enter(&mut self, wait: bool) -> io::Result<()> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
+        }
+        let wait = wait && self.done.is_empty();
+        if !wait && !self.needs_enter() {
+            return Ok(());
         }
         match self.uring.submit_and_wait(usize::from(wait)) {
             // interrupted, or completions must be reaped first: the caller does that next in any case
@@ -245,14 +277,22 @@ impl<S: RingStep> Ring<S> {
 
     /// Whether [`Self::enter`] without waiting has anything to do, so that polling costs no system call.
     pub(super) fn has_work(&mut self) -> bool {
+        self.needs_enter() || !self.done.is_empty() || !self.uring.completion().is_empty()
+    }
+
+    /// Whether the kernel has anything to take or to do, if it is not to be slept in.
+    fn needs_enter(&mut self) -> bool {
         let submissions = self.uring.submission();
-        let pending = !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow();
-        drop(submissions);
-        pending || !self.uring.completion().is_empty()
+        !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
     }
 
     /// The next event.
     pub(super) fn reap(&mut self) -> Option<Event<S>> {
+        while let Some((slot, result)) = self.done.pop_front() {
+            if let Some(event) = self.finish(slot, result) {
+                return Some(event);
+            }
+        }
         loop {
             let entry: cqueue::Entry = self.uring.completion().next()?.into();
             match entry.user_data() {

@@ -1,0 +1,113 @@
+//! Files in memory: tmpfs and ramfs.
+//!
+//! The kernel does not know that their I/O never waits (they lack `FMODE_NOWAIT`), so io_uring gives each request to a thread of
+//! its own, whose wake-up costs several times the copy. A small transfer is therefore done at once, by a system call. A large
+//! one is still worth the thread, which copies while the worker goes on.
+
+#![expect(unsafe_code, reason = "reads and writes memory that is known by its address")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, fstat, fstatfs};
+
+use crate::inflight::{Buffer, Direction, Transfer};
+
+/// Longest transfer that is done at once, in bytes.
+const AT_ONCE_MAX: usize = 16 << 10;
+
+/// `RAMFS_MAGIC` of linux/magic.h
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+
+/// A regular file that lies in memory.
+#[derive(Debug)]
+pub(super) struct MemoryFile(OwnedFd);
+
+impl MemoryFile {
+    /// `file`, if it is one.
+    pub(super) fn of(file: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        // device nodes lie in memory too, which says nothing of what they stand for
+        let is_regular = FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::RegularFile;
+        let in_memory = matches!(fstatfs(file)?.f_type, libc::TMPFS_MAGIC | RAMFS_MAGIC);
+        if is_regular && in_memory {
+            file.try_clone_to_owned().map(|file| Some(Self(file)))
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Does `transfer` if it is small. The result is what io_uring would say: bytes, or an errno below zero.
+    pub(super) fn transfer(&self, transfer: &Transfer) -> Option<i32> {
+        if transfer.len > AT_ONCE_MAX {
+            return None;
+        }
+        let file = self.0.as_raw_fd();
+        let offset = libc::off_t::try_from(transfer.offset).ok()?;
+        let folio;
+        let vectors = match &transfer.buffer {
+            Buffer::Bounce(bounced) => {
+                folio = [libc::iovec { iov_base: bounced.as_ptr().cast(), iov_len: transfer.len }];
+                &folio[..]
+            }
+            Buffer::Guest(guest, _) => guest.as_slice(),
+        };
+        let count = libc::c_int::try_from(vectors.len()).ok()?;
+        let done = match transfer.direction {
+            // SAFETY: the vectors are `transfer.len` bytes that the transfer owns, or keeps mapped, past this call; nobody
+            // has a reference to them.
+            Direction::Read => unsafe { libc::preadv(file, vectors.as_ptr(), count, offset) },
+            // SAFETY: as above.
+            Direction::Write => unsafe { libc::pwritev(file, vectors.as_ptr(), count, offset) },
+        };
+        let errno = || -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        Some(i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::bounce::{Arena, FolioPool};
+    use crate::inflight::Piece;
+
+    /// Writes or reads a folio at byte 4096.
+    fn transfer(file: &MemoryFile, direction: Direction, len: usize, byte: u8) -> (Option<i32>, Vec<u8>) {
+        let mut folio = FolioPool::new(Arena::reserve(0).unwrap()).take(len, len).unwrap();
+        folio.parts_mut().0.fill(byte);
+        let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
+        let transfer = Transfer { direction, offset: 4096, len, buffer: Buffer::Bounce(folio), piece };
+        let done = file.transfer(&transfer);
+        (done, transfer.buffer.folio().unwrap().data().to_vec())
+    }
+
+    #[test]
+    fn small_transfers_are_done_at_once() {
+        let file = MemoryFile::of(tempfile::tempfile_in("/dev/shm").unwrap().as_fd()).unwrap().unwrap();
+        assert_eq!(transfer(&file, Direction::Write, 16384, 0xA5).0, Some(16384));
+        assert_eq!(transfer(&file, Direction::Read, 16384, 0), (Some(16384), vec![0xA5; 16384]));
+        assert_eq!(transfer(&file, Direction::Write, 32768, 0xA5).0, None, "left to the ring");
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_as_io_uring_tells_it() {
+        let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        let read_only = File::open(file.path()).unwrap();
+        let read_only = MemoryFile::of(read_only.as_fd()).unwrap().unwrap();
+        assert_eq!(transfer(&read_only, Direction::Write, 4096, 0).0, Some(-libc::EBADF));
+        assert_eq!(transfer(&read_only, Direction::Read, 4096, 0).0, Some(0), "past the end");
+    }
+
+    fn is_memory_file(file: &File) -> bool {
+        MemoryFile::of(file.as_fd()).unwrap().is_some()
+    }
+
+    #[test]
+    fn a_device_node_on_devtmpfs_is_no_file_in_memory() {
+        assert!(!is_memory_file(&File::open("/dev/null").unwrap()));
+        assert!(!is_memory_file(&File::open("/proc/self/status").unwrap()));
+        assert!(is_memory_file(&tempfile::tempfile_in("/dev/shm").unwrap()));
+    }
+}
