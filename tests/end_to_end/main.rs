@@ -20,6 +20,7 @@ mod independent_client;
 mod inflight_region;
 mod inherited_socket;
 mod interrupts;
+mod kill_at_each_store;
 mod kill_cycles;
 mod large_image;
 mod malformed_chain;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::VhostUserMemoryRegionInfo;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 /// Where the rings, headers and status bytes go.
 const LOW: u64 = 0x10_0000;
@@ -62,6 +64,12 @@ impl GuestMemory {
     /// Where the front-end's process sees `address`.
     pub(crate) fn frontend_address(&self, address: GuestAddress) -> u64 {
         self.mmap.get_host_address(address).unwrap().addr() as u64
+    }
+
+    /// Where `address` is in the file.
+    pub(crate) fn file_offset(&self, address: GuestAddress) -> u64 {
+        let (region, offset) = self.mmap.to_region_addr(address).unwrap();
+        region.file_offset().unwrap().start() + offset.0
     }
 
     /// Takes all pages away. Nobody may touch the memory afterwards, but the back-end under test.

@@ -10,6 +10,7 @@ mod memory;
 mod pattern;
 mod process;
 mod queue;
+pub(crate) mod watched;
 
 use std::time::Duration;
 

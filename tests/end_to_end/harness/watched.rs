@@ -1,0 +1,107 @@
+//! A back-end's worker that is stopped after each store to the memory it shares with us, by the processor's debug registers:
+//! what a front-end would find is looked at there, and there the process is killed.
+
+use std::fs;
+use std::mem::offset_of;
+
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use procfs::process::{MMapPath, Process};
+
+use super::Backend;
+
+/// Bytes of shared memory whose stores are to be seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    /// Name of the file, as it was made.
+    pub(crate) memfd: &'static str,
+    /// Where in the file; a multiple of the length.
+    pub(crate) offset: u64,
+    /// 1, 2, 4 or 8.
+    pub(crate) len: u64,
+}
+
+/// A worker that was stopped, and stops again at each store to what is watched.
+#[derive(Debug)]
+pub(crate) struct WatchedWorker {
+    process: Process,
+    worker: Pid,
+}
+
+impl WatchedWorker {
+    /// Stops the worker of queue 0 of `backend`, wherever it is. To be used by one thread alone.
+    pub(crate) fn stop(backend: &Backend) -> Self {
+        let process = Process::new(backend.pid().try_into().unwrap()).unwrap();
+        let is_worker = |tid: &i32| {
+            let name = fs::read_to_string(format!("/proc/{}/task/{tid}/comm", backend.pid()));
+            name.is_ok_and(|name| name.trim() == "queue0")
+        };
+        let tasks = process.tasks().unwrap().flatten().map(|task| task.tid);
+        let worker = Pid::from_raw(tasks.into_iter().find(is_worker).expect("a worker"));
+        ptrace::seize(worker, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(worker).unwrap();
+        waitpid(worker, Some(WaitPidFlag::__WALL)).unwrap();
+        Self { process, worker }
+    }
+
+    /// Sets up to four watches.
+    pub(crate) fn watch(&self, watches: &[Watch]) {
+        let mut control: u64 = 0;
+        for (register, watch) in watches.iter().enumerate() {
+            self.set_register(register, address(&self.process, watch));
+            // enabled for this thread; at stores; the length
+            let length = if watch.len == 8 { 2 } else { watch.len - 1 };
+            control |= 1 << (2 * register) | (0b01 | length << 2) << (16 + 4 * register);
+        }
+        self.set_register(7, control);
+    }
+
+    /// Lets the worker run to its next store to something that is watched. Its index in the watches.
+    pub(crate) fn run_to_store(&self) -> usize {
+        loop {
+            ptrace::cont(self.worker, None).unwrap();
+            match waitpid(self.worker, Some(WaitPidFlag::__WALL)).unwrap() {
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => break,
+                WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..) => {}
+                other => panic!("the worker ended: {other:?}"),
+            }
+        }
+        let status = ptrace::read_user(self.worker, register_offset(6) as ptrace::AddressType).unwrap();
+        self.set_register(6, 0);
+        (status & 0xf).trailing_zeros() as usize
+    }
+
+    /// Kills the process where its worker stands.
+    pub(crate) fn kill(self, backend: Backend) {
+        kill(Pid::from_raw(self.process.pid), Signal::SIGKILL).unwrap();
+        // the process is not gone before its thread was waited for
+        while !matches!(
+            waitpid(self.worker, Some(WaitPidFlag::__WALL)),
+            Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_)
+        ) {}
+        backend.kill();
+    }
+
+    fn set_register(&self, register: usize, value: u64) {
+        let offset = register_offset(register) as ptrace::AddressType;
+        ptrace::write_user(self.worker, offset, value.cast_signed()).unwrap();
+    }
+}
+
+fn register_offset(register: usize) -> usize {
+    offset_of!(libc::user, u_debugreg) + register * size_of::<u64>()
+}
+
+/// Where the process has mapped what `watch` is of.
+fn address(process: &Process, watch: &Watch) -> u64 {
+    let name = format!("/memfd:{} (deleted)", watch.memfd);
+    let maps = process.maps().unwrap();
+    let map = maps.iter().find(|map| {
+        matches!(&map.pathname, MMapPath::Path(path) if path.as_os_str() == name.as_str())
+            && (map.offset..map.offset + (map.address.1 - map.address.0)).contains(&watch.offset)
+    });
+    let map = map.unwrap_or_else(|| panic!("{name} is not mapped: {maps:?}"));
+    map.address.0 + (watch.offset - map.offset)
+}
