@@ -87,6 +87,21 @@ impl Server {
         }
     }
 
+    /// SIGKILL, wherever it stands.
+    pub fn kill(mut self) {
+        // both fail only when the process is gone already
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// How much it has written to storage, in bytes, as the kernel accounts it.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        let io = read_text(Path::new(&format!("/proc/{}/io", self.process.id()))).unwrap_or_default();
+        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
     fn has_ended(&mut self) -> bool {
         !matches!(self.process.try_wait(), Ok(None))
     }
@@ -99,7 +114,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // both fail only when the process is gone already
+        // as above
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
