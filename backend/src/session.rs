@@ -147,7 +147,7 @@ impl<B: BlockDevice> Session<B> {
     /// and what it negotiated for itself.
     fn reset(&mut self) -> VhostResult<()> {
         self.stop_all()?;
-        self.queues.fill_with(Queue::default);
+        self.queues.iter_mut().for_each(Queue::reset);
         // its requests are done; the next driver's are in a region of their own
         self.inflight = None;
         self.acked &= FRONTEND_FEATURES.bits();
@@ -298,6 +298,7 @@ impl<B: BlockDevice> Session<B> {
         match worker.join() {
             Ok(Ok(vring)) => {
                 queue.next_avail = vring.ring.next_avail();
+                queue.left_at = None;
                 queue.kick = Some(vring.kick);
                 queue.call = vring.call;
                 queue.error = vring.error;

@@ -117,7 +117,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
         let base = u16::try_from(base).map_err(|_| VhostError::InvalidParam)?;
-        self.change_queue(index, |queue| queue.next_avail = base)
+        self.change_queue(index, |queue| (queue.next_avail, queue.left_at) = (base, None))
     }
 
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
@@ -127,7 +127,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         queue.kick = None;
         queue.call = None;
         queue.error = None;
-        Ok(VhostUserVringState::new(index, queue.next_avail.into()))
+        Ok(VhostUserVringState::new(index, queue.left_at.unwrap_or(queue.next_avail).into()))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {

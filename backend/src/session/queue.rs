@@ -25,9 +25,19 @@ pub(super) struct Queue {
     pub(super) size: u16,
     pub(super) addresses: Option<FrontendAddresses>,
     pub(super) next_avail: u16,
+    /// Where a reset left the ring, until there is a new one. QEMU 7.2 resets the device first when it stops a guest, and then
+    /// asks where its rings stood.
+    pub(super) left_at: Option<u16>,
     pub(super) kick: Option<KickFd>,
     pub(super) call: Option<CallFd>,
     pub(super) error: Option<CallFd>,
     pub(super) enabled: bool,
     pub(super) worker: Option<Worker>,
+}
+
+impl Queue {
+    /// A queue before a driver has found it.
+    pub(super) fn reset(&mut self) {
+        *self = Self { left_at: self.left_at.or(Some(self.next_avail)), ..Self::default() };
+    }
 }
