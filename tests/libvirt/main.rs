@@ -6,4 +6,5 @@ mod daemon;
 mod domain;
 
 mod restart;
+mod save;
 mod start_and_stop;
