@@ -2,10 +2,10 @@
 //!
 //! Each thread has its share of the SLOTS of 16 KiB, writes and reads them at random with one request at a time, and knows what
 //! each holds: a write that was lost, or that came once more after a later one, shows. The first sector of the device STOP says
-//! by any byte that is not zero that it is enough. Prints a line of JSON: requests, errors, slots that were wrong, and the longest
-//! that a request took.
+//! by any byte that is not zero that it is enough. Prints a line of JSON: requests, errors, slots that were wrong, the longest that a
+//! request took, and the longest time, the stall, in which none came back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,11 +24,19 @@ struct Tally {
     errors: u64,
     wrong: u64,
     longest: Duration,
+    stall: Duration,
+}
+
+/// When a request came back last, whosever it was.
+struct Pulse {
+    start: Instant,
+    last_us: AtomicU64,
 }
 
 /// A thread's share of the disk: slots and the version that each holds, 0 for one that was not written.
 struct Share<'d> {
     device: &'d BlockDevice,
+    pulse: &'d Pulse,
     slots: Vec<(u64, u64)>,
     buffer: Pages,
     tally: Tally,
@@ -39,10 +47,12 @@ fn main() -> Result<(), String> {
     let (device, stop) = (BlockDevice::open(&device, true)?, BlockDevice::open(&stop, false)?);
     let (slots, threads): (u64, usize) = (number(&slots)?, number(&threads)?);
     let stopped = AtomicBool::new(false);
+    let pulse = Pulse { start: Instant::now(), last_us: AtomicU64::new(0) };
     let tally = thread::scope(|scope| {
         let run = |first| {
-            let (device, stopped) = (&device, &stopped);
-            scope.spawn(move || Share::new(device, (first..slots).step_by(threads)).run(first, stopped))
+            let (device, pulse, stopped) = (&device, &pulse, &stopped);
+            scope
+                .spawn(move || Share::new(device, pulse, (first..slots).step_by(threads)).run(first, stopped))
         };
         let running: Vec<_> = (0..threads as u64).map(run).collect();
         let page = Pages::new(1);
@@ -55,18 +65,19 @@ fn main() -> Result<(), String> {
             .map(|thread| thread.join().expect("a thread panicked"))
             .fold(Tally::default(), Tally::add)
     });
-    let Tally { writes, reads, errors, wrong, longest } = tally;
+    let Tally { writes, reads, errors, wrong, longest, stall } = tally;
     println!(
-        r#"{{"writes":{writes},"reads":{reads},"errors":{errors},"wrong":{wrong},"longest_ms":{}}}"#,
-        longest.as_millis()
+        r#"{{"writes":{writes},"reads":{reads},"errors":{errors},"wrong":{wrong},"longest_ms":{},"stall_ms":{}}}"#,
+        longest.as_millis(),
+        stall.as_millis()
     );
     Ok(())
 }
 
 impl<'d> Share<'d> {
-    fn new(device: &'d BlockDevice, slots: impl Iterator<Item = u64>) -> Self {
+    fn new(device: &'d BlockDevice, pulse: &'d Pulse, slots: impl Iterator<Item = u64>) -> Self {
         let slots = slots.map(|slot| (slot, 0)).collect();
-        Self { device, slots, buffer: Pages::new(SLOT_PAGES), tally: Tally::default() }
+        Self { device, pulse, slots, buffer: Pages::new(SLOT_PAGES), tally: Tally::default() }
     }
 
     /// Requests until `stopped`, then a flush, and a read of all.
@@ -91,7 +102,7 @@ impl<'d> Share<'d> {
         }
         let start = Instant::now();
         let written = self.device.write(&self.buffer, *slot * SLOT_BYTES);
-        self.tally.longest = self.tally.longest.max(start.elapsed());
+        self.tally.came_back(start, self.pulse);
         self.tally.writes += 1;
         if let Err(error) = written {
             self.tally.fail("write", &error);
@@ -102,7 +113,7 @@ impl<'d> Share<'d> {
         let (slot, version) = self.slots[index];
         let start = Instant::now();
         let read = self.device.read(&self.buffer, slot * SLOT_BYTES);
-        self.tally.longest = self.tally.longest.max(start.elapsed());
+        self.tally.came_back(start, self.pulse);
         self.tally.reads += 1;
         if let Err(error) = read {
             return self.tally.fail("read", &error);
@@ -117,7 +128,20 @@ impl<'d> Share<'d> {
     }
 }
 
+impl Pulse {
+    /// A request has come back: how long ago the one before did.
+    fn beat(&self) -> Duration {
+        let now = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(now.saturating_sub(self.last_us.fetch_max(now, Ordering::Relaxed)))
+    }
+}
+
 impl Tally {
+    fn came_back(&mut self, start: Instant, pulse: &Pulse) {
+        self.longest = self.longest.max(start.elapsed());
+        self.stall = self.stall.max(pulse.beat());
+    }
+
     fn fail(&mut self, what: &str, error: &std::io::Error) {
         eprintln!("endure: {what}: {error}");
         self.errors += 1;
@@ -130,6 +154,7 @@ impl Tally {
             errors: self.errors + other.errors,
             wrong: self.wrong + other.wrong,
             longest: self.longest.max(other.longest),
+            stall: self.stall.max(other.stall),
         }
     }
 }
