@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::device::BlockDevice;
@@ -116,6 +117,7 @@ pub fn run<B: BlockDevice>(
     endpoint: &Endpoint,
     termination: &mut Termination,
 ) -> io::Result<()> {
+    tell_service_manager(NotifyState::Ready);
     let epoll = Epoll::new()?;
     epoll.watch(termination.signalled.as_fd(), TERMINATION)?;
     let mut running = match endpoint {
@@ -130,6 +132,7 @@ pub fn run<B: BlockDevice>(
             TERMINATION => {
                 let _ = termination.signalled.read(&mut [0; 16]);
                 tracing::info!("stopping");
+                tell_service_manager(NotifyState::Stopping);
                 if let Some(session) = running {
                     // For the session it is the end of the stream. The front-end sees none before everything in flight is
                     // done: it takes the used rings of that moment for final.
@@ -165,6 +168,13 @@ pub fn run<B: BlockDevice>(
                 }
             }
         }
+    }
+}
+
+/// By the protocol of `sd_notify(3)`, where there is somebody to tell.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("cannot tell the service manager: {error}");
     }
 }
 

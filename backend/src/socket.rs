@@ -30,6 +30,15 @@ pub enum SocketError {
     /// There is no such group.
     #[error("there is no group {0}: name an existing one with --socket-group")]
     NoGroup(String),
+    /// Neither the command line nor systemd names one.
+    #[error("no socket to serve on: give --socket-path or --fd, or start by a systemd socket unit")]
+    None,
+    /// The sockets of a unit cannot be told apart.
+    #[error("systemd passed {0} sockets, but a disk has one: use a socket unit for each disk")]
+    ManyActivated(usize),
+    /// What systemd's environment variables say is not so.
+    #[error("LISTEN_FDS does not fit the open descriptors")]
+    Activation(#[source] io::Error),
     /// `--fd` names something else.
     #[error("--fd {fd} is {what}: pass a listening or connected Unix stream socket")]
     BadFd {
@@ -141,6 +150,15 @@ pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
         Ok(true) => Ok(Endpoint::Listener(owned.into())),
         Ok(false) if rustix::net::getpeername(&owned).is_ok() => Ok(Endpoint::Connected(owned.into())),
         _ => Err(bad("neither listening nor connected")),
+    }
+}
+
+/// Descriptor of the one socket that systemd passed to this process, `None` when it passed none (`sd_listen_fds(3)`).
+pub fn activated() -> Result<Option<RawFd>, SocketError> {
+    let mut passed = sd_notify::listen_fds().map_err(SocketError::Activation)?;
+    match passed.len() {
+        0 | 1 => Ok(passed.next()),
+        count => Err(SocketError::ManyActivated(count)),
     }
 }
 

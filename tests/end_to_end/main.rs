@@ -35,6 +35,7 @@ mod rotten_sidecar;
 mod same_page;
 mod session;
 mod shrunk_image;
+mod socket_activation;
 mod two_file_systems;
 mod unstable_guest;
 mod write_read;

@@ -113,8 +113,9 @@ pub struct ServeArgs {
     /// Listen on this Unix socket
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     socket_path: Option<PathBuf>,
-    /// Use this open descriptor: a listening socket, or one connected to the front-end
-    #[arg(long, value_name = "N", required_unless_present = "socket_path")]
+    /// Use this open descriptor: a listening socket, or one connected to the front-end. With neither option: the socket that
+    /// systemd passed
+    #[arg(long, value_name = "N")]
     fd: Option<RawFd>,
     /// The image: a raw file, a block device, or an NVMe namespace's character device
     #[arg(long, value_name = "FILE")]
@@ -160,6 +161,16 @@ pub struct ServeArgs {
     #[cfg(feature = "bench-null")]
     #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
     device: DeviceChoice,
+}
+
+impl ServeArgs {
+    /// The socket that somebody else made, named here or, when no path is, by systemd.
+    fn inherited_fd(&self) -> Result<Option<RawFd>, SocketError> {
+        match (self.fd, &self.socket_path) {
+            (None, None) => socket::activated()?.map(Some).ok_or(SocketError::None),
+            _ => Ok(self.fd),
+        }
+    }
 }
 
 fn parse_integrity(text: &str) -> Result<Integrity, String> {
@@ -291,6 +302,7 @@ pub enum ServeError {
 /// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
+    args.inherited_fd()?;
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
     lost_memory::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;
@@ -353,12 +365,12 @@ fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<Ex
 }
 
 fn open_endpoint(args: &ServeArgs) -> Result<Endpoint, SocketError> {
-    Ok(match (args.fd, &args.socket_path) {
+    Ok(match (args.inherited_fd()?, &args.socket_path) {
         (Some(fd), _) => socket::inherit(fd)?,
-        (None, path) => {
-            let path = path.as_deref().unwrap_or(Path::new(""));
+        (None, Some(path)) => {
             Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
         }
+        (None, None) => return Err(SocketError::None),
     })
 }
 

@@ -22,7 +22,7 @@ pub(crate) use image::Image;
 pub(crate) use load::{stamped, stamps};
 pub(crate) use memory::GuestMemory;
 pub(crate) use pattern::pattern;
-pub(crate) use process::{Finished, Process, finish};
+pub(crate) use process::{Finished, Process, Transcript, finish};
 pub(crate) use queue::{Completion, Queue, Request};
 
 /// Longest wait for anything. Nothing here takes that long: a test that reaches it has found a hang.
