@@ -1,12 +1,14 @@
 //! What a thread is told by others: a worker by the session and by workers whose release granted it a range, the session by
 //! the control thread.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::event::CallFd;
+use crate::memory::GuestMemory;
 
 /// A message to a worker.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub enum Message {
     Granted(usize),
     /// Where to signal used buffers from now on; `None`: the driver polls.
     Call(Option<CallFd>),
+    /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
+    Memory(Arc<GuestMemory>, Sender<()>),
     /// Pop no more, finish what was popped, return the ring.
     Stop,
 }

@@ -90,7 +90,8 @@ impl Region {
 
 /// The memory table of one session.
 ///
-/// Changed only while no worker runs; workers hold the [`GuestMemory`] of the time they were started.
+/// Regions are taken away only while no worker runs. Workers hold a [`GuestMemory`] of their own, and are told when regions
+/// were added.
 #[derive(Debug, Default)]
 pub struct MemoryTable {
     regions: Vec<Region>,

@@ -1,7 +1,7 @@
 //! One front-end's session: vhost-user messages in, queues started and stopped.
 //!
 //! The session owns every queue that is stopped; a worker owns its queue while it runs and gives it back. So the session
-//! never waits for a lock that a busy worker holds, and memory changes only while nobody uses it.
+//! never waits for a lock that a busy worker holds, and memory is taken away only while nobody uses it.
 
 mod backend_channel;
 mod connection;
@@ -11,7 +11,10 @@ mod messages;
 mod queue;
 
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{io, thread};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -34,6 +37,9 @@ use crate::worker::{QueueWorker, Vring};
 /// Feature bits that no driver sees.
 const FRONTEND_FEATURES: VhostUserVirtioFeatures =
     VhostUserVirtioFeatures::LOG_ALL.union(VhostUserVirtioFeatures::PROTOCOL_FEATURES);
+
+/// How often to look whether a worker that does not answer has died.
+const DEAD_WORKER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What every session of a disk offers.
 #[derive(Debug, Clone)]
@@ -324,15 +330,20 @@ impl<B: BlockDevice> Session<B> {
     fn while_stopped(&mut self, change: impl FnOnce(&mut Self) -> VhostResult<()>) -> VhostResult<()> {
         self.stop_all()?;
         let changed = change(self);
+        self.start_all().and(changed)
+    }
+
+    /// Starts all queues that can be.
+    fn start_all(&mut self) -> VhostResult<()> {
         for index in 0..self.queues.len() {
             match self.start_if_ready(index) {
                 Ok(()) => {}
                 Err(VhostError::BackendInternalError) => return Err(VhostError::BackendInternalError),
-                // no reason to refuse the change, of which this queue may be but one part
+                // no reason to refuse a message about all of them
                 Err(error) => tracing::debug!(queue = index, "not started: {error}"),
             }
         }
-        changed
+        Ok(())
     }
 
     fn change_memory(
@@ -344,13 +355,45 @@ impl<B: BlockDevice> Session<B> {
         })
     }
 
-    /// Changes one queue, which is stopped for it if it runs.
+    /// Adds memory. No queue is stopped for it, and all use it when this returns: a request may lie in it from then on.
+    fn grow_memory(
+        &mut self,
+        change: impl FnOnce(&mut MemoryTable) -> Result<(), MemoryError>,
+    ) -> VhostResult<()> {
+        change(&mut self.memory).map_err(|error| refuse(crate::report::chain(&error)))?;
+        let (taken, untaken) = mpsc::channel();
+        for (queue, inbox) in self.queues.iter().zip(&self.disk.inboxes) {
+            if queue.worker.is_some() {
+                inbox.post(Message::Memory(self.memory.memory().clone(), taken.clone()));
+            }
+        }
+        drop(taken);
+        while untaken.recv_timeout(DEAD_WORKER_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            for (queue, inbox) in self.queues.iter().zip(&self.disk.inboxes) {
+                if queue.worker.as_ref().is_some_and(JoinHandle::is_finished) {
+                    inbox.take();
+                }
+            }
+        }
+        self.start_all()
+    }
+
+    /// Changes one queue, which is stopped for it if it runs. If it cannot run as it is then, it stays as it was.
     fn change_queue(&mut self, index: u32, change: impl FnOnce(&mut Queue)) -> VhostResult<()> {
         self.queue(index)?;
         let index = index as usize;
         self.stop(index)?;
+        let Queue { size, addresses, next_avail, enabled, .. } = self.queues[index];
         change(&mut self.queues[index]);
-        self.start_if_ready(index)
+        let started = self.start_if_ready(index);
+        if started.is_err() {
+            let queue = &mut self.queues[index];
+            (queue.size, queue.addresses) = (size, addresses);
+            (queue.next_avail, queue.enabled) = (next_avail, enabled);
+            // one that ran before runs again; one that could not has nothing new to say
+            let _ = self.start_if_ready(index);
+        }
+        started
     }
 }
 

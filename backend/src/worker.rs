@@ -478,9 +478,17 @@ impl<B: BlockDevice> QueueWorker<B> {
             match message {
                 Message::Granted(id) => self.ready.push_back(id),
                 Message::Call(call) => self.vring.call = call,
+                Message::Memory(memory, _) => self.take_over_memory(memory),
                 Message::Stop => self.stopping = true,
             }
         }
+    }
+
+    /// Goes on with more memory, in which all that there was lies where it was.
+    fn take_over_memory(&mut self, memory: Arc<GuestMemory>) {
+        self.buffers.set_memory(memory.clone());
+        self.data.set_memory(memory.clone());
+        self.memory = memory;
     }
 
     fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {

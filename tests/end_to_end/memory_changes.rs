@@ -147,6 +147,32 @@ fn regions_are_added_up_to_the_last_slot_and_removed() {
     image.assert_clean();
 }
 
+/// A request may lie in a region from the moment that the front-end has its acknowledgement, and the queue is in the middle
+/// of others then.
+#[test]
+fn a_region_is_used_as_soon_as_it_is_acknowledged() {
+    let image = Image::create(64 << 20);
+    let backend = Backend::serve(&image, &["--num-queues", "4"]);
+    let memory = GuestMemory::new();
+    let buffer = memory.allocate(AREA);
+    under_load(&backend, &memory, |frontend, queue| {
+        for index in 0..100 {
+            let dimm = Dimm::new(index);
+            for request in 0..60 {
+                let segment = [(buffer, u32::try_from(AREA).unwrap())];
+                queue.submit(&Request::write(32 * request, &segment));
+            }
+            queue.kick();
+            frontend.protocol.add_mem_region(&dimm.region()).unwrap();
+            queue.submit(&Request::write(4096, &[(dimm.start, 4096)]));
+            queue.kick();
+            assert!(queue.wait_all().iter().all(|completion| completion.status == OK), "region {index}");
+        }
+    });
+    backend.stop();
+    image.assert_clean();
+}
+
 #[test]
 fn the_whole_table_is_exchanged() {
     let image = Image::create(64 << 20);

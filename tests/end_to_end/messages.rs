@@ -173,6 +173,29 @@ fn memory_that_is_refused_leaves_the_memory_there_was() {
     }
 }
 
+/// A ring that cannot be is refused, and the one there was is served on.
+#[test]
+fn a_ring_that_is_refused_leaves_the_ring_there_was() {
+    let image = Image::create(16 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    let end = memory.regions().iter().map(|region| region.userspace_addr + region.memory_size).max().unwrap();
+    for (seed, [descriptor, used, available]) in (0..).zip([
+        // past the end of the memory, and misaligned
+        [end - 16, end - 4096, end - 8192],
+        [end - 8192, end - 4, end - 4096],
+        [end - 8192, end - 4096, end - 2],
+        [end - 8192 + 8, end - 4096, end - 1024],
+    ]) {
+        let fields = [0, descriptor, used, available, 0];
+        let body: Vec<u8> = fields.into_iter().flat_map(u64::to_ne_bytes).collect();
+        assert!(!frontend.acknowledged(FrontendReq::SET_VRING_ADDR, &body, &[]));
+        assert_served(&mut queue, seed);
+    }
+}
+
 #[test]
 fn a_refusal_that_nobody_asked_to_hear_of_ends_the_session() {
     let image = Image::create(16 << 20);

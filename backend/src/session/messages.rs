@@ -239,7 +239,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         file: File,
         _postcopy_listening: Option<bool>,
     ) -> VhostResult<Option<vhost::VhostUserMemoryRegionBase>> {
-        self.change_memory(|memory| memory.add(region, file)).map(|()| None)
+        self.grow_memory(|memory| memory.add(region, file)).map(|()| None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> VhostResult<()> {

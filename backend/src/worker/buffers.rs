@@ -36,6 +36,11 @@ impl Buffers {
         }
     }
 
+    /// Takes buffers from `memory` from now on.
+    pub(super) fn set_memory(&mut self, memory: Arc<GuestMemory>) {
+        self.memory = memory;
+    }
+
     /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
     /// `None`: no folio is free.
     pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(Buffer, Extent)> {

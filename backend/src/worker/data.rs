@@ -20,6 +20,11 @@ impl DataPath {
         Self { memory, protection }
     }
 
+    /// Moves data to and from `memory` from now on.
+    pub(super) fn set_memory(&mut self, memory: Arc<GuestMemory>) {
+        self.memory = memory;
+    }
+
     /// `copy_to -> generate`: the one read of guest data, into the folio, and its tuples. Without a bounce the folio
     /// holds the copy that the guard was computed from, while the device reads the guest's memory again: the defect that
     /// the bounce is the cure of.
