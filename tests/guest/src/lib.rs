@@ -25,7 +25,7 @@ use std::{
 pub use error::GuestError;
 pub use kernel::Kernel;
 use machine::{Ending, Machine};
-pub use parts::{qemu_config, qemu_storage_daemon, unpacked_qemu};
+pub use parts::{Qemu, qemu_config, qemu_storage_daemon, unpacked_qemu};
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 
@@ -58,7 +58,15 @@ impl Guest<'_> {
     /// # Errors
     /// [`GuestError`]: unless the guest came up and the script ended with status 0.
     pub fn run(&self, scratch: &Path) -> Result<String, GuestError> {
-        let mut machine = Machine::new(self, &self.boot_files(scratch)?, scratch);
+        self.run_on(Qemu::Installed, scratch)
+    }
+
+    /// The same, on a QEMU of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_on(&self, qemu: Qemu, scratch: &Path) -> Result<String, GuestError> {
+        let mut machine = Machine::new(self, qemu, &self.boot_files(scratch)?, scratch);
         let mut attempt = 1;
         let ending = loop {
             match machine.run(self.time_limit)? {

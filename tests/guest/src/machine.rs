@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{BootFiles, Guest, GuestError, parts, read_text, write};
+use crate::{BootFiles, Guest, GuestError, Qemu, parts, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -37,10 +37,10 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(guest: &Guest, boot: &BootFiles, scratch: &Path) -> Self {
+    pub(crate) fn new(guest: &Guest, qemu: Qemu, boot: &BootFiles, scratch: &Path) -> Self {
         let [console, output, errors] =
             ["console.log", "output.log", "qemu.log"].map(|name| scratch.join(name));
-        let mut qemu = parts::qemu();
+        let mut qemu = qemu.command();
         qemu.current_dir(scratch)
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             // KVM guests hang on some of the machines that the tests run on; emulation works on all

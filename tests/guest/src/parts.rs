@@ -8,9 +8,43 @@ use std::{
 
 use crate::GuestError;
 
-/// QEMU as installed, or else as unpacked.
-pub(crate) fn qemu() -> Command {
-    unpacked_or_installed("qemu", "qemu-system-x86_64")
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Which QEMU runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Qemu {
+    /// Debian 12's, as installed, or else as unpacked.
+    Installed,
+    /// That of Debian 12's backports, as unpacked.
+    Recent,
+}
+
+impl Qemu {
+    /// Whether it is there. Only of the recent one this is in question: tests can do without.
+    #[must_use]
+    pub fn is_installed(self) -> bool {
+        self == Self::Installed || cache().join(self.directory()).join("usr/bin").join(QEMU).exists()
+    }
+
+    pub(crate) fn command(self) -> Command {
+        let mut command = unpacked_or_installed(self.directory(), QEMU);
+        // as unpacked it does not find its firmware
+        for firmware in
+            ["qemu", "seabios"].map(|name| cache().join(self.directory()).join("usr/share").join(name))
+        {
+            if firmware.exists() {
+                command.arg("-L").arg(firmware);
+            }
+        }
+        command
+    }
+
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Installed => "qemu",
+            Self::Recent => "qemu-recent",
+        }
+    }
 }
 
 /// qemu-storage-daemon as installed, or else as `scripts/install-prerequisites` unpacked it.
