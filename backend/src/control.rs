@@ -199,6 +199,7 @@ fn log_counters<B>(disk: &Disk<B>) {
         bytes_written = sum(|queue| queue.bytes_written.get()),
         flushes = sum(|queue| queue.flushes.count()),
         integrity_errors = sum(|queue| queue.integrity_errors.get()),
+        unstable_writes = sum(|queue| queue.unstable_writes.get()),
         zeroings = sum(|queue| queue.zeroings.count()),
         no_space = sum(|queue| queue.no_space.get()),
         device_errors = sum(|queue| queue.device_errors.get()),

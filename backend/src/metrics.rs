@@ -71,6 +71,9 @@ pub struct QueueMetrics {
     pub device_errors: Counter,
     /// Requests answered IOERR because PI did not match.
     pub integrity_errors: Counter,
+    /// Transfers that failed because the guest changed its data while they were written: only with `--bounce never`, on a device that
+    /// checks what it is given.
+    pub unstable_writes: Counter,
     /// Requests refused as the driver's mistake: out of range, misaligned, a write to a read-only disk.
     pub refused: Counter,
     /// Chains that were no request.

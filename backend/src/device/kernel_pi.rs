@@ -173,7 +173,7 @@ impl KernelPiQueue {
             }
             (Err(error), _, direction) => match (PiStatus::of_error(&error), direction) {
                 (None, _) => Err(error),
-                (Some(reason), Direction::Write) => Err(PiFailure::Write { reason }.into()),
+                (Some(reason), Direction::Write) => Err(PiFailure::of_write(reason, &transfer.buffer).into()),
                 (Some(_), Direction::Read) => {
                     self.submit_transfer(transfer, false);
                     return None;

@@ -5,12 +5,21 @@ use std::io;
 use integrity::sidecar::SidecarError;
 use thiserror::Error;
 
+use crate::inflight::Buffer;
+
 /// Why a transfer was refused.
 #[derive(Debug, Error)]
 pub enum PiFailure {
-    /// A write whose data did not match its tags when the device had it: someone changed it on the way.
+    /// A write from a folio whose data did not match its tags when the device had it: it was damaged on the way.
     #[error("the device refused the write: {reason}")]
     Write {
+        /// Which check failed, as far as the device told.
+        reason: PiStatus,
+    },
+    /// A write from the guest's own memory, which the guest changed between the guard and the device: the defect that the bounce
+    /// is the cure of.
+    #[error("the guest changed the data while it was written, since --bounce is never: {reason}")]
+    UnstableWrite {
         /// Which check failed, as far as the device told.
         reason: PiStatus,
     },
@@ -22,7 +31,13 @@ pub enum PiFailure {
         /// The first tag that is wrong.
         found: SidecarError,
     },
-    /// A read in which nothing wrong was found when it was repeated, or which could not be repeated.
+    /// A read that the device refuses without its checks too. SCSI disks do: the kernel has no way to have them check nothing.
+    #[error("the device refused the read: {reason}; it does not give it without checks either")]
+    Withheld {
+        /// Which check failed, as far as the device told.
+        reason: PiStatus,
+    },
+    /// A read in which nothing wrong was found when it was repeated.
     #[error("the device refused the read: {reason}; its tags could not be shown to be wrong")]
     Unexplained {
         /// Which check failed, as far as the device told.
@@ -69,13 +84,22 @@ impl PiFailure {
     ) -> Self {
         match repeated.map(|()| verify()) {
             Ok(Err(found)) => Self::Read { reason, found },
-            _ => Self::Unexplained { reason },
+            Ok(Ok(())) => Self::Unexplained { reason },
+            Err(_) => Self::Withheld { reason },
         }
     }
 
-    /// Whether an error is one of these.
-    pub fn is_in(error: &io::Error) -> bool {
-        error.get_ref().and_then(<dyn std::error::Error + Send + Sync>::downcast_ref::<Self>).is_some()
+    /// What to say of a write from `buffer` that was refused for `reason`.
+    pub(super) fn of_write(reason: PiStatus, buffer: &Buffer) -> Self {
+        match buffer {
+            Buffer::Bounce(_) => Self::Write { reason },
+            Buffer::Guest(..) => Self::UnstableWrite { reason },
+        }
+    }
+
+    /// The one in an error that a device returned, if it is one.
+    pub fn in_error(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
     }
 }
 

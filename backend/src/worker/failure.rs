@@ -28,9 +28,13 @@ impl Failure {
     pub(super) fn counter<'a>(&self, metrics: &'a QueueMetrics) -> &'a Counter {
         match self {
             Self::Integrity(_) | Self::Length(_) => &metrics.integrity_errors,
-            Self::Device(error) if PiFailure::is_in(error) => &metrics.integrity_errors,
-            Self::Device(error) if is_no_space(error) => &metrics.no_space,
-            Self::Device(_) | Self::Copy(_) => &metrics.device_errors,
+            Self::Device(error) => match PiFailure::in_error(error) {
+                Some(PiFailure::UnstableWrite { .. }) => &metrics.unstable_writes,
+                Some(_) => &metrics.integrity_errors,
+                None if is_no_space(error) => &metrics.no_space,
+                None => &metrics.device_errors,
+            },
+            Self::Copy(_) => &metrics.device_errors,
         }
     }
 }

@@ -342,7 +342,7 @@ impl NvmePassthroughQueue {
                     self.start(Operation::Transfer(transfer), step);
                     return None;
                 }
-                Some(reason) => Err(PiFailure::Write { reason }.into()),
+                Some(reason) => Err(PiFailure::of_write(reason, &transfer.buffer).into()),
             },
             (Ok(()), _) => Ok(()),
         };

@@ -1,4 +1,5 @@
-//! Damages a block of an NVMe namespace: `damage DEVICE LBA DATA METADATA data|metadata BYTE`, sizes of one block in bytes.
+//! Damages a block of an NVMe namespace: `damage DEVICE LBA DATA METADATA data|metadata|extended BYTE`, sizes of one block in bytes.
+//! With `extended` the two are interleaved, as data.
 //!
 //! DEVICE is a character device `/dev/ngXnY`. One bit of that byte is changed as it lies on the medium: nothing is checked on the way and
 //! no tag is computed.
@@ -52,11 +53,15 @@ struct Block {
 
 fn main() -> Result<(), String> {
     let [device, lba, data, metadata, part, byte] =
-        arguments("damage DEVICE LBA DATA METADATA data|metadata BYTE")?;
+        arguments("damage DEVICE LBA DATA METADATA data|metadata|extended BYTE")?;
     let fail = |error: io::Error| format!("{device}: {error}");
-    let mut block = Block::open(&device, number(&lba)?, number(&data)?, number(&metadata)?).map_err(fail)?;
+    let (mut data, mut metadata) = (number(&data)?, number(&metadata)?);
+    if part == "extended" {
+        (data, metadata) = (data + metadata, 0);
+    }
+    let mut block = Block::open(&device, number(&lba)?, data, metadata).map_err(fail)?;
     block.transfer(READ).map_err(fail)?;
-    let bytes = if part == "data" { &mut block.data } else { &mut block.metadata };
+    let bytes = if part == "metadata" { &mut block.metadata } else { &mut block.data };
     bytes[number::<usize>(&byte)?] ^= 1;
     block.transfer(WRITE).map_err(fail)
 }

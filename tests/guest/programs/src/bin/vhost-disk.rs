@@ -1,8 +1,8 @@
 //! A driver for a back-end that runs in this same guest: `vhost-disk SOCKET [ACTION START LEN SEED]...`, in bytes.
 //!
 //! `write` stamps the pages of a range and `verify` reads them back, in requests of many sizes; `discard`, `zero` (space is kept) and
-//! `unmap` (it is not) make a range zeros, `verify-zeros` reads that back. `rewrite` writes the range in requests of a page while
-//! another thread changes the buffers without a pause. Prints a JSON array with an object for each action: its requests, those that
+//! `unmap` (it is not) make a range zeros, `verify-zeros` reads that back. `rewrite` writes the range in requests of 16 KiB while
+//! another thread changes the buffers without a pause, and `read` reads it, whatever it holds, in the same requests. Prints a JSON array with an object for each action: its requests, those that
 //! failed, pages that are wrong.
 
 use std::{
@@ -18,6 +18,9 @@ use guest_programs::{Page, number};
 const WINDOW: usize = 4 << 20;
 /// Lengths of requests: sectors, pages and more, across intervals, and up to the largest folio.
 const LENGTHS: [usize; 7] = [1 << 20, 4096, 512, 3584, 65536, 12288, 8192];
+
+/// Length of the requests that are rewritten: so long that the other thread comes to them in time, also on a busy machine.
+const REWRITTEN: usize = 16384;
 
 #[derive(Default)]
 struct Tally {
@@ -81,7 +84,8 @@ fn perform(
             "discard" => perform(Action::Discard, &[len])?,
             "zero" => perform(Action::WriteZeroes { may_unmap: false }, &[len])?,
             "unmap" => perform(Action::WriteZeroes { may_unmap: true }, &[len])?,
-            "rewrite" => while_rewriting(pages, || perform(Action::Write, &[Page::BYTES]))?,
+            "rewrite" => while_rewriting(pages, || perform(Action::Write, &[REWRITTEN]))?,
+            "read" => perform(Action::Read, &[REWRITTEN])?,
             other => return Err(format!("{other}: no such action")),
         }
     }
