@@ -10,6 +10,7 @@ mod damage;
 mod in_use;
 mod kernel_pi;
 mod older_kernel;
+mod opaque_metadata;
 mod partition;
 mod passthrough;
 mod scsi;

@@ -7,7 +7,9 @@ use indicatif::BinaryBytes;
 use integrity::{IntegrityProfile, PiType};
 use serde::Serialize;
 
-use crate::device::{BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages};
+use crate::device::{
+    BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages, TupleRule,
+};
 use crate::image::{Access, Image};
 use crate::report;
 
@@ -34,7 +36,10 @@ pub(super) struct MetadataInfo {
     /// The kernel's name; it has none for Type 2.
     format: Option<&'static str>,
     found_by: Option<&'static str>,
+    /// Whether the device does not know them: the metadata is opaque to it, and checked by nobody else.
+    own_tuples: bool,
     guard: &'static str,
+    /// 0 for tuples of our own.
     pi_type: u8,
     interval_size: usize,
     metadata_size: usize,
@@ -43,15 +48,18 @@ pub(super) struct MetadataInfo {
 }
 
 impl MetadataInfo {
-    pub(super) fn new(profile: &IntegrityProfile, source: Option<Source>) -> Self {
+    pub(super) fn new(profile: &IntegrityProfile, rule: TupleRule, source: Option<Source>) -> Self {
+        let own_tuples = rule == TupleRule::Own;
         Self {
-            format: profile.kernel_name(),
+            format: if own_tuples { Some("nop") } else { profile.kernel_name() },
             found_by: source.map(|source| match source {
                 Source::Capability => "FS_IOC_GETLBMD_CAP",
                 Source::Sysfs => "sysfs",
             }),
+            own_tuples,
             guard: profile.guard().name(),
             pi_type: match profile.pi_type() {
+                _ if own_tuples => 0,
                 PiType::Type1 => 1,
                 PiType::Type2 => 2,
                 PiType::Type3 => 3,
@@ -79,7 +87,7 @@ impl DeviceInfo {
             size: namespace.capacity(),
             direct_io: true,
             in_use_by: None,
-            integrity: Some(MetadataInfo::new(&format.profile, None)),
+            integrity: Some(MetadataInfo::new(&format.profile, format.rule, None)),
             stable_pages: None,
             served_by: Some("nvme-passthrough"),
             refused: None,
@@ -105,7 +113,7 @@ impl DeviceInfo {
             size: image.size(),
             direct_io: image.is_direct(),
             in_use_by: image.holder().map(|holder| holder.to_string()),
-            integrity: found.map(|found| MetadataInfo::new(&found.profile, Some(found.source))),
+            integrity: found.map(|found| MetadataInfo::new(&found.profile, found.rule, Some(found.source))),
             stable_pages: StablePages::needed_by(image.file()).map(|reason| reason.to_string()),
             served_by: refused.is_none().then_some("kernel-pi"),
             refused,
@@ -143,9 +151,14 @@ impl fmt::Display for MetadataInfo {
             Some(source) => writeln!(f, ", by {source}")?,
             None => writeln!(f)?,
         }
+        let tuples = if self.own_tuples {
+            "our own, unknown to the device".to_owned()
+        } else {
+            format!("PI type {pi_type}")
+        };
         writeln!(
             f,
-            "tuples     PI type {pi_type}, {guard} guard, {tuple_size} bytes at {tuple_offset} of {metadata_size} for each \
+            "tuples     {tuples}, {guard} guard, {tuple_size} bytes at {tuple_offset} of {metadata_size} for each \
             {interval_size}-byte interval"
         )
     }

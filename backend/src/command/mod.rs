@@ -25,6 +25,7 @@ pub mod serve;
 mod device_info;
 mod scan;
 mod storage;
+mod take_over;
 mod trust;
 mod unfinished;
 

@@ -1,4 +1,4 @@
-//! `stableblk protect`: a sidecar for an image that exists.
+//! `stableblk protect`: a sidecar for an image that exists, or tuples for what a device holds whose metadata has room for them.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -6,34 +6,80 @@ use std::process::ExitCode;
 
 use clap::Args;
 use rustix::fs::{Gid, Mode, Uid};
+use thiserror::Error;
 use uuid::Uuid;
 
+use super::serve::Integrity;
+use super::storage::{Storage, StorageError};
+use super::take_over::{TakeOverError, take_over};
 use super::trust::trust;
 use super::unfinished::{Existing, UnfinishedFile};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
+use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::SidecarFile;
 
 /// Make the sidecar of an existing raw image
+///
+/// Of a device with metadata but without protection information, named without --integrity, the metadata takes the tuples: blocks
+/// that have data and no tuple get one. --guard and --interval are then as the device is formatted.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectArgs {
     #[command(flatten)]
     image: ImageArgs,
     #[command(flatten)]
     profile: ProfileArgs,
-    /// Replace a sidecar that is there: what the image now holds is taken to be right
+    /// Replace a sidecar, or tuples, that are there: what the image now holds is taken to be right
     #[arg(long)]
     force: bool,
 }
 
-/// Makes the sidecar whole before anyone can see it. Blocks of zeros become unwritten. The image is locked meanwhile.
-pub fn run(args: &ProtectArgs) -> Result<ExitCode, Error> {
+/// Why an image was not protected.
+#[derive(Debug, Error)]
+pub enum ProtectError {
+    /// The image cannot be used, or its sidecar not be made.
+    #[error(transparent)]
+    Image(#[from] Error),
+    /// The metadata of the device cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The namespace cannot be used.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The device was not given tuples.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
+}
+
+/// Protects what the image holds. The image is locked meanwhile.
+pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
+    let path = &args.image.image;
+    let taken = if Namespace::is_at(path) && args.image.sidecar.is_none() {
+        let namespace = Namespace::open(path, Access::ReadWrite)?;
+        take_over(NvmePassthroughDevice::new(namespace), path, args.force)?
+    } else {
+        let image = Image::open(path, Access::ReadWrite, DirectIo::WherePossible)?;
+        if args.image.sidecar.is_some() || !image.is_block_device() {
+            return Ok(make_sidecar(args, &image)?);
+        }
+        let Storage::KernelPi(integrity) = Storage::choose(&image, path, &Integrity::Auto)? else {
+            return Err(Error::NoPlaceForSidecar(path.clone()).into());
+        };
+        let device = KernelPiDevice::new(image, &integrity)
+            .map_err(|reason| StorageError::Access { path: path.clone(), reason })?;
+        take_over(device, path, args.force)?
+    };
+    print(
+        &format!("{}: protected by its own metadata, {taken} blocks were given tuples\n", path.display()),
+        false,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the sidecar whole before anyone can see it. Blocks of zeros become unwritten.
+fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
     let path = args.image.sidecar_path();
-    let image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
-    if image.is_block_device() && args.image.sidecar.is_none() {
-        return Err(Error::NoPlaceForSidecar(args.image.image.clone()));
-    }
     if !args.force && path.symlink_metadata().is_ok() {
         return Err(Error::Exists { path, cure: SIDECAR_EXISTS });
     }
@@ -51,7 +97,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, Error> {
         give_to_owner_of(image.file(), &file).map_err(Error::io("change the mode of", &path))?;
     }
     let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
-    trust(&image, &SidecarFile::create(file, &path, image_file, &superblock)?, 0, "protecting")?;
+    trust(image, &SidecarFile::create(file, &path, image_file, &superblock)?, 0, "protecting")?;
 
     // where this fails, a crash before the image has its UUID makes another run necessary, and no more
     let _ = image.announce_uuid(uuid);

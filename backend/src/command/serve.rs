@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::storage::{Storage, StorageError};
+use super::take_over::{TakeOverError, refuse_other_data};
 use clap::builder::RangedU64ValueParser;
 use integrity::sidecar::{IntentMode, LoadError};
 use parse_size::Config;
@@ -231,6 +232,9 @@ pub enum ServeError {
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// The device holds data of others.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// A namespace's own metadata is all there is on its character device.
     #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
     NamespaceWithIntegrity(PathBuf),
@@ -328,6 +332,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
         Storage::KernelPi(integrity) => {
             let device = KernelPiDevice::new(image, &integrity)
                 .map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?;
+            let device = refuse_other_data(device, &args.blk_file)?;
             let endpoint = open_endpoint(args)?;
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
@@ -360,8 +365,9 @@ fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<Ex
         return Err(ServeError::BlockSize { path, size, block_size });
     }
     let serial = args.serial.clone().map_or_else(|| device_serial(namespace.file()), Ok)?;
+    let device = refuse_other_data(NvmePassthroughDevice::new(namespace), &args.blk_file)?;
     let endpoint = open_endpoint(args)?;
-    serve_device(args, NvmePassthroughDevice::new(namespace), None, &serial, &endpoint, termination)
+    serve_device(args, device, None, &serial, &endpoint, termination)
 }
 
 fn open_endpoint(args: &ServeArgs) -> Result<Endpoint, SocketError> {

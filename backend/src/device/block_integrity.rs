@@ -12,6 +12,9 @@ use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 use thiserror::Error;
 
+use super::opaque_metadata::{UnusableMetadata, profile_in};
+use super::protection::TupleRule;
+
 /// `FS_IOC_GETLBMD_CAP` of `linux/fs.h`.
 const GET_CAPABILITY: rustix::ioctl::Opcode = opcode::read_write::<[u8; 16]>(0x15, 2);
 
@@ -24,11 +27,13 @@ pub enum Source {
     Sysfs,
 }
 
-/// The integrity profile of a block device.
+/// The metadata of a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockIntegrity {
     /// How its tuples are laid out.
     pub profile: IntegrityProfile,
+    /// Whose they are.
+    pub rule: TupleRule,
     /// How that is known.
     pub source: Source,
     /// Whether the kernel generates tuples itself for writes that come without.
@@ -45,10 +50,8 @@ pub enum DetectError {
     #[error("unknown integrity profile")]
     Profile(#[from] ProfileError),
     /// The kernel's `nop` format: the device keeps metadata, but does not check it.
-    #[error(
-        "the metadata of {0} bytes is not protection information, and tuples of our own in it are not supported"
-    )]
-    Opaque(u8),
+    #[error(transparent)]
+    Opaque(#[from] UnusableMetadata),
     /// sysfs does not say where the tuple stands in the metadata.
     #[error(
         "the metadata has {metadata_size} bytes and this kernel, older than 6.17, does not tell where in them the \
@@ -63,15 +66,18 @@ pub enum DetectError {
 }
 
 impl BlockIntegrity {
-    /// The integrity profile of the block device that is open as `file`; `None` when it has none.
+    /// The metadata of the block device that is open as `file`; `None` when it has none.
     pub fn detect(file: &File) -> Result<Option<Self>, DetectError> {
-        let (profile, source) = match query_capability(file) {
+        let (found, source) = match query_capability(file) {
             Ok(capability) => (from_capability(capability)?, Source::Capability),
             Err(Errno::NOTTY | Errno::INVAL | Errno::OPNOTSUPP) => (from_sysfs(file)?, Source::Sysfs),
             Err(error) => return Err(DetectError::Query(error.into())),
         };
-        let kernel_generates = attribute(file, "integrity/write_generate").is_some_and(|value| value != "0");
-        Ok(profile.map(|profile| Self { profile, source, kernel_generates }))
+        let generates = attribute(file, "integrity/write_generate").is_some_and(|value| value != "0");
+        Ok(found.map(|(profile, rule)| {
+            let kernel_generates = generates && rule == TupleRule::Standard;
+            Self { profile, rule, source, kernel_generates }
+        }))
     }
 }
 
@@ -84,18 +90,24 @@ fn query_capability(file: &File) -> rustix::io::Result<LogicalBlockMetadataCap> 
     Ok(LogicalBlockMetadataCap::from_bytes(bytes))
 }
 
-fn from_capability(capability: LogicalBlockMetadataCap) -> Result<Option<IntegrityProfile>, DetectError> {
+/// A profile, and whose tuples it is of.
+type Found = Option<(IntegrityProfile, TupleRule)>;
+
+fn from_capability(capability: LogicalBlockMetadataCap) -> Result<Found, DetectError> {
     if capability.size == 0 {
         return Ok(None);
     }
     match IntegrityProfile::try_from(capability) {
-        Ok(profile) => Ok(Some(profile)),
-        Err(ProfileError::NoProtectionInformation) => Err(DetectError::Opaque(capability.size)),
+        Ok(profile) => Ok(Some((profile, TupleRule::Standard))),
+        Err(ProfileError::NoProtectionInformation) => {
+            let profile = profile_in(capability.size.into(), capability.interval.into())?;
+            Ok(Some((profile, TupleRule::Own)))
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-fn from_sysfs(file: &File) -> Result<Option<IntegrityProfile>, DetectError> {
+fn from_sysfs(file: &File) -> Result<Found, DetectError> {
     let number = |name| attribute(file, name).and_then(|value| value.parse().ok());
     let Some(format) = attribute(file, "integrity/format") else {
         return Ok(None);
@@ -105,7 +117,10 @@ fn from_sysfs(file: &File) -> Result<Option<IntegrityProfile>, DetectError> {
     let metadata_size = number("metadata_bytes").and_then(|bytes| u8::try_from(bytes).ok());
     match format.as_str() {
         "none" => Ok(None),
-        "nop" => Err(DetectError::Opaque(metadata_size.unwrap_or(0))),
+        "nop" => {
+            let profile = profile_in(metadata_size.unwrap_or(0).into(), interval_size)?;
+            Ok(Some((profile, TupleRule::Own)))
+        }
         name => {
             let profile = IntegrityProfile::from_kernel_name(name, interval_size)?;
             let tuple_size = profile.tuple_size();
@@ -113,7 +128,7 @@ fn from_sysfs(file: &File) -> Result<Option<IntegrityProfile>, DetectError> {
                 Some(metadata_size) if usize::from(metadata_size) > tuple_size => {
                     Err(DetectError::TuplePlace { metadata_size, tuple_size })
                 }
-                _ => Ok(Some(profile)),
+                _ => Ok(Some((profile, TupleRule::Standard))),
             }
         }
     }
@@ -146,9 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn metadata_without_a_guard_is_no_profile() {
+    fn metadata_without_a_guard_is_for_tuples_of_our_own() {
         let nop = LogicalBlockMetadataCap { size: 64, interval: 512, ..LogicalBlockMetadataCap::default() };
-        assert!(matches!(from_capability(nop), Err(DetectError::Opaque(64))));
+        let (profile, rule) = from_capability(nop).unwrap().unwrap();
+        assert_eq!((profile.metadata_size(), rule), (64, TupleRule::Own));
+        assert!(matches!(
+            from_capability(LogicalBlockMetadataCap { size: 4, ..nop }),
+            Err(DetectError::Opaque(_))
+        ));
         assert!(matches!(from_capability(LogicalBlockMetadataCap { size: 0, ..nop }), Ok(None)));
     }
 }

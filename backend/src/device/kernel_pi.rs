@@ -1,6 +1,7 @@
 //! A block device with an integrity profile: tuples go with the data, in one request, by io_uring's PI attribute.
 //!
-//! The device checks them, on the way in as on the way out, and the worker verifies what is read again. After submit the
+//! The device checks them, on the way in as on the way out, and the worker verifies what is read again. Where the metadata means
+//! nothing to the device, the tuples are our own and the worker alone verifies. After submit the
 //! metadata of a write is the kernel's: on a partition it changes the reference tags in place.
 
 #![expect(unsafe_code, reason = "promises the ring that the attribute stays where it is")]
@@ -17,7 +18,7 @@ use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChe
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
 use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::image::Image;
@@ -38,8 +39,9 @@ impl KernelPiDevice {
     /// Serves the block device `image`, which was found to have this `integrity`.
     pub fn new(image: Image, integrity: &BlockIntegrity) -> Result<Self, NoAttribute> {
         Self::probe(&image, integrity)?;
-        let checks = checks_of(&integrity.profile);
-        let protection = Protection::device(integrity.profile, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
+        let BlockIntegrity { profile, rule, .. } = *integrity;
+        let checks = checks_of(&profile, rule);
+        let protection = Protection::device(profile, rule, "kernel-pi").with_scratch(ATTRIBUTE_SIZE);
         let info = DeviceInfo::of_image(&image, Some(protection));
         Ok(Self { image, protection, checks, info })
     }
@@ -75,10 +77,11 @@ impl KernelPiDevice {
 }
 
 /// What the kernel and the device are to check: all that the format has.
-fn checks_of(profile: &IntegrityProfile) -> TagChecks {
-    match profile.pi_type() {
-        PiType::Type1 | PiType::Type2 => TagChecks::all(),
-        PiType::Type3 => TagChecks::GUARD | TagChecks::APPLICATION,
+fn checks_of(profile: &IntegrityProfile, rule: TupleRule) -> TagChecks {
+    match (rule, profile.pi_type()) {
+        (TupleRule::Own, _) => TagChecks::empty(),
+        (TupleRule::Standard, PiType::Type1 | PiType::Type2) => TagChecks::all(),
+        (TupleRule::Standard, PiType::Type3) => TagChecks::GUARD | TagChecks::APPLICATION,
     }
 }
 

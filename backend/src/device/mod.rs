@@ -13,6 +13,8 @@ mod memory_file;
 #[cfg(any(test, feature = "bench-null"))]
 pub mod null;
 mod nvme;
+mod one_by_one;
+mod opaque_metadata;
 mod pi_attribute;
 mod pi_failure;
 mod plain;
@@ -31,10 +33,12 @@ pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use nvme::{
     Namespace, NamespaceError, NamespaceFormat, NvmePassthroughDevice, NvmePassthroughQueue, UnusableFormat,
 };
+pub use one_by_one::OneByOne;
+pub use opaque_metadata::UnusableMetadata;
 pub use pi_attribute::NoAttribute;
 pub use pi_failure::{PiFailure, PiStatus};
 pub use plain::PlainDevice;
-pub use protection::Protection;
+pub use protection::{Protection, TupleRule};
 pub use sidecar::SidecarDevice;
 pub use stable_pages::StablePages;
 pub use uring::probe as probe_io_uring;

@@ -12,7 +12,7 @@ use crate::bounce::FOLIO_SIZE_MIN;
 #[derive(Debug, Clone, Copy)]
 pub struct Protection {
     profile: IntegrityProfile,
-    rule: Rule,
+    rule: TupleRule,
     /// Bytes behind the metadata that the device keeps for itself in a folio, for each of its pages.
     scratch_per_page: usize,
     /// Whose metadata it is, for people.
@@ -21,9 +21,9 @@ pub struct Protection {
 
 /// What tuples mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    /// Nobody else writes them: see [`integrity::sidecar`].
-    Sidecar,
+pub enum TupleRule {
+    /// Nobody else writes them, in a sidecar or in metadata that is opaque to the device: see [`integrity::sidecar`].
+    Own,
     /// Other writers and the device have their part in them, by the rules of T10 and NVMe.
     Standard,
 }
@@ -31,12 +31,12 @@ enum Rule {
 impl Protection {
     /// Protection by a sidecar: its tuples, and its rule that a block never written has none and reads as zeros.
     pub fn sidecar(profile: IntegrityProfile) -> Self {
-        Self { profile, rule: Rule::Sidecar, scratch_per_page: 0, place: "sidecar" }
+        Self { profile, rule: TupleRule::Own, scratch_per_page: 0, place: "sidecar" }
     }
 
     /// Protection by a device that keeps tuples itself and is accessed by `place`.
-    pub fn device(profile: IntegrityProfile, place: &'static str) -> Self {
-        Self { profile, rule: Rule::Standard, scratch_per_page: 0, place }
+    pub fn device(profile: IntegrityProfile, rule: TupleRule, place: &'static str) -> Self {
+        Self { profile, rule, scratch_per_page: 0, place }
     }
 
     /// The same, with room for `bytes` of the device's own behind the metadata of each 4096-byte page of a folio.
@@ -48,6 +48,11 @@ impl Protection {
     /// How the tuples are laid out.
     pub fn profile(&self) -> &IntegrityProfile {
         &self.profile
+    }
+
+    /// What they mean.
+    pub fn rule(&self) -> TupleRule {
+        self.rule
     }
 
     /// Bytes of metadata that a folio must hold for each of its 4096-byte pages.
@@ -101,8 +106,8 @@ impl Protection {
             tuples.fill(0);
         }
         match self.rule {
-            Rule::Sidecar => sidecar::generate(&self.profile, self.interval(offset), &data[part], tuples),
-            Rule::Standard => self.profile.generate(&self.tags(offset), &data[part], tuples),
+            TupleRule::Own => sidecar::generate(&self.profile, self.interval(offset), &data[part], tuples),
+            TupleRule::Standard => self.profile.generate(&self.tags(offset), &data[part], tuples),
         }
     }
 
@@ -117,8 +122,8 @@ impl Protection {
         let offset = offset + part.start as u64;
         let tuples = &metadata[self.tuples(&part)];
         match self.rule {
-            Rule::Sidecar => sidecar::verify(&self.profile, self.interval(offset), &data[part], tuples),
-            Rule::Standard => {
+            TupleRule::Own => sidecar::verify(&self.profile, self.interval(offset), &data[part], tuples),
+            TupleRule::Standard => {
                 let verified = self.profile.verify(&self.tags(offset), Checks::all(), &data[part], tuples);
                 verified.map_err(|error| match error {
                     VerifyError::Pi(error) => Mismatch::Pi(error).into(),

@@ -67,14 +67,23 @@ impl Command {
         Self::over_blocks(WRITE, nsid, lba, blocks).with_checks(tags)
     }
 
-    /// Makes `blocks` blocks from `lba` on zeros, with tuples that the controller generates from `reference` on.
-    pub(super) fn write_zeroes(nsid: u32, lba: u64, blocks: u32, deallocate: bool, reference: u64) -> Self {
+    /// Makes `blocks` blocks from `lba` on zeros. The controller generates their tuples from `reference` on; without one, their
+    /// metadata becomes zeros too.
+    pub(super) fn write_zeroes(
+        nsid: u32,
+        lba: u64,
+        blocks: u32,
+        deallocate: bool,
+        reference: Option<u64>,
+    ) -> Self {
         let mut command = Self::over_blocks(WRITE_ZEROES, nsid, lba, blocks);
         if deallocate {
             command.dwords[2] |= DEALLOCATE;
         }
-        command.dwords[2] |= PRACT;
-        command.set_initial_reference(reference);
+        if let Some(reference) = reference {
+            command.dwords[2] |= PRACT;
+            command.set_initial_reference(reference);
+        }
         command
     }
 
@@ -183,9 +192,10 @@ mod tests {
 
     #[test]
     fn zeros_are_given_tags_by_the_controller() {
-        let command = Command::write_zeroes(1, 9, 8, true, 9);
+        let command = Command::write_zeroes(1, 9, 8, true, Some(9));
         assert_eq!((command.dwords[2], command.dwords[4]), (0x2200_0007, 9));
-        assert_eq!(Command::write_zeroes(1, 9, 8, false, 9).dwords[2], 0x2000_0007);
+        assert_eq!(Command::write_zeroes(1, 9, 8, false, Some(9)).dwords[2], 0x2000_0007);
+        assert_eq!(Command::write_zeroes(1, 9, 8, false, None).dwords[2], 0x0000_0007);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use integrity::{Guard, IntegrityProfile, PiType, ProfileError, TuplePlace};
 use thiserror::Error;
 
 use super::identify::{IdentifyNamespace, IdentifyNvmNamespace};
+use crate::device::TupleRule;
+use crate::device::opaque_metadata::{UnusableMetadata, profile_in};
 
 /// The LBA format of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct NamespaceFormat {
     pub block_size: usize,
     /// How its tuple is laid out in its metadata.
     pub profile: IntegrityProfile,
+    /// Whose tuple it is: our own where the format has no protection information.
+    pub rule: TupleRule,
     /// Whether that follows each block's data in the same buffer: an extended LBA.
     pub extended: bool,
 }
@@ -19,12 +23,13 @@ pub struct NamespaceFormat {
 /// Why a namespace cannot be served with its own metadata.
 #[derive(Debug, Error)]
 pub enum UnusableFormat {
-    /// Nothing checks its metadata, if it has any.
-    #[error(
-        "it is formatted with {0} bytes of metadata and without protection information: name its block device instead"
-    )]
-    NoProtectionInformation(u16),
-    /// More than NVMe allows beside protection information.
+    /// There is no room for tuples.
+    #[error("it is formatted without metadata: name its block device instead")]
+    NoMetadata,
+    /// Nothing checks its metadata, and tuples of our own do not fit in.
+    #[error(transparent)]
+    Opaque(#[from] UnusableMetadata),
+    /// More than is supported beside protection information.
     #[error("it is formatted with {0} bytes of metadata, which is not supported")]
     MetadataSize(u16),
     /// The 32b guard, or a storage tag.
@@ -50,18 +55,28 @@ impl NamespaceFormat {
     ) -> Result<Self, UnusableFormat> {
         let block_size = 1_u32.checked_shl(namespace.block_exponent().into()).unwrap_or(0);
         let size = namespace.metadata_size();
+        let extended = namespace.is_extended();
         let pi_type = match namespace.pi_type() {
             1 => PiType::Type1,
             2 => PiType::Type2,
             3 => PiType::Type3,
-            _ => return Err(UnusableFormat::NoProtectionInformation(size)),
+            _ if size == 0 => return Err(UnusableFormat::NoMetadata),
+            _ => {
+                let profile = profile_in(size, block_size)?;
+                return Ok(Self {
+                    block_size: profile.interval_size(),
+                    profile,
+                    rule: TupleRule::Own,
+                    extended,
+                });
+            }
         };
         let metadata_size = u8::try_from(size).map_err(|_| UnusableFormat::MetadataSize(size))?;
         let guard = guard(nvm, namespace.format_index())?;
         let place = if namespace.is_tuple_first() { TuplePlace::First } else { TuplePlace::Last };
         let tuple = IntegrityProfile::new(guard, pi_type, block_size)?;
         let profile = tuple.with_metadata(metadata_size, place)?;
-        Ok(Self { block_size: profile.interval_size(), profile, extended: namespace.is_extended() })
+        Ok(Self { block_size: profile.interval_size(), profile, rule: TupleRule::Standard, extended })
     }
 }
 
@@ -105,9 +120,19 @@ mod tests {
     }
 
     #[test]
+    fn metadata_without_protection_information_is_for_tuples_of_our_own() {
+        let format = NamespaceFormat::of(&namespace(16, true, 0), None).unwrap();
+        assert_eq!(
+            (format.rule, format.profile.guard(), format.extended),
+            (TupleRule::Own, Guard::Crc64Nvme, true)
+        );
+    }
+
+    #[test]
     fn what_is_not_supported_is_refused() {
         let of = |ms, dps, format| NamespaceFormat::of(&namespace(ms, false, dps), Some(&nvm(format)));
-        assert!(matches!(of(8, 0, 0), Err(UnusableFormat::NoProtectionInformation(8))));
+        assert!(matches!(of(0, 0, 0), Err(UnusableFormat::NoMetadata)));
+        assert!(matches!(of(4, 0, 0), Err(UnusableFormat::Opaque(_))));
         assert!(matches!(
             of(16, 1, 1 << 7 | 16),
             Err(UnusableFormat::Guard { guard_format: 1, storage_tag_size: 16 })

@@ -12,13 +12,16 @@ use integrity::PiType;
 use io_uring::{cqueue, opcode, squeue, types};
 
 use super::command::{COMMAND_SIZE, Command, TagFields, dataset_range};
+use super::format::NamespaceFormat;
 use super::namespace::Namespace;
 use super::status::NvmeStatus;
 use crate::active::ZeroBy;
 use crate::bounce::{Arena, FOLIO_SIZE_MIN};
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{self, Ring, RingStep};
-use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use crate::device::{
+    BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule, Zeroing,
+};
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct nvme_uring_cmd)`.
@@ -44,7 +47,8 @@ impl NvmePassthroughDevice {
         let block_size = format.block_size;
         let wire_size = block_size + format.profile.metadata_size();
         let scratch = if format.extended { FOLIO_SIZE_MIN.div_ceil(block_size) * wire_size } else { 0 };
-        let protection = Protection::device(format.profile, "nvme-passthrough").with_scratch(scratch);
+        let protection =
+            Protection::device(format.profile, format.rule, "nvme-passthrough").with_scratch(scratch);
         let info = DeviceInfo {
             capacity: namespace.capacity(),
             granule: block_size,
@@ -59,6 +63,9 @@ impl NvmePassthroughDevice {
 
     /// What the controller is to check and expect of blocks from byte `offset` on: all that the format has.
     fn tags(&self, offset: u64) -> TagFields {
+        if self.protection.rule() == TupleRule::Own {
+            return TagFields::NONE;
+        }
         let reference = self.protection.profile().pi_type() != PiType::Type3;
         let initial_reference = self.protection.reference(offset);
         TagFields { guard: true, application: true, reference, initial_reference }
@@ -165,7 +172,8 @@ impl NvmePassthroughDevice {
         }
         let (offset, len) = (offset + done, (len - done).min(self.info.transfer_max as u64));
         let (lba, blocks) = self.blocks(offset, len)?;
-        let reference = self.protection.reference(offset);
+        let generated = self.protection.rule() == TupleRule::Standard;
+        let reference = generated.then(|| self.protection.reference(offset));
         let command = Command::write_zeroes(nsid, lba, blocks, by == ZeroBy::PunchHole, reference);
         Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Zero { done: done + len } })
     }
@@ -183,14 +191,16 @@ impl NvmePassthroughDevice {
 }
 
 fn zeroing(namespace: &Namespace) -> Zeroing {
-    let profile = &namespace.format().profile;
+    let NamespaceFormat { profile, rule, .. } = namespace.format();
+    let is_own = *rule == TupleRule::Own;
     // QEMU's controller leaves the metadata before the tuple out of the guard that it generates
     let bare = profile.metadata_size() == profile.tuple_size();
-    let write_zeroes = namespace.has_write_zeroes && bare;
+    let write_zeroes = namespace.has_write_zeroes && (bare || is_own);
     Zeroing {
         punch_hole: write_zeroes,
         zero_range: write_zeroes,
-        deallocate: namespace.has_dataset_management,
+        // after which data and metadata are what the controller likes, and need not fit each other by our own rule
+        deallocate: namespace.has_dataset_management && !is_own,
     }
 }
 

@@ -1,0 +1,212 @@
+//! Data that others left on a device whose metadata is for tuples of our own: noticed before it is served, and given tuples by
+//! `stableblk protect`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use integrity::Tag;
+use integrity::sidecar::{Mismatch, is_unwritten, mismatches};
+use thiserror::Error;
+
+use crate::bounce::{BounceFolio, FOLIO_SIZE_MAX};
+use crate::device::{BlockDevice, DeviceInfo, OneByOne, Protection, TupleRule};
+
+/// Why a device is not served, or not taken over.
+#[derive(Debug, Error)]
+pub enum TakeOverError {
+    /// Blocks of its beginning have data and no tuples.
+    #[error(
+        "{device} holds data that stableblk has not written ({found}): take it over as it is now with `stableblk protect {device}`, \
+        or make the device read as zeros, as by `blkdiscard --zeroout` of its block device",
+        device = device.display()
+    )]
+    HasOtherData {
+        /// The device.
+        device: PathBuf,
+        /// What is wrong with the first such block.
+        found: Mismatch,
+    },
+    /// Blocks have tuples that do not match.
+    #[error(
+        "{left} blocks of {device} have tuples that do not match, first {found}, and were left as they are ({taken} others were given \
+        tuples): to take what they hold now to be right, use `--force`",
+        device = device.display()
+    )]
+    Mismatches {
+        /// The device.
+        device: PathBuf,
+        /// How many they are.
+        left: u64,
+        /// What is wrong with the first of them.
+        found: Mismatch,
+        /// Blocks that had data and no tuple, and have one now.
+        taken: u64,
+    },
+    /// The device keeps tuples that others write too.
+    #[error(
+        "{} has protection information of its own, which every writer keeps: there is nothing to protect, serve it as it is",
+        .0.display()
+    )]
+    HasProtectionInformation(PathBuf),
+    /// A transfer failed.
+    #[error("cannot {action} {} at byte {offset}", device.display())]
+    Transfer {
+        /// Read or write.
+        action: &'static str,
+        /// The device.
+        device: PathBuf,
+        /// Where, in bytes.
+        offset: u64,
+        /// What the device said.
+        #[source]
+        source: io::Error,
+    },
+    /// The process could not be set up for it.
+    #[error("cannot set up transfers to {}", device.display())]
+    SetUp {
+        /// The device.
+        device: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What was written may not be durable.
+    #[error("cannot flush {}", device.display())]
+    Flush {
+        /// The device.
+        device: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Passes `device`, at `path`, on, unless its tuples are our own and its first MiB has data and not one tuple: then nobody has made
+/// it a disk of ours. A tuple that is wrong, among others, is damage to one block, which the guest is told of when it reads that.
+pub(super) fn refuse_other_data<B: BlockDevice>(device: B, path: &Path) -> Result<B, TakeOverError> {
+    let Some(protection) = own_tuples(&device) else {
+        return Ok(device);
+    };
+    let device = Arc::new(device);
+    let mut blocks = Blocks::open(&device, protection, path)?;
+    let (mut first_wrong, mut has_tuple) = (None, false);
+    for (offset, len) in parts(device.info(), FOLIO_SIZE_MAX as u64) {
+        let folio = blocks.read(offset, len)?;
+        let wrong = blocks.mismatches(offset, len, &folio);
+        let tuples = folio.metadata().chunks_exact(protection.profile().metadata_size());
+        let blocks_with_metadata =
+            tuples.take(len / protection.interval_size()).filter(|tuple| !is_unwritten(tuple)).count();
+        has_tuple |= blocks_with_metadata > wrong.iter().filter(|wrong| !is_unwritten_block(wrong)).count();
+        first_wrong = first_wrong.or(wrong.first().copied());
+        blocks.queue.put(folio);
+    }
+    drop(blocks);
+    match first_wrong {
+        Some(found) if !has_tuple => Err(TakeOverError::HasOtherData { device: path.to_owned(), found }),
+        _ => Ok(Arc::into_inner(device).expect("its one queue is closed")),
+    }
+}
+
+/// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds now; with `force`, each block whose
+/// tuple is wrong. Each block is written whole, with its tuple, so this can be interrupted and repeated. Returns the number of blocks.
+pub(super) fn take_over<B: BlockDevice>(device: B, path: &Path, force: bool) -> Result<u64, TakeOverError> {
+    let Some(protection) = own_tuples(&device) else {
+        return Err(TakeOverError::HasProtectionInformation(path.to_owned()));
+    };
+    let device = Arc::new(device);
+    let mut blocks = Blocks::open(&device, protection, path)?;
+    let (mut taken, mut left, mut first_left) = (0, 0, None);
+    for (offset, len) in parts(device.info(), u64::MAX) {
+        let mut folio = blocks.read(offset, len)?;
+        let (to_take, to_leave): (Vec<_>, Vec<_>) = blocks
+            .mismatches(offset, len, &folio)
+            .into_iter()
+            .partition(|wrong| force || has_no_tuple(wrong));
+        for wrong in &to_take {
+            blocks.give_tuple(wrong.lba(), offset, &mut folio);
+        }
+        if !to_take.is_empty() {
+            folio = blocks.write(offset, len, folio)?;
+        }
+        taken += to_take.len() as u64;
+        left += to_leave.len() as u64;
+        first_left = first_left.or(to_leave.first().copied());
+        blocks.queue.put(folio);
+    }
+    drop(blocks);
+    device.close().map_err(|source| TakeOverError::Flush { device: path.to_owned(), source })?;
+    match first_left {
+        Some(found) => Err(TakeOverError::Mismatches { device: path.to_owned(), left, found, taken }),
+        None => Ok(taken),
+    }
+}
+
+fn own_tuples<B: BlockDevice>(device: &B) -> Option<Protection> {
+    device.info().protection.filter(|protection| protection.rule() == TupleRule::Own)
+}
+
+/// Offsets and lengths of transfers that cover a device from its start up to `end`.
+fn parts(info: &DeviceInfo, end: u64) -> impl Iterator<Item = (u64, usize)> + use<> {
+    let (end, step) = (end.min(info.capacity), info.transfer_max);
+    let starts = (0..end).step_by(step);
+    starts.map(move |offset| (offset, usize::try_from(end - offset).map_or(step, |left| left.min(step))))
+}
+
+/// A block that was never written by us, and has data.
+fn is_unwritten_block(mismatch: &Mismatch) -> bool {
+    matches!(mismatch, Mismatch::UnwrittenNotZero { .. })
+}
+
+/// Also true for metadata of all ones: so some controllers return what was never written.
+fn has_no_tuple(mismatch: &Mismatch) -> bool {
+    let is_escape =
+        matches!(mismatch, Mismatch::Pi(error) if error.tag == Tag::Application && error.actual == 0xFFFF);
+    is_escape || is_unwritten_block(mismatch)
+}
+
+/// The device's blocks, with errors that say which.
+struct Blocks<'a, B: BlockDevice> {
+    queue: OneByOne<B::Queue>,
+    protection: Protection,
+    path: &'a Path,
+}
+
+impl<'a, B: BlockDevice> Blocks<'a, B> {
+    fn open(device: &Arc<B>, protection: Protection, path: &'a Path) -> Result<Self, TakeOverError> {
+        let queue = OneByOne::open(device);
+        let queue = queue.map_err(|source| TakeOverError::SetUp { device: path.to_owned(), source })?;
+        Ok(Self { queue, protection, path })
+    }
+
+    fn read(&mut self, offset: u64, len: usize) -> Result<BounceFolio, TakeOverError> {
+        self.queue.read(offset, len).map_err(failed("read", self.path, offset))
+    }
+
+    fn write(&mut self, offset: u64, len: usize, folio: BounceFolio) -> Result<BounceFolio, TakeOverError> {
+        self.queue.write(offset, len, folio).map_err(failed("write", self.path, offset))
+    }
+
+    /// Makes the tuple of block `lba`, which `folio` holds from byte `offset` of the device on.
+    fn give_tuple(&self, lba: u64, offset: u64, folio: &mut BounceFolio) {
+        let (data, metadata) = folio.parts_mut();
+        let interval = usize::try_from(lba - self.protection.interval(offset)).unwrap_or(usize::MAX);
+        let start = interval * self.protection.interval_size();
+        let part = start..start + self.protection.interval_size();
+        self.protection.generate(offset, part, data, metadata).expect("the block lies in the folio");
+    }
+
+    fn mismatches(&self, offset: u64, len: usize, folio: &BounceFolio) -> Vec<Mismatch> {
+        let (data, metadata) = folio.parts();
+        let (profile, first) = (self.protection.profile(), self.protection.interval(offset));
+        let metadata = &metadata[..self.protection.metadata_len(len)];
+        mismatches(profile, first, &data[..len], metadata)
+            .expect("a folio has room for the tuples of its data")
+            .collect()
+    }
+}
+
+fn failed(action: &'static str, path: &Path, offset: u64) -> impl FnOnce(io::Error) -> TakeOverError {
+    let device = path.to_owned();
+    move |source| TakeOverError::Transfer { action, device, offset, source }
+}

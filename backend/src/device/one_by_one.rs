@@ -1,0 +1,78 @@
+//! Transfers one by one, for what is done to a device while no guest has it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{BlockDevice, DeviceQueue, Event, EventSources};
+use crate::bounce::{Arena, BounceFolio, FolioPool};
+use crate::inflight::{Buffer, Direction, Operation, Piece, Transfer};
+
+/// A queue of a device that waits for each transfer.
+pub struct OneByOne<Q> {
+    // before the eventfds that it polls: dropping it waits for what is in flight
+    queue: Q,
+    pool: FolioPool,
+    granule: usize,
+    _events: [OwnedFd; 2],
+}
+
+impl<Q> fmt::Debug for OneByOne<Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OneByOne").finish_non_exhaustive()
+    }
+}
+
+impl<Q: DeviceQueue> OneByOne<Q> {
+    /// Opens a queue of `device`.
+    pub fn open<B: BlockDevice<Queue = Q>>(device: &Arc<B>) -> io::Result<Self> {
+        let info = device.info();
+        let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
+        // nobody signals them
+        let event = || eventfd(0, EventfdFlags::CLOEXEC);
+        let events = [event()?, event()?];
+        let sources = EventSources { kick: events[0].as_fd(), wake: events[1].as_fd() };
+        let queue = device.open_queue(&arena, sources)?;
+        Ok(Self { queue, pool: FolioPool::new(arena), granule: info.granule, _events: events })
+    }
+
+    /// Reads `len` bytes at `offset` with their metadata: whole granules, as many as one transfer of the device may have.
+    pub fn read(&mut self, offset: u64, len: usize) -> io::Result<BounceFolio> {
+        let folio = self.pool.take(len, self.granule).ok_or(io::ErrorKind::OutOfMemory)?;
+        self.transfer(Direction::Read, offset, len, folio)
+    }
+
+    /// Writes the first `len` bytes of `folio`, and their metadata, to `offset`.
+    pub fn write(&mut self, offset: u64, len: usize, folio: BounceFolio) -> io::Result<BounceFolio> {
+        self.transfer(Direction::Write, offset, len, folio)
+    }
+
+    /// Takes a folio back.
+    pub fn put(&mut self, folio: BounceFolio) {
+        self.pool.put(folio);
+    }
+
+    fn transfer(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        len: usize,
+        folio: BounceFolio,
+    ) -> io::Result<BounceFolio> {
+        let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
+        let buffer = Buffer::Bounce(folio);
+        self.queue.submit(Operation::Transfer(Transfer { direction, offset, len, buffer, piece }));
+        loop {
+            self.queue.enter(true)?;
+            while let Some(event) = self.queue.reap() {
+                if let Event::Done(Operation::Transfer(transfer), result) = event {
+                    result?;
+                    return transfer.buffer.into_folio().ok_or(io::ErrorKind::InvalidData.into());
+                }
+            }
+        }
+    }
+}
