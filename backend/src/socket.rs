@@ -27,6 +27,9 @@ pub enum SocketError {
     /// The path names something that is no socket, which we must not remove.
     #[error("{} exists and is not a socket: remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
+    /// The directory that it is to be in does not exist.
+    #[error("there is no directory {} for the socket: make it or choose another path", .0.display())]
+    NoDirectory(PathBuf),
     /// There is no such group.
     #[error("there is no group {0}: name an existing one with --socket-group")]
     NoGroup(String),
@@ -113,7 +116,12 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
     let umask = rustix::process::umask(Mode::from_raw_mode(0o777));
     let listener = UnixListener::bind(path);
     rustix::process::umask(umask);
-    let listener = listener.map_err(fail("listen on"))?;
+    let listener = listener.map_err(|error| match path.parent() {
+        Some(directory) if error.kind() == io::ErrorKind::NotFound => {
+            SocketError::NoDirectory(directory.to_owned())
+        }
+        _ => fail("listen on")(error),
+    })?;
     let inode = fs::symlink_metadata(path).map_err(fail("examine"))?.ino();
     let socket = BoundSocket { listener, path: path.to_owned(), inode };
     if group.is_some() {
@@ -208,6 +216,13 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert!(matches!(bind(&path, 0o600, None), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_missing_directory_is_told_by_name() {
+        let missing = tempfile::tempdir().unwrap().path().join("missing");
+        let error = bind(&missing.join("s"), 0o600, None).unwrap_err();
+        assert!(matches!(error, SocketError::NoDirectory(directory) if directory == missing));
     }
 
     #[test]
