@@ -1,6 +1,6 @@
 # Every target first installs what it misses, as root on Debian 12.
 
-.PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak prerequisites
+.PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak install prerequisites FORCE
 
 # seconds that each fuzz target and the soak run, and messages of the soak's front-ends
 FUZZ_SECONDS ?= 60
@@ -51,6 +51,23 @@ soak: prerequisites
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk --test worker -- --nocapture
 	STABLEBLK_MESSAGES=$(SOAK_MESSAGES) cargo test --release --locked -p stableblk --test messages -- --nocapture
 	STABLEBLK_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --locked -p stableblk-integrity --test crash soak -- --nocapture
+
+# For packages: `make install DESTDIR=... PREFIX=/usr`. The units and the description for management software name /usr/bin.
+PREFIX ?= /usr
+STABLEBLK ?= target/release/stableblk
+INSTALLED = $(DESTDIR)$(PREFIX)
+
+install: $(STABLEBLK)
+	install -D -m 755 $(STABLEBLK) $(INSTALLED)/bin/stableblk
+	install -D -m 644 -t $(INSTALLED)/lib/systemd/system packaging/stableblk@.service packaging/stableblk@.socket
+	install -D -m 644 -t $(INSTALLED)/share/qemu/vhost-user qemu-configs/50-stableblk.json
+	install -d $(INSTALLED)/share/man/man1
+	$(STABLEBLK) man $(INSTALLED)/share/man/man1
+
+target/release/stableblk: FORCE
+	cargo build --release --locked -p stableblk
+
+FORCE:
 
 prerequisites:
 	scripts/install-prerequisites

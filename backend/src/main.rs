@@ -3,8 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use stableblk::command::{check, create, info, protect, resize, serve};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use stableblk::command::{check, create, info, man, protect, resize, serve};
 use stableblk::report;
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +42,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Grow an image and its sidecar
     Resize(resize::ResizeArgs),
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -76,6 +78,9 @@ fn main() -> ExitCode {
         (Some(Command::Check(args)), _) => check::run(args).unwrap_or_else(|error| fail(&error, 2)),
         (Some(Command::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Resize(args)), _) => resize::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Man(args)), _) => {
+            man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
+        }
         (None, Some(args)) => serve::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     }

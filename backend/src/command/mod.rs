@@ -18,6 +18,7 @@ use crate::sidecar_file;
 pub mod check;
 pub mod create;
 pub mod info;
+pub mod man;
 pub mod protect;
 pub mod resize;
 pub mod serve;

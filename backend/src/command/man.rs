@@ -1,0 +1,23 @@
+//! `stableblk man`: manual pages, made of what `--help` says. For packages.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Command};
+
+use crate::error::Error;
+
+/// Write the manual pages: one for the program and one for each subcommand
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Where to; it must exist
+    #[arg(value_name = "DIRECTORY")]
+    directory: PathBuf,
+}
+
+/// Writes the pages of `program`.
+pub fn run(args: &ManArgs, program: Command) -> Result<ExitCode, Error> {
+    clap_mangen::generate_to(program, &args.directory)
+        .map_err(Error::io("write manual pages to", &args.directory))?;
+    Ok(ExitCode::SUCCESS)
+}
