@@ -29,6 +29,8 @@ const UUID_ATTRIBUTE: &str = "user.stableblk.uuid";
 pub enum Access {
     /// To look at it while others may use it: no lock.
     Inspect,
+    /// To learn how it will be written, while somebody else still does: no lock.
+    Preview,
     /// To read it while nobody writes: a shared lock.
     Read,
     /// To read and write it: an exclusive lock.
@@ -40,14 +42,14 @@ impl Access {
     pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Inspect | Self::Read => "read",
-            Self::ReadWrite => "write",
+            Self::Preview | Self::ReadWrite => "write",
         }
     }
 
     /// The options that open a file for this access.
     pub(crate) fn open_options(self) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(self == Self::ReadWrite);
+        options.read(true).write(matches!(self, Self::Preview | Self::ReadWrite));
         options
     }
 }

@@ -284,6 +284,18 @@ impl<B: BlockDevice> Session<B> {
         Ok(())
     }
 
+    /// A migration's switch-over: its source stops all queues while it still logs. From the reply on the disk is the destination's,
+    /// until queues start here again because the migration came to nothing.
+    fn hand_over_if_migrated(&self) {
+        if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
+            return;
+        }
+        match self.disk.device.hand_over() {
+            Ok(()) => tracing::info!("handed the disk over"),
+            Err(error) => tracing::error!("handed the disk over to be recovered: cannot close it: {error}"),
+        }
+    }
+
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.
     fn stop(&mut self, index: usize) -> VhostResult<()> {
         self.ask_to_stop(index);

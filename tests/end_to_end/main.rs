@@ -15,6 +15,7 @@ mod features;
 mod file_in_memory;
 mod flush_and_kill;
 mod full_disk;
+mod hand_over;
 mod idle;
 mod independent_client;
 mod inflight_region;

@@ -24,6 +24,7 @@ pub mod resize;
 pub mod serve;
 
 mod device_info;
+mod lease;
 mod scan;
 mod storage;
 mod take_over;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lease::lease;
 use super::storage::{Storage, StorageError};
 use super::take_over::{TakeOverError, refuse_other_data};
 use clap::builder::RangedU64ValueParser;
@@ -20,11 +21,11 @@ use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 use crate::bounce::ARENA_SIZE;
 use crate::control::{self, Termination};
 use crate::device::{
-    self, BlockDevice, DeviceInfo, KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice,
-    PlainDevice, SidecarDevice, StablePages,
+    self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
+    NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
 };
 use crate::disk::{Bounce, Disk};
-use crate::image::{Access, DirectIo, Image};
+use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;
 use crate::lost_memory;
 use crate::metrics::QueueMetrics;
@@ -109,7 +110,7 @@ pub enum DeviceChoice {
 }
 
 /// Options of serving.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ServeArgs {
     /// Listen on this Unix socket
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
@@ -136,6 +137,10 @@ pub struct ServeArgs {
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
+    /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image to the source until the guest
+    /// runs here
+    #[arg(long)]
+    pub(super) incoming: bool,
     /// Logical block size the guest sees, in bytes
     #[arg(long, value_name = "512|4096", default_value = "512", value_parser = parse_block_size)]
     block_size: u32,
@@ -226,6 +231,9 @@ pub enum ServeError {
     /// The image or its sidecar cannot be used.
     #[error(transparent)]
     Image(#[from] crate::error::Error),
+    /// Somebody else has the image.
+    #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
+    InUse(crate::error::Error),
     /// The metadata of the device cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -303,8 +311,25 @@ pub enum ServeError {
     },
 }
 
+impl ServeError {
+    /// Whether somebody else has the storage, who may let go of it.
+    pub(super) fn is_in_use(&self) -> bool {
+        use crate::error::Error::InUse;
+        matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
+    }
+}
+
 /// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
 pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
+    match run_as(args) {
+        Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
+            Err(ServeError::InUse(error))
+        }
+        outcome => outcome,
+    }
+}
+
+fn run_as(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
     args.inherited_fd()?;
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
@@ -321,18 +346,23 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
             let endpoint = open_endpoint(args)?;
-            serve_device(args, PlainDevice::new(image), needed, &serial, &endpoint, &mut termination)
+            let device = lease(args, PlainDevice::new(image), |args| Ok(PlainDevice::new(open_image(args)?)));
+            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
         Storage::Sidecar(path) => {
-            let sidecar = SidecarFile::open(&path, &image, access(args))?;
+            let sidecar = open_sidecar(args, &path, &image)?;
             let endpoint = open_endpoint(args)?;
             let device = open_protected(args, image, sidecar, &path)?;
+            let device = lease(args, device, move |args| {
+                let image = open_image(args)?;
+                let sidecar = open_sidecar(args, &path, &image)?;
+                open_protected(args, image, sidecar, &path)
+            });
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
         Storage::KernelPi(integrity) => {
-            let device = KernelPiDevice::new(image, &integrity)
-                .map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?;
-            let device = refuse_other_data(device, &args.blk_file)?;
+            let device = open_kernel_pi(args, image, &integrity)?;
+            let device = lease(args, device, move |args| open_kernel_pi(args, open_image(args)?, &integrity));
             let endpoint = open_endpoint(args)?;
             serve_device(args, device, needed, &serial, &endpoint, &mut termination)
         }
@@ -346,12 +376,34 @@ fn open_protected(
     path: &Path,
 ) -> Result<SidecarDevice, ServeError> {
     let cache_bytes = usize::try_from(args.tuple_cache).unwrap_or(usize::MAX);
-    let opened = if args.read_only {
+    let opened = if args.incoming {
+        // what it is, and no more: its owner changes it meanwhile
+        Ok(SidecarDevice::preview(image, sidecar, cache_bytes))
+    } else if args.read_only {
         SidecarDevice::view(image, sidecar, cache_bytes).map_err(LoadError::from)
     } else {
         SidecarDevice::open(image, sidecar, args.intent.into(), cache_bytes)
     };
     opened.map_err(|error| load_error("open", path)(error).into())
+}
+
+fn open_sidecar(args: &ServeArgs, path: &Path, image: &Image) -> Result<SidecarFile, ServeError> {
+    let access = if args.incoming { Access::Inspect } else { access(args) };
+    Ok(SidecarFile::open(path, image, access)?)
+}
+
+fn open_kernel_pi(
+    args: &ServeArgs,
+    image: Image,
+    integrity: &BlockIntegrity,
+) -> Result<KernelPiDevice, ServeError> {
+    let opened = KernelPiDevice::new(image, integrity);
+    own(args, opened.map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?)
+}
+
+/// A device that nobody else has left data on. What its owner changes meanwhile tells nothing of that.
+fn own<B: BlockDevice>(args: &ServeArgs, device: B) -> Result<B, ServeError> {
+    if args.incoming { Ok(device) } else { Ok(refuse_other_data(device, &args.blk_file)?) }
 }
 
 /// Serves an NVMe namespace by its character device.
@@ -365,7 +417,10 @@ fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<Ex
         return Err(ServeError::BlockSize { path, size, block_size });
     }
     let serial = args.serial.clone().map_or_else(|| device_serial(namespace.file()), Ok)?;
-    let device = refuse_other_data(NvmePassthroughDevice::new(namespace), &args.blk_file)?;
+    let device = own(args, NvmePassthroughDevice::new(namespace))?;
+    let device = lease(args, device, |args| {
+        own(args, NvmePassthroughDevice::new(Namespace::open(&args.blk_file, access(args))?))
+    });
     let endpoint = open_endpoint(args)?;
     serve_device(args, device, None, &serial, &endpoint, termination)
 }
@@ -397,7 +452,12 @@ fn serve_device<B: BlockDevice>(
 }
 
 fn access(args: &ServeArgs) -> Access {
-    if args.read_only { Access::Read } else { Access::ReadWrite }
+    match args {
+        // readers do not exclude each other
+        ServeArgs { read_only: true, .. } => Access::Read,
+        ServeArgs { incoming: true, .. } => Access::Preview,
+        _ => Access::ReadWrite,
+    }
 }
 
 fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {

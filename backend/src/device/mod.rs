@@ -7,6 +7,7 @@ mod block_integrity;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 mod kernel_pi;
+mod leased;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
 mod memory_file;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
+pub use leased::Leased;
 pub use nvme::{
     Namespace, NamespaceError, NamespaceFormat, NvmePassthroughDevice, NvmePassthroughQueue, UnusableFormat,
 };
@@ -100,6 +102,14 @@ pub trait BlockDevice: Send + Sync + 'static {
 
     /// Makes everything durable after the last queue is closed: a clean stop.
     fn close(&self) -> io::Result<()>;
+
+    /// Closes it and lets go of it, for another host to open it, while no queue is open. The next queue that is opened here takes it
+    /// again, or fails. Nothing happens to what nobody else can open.
+    ///
+    /// When it fails, others can open it all the same, as after a crash.
+    fn hand_over(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A worker's access to a device. Dropping it waits for everything in flight.

@@ -9,7 +9,7 @@ use integrity::{Checks, IntegrityProfile, LengthError, PiType, Tags, VerifyError
 use crate::bounce::FOLIO_SIZE_MIN;
 
 /// Generates and verifies the tuples of one device by byte offset.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protection {
     profile: IntegrityProfile,
     rule: TupleRule,

@@ -79,6 +79,12 @@ impl SidecarDevice {
         Ok(Self::new(image, sidecar, journal, cache_bytes))
     }
 
+    /// What the device will be, of an image that another process still serves. Not to be served itself.
+    pub fn preview(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> Self {
+        let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, Vec::new());
+        Self::new(image, sidecar, journal, cache_bytes)
+    }
+
     fn new(image: Image, sidecar: SidecarFile, journal: Journal, cache_bytes: usize) -> Self {
         let protection = Protection::sidecar(*sidecar.profile());
         let info = DeviceInfo {

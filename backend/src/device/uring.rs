@@ -392,6 +392,8 @@ impl<S: RingStep> Drop for Ring<S> {
             }
             while self.reap().is_some() {}
         }
+        // Now, and not when the kernel comes to it: the image is unlocked with the last reference to it.
+        let _ = self.uring.submitter().unregister_files();
         // SAFETY: dropped once, here, and nothing is in flight, so the kernel has let go of every buffer.
         unsafe { ManuallyDrop::drop(&mut self.in_flight) };
     }

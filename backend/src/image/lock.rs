@@ -78,7 +78,7 @@ impl fmt::Display for Holder {
 /// A holder that is alive is reported at once; one that is exiting is waited for.
 pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error> {
     let operation = match access {
-        Access::Inspect => return Ok(()),
+        Access::Inspect | Access::Preview => return Ok(()),
         Access::Read => FlockOperation::NonBlockingLockShared,
         Access::ReadWrite => FlockOperation::NonBlockingLockExclusive,
     };

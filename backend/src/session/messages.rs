@@ -127,7 +127,9 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         queue.kick = None;
         queue.call = None;
         queue.error = None;
-        Ok(VhostUserVringState::new(index, queue.left_at.unwrap_or(queue.next_avail).into()))
+        let base = queue.left_at.unwrap_or(queue.next_avail);
+        self.hand_over_if_migrated();
+        Ok(VhostUserVringState::new(index, base.into()))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {

@@ -82,6 +82,11 @@ impl<'m> Frontend<'m> {
         queue
     }
 
+    /// Queue `index`, not set up.
+    pub(crate) fn new_queue(&self, index: usize) -> Queue<'m> {
+        Queue::new(index, QUEUE_SIZE, self.memory, self.log.clone())
+    }
+
     /// Hands `queue` to the back-end, which is to go on at available index `base`.
     pub(crate) fn start(&mut self, queue: &Queue<'m>, base: u16) {
         self.try_start(queue, base).unwrap();

@@ -85,7 +85,7 @@ impl Namespace {
         let file = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
         lock(&file, path, access)?;
         let block_device = match access {
-            Access::Inspect => None,
+            Access::Inspect | Access::Preview => None,
             Access::Read | Access::ReadWrite => hold(path, &block_name)?,
         };
         // SAFETY: this ioctl takes no argument.

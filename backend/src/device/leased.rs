@@ -1,0 +1,97 @@
+//! Storage that goes from one host to another with a live migration: held, not held yet, or no more.
+//!
+//! What is taken is opened anew, by the way that the start of the process goes, so nothing that another host has changed can be
+//! remembered wrongly.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{BlockDevice, DeviceInfo, EventSources};
+use crate::bounce::Arena;
+
+/// Opens and locks the storage, waiting for its last holder as long as makes sense.
+type Open<B> = Box<dyn Fn() -> io::Result<B> + Send + Sync>;
+
+/// A device that is opened when its first queue is, and closed when it is handed over.
+pub struct Leased<B> {
+    info: DeviceInfo,
+    open: Open<B>,
+    held: Mutex<Option<Arc<B>>>,
+}
+
+impl<B> fmt::Debug for Leased<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leased").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl<B: BlockDevice> Leased<B> {
+    /// `device`, which is held, and how it is taken again after it was handed over.
+    pub fn held(device: B, open: impl Fn() -> io::Result<B> + Send + Sync + 'static) -> Self {
+        let info = device.info().clone();
+        Self { info, open: Box::new(open), held: Mutex::new(Some(Arc::new(device))) }
+    }
+
+    /// One that somebody else still has, and that was found to be `info`.
+    pub fn awaited(info: DeviceInfo, open: impl Fn() -> io::Result<B> + Send + Sync + 'static) -> Self {
+        Self { info, open: Box::new(open), held: Mutex::new(None) }
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Option<Arc<B>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device, which is taken if it is not held.
+    fn take(&self) -> io::Result<Arc<B>> {
+        let mut held = self.lease();
+        if let Some(device) = &*held {
+            return Ok(device.clone());
+        }
+        let device = (self.open)()?;
+        if let Err(error) = self.refuse_other(device.info()) {
+            device.close()?;
+            return Err(error);
+        }
+        tracing::info!("took the disk over");
+        Ok(held.insert(Arc::new(device)).clone())
+    }
+
+    /// Refuses what is not what the front-end was told. It may be larger by now.
+    fn refuse_other(&self, now: &DeviceInfo) -> io::Result<()> {
+        let DeviceInfo { capacity, granule, memory_alignment, protection, .. } = &self.info;
+        let same =
+            (granule, memory_alignment, protection) == (&now.granule, &now.memory_alignment, &now.protection);
+        if now.capacity < *capacity || !same {
+            let reason = "the disk is not what it was when this process was started: restart it";
+            return Err(io::Error::other(reason));
+        }
+        Ok(())
+    }
+}
+
+impl<B: BlockDevice> BlockDevice for Leased<B> {
+    type Queue = B::Queue;
+
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<B::Queue> {
+        self.take()?.open_queue(arena, sources)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.lease().take().map_or(Ok(()), |device| device.close())
+    }
+
+    fn hand_over(&self) -> io::Result<()> {
+        let Some(device) = self.lease().take() else {
+            return Ok(());
+        };
+        let closed = device.close();
+        // no queue is left, so the files are closed with this, and unlocked by that
+        drop(device);
+        closed
+    }
+}
