@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{Guest, Kernel, Server, Stableblk};
+use guest::{Guest, Kernel, Qemu, Server, Stableblk};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,8 +18,11 @@ const LOAD: u64 = 512 << 10;
 /// For the guest, and for each back-end to get that far.
 const TIME_LIMIT: Duration = Duration::from_secs(400);
 
-/// Stamped slots on one partition, swap on the other, until the second disk says that it is enough.
-const SCRIPT: &str = "
+/// Stamped slots until the second disk says that it is enough.
+const WRITING: &str = "endure /dev/vda 1024 32 /dev/vdb";
+
+/// The same on one partition, swap on the other.
+const WRITING_AND_SWAPPING: &str = "
     printf 'o\\nn\\np\\n1\\n2048\\n524287\\nn\\np\\n2\\n524288\\n1048575\\nw\\n' | fdisk /dev/vda >/dev/null
     mkswap /dev/vda2 >/dev/null && swapon /dev/vda2 || exit 1
     (
@@ -33,12 +36,30 @@ const SCRIPT: &str = "
     [ ! -e /tmp/swap-failed ]
 ";
 
+/// How a back-end is made to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outage {
+    /// SIGKILL
+    Kill,
+    /// SIGTERM, as for a new version of the program.
+    Restart,
+}
+
+/// Which QEMU, and how it is told to connect again.
+#[derive(Debug, Clone, Copy)]
+struct FrontEnd {
+    qemu: Qemu,
+    reconnect: &'static str,
+}
+
 /// A disk of four queues and the one by which the guest is told to stop.
 struct Disks {
     stableblk: Stableblk,
     scratch: TempDir,
     /// Requests that back-ends said that they did again.
     resumed: u64,
+    /// Longest from a signal to the next back-end's socket: what of a stall is not the front-end's.
+    down: Duration,
 }
 
 impl Disks {
@@ -47,6 +68,7 @@ impl Disks {
             stableblk: Stableblk::new(env!("CARGO_BIN_EXE_stableblk")),
             scratch: tempfile::tempdir().expect("temporary directory"),
             resumed: 0,
+            down: Duration::ZERO,
         };
         disks.stableblk.create(&disks.path("disk.raw"), "512M").expect("image");
         let stop = File::create_new(disks.path("stop.raw")).expect("image");
@@ -78,9 +100,9 @@ impl Disks {
         path
     }
 
-    /// Kills `count` back-ends, each when it has requests in flight, while the guest runs. Returns what the guest says.
-    fn endure_kills(&mut self, count: u32, reconnect: &str) -> Value {
-        let config = self.config(reconnect);
+    /// Makes `count` back-ends go, each when it has requests in flight, while the guest runs `script`. Returns what that says.
+    fn endure(&mut self, outage: Outage, count: u32, script: &'static str, front_end: FrontEnd) -> Value {
+        let config = self.config(front_end.reconnect);
         let stop = self.path("stop.raw");
         let stop_server =
             self.stableblk.serve(&stop, &self.path("stop.sock"), &["--read-only", "--integrity", "none"]);
@@ -91,19 +113,24 @@ impl Disks {
                 kernel: Kernel::Stable,
                 programs: &[],
                 config: config.to_str().expect("UTF-8"),
-                script: SCRIPT,
+                script,
                 modules: &[],
                 memory_limit_mib: Some(96),
                 time_limit: TIME_LIMIT,
             };
-            guest.run(&scratch)
+            guest.run_on(front_end.qemu, &scratch)
         });
         let mut server = self.serve();
         for number in 0..count {
             wait_for_load(&server, || assert!(!guest.is_finished(), "the guest ended in outage {number}"));
-            server.kill();
+            let start = Instant::now();
+            match outage {
+                Outage::Kill => server.kill(),
+                Outage::Restart => server.stop().unwrap_or_else(|error| panic!("{error}")),
+            }
             self.count_resumed();
             server = self.serve();
+            self.down = self.down.max(start.elapsed());
         }
         wait_for_load(&server, || ());
         File::options()
@@ -151,9 +178,27 @@ fn assert_endured(result: &Value) {
 fn fifty_kills() {
     const KILLS: u32 = 50;
     let mut disks = Disks::new();
-    let result = disks.endure_kills(KILLS, "reconnect = \"1\"");
+    let front_end = FrontEnd { qemu: Qemu::Installed, reconnect: "reconnect = \"1\"" };
+    let result = disks.endure(Outage::Kill, KILLS, WRITING_AND_SWAPPING, front_end);
     println!("{KILLS} kills, {} requests done again: {result}", disks.resumed);
     assert_endured(&result);
     assert!(disks.resumed > u64::from(KILLS), "hardly anything was in flight");
+    disks.assert_clean();
+}
+
+/// QEMU 7.2 waits whole seconds before it connects again, QEMU 10 as long as it is told.
+#[test]
+fn planned_restarts() {
+    const RESTARTS: u32 = 10;
+    if !Qemu::Recent.is_installed() {
+        println!("SKIPPED: no recent QEMU was unpacked, see scripts/install-prerequisites");
+        return;
+    }
+    let mut disks = Disks::new();
+    let front_end = FrontEnd { qemu: Qemu::Recent, reconnect: "reconnect-ms = \"10\"" };
+    let result = disks.endure(Outage::Restart, RESTARTS, WRITING, front_end);
+    println!("{RESTARTS} restarts, each time down for at most {:?}: {result}", disks.down);
+    assert_endured(&result);
+    assert_eq!(disks.resumed, 0, "what is drained needs not be done again");
     disks.assert_clean();
 }
