@@ -1,7 +1,8 @@
-//! Prints what the range lock costs requests that are aligned and never meet each other, as a Markdown table.
+//! Prints what parts of the path that not every disk needs cost requests of 4 KiB, as a Markdown table.
 //!
-//! A disk without PI takes the lock only where the guest's blocks are smaller than its granule. So the same 4 KiB requests
-//! on the same granules of 4 KiB are served with the lock and without, by the guest's block size alone. The driver is
+//! The range lock, for requests that are aligned and never meet each other: a disk without PI takes it only where the guest's
+//! blocks are smaller than its granule. So the same requests on the same granules of 4 KiB are served with the lock and
+//! without, by the guest's block size alone. And the in-flight region. The driver is
 //! called by the worker where it would sleep: one thread, no wake-ups. Both variants take turns in short runs, so that a
 //! change of clock speed or a busy neighbour meets them alike; the best run of each counts.
 #![expect(clippy::cast_precision_loss, reason = "three digits are printed")]
@@ -19,10 +20,12 @@ use stableblk::event::KickFd;
 use stableblk::image::{Access, DirectIo, Image};
 use stableblk::inbox::{Inbox, Message};
 use stableblk::inflight::Operation;
+use stableblk::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::memory::GuestMemory;
 use stableblk::metrics::QueueMetrics;
 use stableblk::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
+use vhost::vhost_user::message::VhostUserInflight;
 use virtio::testing::{Buffer, Driver};
 use virtio::{DEVICE_ID_LEN, DiskLimits, RingAddresses, request_type};
 use vm_memory::{Bytes, GuestAddress};
@@ -46,29 +49,48 @@ fn main() {
     let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("tmpfs is mounted on /dev/shm");
     file.as_file().set_len(CAPACITY).expect("it is small");
     println!("One request of 4 KiB, {BATCH} at a time; the best of {RUNS} alternating runs.\n");
-    println!("| device | request | without the lock | with it | ratio |\n|---|---|---|---|---|");
+    println!("| part | device | request | without it | with it | ratio |\n|---|---|---|---|---|---|");
     let capacity = usize::try_from(CAPACITY).expect("it is small");
     let memory = Arc::new(MemDevice::new(None, capacity));
     let image = Image::open(file.path(), Access::ReadWrite, DirectIo::WherePossible);
     let tmpfs = Arc::new(PlainDevice::new(image.expect("it was made above")));
-    for request_type in [request_type::OUT, request_type::IN] {
-        compare("memory", &memory, request_type);
-        compare("io_uring, tmpfs", &tmpfs, request_type);
+    for part in [Part::RangeLock, Part::InflightRegion] {
+        for request_type in [request_type::OUT, request_type::IN] {
+            compare(part, "memory", &memory, request_type);
+            compare(part, "io_uring, tmpfs", &tmpfs, request_type);
+        }
     }
 }
 
-fn compare<B: BlockDevice>(name: &str, device: &Arc<B>, request_type: u32) {
-    let (mut unlocked, mut locked) = (f64::INFINITY, f64::INFINITY);
+/// A part of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    RangeLock,
+    InflightRegion,
+}
+
+fn compare<B: BlockDevice>(part: Part, name: &str, device: &Arc<B>, request_type: u32) {
+    let (mut without, mut with) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..RUNS {
-        unlocked = unlocked.min(run(device.clone(), request_type, GRANULE));
-        locked = locked.min(run(device.clone(), request_type, 512));
+        without = without.min(run(device.clone(), request_type, None));
+        with = with.min(run(device.clone(), request_type, Some(part)));
     }
     let request = if request_type == request_type::OUT { "write" } else { "read" };
-    println!("| {name} | {request} | {unlocked:.0} ns | {locked:.0} ns | {:.3} |", locked / unlocked);
+    println!("| {part:?} | {name} | {request} | {without:.0} ns | {with:.0} ns | {:.3} |", with / without);
+}
+
+/// A region as a front-end would have it made, for one queue.
+fn inflight_queue() -> Option<InflightQueue> {
+    let limits = InflightLimits { queues: 1, queue_size: RING_SIZE };
+    let asked = VhostUserInflight::new(0, 0, 1, RING_SIZE);
+    let (made, file) = inflight_region::create(&asked, limits).expect("it is small");
+    let region = InflightRegion::map(&made, file, limits).expect("it was made above");
+    InflightQueue::take_over(&Arc::new(region), 0, RING_SIZE, 0).expect("it is new")
 }
 
 /// What a worker takes for a request, in nanoseconds.
-fn run<B: BlockDevice>(device: Arc<B>, request_type: u32, block_size: u32) -> f64 {
+fn run<B: BlockDevice>(device: Arc<B>, request_type: u32, part: Option<Part>) -> f64 {
+    let block_size = if part == Some(Part::RangeLock) { 512 } else { GRANULE };
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("a small region");
     let memory = Arc::new(memory);
     let mut driver = Driver::new(&*memory, 0, RING_SIZE);
@@ -85,7 +107,7 @@ fn run<B: BlockDevice>(device: Arc<B>, request_type: u32, block_size: u32) -> f6
         kick,
         call: None,
         error: None,
-        inflight: None,
+        inflight: (part == Some(Part::InflightRegion)).then(inflight_queue).flatten(),
         writethrough: false,
         used_log: None,
     };
