@@ -30,7 +30,7 @@ impl Libvirt {
         let log = scratch.join("libvirtd.log");
         let mut unshare = Command::new("unshare");
         unshare
-            .args(["--mount", "--pid", "--fork", "--mount-proc"])
+            .args(["--mount", "--pid", "--uts", "--fork", "--mount-proc"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/libvirt/private-libvirtd"))
             .arg(scratch)
             .args(guest::unpacked_qemu())
@@ -50,11 +50,15 @@ impl Libvirt {
         self.run.join("stableblk")
     }
 
+    /// How others connect to it.
+    pub(crate) fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}/libvirt/libvirt-sock", self.run.display())
+    }
+
     /// Runs one command of virsh; what it printed, or what it complained of.
     pub(crate) fn try_virsh(&self, arguments: &[&str]) -> Result<String, String> {
-        let uri = format!("qemu+unix:///system?socket={}/libvirt/libvirt-sock", self.run.display());
         let mut virsh = Command::new("timeout");
-        virsh.args([COMMAND_LIMIT, "virsh", "-q", "-c", &uri]).args(arguments);
+        virsh.args([COMMAND_LIMIT, "virsh", "-q", "-c", &self.uri()]).args(arguments);
         let output = virsh.output().expect("start virsh");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {

@@ -15,13 +15,14 @@ use crate::daemon::Libvirt;
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
 /// The file that users copy.
 const XML: &str = "libvirt-domain.xml";
 /// The name that it gives the domain.
 pub(crate) const NAME: &str = "stableblk";
 
-/// Counts its starts on the disk, behind the stamps. Then writes 4 MiB of another stamp in each round, verifies them and tells the
-/// disk's size, until something goes wrong.
+/// Counts its starts on the disk, behind the stamps. Then writes 4 MiB of another stamp in each round, verifies them, writes the
+/// last MiB of the disk and tells how many it has, until something goes wrong.
 const ROUNDS: &str = "
     trap 'echo FAILED' EXIT
     set -e
@@ -33,7 +34,9 @@ const ROUNDS: &str = "
     while true; do
         stamp write /dev/vda 4 $round
         stamp verify /dev/vda 4 $round
-        echo \"round $round of $(cat /sys/block/vda/size) sectors\"
+        mib=$(($(cat /sys/block/vda/size) / 2048))
+        dd if=/bin/busybox of=/dev/vda bs=1M count=1 seek=$((mib - 1)) conv=fsync
+        echo \"round $round on $mib MiB\"
         round=$((round + 1))
     done
 ";
@@ -54,7 +57,7 @@ impl Domain {
         // QEMU has a user of its own
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
         let libvirt = Libvirt::start(scratch.path())?;
-        let stableblk = Stableblk::new(env!("CARGO_BIN_EXE_stableblk"));
+        let stableblk = Stableblk::new(PROGRAM);
         let mut domain = Self { libvirt, server: None, stableblk, scratch };
         domain.stableblk.create(&domain.image(), "256M").unwrap_or_else(|error| panic!("{error}"));
         domain.serve();
@@ -64,7 +67,7 @@ impl Domain {
         Some(domain)
     }
 
-    /// The file of `qemu-configs/` as a guest of this test: emulated, with a kernel of ours, and files for consoles.
+    /// The file of `qemu-configs/` as a guest of this test: small, emulated, with a kernel of ours, and files for consoles.
     fn xml(&self) -> String {
         let guest = Guest {
             kernel: Kernel::Stable,
@@ -92,6 +95,7 @@ impl Domain {
         let mut xml = fs::read_to_string(guest::qemu_config(XML)).expect("read");
         for (from, to) in [
             ("<domain type='kvm'>", "<domain type='qemu'>"),
+            ("<memory unit='MiB'>2048</memory>", "<memory unit='MiB'>512</memory>"),
             ("<boot dev='hd'/>", &boot),
             ("<console type='pty'/>", &consoles.concat()),
         ] {
@@ -103,11 +107,15 @@ impl Domain {
 
     /// Starts the back-end as `qemu-configs/README.md` does.
     pub(crate) fn serve(&mut self) {
-        let socket = self.libvirt.sockets().join("disk.sock");
+        self.server = Some(self.serve_to(&self.libvirt, &[]));
+    }
+
+    /// Starts a back-end for the domain in `libvirt`.
+    pub(crate) fn serve_to(&self, libvirt: &Libvirt, options: &[&str]) -> Server {
+        let socket = libvirt.sockets().join("disk.sock");
         // the group kvm, as QEMU's user sees it
-        let options = ["--socket-group", "nogroup"];
-        let server = self.stableblk.serve(&self.image(), &socket, &options);
-        self.server = Some(server.unwrap_or_else(|error| panic!("{error}")));
+        let options = [&["--socket-group", "nogroup"], options].concat();
+        self.stableblk.serve(&self.image(), &socket, &options).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Stops the back-end with SIGTERM; it must end well.
@@ -163,7 +171,8 @@ impl Domain {
         self.stableblk.count_mismatches(&self.image()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn image(&self) -> PathBuf {
+    /// The served image.
+    pub(crate) fn image(&self) -> PathBuf {
         self.path("disk.raw")
     }
 

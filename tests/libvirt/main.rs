@@ -5,6 +5,7 @@
 mod daemon;
 mod domain;
 
+mod migrate;
 mod restart;
 mod save;
 mod start_and_stop;
