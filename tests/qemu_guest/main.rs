@@ -4,6 +4,7 @@ mod bench;
 
 mod filesystems;
 mod fio;
+mod memory_hotplug;
 mod outages;
 mod power_cuts;
 mod rewriting;
