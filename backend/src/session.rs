@@ -186,7 +186,7 @@ impl<B: BlockDevice> Session<B> {
         let queue = &self.queues[index];
         // Without the protocol features there is no message to enable a ring: it is enabled by its kick.
         let enabled = queue.enabled || self.acked & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
-        if !enabled || queue.worker.is_some() || queue.kick.is_none() {
+        if !enabled || queue.worker.is_some() || queue.kick.is_none() || queue.size == 0 {
             return Ok(());
         }
         let Some(addresses) = queue.addresses.and_then(|addresses| self.translate(addresses)) else {

@@ -35,6 +35,7 @@ mod resize;
 mod rotten_sidecar;
 mod same_page;
 mod session;
+mod setting_up;
 mod shrunk_image;
 mod socket_activation;
 mod two_file_systems;

@@ -1,5 +1,5 @@
-//! A guest gets more memory while its disk is busy, and the disk's data goes there: the kernel takes its page cache from the highest
-//! zone, in which only what was added lies.
+//! A guest gets more memory while its disk is busy, and the disk's data goes there: the kernel takes its page cache from
+//! the highest zone, in which only what was added lies.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

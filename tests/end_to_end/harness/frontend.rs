@@ -106,7 +106,8 @@ impl<'m> Frontend<'m> {
         self.protocol.set_vring_enable(index, true)
     }
 
-    fn config_of(&self, queue: &Queue<'m>) -> VringConfigData {
+    /// What `SET_VRING_ADDR` says of `queue`.
+    pub(crate) fn config_of(&self, queue: &Queue<'m>) -> VringConfigData {
         let addresses = queue.addresses();
         VringConfigData {
             queue_max_size: queue.size(),
