@@ -4,6 +4,7 @@
 //! a reference to them, which is what makes a bounce folio stable.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use virtio::CopyError;
@@ -47,38 +48,72 @@ pub struct Piece {
     pub merge: bool,
 }
 
+/// Guest memory as one worker holds it. Its transfers count among themselves, so that none touches the count that all workers
+/// share.
+#[derive(Debug)]
+pub struct HeldMemory(pub Arc<GuestMemory>);
+
 /// Guest memory that the device reads or writes itself, without a bounce.
 #[derive(Debug)]
 pub struct GuestVectors {
     vectors: Vec<libc::iovec>,
     /// Keeps the regions mapped that the vectors point into.
-    _memory: Arc<GuestMemory>,
+    _memory: Rc<HeldMemory>,
+}
+
+/// Lists of vectors to be used again, so that a request allocates none. One worker's.
+#[derive(Debug, Default)]
+pub struct SpareVectors(Vec<Vec<libc::iovec>>);
+
+impl SpareVectors {
+    /// A longer list is not worth its memory.
+    const LEN_MAX: usize = 32;
+    /// Nor are more lists.
+    const LISTS_MAX: usize = 256;
+
+    /// Takes a list back.
+    pub fn put(&mut self, GuestVectors { mut vectors, .. }: GuestVectors) {
+        if vectors.capacity() <= Self::LEN_MAX && self.0.len() < Self::LISTS_MAX {
+            vectors.clear();
+            self.0.push(vectors);
+        }
+    }
 }
 
 impl GuestVectors {
     /// The vectors of `slices`, all of `memory`, when each is aligned to `alignment` bytes in address and length and
     /// there are few enough for one system call.
     pub fn of<'a, B: BitmapSlice + 'a>(
-        memory: &Arc<GuestMemory>,
+        memory: &Rc<HeldMemory>,
         slices: impl Iterator<Item = Result<VolatileSlice<'a, B>, CopyError>>,
         alignment: usize,
+        spare: &mut SpareVectors,
     ) -> Option<Self> {
-        let vectors: Vec<_> = slices
-            .take(libc::UIO_MAXIOV as usize + 1)
-            .map(|slice| {
-                let slice = slice.ok()?;
-                let start = slice.ptr_guard_mut().as_ptr();
-                let aligned = start.addr().is_multiple_of(alignment) && slice.len().is_multiple_of(alignment);
-                aligned.then_some(libc::iovec { iov_base: start.cast(), iov_len: slice.len() })
-            })
-            .collect::<Option<_>>()?;
-        (vectors.len() <= libc::UIO_MAXIOV as usize).then(|| Self { vectors, _memory: memory.clone() })
+        let vectors = spare.0.pop().unwrap_or_default();
+        let mut guest = Self { vectors, _memory: memory.clone() };
+        for slice in slices {
+            let vector = slice.ok().and_then(|slice| aligned(&slice, alignment));
+            match vector {
+                Some(vector) if guest.vectors.len() < libc::UIO_MAXIOV as usize => guest.vectors.push(vector),
+                _ => {
+                    spare.put(guest);
+                    return None;
+                }
+            }
+        }
+        Some(guest)
     }
 
     /// The vectors, for the submission queue entry. Their place does not change when this value moves.
     pub fn as_slice(&self) -> &[libc::iovec] {
         &self.vectors
     }
+}
+
+fn aligned<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, alignment: usize) -> Option<libc::iovec> {
+    let start = slice.ptr_guard_mut().as_ptr();
+    let aligned = start.addr().is_multiple_of(alignment) && slice.len().is_multiple_of(alignment);
+    aligned.then_some(libc::iovec { iov_base: start.cast(), iov_len: slice.len() })
 }
 
 /// The memory of one transfer.
@@ -107,7 +142,7 @@ impl Buffer {
         }
     }
 
-    /// The folio, for the pool.
+    /// The folio alone.
     pub fn into_folio(self) -> Option<BounceFolio> {
         match self {
             Self::Bounce(folio) => Some(folio),
@@ -152,4 +187,28 @@ pub enum Operation {
         /// The worker's number of the request.
         request: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_vectors_is_used_again() {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = Rc::new(HeldMemory(Arc::new(memory)));
+        let mut spare = SpareVectors::default();
+        let mut vectors = |address, len| {
+            let slices = memory.0.get_slices(GuestAddress(address), len).map(|slice| Ok(slice.unwrap()));
+            let guest = GuestVectors::of(&memory, slices, 512, &mut spare)?;
+            let (place, first) = (guest.as_slice().as_ptr(), guest.as_slice()[0]);
+            spare.put(guest);
+            Some((place, first.iov_base.addr(), first.iov_len))
+        };
+        let (place, start, _) = vectors(0, 512).unwrap();
+        assert_eq!(vectors(100, 512), None, "not aligned");
+        assert_eq!(vectors(4096, 1024), Some((place, start + 4096, 1024)));
+    }
 }

@@ -374,6 +374,12 @@ pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue:
         }
         (Buffer::Guest(guest, _), direction) => {
             let vectors = guest.as_slice();
+            if let [libc::iovec { iov_base, .. }] = vectors {
+                return match direction {
+                    Direction::Read => opcode::Read::new(file, iov_base.cast(), len).offset(offset).build(),
+                    Direction::Write => opcode::Write::new(file, iov_base.cast(), len).offset(offset).build(),
+                };
+            }
             let count = u32::try_from(vectors.len()).expect("at most UIO_MAXIOV");
             match direction {
                 Direction::Read => opcode::Readv::new(file, vectors.as_ptr(), count).offset(offset).build(),

@@ -1,5 +1,6 @@
 //! Where the bytes of a transfer lie: in a bounce folio, or in the guest's own memory.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::active::{Active, Work};
@@ -7,14 +8,15 @@ use crate::bounce::{BounceFolio, FolioPool};
 use crate::device::DeviceInfo;
 use crate::disk::Bounce;
 use crate::extent::Extent;
-use crate::inflight::{Buffer, GuestVectors};
+use crate::inflight::{Buffer, GuestVectors, HeldMemory, SpareVectors};
 use crate::memory::GuestMemory;
 
 /// The buffers of one worker.
 #[derive(Debug)]
 pub(super) struct Buffers {
     pool: FolioPool,
-    memory: Arc<GuestMemory>,
+    memory: Rc<HeldMemory>,
+    spare: SpareVectors,
     bounce: Bounce,
     granule: usize,
     transfer_max: usize,
@@ -27,7 +29,8 @@ impl Buffers {
     pub(super) fn new(pool: FolioPool, memory: Arc<GuestMemory>, bounce: Bounce, info: &DeviceInfo) -> Self {
         Self {
             pool,
-            memory,
+            memory: Rc::new(HeldMemory(memory)),
+            spare: SpareVectors::default(),
             bounce,
             granule: info.granule,
             transfer_max: info.transfer_max,
@@ -38,7 +41,7 @@ impl Buffers {
 
     /// Takes buffers from `memory` from now on.
     pub(super) fn set_memory(&mut self, memory: Arc<GuestMemory>) {
-        self.memory = memory;
+        self.memory = Rc::new(HeldMemory(memory));
     }
 
     /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
@@ -66,8 +69,15 @@ impl Buffers {
 
     /// Takes a buffer back.
     pub(super) fn put(&mut self, buffer: Buffer) {
-        if let Some(folio) = buffer.into_folio() {
+        let (guest, folio) = match buffer {
+            Buffer::Bounce(folio) => (None, Some(folio)),
+            Buffer::Guest(guest, folio) => (Some(guest), folio),
+        };
+        if let Some(folio) = folio {
             self.pool.put(folio);
+        }
+        if let Some(guest) = guest {
+            self.spare.put(guest);
         }
     }
 
@@ -82,9 +92,9 @@ impl Buffers {
         Some((folio, extent))
     }
 
-    fn guest_vectors(&self, active: &Active, extent: Extent) -> Option<GuestVectors> {
+    fn guest_vectors(&mut self, active: &Active, extent: Extent) -> Option<GuestVectors> {
         let data_len = extent.data_len() as u64;
-        let slices = active.request.data.slices(&*self.memory, active.begun, data_len).ok()?;
-        GuestVectors::of(&self.memory, slices, self.memory_alignment)
+        let slices = active.request.data.slices(&*self.memory.0, active.begun, data_len).ok()?;
+        GuestVectors::of(&self.memory, slices, self.memory_alignment, &mut self.spare)
     }
 }
