@@ -8,7 +8,7 @@ use std::time::Duration;
 use guest::{Guest, Kernel, Qemu};
 use serde_json::Value;
 
-const TIME_LIMIT: Duration = Duration::from_secs(300);
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
 
 /// Functions of the guest's script.
@@ -89,8 +89,7 @@ impl Bench<'_> {
     /// Debian sid's kernel.
     pub(crate) const UNSTABLE: Self = Bench { kernel: Kernel::Unstable, qemu: Qemu::Installed, modules: &[] };
     /// Debian 12's, with its NVMe driver.
-    pub(crate) const STABLE: Self =
-        Bench { kernel: Kernel::Stable, qemu: Qemu::Installed, modules: &["nvme"] };
+    pub(crate) const STABLE: Self = Bench { kernel: Kernel::Stable, modules: &["nvme"], ..Self::UNSTABLE };
 
     /// Boots the guest, with what QEMU's configuration `config` says, and runs `script`. `None`, and says so, when a part of it
     /// could not be fetched.

@@ -20,10 +20,10 @@ fn damage_on_the_medium_is_named_with_tag_expected_and_actual_value() {
             damage $(character 1) 11 4096 8 metadata 7 || exit
             disk verify 24576 4096 1 verify 28672 4096 1 verify 32768 4096 1 verify 36864 4096 1 verify 45056 4096 1 \
                 verify 45056 4096 1 | report {name} reads
-            counted integrity_errors | report {name} counted
             # a whole block that is written is good again
             disk write 28672 4096 2 verify 28672 4096 2 | report {name} again
             stop || exit
+            counted integrity_errors | report {name} counted
             failures | report {name} log
             "
         )

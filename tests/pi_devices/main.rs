@@ -15,3 +15,4 @@ mod partition;
 mod passthrough;
 mod scsi;
 mod stable_pages;
+mod swap;

@@ -3,9 +3,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Of each namespace, in bytes of data.
-pub(crate) const SIZE: u64 = 32 << 20;
-
 /// A format, in the words of QEMU's `nvme-ns`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Namespace {
@@ -19,11 +16,13 @@ pub(crate) struct Namespace {
     pub(crate) wide: bool,
     /// Data and metadata are interleaved.
     pub(crate) extended: bool,
+    /// Bytes of data.
+    pub(crate) size: u64,
 }
 
 impl Namespace {
     pub(crate) const fn new(name: &'static str, block_size: u32, ms: u32, pi: u32) -> Self {
-        Self { name, block_size, ms, pi, pil: false, wide: false, extended: false }
+        Self { name, block_size, ms, pi, pil: false, wide: false, extended: false, size: 32 << 20 }
     }
 
     pub(crate) const fn first(self) -> Self {
@@ -58,9 +57,9 @@ pub(crate) fn config(scratch: &Path, namespaces: &[Namespace]) -> String {
         [device \"nvme0\"]\n  driver = \"nvme\"\n  serial = \"stableblk\"\n",
     );
     for (nsid, namespace) in (1..).zip(namespaces) {
-        let Namespace { name, block_size, ms, pi, pil, wide, extended } = *namespace;
+        let Namespace { name, block_size, ms, pi, pil, wide, extended, size } = *namespace;
         let image = scratch.join(format!("{name}.img"));
-        let blocks = SIZE / u64::from(block_size);
+        let blocks = size / u64::from(block_size);
         std::fs::File::create(&image)
             .and_then(|file| file.set_len(blocks * u64::from(block_size + ms)))
             .unwrap();

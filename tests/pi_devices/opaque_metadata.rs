@@ -93,6 +93,7 @@ fn data_without_tuples_is_refused_until_it_is_taken_over() {
             failures | report {name} found
             # damage is not taken over unasked, as the kernel's block is
             damage {character} 300 4096 16 data 5 || exit
+            dd if={block} of=/dev/null bs=4096 skip=300 count=1 iflag=direct && echo true | report {name} kernel-reads-damage
             stableblk protect {device} 2>/tmp/refused && exit
             grep -c '^stableblk: 1 blocks .* first guard tag error at LBA 300 .*(1 others .*--force' /tmp/refused | report {name} damage-refused
             stableblk protect --force {device} | grep -c ' 1 blocks' | report {name} forced
@@ -135,6 +136,7 @@ fn data_without_tuples_is_refused_until_it_is_taken_over() {
             "{name}"
         );
         reports.assert_good(name, "good");
+        assert_eq!(reports.get(name, "kernel-reads-damage"), true);
     }
     assert_eq!((reports.get("small", "refused"), reports.get("pi", "refused")), (&2.into(), &2.into()));
 }

@@ -1,5 +1,7 @@
 //! `nvme-passthrough`: what only commands of our own reach, or reach differently.
 
+use serde_json::Value;
+
 use crate::bench::Bench;
 use crate::exercise::{self, DAMAGED};
 use crate::namespace::{Namespace, config};
@@ -26,7 +28,11 @@ fn passthrough(bench: &Bench, namespaces: &[Namespace]) {
         };
         exercise::script(namespace.name, &character, &reader, &namespace.damage(DAMAGED, &character))
     };
-    let script: String = (1..).zip(namespaces).map(exercise).collect();
+    let block_info = |(nsid, Namespace { name, .. }): (usize, &Namespace)| {
+        format!("stableblk info $(block {nsid}) --json | tr -d '\\n' | report {name} block-info\n")
+    };
+    let script: String =
+        (1..).zip(namespaces).map(exercise).chain((1..).zip(namespaces).map(block_info)).collect();
     let Some(reports) = bench.run(&config(scratch.path(), namespaces), &script) else { return };
     for Namespace { name, block_size, ms, pi, extended, .. } in namespaces {
         let info = reports.get(name, "info");
@@ -39,6 +45,13 @@ fn passthrough(bench: &Bench, namespaces: &[Namespace]) {
         assert_eq!(metadata["pi_type"], *pi, "{name}");
         reports.assert_named(name, *block_size);
         if *extended {
+            // not so by the block device
+            let block = reports.get(name, "block-info");
+            assert_eq!(
+                (&block["integrity"], &block["served_by"]),
+                (&Value::Null, &Value::Null),
+                "{name}: {block}"
+            );
             // the data is copied whatever --bounce says
             reports.assert_cured(name);
             reports.assert_good(name, "defect");

@@ -45,9 +45,16 @@ fn add_host_programs(archive: &mut Archive, programs: &[&Path]) -> Result<(), Gu
         archive.directory(&directory.to_string_lossy());
     }
     for (name, file) in &files {
-        archive.executable(name, &read(file)?);
+        archive.executable(name, &without_debug_information(file)?);
     }
     Ok(())
+}
+
+/// That is most of a program as it is built for tests, and would be unpacked at every boot.
+fn without_debug_information(file: &Path) -> Result<Vec<u8>, GuestError> {
+    let stripped = tempfile::NamedTempFile::new().map_err(GuestError::file(file))?;
+    output_of(Command::new("strip").arg("--strip-debug").arg("-o").arg(stripped.path()).arg(file), "strip")?;
+    read(stripped.path())
 }
 
 /// Adds the modules of a virtio disk, the guest's own and `modules/order`, which names them, with their parameters, so that each comes after those it

@@ -5,7 +5,7 @@ mod page;
 pub mod vhost_disk;
 
 pub use block_device::BlockDevice;
-pub use page::{Page, Pages};
+pub use page::{Page, Pages, while_rewriting};
 
 /// The command line's arguments after the program's name, as the `N` words that `usage` names.
 ///

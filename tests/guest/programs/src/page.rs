@@ -1,8 +1,11 @@
 //! Page-aligned memory that threads may change while the kernel reads or writes it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 const WORDS: usize = 512;
+/// Of 512 bytes.
+const SECTOR_WORDS: usize = 512 / size_of::<AtomicU64>();
 
 /// 4096 bytes as words that any thread may store to at any time.
 #[derive(Debug)]
@@ -27,6 +30,13 @@ impl Page {
         cells.all(|(cell, index)| cell.load(Ordering::Relaxed) == stamp_word(seed, number, index))
     }
 
+    /// The same, but for the words that [`Self::touch_sectors`] changes.
+    #[must_use]
+    pub fn is_stamped_but_touched(&self, seed: u64, number: u64) -> bool {
+        let mut cells = self.0.iter().zip(0..).filter(|(_, index)| index % SECTOR_WORDS as u64 != 0);
+        cells.all(|(cell, index)| cell.load(Ordering::Relaxed) == stamp_word(seed, number, index))
+    }
+
     /// Whether every byte is zero.
     #[must_use]
     pub fn is_zero(&self) -> bool {
@@ -35,7 +45,7 @@ impl Page {
 
     /// Changes one word in every 512 bytes: the least that no guard interval can miss.
     pub fn touch_sectors(&self, word: u64) {
-        for cell in self.0.iter().step_by(512 / size_of::<AtomicU64>()) {
+        for cell in self.0.iter().step_by(SECTOR_WORDS) {
             cell.store(word, Ordering::Relaxed);
         }
     }
@@ -79,4 +89,26 @@ impl std::ops::Deref for Pages {
     fn deref(&self) -> &[Page] {
         &self.0
     }
+}
+
+/// Does `work` while another thread changes `pages` without a pause.
+///
+/// # Errors
+/// That of `work`.
+pub fn while_rewriting(pages: &[Page], work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sweep = 0;
+            while !done.load(Ordering::Relaxed) {
+                sweep += 1;
+                for page in pages {
+                    page.touch_sectors(sweep);
+                }
+            }
+        });
+        let worked = work();
+        done.store(true, Ordering::Relaxed);
+        worked
+    })
 }

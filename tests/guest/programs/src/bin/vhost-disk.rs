@@ -5,14 +5,10 @@
 //! another thread changes the buffers without a pause, and `read` reads it, whatever it holds, in the same requests. Prints a JSON array with an object for each action: its requests, those that
 //! failed, pages that are wrong.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+use std::fmt;
 
 use guest_programs::vhost_disk::{Action, Queues, Request, VhostDisk};
-use guest_programs::{Page, number};
+use guest_programs::{Page, number, while_rewriting};
 
 /// What is in flight at a time, at most.
 const WINDOW: usize = 4 << 20;
@@ -127,22 +123,4 @@ fn cut(action: Action, start: u64, len: usize, lengths: &[usize]) -> Vec<Request
         done += length;
     }
     requests
-}
-
-fn while_rewriting(pages: &[Page], write: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut sweep = 0;
-            while !done.load(Ordering::Relaxed) {
-                sweep += 1;
-                for page in pages {
-                    page.touch_sectors(sweep);
-                }
-            }
-        });
-        let written = write();
-        done.store(true, Ordering::Relaxed);
-        written
-    })
 }
