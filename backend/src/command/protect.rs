@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use rustix::fs::{Gid, Mode, Uid};
@@ -57,7 +58,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
     let path = &args.image.image;
     let taken = if Namespace::is_at(path) && args.image.sidecar.is_none() {
         let namespace = Namespace::open(path, Access::ReadWrite)?;
-        take_over(NvmePassthroughDevice::new(namespace), path, args.force)?
+        take_over(&Arc::new(NvmePassthroughDevice::new(namespace)), path, args.force)?
     } else {
         let image = Image::open(path, Access::ReadWrite, DirectIo::WherePossible)?;
         if args.image.sidecar.is_some() || !image.is_block_device() {
@@ -68,7 +69,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
         };
         let device = KernelPiDevice::new(image, &integrity)
             .map_err(|reason| StorageError::Access { path: path.clone(), reason })?;
-        take_over(device, path, args.force)?
+        take_over(&Arc::new(device), path, args.force)?
     };
     print(
         &format!("{}: protected by its own metadata, {taken} blocks were given tuples\n", path.display()),

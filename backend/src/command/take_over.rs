@@ -110,12 +110,15 @@ pub(super) fn refuse_other_data<B: BlockDevice>(device: B, path: &Path) -> Resul
 
 /// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds now; with `force`, each block whose
 /// tuple is wrong. Each block is written whole, with its tuple, so this can be interrupted and repeated. Returns the number of blocks.
-pub(super) fn take_over<B: BlockDevice>(device: B, path: &Path, force: bool) -> Result<u64, TakeOverError> {
-    let Some(protection) = own_tuples(&device) else {
+pub(super) fn take_over<B: BlockDevice>(
+    device: &Arc<B>,
+    path: &Path,
+    force: bool,
+) -> Result<u64, TakeOverError> {
+    let Some(protection) = own_tuples(&**device) else {
         return Err(TakeOverError::HasProtectionInformation(path.to_owned()));
     };
-    let device = Arc::new(device);
-    let mut blocks = Blocks::open(&device, protection, path)?;
+    let mut blocks = Blocks::open(device, protection, path)?;
     let (mut taken, mut left, mut first_left) = (0, 0, None);
     for (offset, len) in parts(device.info(), u64::MAX) {
         let mut folio = blocks.read(offset, len)?;
@@ -209,4 +212,72 @@ impl<'a, B: BlockDevice> Blocks<'a, B> {
 fn failed(action: &'static str, path: &Path, offset: u64) -> impl FnOnce(io::Error) -> TakeOverError {
     let device = path.to_owned();
     move |source| TakeOverError::Transfer { action, device, offset, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use integrity::{Guard, IntegrityProfile, PiType};
+
+    use super::*;
+    use crate::device::mem::MemDevice;
+
+    const BLOCK: usize = 512;
+    /// Two parts of the first MiB's length.
+    const CAPACITY: usize = 2 << 20;
+
+    fn disk() -> MemDevice {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 512).unwrap();
+        MemDevice::new(Some(profile), CAPACITY)
+    }
+
+    fn write(disk: &MemDevice, lba: usize, value: u8) {
+        disk.media().data[lba * BLOCK..][..BLOCK].fill(value);
+    }
+
+    fn refused(disk: MemDevice) -> Option<u64> {
+        match refuse_other_data(disk, Path::new("disk")) {
+            Ok(_) => None,
+            Err(TakeOverError::HasOtherData { found, .. }) => Some(found.lba()),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn data_without_one_tuple_is_of_others() {
+        let others = disk();
+        write(&others, 7, 1);
+        assert_eq!(refused(others), Some(7));
+        assert_eq!(refused(disk()), None, "nothing was written");
+        let ours = Arc::new(disk());
+        write(&ours, 9, 1);
+        assert_eq!(take_over(&ours, Path::new("disk"), false).unwrap(), 1);
+        write(&ours, 7, 1);
+        assert_eq!(refused(Arc::into_inner(ours).unwrap()), None, "one block of a disk of ours");
+        let beyond = disk();
+        write(&beyond, 3000, 1);
+        assert_eq!(refused(beyond), None, "its reads will tell");
+    }
+
+    #[test]
+    fn what_has_no_tuple_is_taken_over_and_damage_only_by_force() {
+        let disk = Arc::new(disk());
+        write(&disk, 3, 1);
+        write(&disk, 4000, 2);
+        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 2);
+        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 0, "all have tuples");
+        write(&disk, 4000, 3);
+        // as a controller returns what was never written
+        write(&disk, 5, 0xFF);
+        disk.media().tuples[5 * 16..6 * 16].fill(0xFF);
+        match take_over(&disk, Path::new("disk"), false) {
+            Err(TakeOverError::Mismatches { left: 1, taken: 1, found, .. }) => assert_eq!(found.lba(), 4000),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(take_over(&disk, Path::new("disk"), true).unwrap(), 1);
+        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 0);
+        let media = disk.media();
+        let tuples = media.tuples.chunks_exact(16).filter(|tuple| !is_unwritten(tuple)).count();
+        assert_eq!(tuples, 3, "blocks of zeros stay unwritten");
+        assert_eq!(media.data[4000 * BLOCK], 3);
+    }
 }
