@@ -36,8 +36,8 @@ const REQUESTS: u32 = 46;
 
 const VERSION: u32 = 1;
 const NEED_REPLY: u32 = 8;
-/// `MQ`, `REPLY_ACK`, `BACKEND_REQ`, `CONFIG`, `INFLIGHT_SHMFD`, `RESET_DEVICE`, `CONFIGURE_MEM_SLOTS`, `STATUS`.
-const PROTOCOL_FEATURES: u64 = 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
+/// `MQ`, `LOG_SHMFD`, `REPLY_ACK`, `BACKEND_REQ`, `CONFIG`, `INFLIGHT_SHMFD`, `RESET_DEVICE`, `CONFIGURE_MEM_SLOTS`, `STATUS`.
+const PROTOCOL_FEATURES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
 /// `EVENT_IDX`, `VHOST_USER_F_PROTOCOL_FEATURES`, `VERSION_1`.
 const FEATURES: u64 = 1 << 29 | 1 << 30 | 1 << 32;
 
