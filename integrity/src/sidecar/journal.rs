@@ -437,6 +437,11 @@ impl Journal {
         self.tail == self.next && self.open.is_empty() && !self.map.has_changes()
     }
 
+    /// Begins anew with `superblock`, which is on disk and goes on where this log ends. The log is empty.
+    pub(super) fn go_on_with(&mut self, superblock: Loaded, cache_bytes: usize) {
+        *self = Self::new(superblock, self.mode, cache_bytes, self.rules);
+    }
+
     /// The page that takes records.
     pub(super) fn next(&self) -> u64 {
         self.next

@@ -26,6 +26,8 @@ pub enum Reason {
     RecoveryLeftovers,
     /// Recovered tuples, before the log forgets them.
     RecoveryTuples,
+    /// The tuples of what is new in an image that grows, before the superblock tells of it.
+    Growth,
 }
 
 /// Image and sidecar. Reads see all earlier writes; a power cut leaves each 512-byte sector as one of the writes since the last

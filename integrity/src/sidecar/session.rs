@@ -63,6 +63,16 @@ fn recover(media: &impl Media, superblock: &Superblock, rules: Rules) -> io::Res
 ///
 /// Fails when the medium does; the sidecar can then be opened again, and is recovered.
 pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
+    empty(journal, media)?;
+    let mut superblock = journal.superblock().clone();
+    let closed = Superblock { state: State::Clean, tail: journal.next(), ..superblock.superblock.clone() };
+    superblock.replace(media, closed)?;
+    // both copies: the loss of one must not bring an older one back
+    media.sync(File::Sidecar, Reason::Superblock)
+}
+
+/// Brings everything into the array. All changes must be complete.
+pub(super) fn empty(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
     journal.want_checkpoint();
     while journal.has_work() {
         if let Some(commit) = journal.begin_commit() {
@@ -84,11 +94,7 @@ pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
     if !journal.is_empty() {
         return Err(io::Error::other("a change of blocks is still under way"));
     }
-    let mut superblock = journal.superblock().clone();
-    let closed = Superblock { state: State::Clean, tail: journal.next(), ..superblock.superblock.clone() };
-    superblock.replace(media, closed)?;
-    // both copies: the loss of one must not bring an older one back
-    media.sync(File::Sidecar, Reason::Superblock)
+    Ok(())
 }
 
 fn clean_map(media: &impl Media, layout: &Layout) -> io::Result<()> {
