@@ -22,7 +22,7 @@ use stableblk::inbox::{Inbox, Message};
 use stableblk::inflight::Operation;
 use stableblk::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::memory::GuestMemory;
-use stableblk::metrics::QueueMetrics;
+use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
@@ -146,6 +146,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, block_size: u32) -> Arc<Disk<Driven<B
             discard: None,
             write_zeroes: None,
         },
+        negotiated: Gauge::default(),
         serial: [0; DEVICE_ID_LEN],
         bounce: Bounce::Always,
         poll: Duration::ZERO,

@@ -1,21 +1,45 @@
-//! The control thread: who comes next, and when to stop. One epoll, no timer, no wake-up while nothing happens.
+//! The control thread: who comes next, what is asked on the control socket, and when to stop. One epoll, no wake-up while nothing
+//! happens. It waits for nobody: what may take long is done by a [job](jobs), or by the session while its queues stand still.
+
+mod clients;
+mod epoll_set;
+mod jobs;
+pub mod protocol;
+mod quiet;
+mod size_watch;
+mod status;
 
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use rustix::net::sockopt::socket_peercred;
 
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+pub(crate) use self::clients::CLIENTS_MAX;
+use self::clients::Clients;
+use self::epoll_set::EpollSet;
+use self::jobs::Jobs;
+use self::protocol::{Reply, Request};
+use self::quiet::{Done, Quiet};
+pub use self::size_watch::SizeWatch;
+pub use self::status::Chosen;
+use self::status::{Connected, status};
 use crate::device::BlockDevice;
 use crate::disk::Disk;
+use crate::growth::GrowthError;
 use crate::inbox::Inbox;
-use crate::session::{self, Offer};
-use crate::socket::Endpoint;
+use crate::log_filter::LogFilter;
+use crate::report;
+use crate::session::{self, Notice, Offer};
+use crate::socket::{BoundSocket, Endpoint};
 
 /// SIGTERM and SIGINT as something to wait on. The first asks for a clean stop; a second one ends the process at once.
 #[derive(Debug)]
@@ -41,43 +65,23 @@ impl Termination {
 const TERMINATION: u64 = 0;
 const LISTENER: u64 = 1;
 const SESSION: u64 = 2;
+const CONTROL: u64 = 3;
+const RESULTS: u64 = 4;
+const SIZE: u64 = 5;
+/// The first of the clients of the control socket.
+const CLIENTS: u64 = 16;
 
-/// An epoll set.
+/// Where control comes from besides signals, and what is told there.
 #[derive(Debug)]
-struct Epoll(RawFd);
-
-impl Epoll {
-    fn new() -> io::Result<Self> {
-        epoll::create(true).map(Self)
-    }
-
-    fn watch(&self, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
-        let event = epoll::Event::new(epoll::Events::EPOLLIN, data);
-        epoll::ctl(self.0, epoll::ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), event)
-    }
-
-    fn forget(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let event = epoll::Event::new(epoll::Events::empty(), 0);
-        epoll::ctl(self.0, epoll::ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
-    }
-
-    fn wait(&self) -> io::Result<u64> {
-        let mut events = [epoll::Event::new(epoll::Events::empty(), 0)];
-        loop {
-            match epoll::wait(self.0, -1, &mut events) {
-                Ok(0) => {}
-                Ok(_) => return Ok(events[0].data),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for Epoll {
-    fn drop(&mut self) {
-        let _ = epoll::close(self.0);
-    }
+pub struct Supervision<'a> {
+    /// The control socket, if there is one.
+    pub socket: Option<BoundSocket>,
+    /// Tells of images that may have grown, where that can be told.
+    pub size: Option<SizeWatch>,
+    /// What is logged.
+    pub log: &'a LogFilter,
+    /// What was chosen at the start.
+    pub chosen: Chosen,
 }
 
 /// A front-end being served on a thread of its own, so that a slow drain does not keep us from signals.
@@ -85,6 +89,8 @@ impl Drop for Epoll {
 struct Running {
     thread: JoinHandle<()>,
     stream: UnixStream,
+    inbox: Arc<Inbox<Notice>>,
+    connected: Connected,
     /// Its other end is dropped when the thread ends.
     ended: UnixStream,
 }
@@ -94,13 +100,16 @@ impl Running {
         let (ended, running) = UnixStream::pair()?;
         let served = stream.try_clone()?;
         let inbox = Arc::new(Inbox::new()?);
+        let notices = inbox.clone();
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
-            if let Err(error) = session::serve(disk, offer, served, inbox) {
+            if let Err(error) = session::serve(disk, offer, served, notices) {
                 tracing::error!("cannot serve a front-end: {error}");
             }
             drop(running);
         })?;
-        Ok(Self { thread, stream, ended })
+        let pid = socket_peercred(&stream).ok().map(|peer| peer.pid.as_raw_nonzero().get());
+        let connected = Connected { pid, since: Instant::now() };
+        Ok(Self { thread, stream, inbox, connected, ended })
     }
 
     fn join(self) {
@@ -116,24 +125,25 @@ pub fn run<B: BlockDevice>(
     offer: &Offer,
     endpoint: &Endpoint,
     termination: &mut Termination,
+    supervision: Supervision<'_>,
 ) -> io::Result<()> {
     tell_service_manager(NotifyState::Ready);
-    let epoll = Epoll::new()?;
-    epoll.watch(termination.signalled.as_fd(), TERMINATION)?;
-    let mut running = match endpoint {
-        Endpoint::Connected(stream) => Some(start_watched(&epoll, disk, offer, stream.try_clone()?)?),
-        Endpoint::Bound(_) | Endpoint::Listener(_) => None,
-    };
-    if let Some(listener) = endpoint.listener_fd().filter(|_| running.is_none()) {
-        epoll.watch(listener, LISTENER)?;
+    let mut control = Control::new(disk, offer, endpoint, supervision)?;
+    control.epoll.watch(termination.signalled.as_fd(), TERMINATION)?;
+    match endpoint {
+        Endpoint::Connected(stream) => control.start_session(stream.try_clone()?)?,
+        Endpoint::Bound(_) | Endpoint::Listener(_) => {}
+    }
+    if let Some(listener) = endpoint.listener_fd() {
+        control.epoll.watch(listener, LISTENER)?;
     }
     loop {
-        match epoll.wait()? {
-            TERMINATION => {
+        match control.epoll.wait()? {
+            (TERMINATION, _) => {
                 let _ = termination.signalled.read(&mut [0; 16]);
                 tracing::info!("stopping");
                 tell_service_manager(NotifyState::Stopping);
-                if let Some(session) = running {
+                if let Some(session) = control.running.take() {
                     // For the session it is the end of the stream. The front-end sees none before everything in flight is
                     // done: it takes the used rings of that moment for final.
                     let _ = session.stream.shutdown(Shutdown::Read);
@@ -142,31 +152,22 @@ pub fn run<B: BlockDevice>(
                 }
                 return Ok(());
             }
-            LISTENER => {
-                let Some(listener) = endpoint.listener() else {
-                    continue;
-                };
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        tracing::info!("front-end connected");
-                        running = Some(start_watched(&epoll, disk, offer, stream)?);
-                        // the next one waits in the backlog
-                        epoll.forget(listener.as_fd())?;
-                    }
-                    Err(error) => tracing::warn!("cannot accept a front-end: {error}"),
-                }
-            }
-            _ => {
-                if let Some(session) = running.take() {
-                    epoll.forget(session.ended.as_fd())?;
-                    session.join();
-                    log_counters(disk);
-                }
+            (LISTENER, _) => control.accept()?,
+            (SESSION, _) => {
+                control.end_session()?;
                 match endpoint.listener_fd() {
-                    Some(listener) => epoll.watch(listener, LISTENER)?,
+                    Some(listener) => control.epoll.watch(listener, LISTENER)?,
                     None => return Ok(()),
                 }
             }
+            (CONTROL, _) => {
+                if let Some(clients) = &mut control.clients {
+                    clients.accept(&control.epoll);
+                }
+            }
+            (RESULTS, _) => control.take_results(),
+            (SIZE, _) => control.storage_changed(),
+            (client, gone) => control.attend(client, gone),
         }
     }
 }
@@ -178,15 +179,222 @@ fn tell_service_manager(state: NotifyState<'_>) {
     }
 }
 
-fn start_watched<B: BlockDevice>(
-    epoll: &Epoll,
-    disk: &Arc<Disk<B>>,
-    offer: &Offer,
-    stream: UnixStream,
-) -> io::Result<Running> {
-    let session = Running::start(disk.clone(), offer.clone(), stream)?;
-    epoll.watch(session.ended.as_fd(), SESSION)?;
-    Ok(session)
+/// What the control thread knows.
+#[derive(Debug)]
+struct Control<'a, B> {
+    epoll: EpollSet,
+    disk: &'a Arc<Disk<B>>,
+    offer: &'a Offer,
+    endpoint: &'a Endpoint,
+    running: Option<Running>,
+    clients: Option<Clients>,
+    jobs: Jobs<Done>,
+    log: &'a LogFilter,
+    chosen: Chosen,
+    size: Option<SizeWatch>,
+    /// A resize is under way.
+    resizing: bool,
+    /// The storage may have changed during it.
+    measure_again: bool,
+}
+
+impl<'a, B: BlockDevice> Control<'a, B> {
+    fn new(
+        disk: &'a Arc<Disk<B>>,
+        offer: &'a Offer,
+        endpoint: &'a Endpoint,
+        supervision: Supervision<'a>,
+    ) -> io::Result<Self> {
+        let Supervision { socket, size, log, chosen } = supervision;
+        let epoll = EpollSet::new()?;
+        let clients = socket.map(|socket| Clients::new(socket, &epoll, CONTROL, CLIENTS)).transpose()?;
+        let jobs = Jobs::new()?;
+        epoll.watch(jobs.wake_fd(), RESULTS)?;
+        if let Some(size) = &size {
+            epoll.watch(size.as_fd(), SIZE)?;
+        }
+        let (running, resizing, measure_again) = (None, false, false);
+        Ok(Self {
+            epoll,
+            disk,
+            offer,
+            endpoint,
+            running,
+            clients,
+            jobs,
+            log,
+            chosen,
+            size,
+            resizing,
+            measure_again,
+        })
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let Some(listener) = self.endpoint.listener() else {
+            return Ok(());
+        };
+        match listener.accept() {
+            Ok((stream, _)) => {
+                tracing::info!("front-end connected");
+                self.start_session(stream)?;
+                // the next one waits in the backlog
+                self.epoll.forget(listener.as_fd())?;
+            }
+            Err(error) => tracing::warn!("cannot accept a front-end: {error}"),
+        }
+        Ok(())
+    }
+
+    fn start_session(&mut self, stream: UnixStream) -> io::Result<()> {
+        let session = Running::start(self.disk.clone(), self.offer.clone(), stream)?;
+        self.epoll.watch(session.ended.as_fd(), SESSION)?;
+        self.running = Some(session);
+        Ok(())
+    }
+
+    fn end_session(&mut self) -> io::Result<()> {
+        if let Some(session) = self.running.take() {
+            self.epoll.forget(session.ended.as_fd())?;
+            session.join();
+            log_counters(self.disk);
+        }
+        Ok(())
+    }
+
+    /// Takes what a client says, and answers it.
+    fn attend(&mut self, client: u64, gone: bool) {
+        if let Some(clients) = &mut self.clients {
+            clients.attend(&self.epoll, client, gone);
+        }
+        self.answer_requests(client);
+    }
+
+    fn answer_requests(&mut self, client: u64) {
+        while let Some(request) =
+            self.clients.as_mut().and_then(|clients| clients.next_request(&self.epoll, client))
+        {
+            let request = request.map_err(ToOwned::to_owned).and_then(|line| {
+                serde_json::from_slice(&line)
+                    .map_err(|error| format!("no request that is known here: {error}"))
+            });
+            match request {
+                Ok(request) => self.carry_out(client, request),
+                Err(reason) => self.reply(client, &Reply::Error(reason)),
+            }
+        }
+    }
+
+    fn reply(&mut self, client: u64, reply: &Reply) {
+        if let Some(clients) = &mut self.clients {
+            clients.reply(&self.epoll, client, reply);
+        }
+    }
+
+    fn carry_out(&mut self, client: u64, request: Request) {
+        match request {
+            Request::Status => {
+                let connected = self.running.as_ref().map(|session| session.connected);
+                let status = status(self.disk, &self.chosen, self.log.text(), connected);
+                self.reply(client, &Reply::ok(&status));
+            }
+            Request::LogLevel { filter } => {
+                let reply = match self.log.set(&filter) {
+                    Ok(()) => {
+                        tracing::info!("logging {filter}");
+                        Reply::done()
+                    }
+                    Err(error) => Reply::Error(report::chain(&error)),
+                };
+                self.reply(client, &reply);
+            }
+            Request::Flush => {
+                let disk = self.disk.clone();
+                self.start_job(Some(client), move || Done::Answer(client, quiet::flush(&disk)));
+            }
+            Request::Drain => self.do_quietly(Quiet::Drain { client }),
+            Request::Resize { .. } if self.resizing => {
+                let reason = "another resize is under way: ask again when it is done";
+                self.reply(client, &Reply::Error(reason.to_owned()));
+            }
+            Request::Resize { size } => self.resize(size, Some(client)),
+        }
+    }
+
+    fn start_job(&mut self, client: Option<u64>, job: impl FnOnce() -> Done + Send + 'static) {
+        if let Err(error) = self.jobs.start(job) {
+            let reason = format!("cannot start a thread: {error}");
+            tracing::error!("{reason}");
+            self.resizing = false;
+            if let Some(client) = client {
+                self.reply(client, &Reply::Error(reason));
+            }
+        }
+    }
+
+    /// The image was closed by somebody who could write, or a device has changed.
+    fn storage_changed(&mut self) {
+        if let Some(size) = &self.size {
+            size.take();
+        }
+        if self.resizing {
+            self.measure_again = true;
+        } else {
+            self.resize(None, None);
+        }
+    }
+
+    fn resize(&mut self, size: Option<u64>, client: Option<u64>) {
+        self.resizing = true;
+        let disk = self.disk.clone();
+        self.start_job(client, move || quiet::prepare_growth(&disk, size, client));
+    }
+
+    /// Does what needs queues that stand still: by the session, or at once when there is none.
+    fn do_quietly(&mut self, quiet: Quiet) {
+        if let Some(session) = &self.running {
+            let work = quiet.by_session(self.disk.clone(), self.jobs.results().clone());
+            session.inbox.post(Notice::WhileStopped(work));
+        } else {
+            let done = quiet.run(self.disk);
+            self.take_result(done);
+        }
+    }
+
+    fn take_results(&mut self) {
+        for done in self.jobs.take() {
+            self.take_result(done);
+        }
+    }
+
+    fn take_result(&mut self, done: Done) {
+        match done {
+            Done::Answer(client, reply) => {
+                self.reply(client, &reply);
+                self.answer_requests(client);
+            }
+            Done::Todo(quiet) => self.do_quietly(quiet),
+            Done::Resized { client, result } => {
+                self.resizing = false;
+                match &result {
+                    Ok(size) if size.grown => tracing::info!(bytes = size.bytes, "the disk has grown"),
+                    Ok(_) => {}
+                    // another host writes to it
+                    Err(GrowthError::NotHeld) if client.is_none() => {}
+                    Err(error) => tracing::error!("the disk does not grow: {}", report::chain(error)),
+                }
+                if let Some(client) = client {
+                    let reply = result
+                        .map_or_else(|error| Reply::Error(report::chain(&error)), |size| Reply::ok(&size));
+                    self.reply(client, &reply);
+                    self.answer_requests(client);
+                }
+                if std::mem::take(&mut self.measure_again) && !self.resizing {
+                    self.resize(None, None);
+                }
+            }
+        }
+    }
 }
 
 fn log_counters<B>(disk: &Disk<B>) {

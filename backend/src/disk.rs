@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use virtio::{DEVICE_ID_LEN, DiskLimits};
+use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 
+use crate::device::BlockDevice;
 use crate::inbox::{Inbox, Message};
-use crate::metrics::QueueMetrics;
+use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::{RangeLock, Ticket};
 
 /// Whether guest data is copied into stable folios.
@@ -29,14 +30,28 @@ pub struct Disk<B> {
     pub inboxes: Vec<Inbox>,
     /// One a queue.
     pub metrics: Vec<QueueMetrics>,
-    /// What requests are checked against.
+    /// What requests are checked against, but for the capacity, which is the device's.
     pub limits: DiskLimits,
+    /// The feature bits that the driver has acknowledged.
+    pub negotiated: Gauge,
     /// Answer to GET_ID, padded with zeros.
     pub serial: [u8; DEVICE_ID_LEN],
     /// Whether to bounce.
     pub bounce: Bounce,
     /// Longest time to poll before sleeping.
     pub poll: Duration,
+}
+
+impl<B: BlockDevice> Disk<B> {
+    /// Its size now, in sectors of 512 bytes. It grows only while no queue runs.
+    pub fn capacity_sectors(&self) -> u64 {
+        self.device.info().capacity.get() / SECTOR_SIZE
+    }
+
+    /// What requests are checked against now.
+    pub fn limits(&self) -> DiskLimits {
+        DiskLimits { capacity_sectors: self.capacity_sectors(), ..self.limits }
+    }
 }
 
 impl<B> Disk<B> {

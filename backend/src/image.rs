@@ -10,6 +10,7 @@ use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::device::StorageSize;
 use crate::error::Error;
 
 mod direct_io;
@@ -100,6 +101,21 @@ impl Image {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// What it has now, which others may have changed.
+    pub(crate) fn storage_size(&self) -> io::Result<StorageSize> {
+        let bytes = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+        Ok(StorageSize { bytes, is_extensible: !self.is_block_device })
+    }
+
+    /// Makes a regular file that is smaller than `size` bytes so large, durably; what is new is a hole.
+    pub(crate) fn extend(&self, size: u64) -> io::Result<()> {
+        if self.storage_size()?.bytes < size {
+            self.file.set_len(size)?;
+        }
+        // who made it larger may not have waited for the medium
+        self.file.sync_all()
     }
 
     /// In bytes, when it was opened, or [grown](Self::grow).

@@ -4,9 +4,9 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use stableblk::command::{check, create, info, man, protect, resize, serve};
+use stableblk::command::{check, create, ctl, info, man, protect, resize, serve};
+use stableblk::log_filter::{self, FilterError, LogFilter};
 use stableblk::report;
-use tracing_subscriber::EnvFilter;
 
 /// vhost-user-blk back-end that keeps guest writes stable and protects them by T10/NVMe protection information
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ enum Command {
     Info(info::InfoArgs),
     /// Grow an image and its sidecar
     Resize(resize::ResizeArgs),
+    /// Ask a running disk for its status, or to resize, flush, drain or log
+    Ctl(ctl::CtlArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
 }
@@ -63,15 +65,10 @@ fn main() -> ExitCode {
         return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
     }
     let cli = Cli::parse();
-    let filter = match EnvFilter::try_new(&cli.log) {
-        Ok(filter) => filter,
+    let log = match start_log(&cli) {
+        Ok(log) => log,
         Err(error) => return fail(&error, 2),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    match cli.log_format {
-        LogFormat::Text => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-        LogFormat::Json => log.json().init(),
-    }
     match (&cli.command, &cli.serve) {
         (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
@@ -81,9 +78,33 @@ fn main() -> ExitCode {
         (Some(Command::Man(args)), _) => {
             man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
         }
-        (None, Some(args)) => serve::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Ctl(args)), _) => {
+            ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
+        }
+        (None, Some(args)) => serve::run(args, &log).unwrap_or_else(|error| fail(&error, 1)),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     }
+}
+
+fn start_log(cli: &Cli) -> Result<LogFilter, FilterError> {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(log_filter::parse(&cli.log)?)
+        .with_writer(io::stderr)
+        .with_target(false);
+    Ok(match cli.log_format {
+        LogFormat::Text => {
+            let log = log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            LogFilter::new(&cli.log, move |filter| handle.reload(filter).is_ok())
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            LogFilter::new(&cli.log, move |filter| handle.reload(filter).is_ok())
+        }
+    })
 }
 
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {

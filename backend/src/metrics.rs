@@ -87,6 +87,12 @@ pub struct QueueMetrics {
 }
 
 impl QueueMetrics {
+    /// Whether the queue has ever been of use, or of trouble.
+    pub fn has_served(&self) -> bool {
+        let answers = [&self.finished, &self.refused, &self.malformed, &self.retired, &self.unsupported];
+        answers.iter().any(|counter| counter.get() > 0)
+    }
+
     /// Counts a request that was done, over `len` bytes, in `ns` nanoseconds.
     pub fn count(&self, work: Work, len: u64, ns: u64) {
         let (requests, bytes) = match work {

@@ -15,7 +15,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{io, thread};
+use std::{fmt, io, thread};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
@@ -53,10 +53,15 @@ pub struct Offer {
 }
 
 /// What the control thread tells a session.
-#[derive(Debug, Clone, Copy)]
 pub enum Notice {
-    /// The disk has so many sectors of 512 bytes from now on.
-    Capacity(u64),
+    /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
+    WhileStopped(Box<dyn FnOnce() -> bool + Send>),
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WhileStopped")
+    }
 }
 
 /// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down; then drains every queue.
@@ -72,8 +77,12 @@ pub fn serve<B: BlockDevice>(
     if let Err(ended) = door.serve() {
         tracing::warn!("session ended: {}", crate::report::chain(&ended));
     }
-    // queues that died have been logged, and are not served again
-    let _ = session.lock().unwrap_or_else(PoisonError::into_inner).stop_all();
+    {
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        // queues that died have been logged, and are not served again
+        let _ = session.stop_all();
+        session.disk.negotiated.set(0);
+    }
     // closed only now: who waits for its end may count on nothing being in flight
     drop(door);
     let lost_pages = lost_memory::take_count();
@@ -119,13 +128,24 @@ impl<B: BlockDevice> Session<B> {
         }
     }
 
-    fn notice(&mut self, notice: Notice) {
+    /// The configuration space as it is now.
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace { capacity_sectors: self.disk.capacity_sectors(), ..self.offer.config }
+    }
+
+    /// Fails when a queue cannot go on.
+    fn notice(&mut self, notice: Notice) -> VhostResult<()> {
         match notice {
-            Notice::Capacity(sectors) => {
-                self.offer.config.capacity_sectors = sectors;
-                if let Some(channel) = &self.channel {
+            Notice::WhileStopped(work) => {
+                let mut changed = false;
+                let stopped = self.while_stopped(|_| {
+                    changed = work();
+                    Ok(())
+                });
+                if let (true, Some(channel)) = (changed, &self.channel) {
                     channel.config_changed();
                 }
+                stopped
             }
         }
     }
@@ -157,6 +177,7 @@ impl<B: BlockDevice> Session<B> {
         // its requests are done; the next driver's are in a region of their own
         self.inflight = None;
         self.acked &= FRONTEND_FEATURES.bits();
+        self.disk.negotiated.set(self.acked);
         self.offer.config.writeback = true;
         self.status = 0;
         Ok(())
@@ -220,6 +241,7 @@ impl<B: BlockDevice> Session<B> {
         });
         let thread = thread.map_err(|error| fail("cannot start a worker thread", index, &error))?;
         if let Ok(Ok(())) = outcome.recv() {
+            self.disk.metrics[index].ring_size.set(queue.size.into());
             tracing::debug!(queue = index, size = queue.size, next_avail = queue.next_avail, "queue started");
             queue.worker = Some(thread);
             return Ok(());
@@ -320,6 +342,7 @@ impl<B: BlockDevice> Session<B> {
                 queue.kick = Some(vring.kick);
                 queue.call = vring.call;
                 queue.error = vring.error;
+                self.disk.metrics[index].ring_size.set(0);
                 tracing::debug!(queue = index, next_avail = queue.next_avail, "queue stopped");
                 Ok(())
             }

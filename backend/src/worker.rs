@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use slab::Slab;
-use virtio::{Malformed, Request, SplitRing, Status};
+use virtio::{DiskLimits, Malformed, Request, SplitRing, Status};
 
 use self::buffers::Buffers;
 use self::data::DataPath;
@@ -88,6 +88,7 @@ struct Done {
 pub struct QueueWorker<B: BlockDevice> {
     disk: Arc<Disk<B>>,
     info: DeviceInfo,
+    limits: DiskLimits,
     memory: Arc<GuestMemory>,
     // before the eventfds that it polls and the buffers: dropping it waits for what is in flight
     device: B::Queue,
@@ -115,6 +116,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Sets up a worker on the calling thread, which must be the one that runs it.
     pub fn new(disk: Arc<Disk<B>>, memory: Arc<GuestMemory>, vring: Vring) -> io::Result<Self> {
         let info = disk.device.info().clone();
+        let limits = disk.limits();
         let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
         let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
         let device = disk.device.open_queue(&arena, sources)?;
@@ -130,6 +132,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         Ok(Self {
             disk,
             info,
+            limits,
             memory,
             device,
             vring,
@@ -287,7 +290,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Answers a request that needs no device, and takes in the others.
     fn admit(&mut self, request: Request) {
-        if let Err(status) = request.check(&self.disk.limits) {
+        if let Err(status) = request.check(&self.limits) {
             let metrics = self.metrics();
             let counter = if status == Status::Unsupp { &metrics.unsupported } else { &metrics.refused };
             if counter.add_logged() {
@@ -344,7 +347,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Data and tuples are two writes, and a partial write is a read and a write: both need the granule alone.
     fn needs_locks(&self) -> bool {
-        self.info.protection.is_some() || self.info.granule > self.disk.limits.block_size as usize
+        self.info.protection.is_some() || self.info.granule > self.limits.block_size as usize
     }
 
     /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios.

@@ -8,6 +8,7 @@ mod sidecar_bytes;
 
 mod bad_input;
 mod block_device;
+mod control;
 mod corrupt_media;
 mod crashed_image;
 mod dirty_log;
@@ -27,6 +28,7 @@ mod large_image;
 mod malformed_chain;
 mod memory_changes;
 mod messages;
+mod online_resize;
 mod overlapping;
 mod random_sequences;
 mod requests;

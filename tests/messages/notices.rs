@@ -2,8 +2,12 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
+use stableblk::device::BlockDevice;
+use stableblk::device::mem::MemDevice;
+use stableblk::disk::Disk;
 use stableblk::session::Notice;
 use vhost::VhostBackend;
 use vhost::vhost_user::message::{
@@ -34,6 +38,12 @@ fn capacity(frontend: &mut Frontend) -> u64 {
     u64::from_le_bytes(bytes.try_into().unwrap())
 }
 
+/// To grow, and to tell of it. In sectors.
+fn grown_to(disk: &Arc<Disk<MemDevice>>, sectors: u64) -> Notice {
+    let disk = disk.clone();
+    Notice::WhileStopped(Box::new(move || disk.device.grow(sectors * 512).is_ok()))
+}
+
 /// The next request on the channel.
 fn next_request(channel: &mut UnixStream) -> u32 {
     channel.set_read_timeout(Some(TIME_LIMIT)).unwrap();
@@ -46,18 +56,19 @@ fn next_request(channel: &mut UnixStream) -> u32 {
 fn a_new_capacity_is_told_on_the_backend_channel() {
     let _alone = alone();
     let (stream, served) = UnixStream::pair().unwrap();
-    let session = Session::start(disk(), served);
+    let disk = disk();
+    let session = Session::start(disk.clone(), served);
     let mut frontend = connect(stream.try_clone().unwrap());
     assert_eq!(capacity(&mut frontend), 128);
 
     // nobody to tell yet
-    session.inbox.post(Notice::Capacity(256));
+    session.inbox.post(grown_to(&disk, 256));
     let (mut channel, theirs) = UnixStream::pair().unwrap();
     frontend.set_backend_request_fd(&theirs).unwrap();
     drop(theirs);
     assert_eq!(capacity(&mut frontend), 256);
 
-    session.inbox.post(Notice::Capacity(512));
+    session.inbox.post(grown_to(&disk, 512));
     assert_eq!(next_request(&mut channel), BackendReq::CONFIG_CHANGE_MSG as u32);
     assert_eq!(capacity(&mut frontend), 512);
 
@@ -65,7 +76,7 @@ fn a_new_capacity_is_told_on_the_backend_channel() {
     let mut message = Vec::from(u32::from(FrontendReq::GET_FEATURES).to_ne_bytes());
     message.extend([1, 0, 0, 0, 0, 0, 0, 0]);
     (&stream).write_all(&message[..5]).unwrap();
-    session.inbox.post(Notice::Capacity(1024));
+    session.inbox.post(grown_to(&disk, 1024));
     assert_eq!(next_request(&mut channel), BackendReq::CONFIG_CHANGE_MSG as u32);
     (&stream).write_all(&message[5..]).unwrap();
     (&stream).read_exact(&mut [0; 20]).unwrap();
@@ -73,7 +84,7 @@ fn a_new_capacity_is_told_on_the_backend_channel() {
 
     // one that has closed the channel is served on
     drop(channel);
-    session.inbox.post(Notice::Capacity(2048));
+    session.inbox.post(grown_to(&disk, 2048));
     assert_eq!(capacity(&mut frontend), 2048);
     drop((frontend, stream));
     session.join();

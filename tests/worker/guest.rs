@@ -15,7 +15,7 @@ use stableblk::disk::{Bounce, Disk};
 use stableblk::event::{CallFd, KickFd};
 use stableblk::inbox::{Inbox, Message};
 use stableblk::memory::GuestMemory;
-use stableblk::metrics::QueueMetrics;
+use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Buffer, Driver, Used, header, range};
@@ -178,7 +178,7 @@ pub(crate) struct Guest<'m, B: BlockDevice> {
 impl<'m, B: BlockDevice> Guest<'m, B> {
     /// Starts a worker for each queue on `device`.
     pub(crate) fn start(memory: &'m Arc<GuestMemory>, device: Arc<B>, setup: Setup) -> Self {
-        let capacity_sectors = device.info().capacity / SECTOR_SIZE;
+        let capacity_sectors = device.info().capacity.get() / SECTOR_SIZE;
         let limits = RangeLimits { sectors_max: u32::MAX, ranges_max: 1 };
         let disk = Arc::new(Disk {
             device,
@@ -192,6 +192,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
                 discard: Some(limits),
                 write_zeroes: Some(limits),
             },
+            negotiated: Gauge::default(),
             serial: [0; DEVICE_ID_LEN],
             bounce: Bounce::Always,
             poll: setup.poll,

@@ -18,7 +18,7 @@ use stableblk::event::{CallFd, KickFd};
 use stableblk::inbox::{Inbox, Message};
 use stableblk::inflight::Operation;
 use stableblk::memory::GuestMemory;
-use stableblk::metrics::QueueMetrics;
+use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};
@@ -107,6 +107,7 @@ fn disk(device: Scripted, block_size: u32, read_only: bool) -> Arc<Disk<Scripted
             discard: limit,
             write_zeroes: limit,
         },
+        negotiated: Gauge::default(),
         serial: [b'f'; DEVICE_ID_LEN],
         bounce: Bounce::Always,
         poll: Duration::ZERO,

@@ -17,6 +17,7 @@ use crate::sidecar_file;
 
 pub mod check;
 pub mod create;
+pub mod ctl;
 pub mod info;
 pub mod man;
 pub mod protect;

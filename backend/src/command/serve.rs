@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lease::lease;
 use super::storage::{Storage, StorageError};
@@ -19,7 +19,7 @@ use thiserror::Error;
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
-use crate::control::{self, Termination};
+use crate::control::{self, Chosen, SizeWatch, Supervision, Termination};
 use crate::device::{
     self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
@@ -27,12 +27,13 @@ use crate::device::{
 use crate::disk::{Bounce, Disk};
 use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;
+use crate::log_filter::LogFilter;
 use crate::lost_memory;
-use crate::metrics::QueueMetrics;
+use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
 use crate::sidecar_file::{SidecarFile, load_error};
-use crate::socket::{self, Endpoint, SocketError};
+use crate::socket::{self, BoundSocket, Endpoint, SocketError};
 
 /// What QEMU's back-end conventions ask `--print-capabilities` to print.
 pub const CAPABILITIES: &str = r#"{
@@ -48,6 +49,8 @@ pub const CAPABILITIES: &str = r#"{
 const QUEUE_SIZE_MAX: u16 = 1024;
 /// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
+/// The control socket is for its owner alone.
+const CONTROL_MODE: u32 = 0o600;
 /// Most sectors of one discard or write zeroes request, where the device does not have less: 1 GiB.
 const ZEROING_SECTORS_MAX: u32 = 1 << 21;
 /// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
@@ -57,7 +60,9 @@ const TUPLE_CACHE_MIN: u64 = 1 << 20;
 /// Descriptors of one queue: kick, call, error, wake and its copy, io_uring and one to spare.
 const FILES_PER_QUEUE: u64 = 7;
 /// Descriptors of everything else, memory regions included.
-const FILES_BESIDES: u64 = 64;
+const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
+/// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
+const CONTROL_FILES: u64 = 12;
 
 /// Where the tuples are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +158,9 @@ pub struct ServeArgs {
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// Take `stableblk ctl` on this Unix socket, from root and from the user who serves
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// What is made durable before a block changes, so that a crash leaves no block unreadable: the dirty bit of its region
     /// (fast), or its tag (a sync for each batch of writes, but a crash puts only blocks in flight in doubt)
     #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
@@ -320,8 +328,8 @@ impl ServeError {
 }
 
 /// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
-pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
-    match run_as(args) {
+pub fn run(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
+    match run_as(args, log) {
         Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
             Err(ServeError::InUse(error))
         }
@@ -329,7 +337,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     }
 }
 
-fn run_as(args: &ServeArgs) -> Result<ExitCode, ServeError> {
+fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
     args.inherited_fd()?;
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
@@ -337,7 +345,7 @@ fn run_as(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     check_resources(args)?;
     device::probe_io_uring().map_err(ServeError::IoUring)?;
     if Namespace::is_at(&args.blk_file) {
-        return serve_namespace(args, &mut termination);
+        return serve_namespace(args, log, &mut termination);
     }
     let image = open_image(args)?;
     let serial = args.serial.clone().map_or_else(|| default_serial(&image), Ok)?;
@@ -345,26 +353,26 @@ fn run_as(args: &ServeArgs) -> Result<ExitCode, ServeError> {
     // a socket that can be seen says that the disk will be served; a sidecar that is opened is marked dirty
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
-            let endpoint = open_endpoint(args)?;
+            let doors = open_doors(args, log)?;
             let device = lease(args, PlainDevice::new(image), |args| Ok(PlainDevice::new(open_image(args)?)));
-            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
+            serve_device(args, device, needed, &serial, doors, &mut termination)
         }
         Storage::Sidecar(path) => {
             let sidecar = open_sidecar(args, &path, &image)?;
-            let endpoint = open_endpoint(args)?;
+            let doors = open_doors(args, log)?;
             let device = open_protected(args, image, sidecar, &path)?;
             let device = lease(args, device, move |args| {
                 let image = open_image(args)?;
                 let sidecar = open_sidecar(args, &path, &image)?;
                 open_protected(args, image, sidecar, &path)
             });
-            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
+            serve_device(args, device, needed, &serial, doors, &mut termination)
         }
         Storage::KernelPi(integrity) => {
             let device = open_kernel_pi(args, image, &integrity)?;
             let device = lease(args, device, move |args| open_kernel_pi(args, open_image(args)?, &integrity));
-            let endpoint = open_endpoint(args)?;
-            serve_device(args, device, needed, &serial, &endpoint, &mut termination)
+            let doors = open_doors(args, log)?;
+            serve_device(args, device, needed, &serial, doors, &mut termination)
         }
     }
 }
@@ -407,7 +415,11 @@ fn own<B: BlockDevice>(args: &ServeArgs, device: B) -> Result<B, ServeError> {
 }
 
 /// Serves an NVMe namespace by its character device.
-fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<ExitCode, ServeError> {
+fn serve_namespace(
+    args: &ServeArgs,
+    log: &LogFilter,
+    termination: &mut Termination,
+) -> Result<ExitCode, ServeError> {
     if args.integrity != Integrity::Auto {
         return Err(ServeError::NamespaceWithIntegrity(args.blk_file.clone()));
     }
@@ -421,8 +433,28 @@ fn serve_namespace(args: &ServeArgs, termination: &mut Termination) -> Result<Ex
     let device = lease(args, device, |args| {
         own(args, NvmePassthroughDevice::new(Namespace::open(&args.blk_file, access(args))?))
     });
-    let endpoint = open_endpoint(args)?;
-    serve_device(args, device, None, &serial, &endpoint, termination)
+    let doors = open_doors(args, log)?;
+    serve_device(args, device, None, &serial, doors, termination)
+}
+
+/// Where we are asked for something.
+#[derive(Debug)]
+struct Doors<'a> {
+    endpoint: Endpoint,
+    control: Option<BoundSocket>,
+    log: &'a LogFilter,
+}
+
+fn open_doors<'a>(args: &ServeArgs, log: &'a LogFilter) -> Result<Doors<'a>, SocketError> {
+    let control = args.control.as_deref().map(|path| socket::bind(path, CONTROL_MODE, None)).transpose()?;
+    Ok(Doors { endpoint: open_endpoint(args)?, control, log })
+}
+
+/// What tells of a larger image; without it, `ctl resize` does.
+fn watch_size(path: &Path) -> Option<SizeWatch> {
+    let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
+    let watch = if is_file { SizeWatch::of_file(path) } else { SizeWatch::of_devices() };
+    watch.inspect_err(|error| tracing::warn!("cannot watch the image's size: {error}")).ok()
 }
 
 fn open_endpoint(args: &ServeArgs) -> Result<Endpoint, SocketError> {
@@ -440,15 +472,15 @@ fn serve_device<B: BlockDevice>(
     device: B,
     needed: Option<StablePages>,
     serial: &str,
-    endpoint: &Endpoint,
+    doors: Doors<'_>,
     termination: &mut Termination,
 ) -> Result<ExitCode, ServeError> {
     #[cfg(feature = "bench-null")]
     if args.device == DeviceChoice::Null {
         tracing::warn!("--device null: reads give zeros and writes are lost");
-        return serve(args, device::null::NullDevice::new(device), needed, serial, endpoint, termination);
+        return serve(args, device::null::NullDevice::new(device), needed, serial, doors, termination);
     }
-    serve(args, device, needed, serial, endpoint, termination)
+    serve(args, device, needed, serial, doors, termination)
 }
 
 fn access(args: &ServeArgs) -> Access {
@@ -522,7 +554,7 @@ fn serve<B: BlockDevice>(
     device: B,
     needed: Option<StablePages>,
     serial: &str,
-    endpoint: &Endpoint,
+    doors: Doors<'_>,
     termination: &mut Termination,
 ) -> Result<ExitCode, ServeError> {
     let info = device.info().clone();
@@ -537,20 +569,28 @@ fn serve<B: BlockDevice>(
         inboxes: inboxes.map_err(|source| ServeError::Setup { action: "make eventfds", source })?,
         metrics: (0..args.num_queues).map(|_| QueueMetrics::default()).collect(),
         limits: DiskLimits::new(&offer.config, offer.features),
+        negotiated: Gauge::default(),
         serial: padded,
         bounce,
         poll: Duration::from_micros(args.poll_us.into()),
     });
     tracing::info!(
         image = %args.blk_file.display(),
-        bytes = info.capacity,
+        bytes = info.capacity.get(),
         integrity = %info.protection.map_or("none".to_owned(), |protection| protection.to_string()),
         bounce = ?bounce,
         block_size = args.block_size,
         read_only = args.read_only,
         "serving"
     );
-    let ended = control::run(&disk, &offer, endpoint, termination);
+    let Doors { endpoint, control, log } = doors;
+    let supervision = Supervision {
+        socket: control,
+        size: watch_size(&args.blk_file),
+        log,
+        chosen: Chosen { image: args.blk_file.display().to_string(), started: Instant::now() },
+    };
+    let ended = control::run(&disk, &offer, &endpoint, termination, supervision);
     let closed = disk.device.close();
     ended.map_err(ServeError::Control)?;
     closed.map_err(|source| ServeError::Close { path: args.blk_file.clone(), source })?;
@@ -599,7 +639,7 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
     let zeroing_sectors =
         u32::try_from(info.zeroing_max / SECTOR_SIZE).unwrap_or(u32::MAX).min(ZEROING_SECTORS_MAX);
     let config = ConfigSpace {
-        capacity_sectors: info.capacity / SECTOR_SIZE,
+        capacity_sectors: info.capacity.get() / SECTOR_SIZE,
         seg_max: SEG_MAX,
         block_size: args.block_size,
         physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),

@@ -151,7 +151,7 @@ fn own_tuples<B: BlockDevice>(device: &B) -> Option<Protection> {
 
 /// Offsets and lengths of transfers that cover a device from its start up to `end`.
 fn parts(info: &DeviceInfo, end: u64) -> impl Iterator<Item = (u64, usize)> + use<> {
-    let (end, step) = (end.min(info.capacity), info.transfer_max);
+    let (end, step) = (end.min(info.capacity.get()), info.transfer_max);
     let starts = (0..end).step_by(step);
     starts.map(move |offset| (offset, usize::try_from(end - offset).map_or(step, |left| left.min(step))))
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, StorageSize};
 use crate::bounce::Arena;
+use crate::growth::GrowthError;
 use crate::inflight::{Direction, Operation, Piece, Transfer};
 
 /// What goes wrong with one operation.
@@ -63,6 +64,14 @@ impl<B: BlockDevice> BlockDevice for FaultyDevice<B> {
             altered: Vec::new(),
             broken: None,
         })
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        self.device.measure()
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        self.device.grow(size)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -18,9 +18,10 @@ use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChe
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
 use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
+use crate::growth::GrowthError;
 use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
@@ -95,6 +96,15 @@ impl BlockDevice for KernelPiDevice {
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<KernelPiQueue> {
         let ring = Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake)?;
         Ok(KernelPiQueue { device: self.clone(), ring })
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        self.image.storage_size()
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

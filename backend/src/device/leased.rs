@@ -7,8 +7,9 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BlockDevice, DeviceInfo, EventSources};
+use super::{BlockDevice, DeviceInfo, EventSources, StorageSize};
 use crate::bounce::Arena;
+use crate::growth::GrowthError;
 
 /// Opens and locks the storage, waiting for its last holder as long as makes sense.
 type Open<B> = Box<dyn Fn() -> io::Result<B> + Send + Sync>;
@@ -57,12 +58,18 @@ impl<B: BlockDevice> Leased<B> {
         Ok(held.insert(Arc::new(device)).clone())
     }
 
+    /// The device, where it is held.
+    fn borrow(&self) -> io::Result<Arc<B>> {
+        let held = self.lease().clone();
+        held.ok_or_else(|| io::Error::other("another host has the disk"))
+    }
+
     /// Refuses what is not what the front-end was told. It may be larger by now.
     fn refuse_other(&self, now: &DeviceInfo) -> io::Result<()> {
         let DeviceInfo { capacity, granule, memory_alignment, protection, .. } = &self.info;
         let same =
             (granule, memory_alignment, protection) == (&now.granule, &now.memory_alignment, &now.protection);
-        if now.capacity < *capacity || !same {
+        if now.capacity.get() < capacity.get() || !same {
             let reason = "the disk is not what it was when this process was started: restart it";
             return Err(io::Error::other(reason));
         }
@@ -79,6 +86,25 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<B::Queue> {
         self.take()?.open_queue(arena, sources)
+    }
+
+    fn is_held(&self) -> bool {
+        self.lease().is_some()
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        self.borrow()?.measure()
+    }
+
+    fn prepare_growth(&self, size: u64) -> Result<(), GrowthError> {
+        self.borrow()?.prepare_growth(size)
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        self.borrow()?.grow(size)?;
+        // one that was opened again counts for itself
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -11,9 +11,12 @@ use integrity::IntegrityProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use super::{
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, Zeroing,
+};
 use crate::active::ZeroBy;
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// Blocks and, where there is protection, tuples in memory.
@@ -38,7 +41,7 @@ impl MemDevice {
         let tuples_len = profile.map_or(0, |profile| profile.metadata_len(capacity));
         let media = Media { data: vec![0; capacity], tuples: vec![0; tuples_len] };
         let info = DeviceInfo {
-            capacity: capacity as u64,
+            capacity: Capacity::new(capacity as u64),
             granule: profile.map_or(512, |profile| profile.interval_size()),
             transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: 1,
@@ -115,7 +118,7 @@ impl MemDevice {
     fn bytes(&self, offset: u64, len: u64) -> io::Result<Range<usize>> {
         let granule = self.info.granule as u64;
         let whole = offset.is_multiple_of(granule) && len.is_multiple_of(granule);
-        let end = offset.checked_add(len).filter(|end| whole && *end <= self.info.capacity);
+        let end = offset.checked_add(len).filter(|end| whole && *end <= self.info.capacity.get());
         let to_usize = |bytes: u64| usize::try_from(bytes).ok();
         match (to_usize(offset), end.and_then(to_usize)) {
             (Some(start), Some(end)) => Ok(start..end),
@@ -150,6 +153,21 @@ impl BlockDevice for MemDevice {
         let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
         let (kick, wake) = (own(sources.kick)?, own(sources.wake)?);
         Ok(MemQueue { device: self.clone(), kick, wake, submitted: Vec::new(), events: VecDeque::new() })
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        Ok(StorageSize { bytes: self.info.capacity.get(), is_extensible: true })
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        let len = usize::try_from(size).map_err(io::Error::other)?;
+        let mut media = self.media();
+        media.data.resize(len, 0);
+        if let Some(protection) = self.info.protection {
+            media.tuples.resize(protection.metadata_len(len), 0);
+        }
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -28,6 +28,7 @@ mod zeroing;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
@@ -47,13 +48,14 @@ pub use uring::probe as probe_io_uring;
 pub use zeroing::Zeroing;
 
 use crate::bounce::Arena;
+use crate::growth::GrowthError;
 use crate::inflight::Operation;
 
 /// What a device is.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// Size in bytes; a multiple of the granule.
-    pub capacity: u64,
+    /// Its size; a multiple of the granule.
+    pub capacity: Capacity,
     /// What is read and written is a multiple of this, in bytes: the PI interval or the alignment of direct I/O, whichever
     /// is larger. A power of two.
     pub granule: usize,
@@ -67,6 +69,35 @@ pub struct DeviceInfo {
     pub zeroing: Zeroing,
     /// Bytes that one discard or write zeroes may cover.
     pub zeroing_max: u64,
+}
+
+/// A size in bytes that all clones share. It changes only while no queue is open.
+#[derive(Debug, Clone)]
+pub struct Capacity(Arc<AtomicU64>);
+
+impl Capacity {
+    /// `bytes` until it grows.
+    pub fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    /// In bytes.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub(crate) fn grow(&self, bytes: u64) {
+        self.0.fetch_max(bytes, Relaxed);
+    }
+}
+
+/// The storage under a device, when it is measured anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageSize {
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether [`BlockDevice::grow`] can make it larger, rather than follow it.
+    pub is_extensible: bool,
 }
 
 /// Where a queue's events come from besides the device.
@@ -99,6 +130,26 @@ pub trait BlockDevice: Send + Sync + 'static {
 
     /// Opens a queue for the calling thread. Buffers of `arena` can be registered.
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue>;
+
+    /// Whether the storage is ours now, so that opening a queue takes it from nobody.
+    fn is_held(&self) -> bool {
+        true
+    }
+
+    /// Measures what it lies on, which may have grown, or been cut off, since it was opened.
+    fn measure(&self) -> io::Result<StorageSize> {
+        Ok(StorageSize { bytes: self.info().capacity.get(), is_extensible: false })
+    }
+
+    /// Makes ready for [`Self::grow`] to `size` bytes what takes long. Queues may be open. Called again after it has failed.
+    fn prepare_growth(&self, _size: u64) -> Result<(), GrowthError> {
+        Ok(())
+    }
+
+    /// Has `size` bytes from now on, durably; more than before. No queue is open.
+    fn grow(&self, _size: u64) -> Result<(), GrowthError> {
+        Err(GrowthError::Unsupported)
+    }
 
     /// Makes everything durable after the last queue is closed: a clean stop.
     fn close(&self) -> io::Result<()>;

@@ -29,8 +29,9 @@ pub struct NullDevice<B> {
 impl<B: BlockDevice> NullDevice<B> {
     /// Takes the place of `device`.
     pub fn new(device: B) -> Self {
-        let DeviceInfo { protection, capacity, .. } = *device.info();
-        let tuples = protection.map_or_else(Vec::new, |protection| tuples_of_zeros(protection, capacity));
+        let DeviceInfo { protection, ref capacity, .. } = *device.info();
+        let tuples =
+            protection.map_or_else(Vec::new, |protection| tuples_of_zeros(protection, capacity.get()));
         Self { device: Arc::new(device), tuples }
     }
 

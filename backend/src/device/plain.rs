@@ -5,8 +5,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::uring::{self, RegisteredFile, Ring, Step};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use super::{
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, Zeroing,
+};
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::growth::GrowthError;
 use crate::image::Image;
 use crate::inflight::Operation;
 
@@ -26,7 +29,7 @@ impl DeviceInfo {
             Zeroing::of_regular_file(image.file(), image.size())
         };
         Self {
-            capacity: image.size(),
+            capacity: Capacity::new(image.size()),
             granule: protection.map_or(SECTOR_SIZE, |protection| protection.interval_size()).max(offset),
             transfer_max: FOLIO_SIZE_MAX,
             memory_alignment: memory.max(offset),
@@ -61,6 +64,16 @@ impl BlockDevice for PlainDevice {
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<PlainQueue> {
         Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake).map(PlainQueue)
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        self.image.storage_size()
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        self.image.extend(size)?;
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -24,13 +24,15 @@ use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use super::plain::first_step;
 use super::uring::{self, RegisteredFile, Ring, Step};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
 use crate::bounce::Arena;
-use crate::image::Image;
+use crate::growth::GrowthError;
+use crate::image::{Image, next_data};
 use crate::inflight::{Direction, Operation};
 use crate::sidecar_file::SidecarFile;
 use integrity::sidecar::{
-    self, Admission, Change, Flush, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules,
+    self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
+    Rules,
 };
 
 const IMAGE: RegisteredFile = RegisteredFile(0);
@@ -44,6 +46,9 @@ pub struct SidecarDevice {
     log: Arc<TagLog>,
     /// None for an image that is only read.
     log_thread: Mutex<Option<JoinHandle<()>>>,
+    cache_bytes: usize,
+    /// What was made ready.
+    growth: Mutex<Option<Growth>>,
 }
 
 impl SidecarDevice {
@@ -92,7 +97,8 @@ impl SidecarDevice {
             ..DeviceInfo::of_image(&image, Some(protection))
         };
         let log = TagLog::new(sidecar.into_media(), journal);
-        Self { image, protection, info, log, log_thread: Mutex::new(None) }
+        let (log_thread, growth) = (Mutex::new(None), Mutex::new(None));
+        Self { image, protection, info, log, log_thread, cache_bytes, growth }
     }
 
     fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
@@ -191,6 +197,38 @@ impl BlockDevice for SidecarDevice {
             done: Vec::new(),
             events: VecDeque::new(),
         })
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        self.image.storage_size()
+    }
+
+    fn prepare_growth(&self, size: u64) -> Result<(), GrowthError> {
+        if self.thread().is_none() {
+            return Err(GrowthError::ReadOnly);
+        }
+        let growth = Growth::to(&self.log.lock().journal, size).map_err(GrowthError::Sidecar)?;
+        // nothing of what another growth, that came to no end, has left there
+        let file = self.log.media().sidecar();
+        file.set_len(growth.old_size())?;
+        file.set_len(growth.new_size())?;
+        growth.prepare(self.log.media(), |offset| next_data(self.image.file(), offset))?;
+        // so that there is less left to do when the queues stand still
+        let mut log = self.log.lock();
+        log.journal.want_checkpoint();
+        self.log.unlock(log);
+        *self.growth.lock().unwrap_or_else(PoisonError::into_inner) = Some(growth);
+        Ok(())
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        let prepared = self.growth.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let growth = prepared.ok_or_else(|| io::Error::other("nothing was made ready"))?;
+        // first, so that a crash in between leaves what an image has that somebody else made larger
+        self.image.extend(size)?;
+        self.log.grow(growth, self.cache_bytes)?;
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     fn close(&self) -> io::Result<()> {

@@ -68,7 +68,8 @@ impl<B: BlockDevice> FrontDoor<B> {
         loop {
             self.wait()?;
             for notice in self.inbox.receive() {
-                self.session().notice(notice);
+                let heeded = self.session().notice(notice);
+                heeded.map_err(|_| Ended::Failed { request: "a notice of the control thread".to_owned() })?;
             }
             // one at a time, so that no flood of messages keeps notices out
             match self.connection.receive() {

@@ -70,6 +70,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         }
         self.while_stopped(|session| {
             session.acked = features & !LOG_ALL;
+            session.disk.negotiated.set(features);
             Ok(())
         })
     }
@@ -193,14 +194,14 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        self.offer.config.read(offset, size).map_err(|error| refuse(error.to_string()))
+        self.config().read(offset, size).map_err(|error| refuse(error.to_string()))
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _flags: VhostUserConfigFlags) -> VhostResult<()> {
         if !self.acked().contains(Features::CONFIG_WCE) {
             return Err(refuse("VIRTIO_BLK_F_CONFIG_WCE was not negotiated"));
         }
-        let mut config = self.offer.config;
+        let mut config = self.config();
         config.write(offset, bytes).map_err(|error| refuse(error.to_string()))?;
         // stopped, so that every write after the reply is of the new kind
         self.while_stopped(|session| {

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Image;
-use super::process::{Process, Transcript};
+use super::process::{Finished, Process, Transcript, finish};
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
@@ -17,6 +18,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
 pub(crate) struct Backend {
     process: Process,
     socket: PathBuf,
+    control: PathBuf,
     _directory: TempDir,
 }
 
@@ -34,14 +36,32 @@ impl Backend {
         // not beside the image: the path of a socket is short
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
-        let process = Process::start(&mut serve_command(&socket, image, args));
+        let control = directory.path().join("control");
+        let process = Process::start(serve_command(&socket, image, args).arg("--control").arg(&control));
         // said after it listens
         process.stderr().wait_for("serving");
-        Self { process, socket, _directory: directory }
+        Self { process, socket, control, _directory: directory }
     }
 
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Its control socket.
+    pub(crate) fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// `stableblk ctl` and what it prints.
+    pub(crate) fn ctl(&self, args: &[&str]) -> Finished {
+        finish(Command::new(PROGRAM).arg("ctl").arg(&self.control).args(args))
+    }
+
+    /// `stableblk ctl`, which must succeed, and its JSON.
+    pub(crate) fn ask(&self, args: &[&str]) -> Value {
+        let Finished { code, stdout, stderr } = self.ctl(&[args, &["--json"]].concat());
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -65,6 +85,7 @@ impl Backend {
         let log = self.log().whole();
         assert!(status.success(), "{status} after SIGTERM:\n{log}");
         assert!(!self.socket.exists(), "the socket is still there");
+        assert!(!self.control.exists(), "the control socket is still there");
         log
     }
 

@@ -15,7 +15,7 @@ use stableblk::device::mem::MemDevice;
 use stableblk::disk::{Bounce, Disk};
 use stableblk::inbox::Inbox;
 use stableblk::lost_memory;
-use stableblk::metrics::QueueMetrics;
+use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::{Access, Owner, RangeLock};
 use stableblk::session::{self, Notice, Offer};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, RangeLimits};
@@ -141,6 +141,7 @@ pub fn disk() -> Arc<Disk<MemDevice>> {
             discard: limit,
             write_zeroes: limit,
         },
+        negotiated: Gauge::default(),
         serial: [b'f'; DEVICE_ID_LEN],
         bounce: Bounce::Always,
         poll: Duration::ZERO,

@@ -68,7 +68,10 @@ pub(super) fn step(
             (0..input.u8() % 8).for_each(|at| frontend.request(queue, u32::from(at % 2), at.into(), 4096));
             frontend.wait_for_interrupt();
         }
-        4 => inbox.post(Notice::Capacity(input.u64())),
+        4 => {
+            let changed = input.u64().is_multiple_of(2);
+            inbox.post(Notice::WhileStopped(Box::new(move || changed)));
+        }
         // bytes that need not be a message
         5 if input.u8() < 16 => {
             let (bytes, count) = (input.bytes::<24>(), usize::from(input.u8() % 24));

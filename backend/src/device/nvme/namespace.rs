@@ -129,6 +129,15 @@ impl Namespace {
         self.blocks * self.format.block_size as u64
     }
 
+    /// Bytes of data now: asks the controller.
+    pub(super) fn measure(&self) -> io::Result<u64> {
+        let namespace = IdentifyNamespace(identify_structure(&self.file, self.nsid, 0x00)?);
+        namespace
+            .size()
+            .checked_mul(self.format.block_size as u64)
+            .ok_or_else(|| io::Error::other("the controller tells an impossible size"))
+    }
+
     /// Makes what was written durable, and waits for it.
     pub(super) fn flush(&self) -> io::Result<()> {
         passthrough(

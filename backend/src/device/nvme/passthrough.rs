@@ -20,8 +20,10 @@ use crate::bounce::{Arena, FOLIO_SIZE_MIN};
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{self, Ring, RingStep};
 use crate::device::{
-    BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule, Zeroing,
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule,
+    Zeroing,
 };
+use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct nvme_uring_cmd)`.
@@ -50,7 +52,7 @@ impl NvmePassthroughDevice {
         let protection =
             Protection::device(format.profile, format.rule, "nvme-passthrough").with_scratch(scratch);
         let info = DeviceInfo {
-            capacity: namespace.capacity(),
+            capacity: Capacity::new(namespace.capacity()),
             granule: block_size,
             transfer_max: namespace.transfer_max(),
             memory_alignment: if format.extended { NEVER_ALIGNED } else { block_size },
@@ -75,7 +77,7 @@ impl NvmePassthroughDevice {
     fn blocks(&self, offset: u64, len: u64) -> io::Result<(u64, u32)> {
         let block_size = self.info.granule as u64;
         let whole = offset.is_multiple_of(block_size) && len.is_multiple_of(block_size) && len > 0;
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.info.capacity);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.info.capacity.get());
         match u32::try_from(len / block_size) {
             Ok(blocks) if whole && inside => Ok((offset / block_size, blocks)),
             _ => Err(io::ErrorKind::InvalidInput.into()),
@@ -222,6 +224,15 @@ impl BlockDevice for NvmePassthroughDevice {
     ) -> io::Result<NvmePassthroughQueue> {
         let ring = Ring::new(arena, &[self.namespace.file().as_fd()], sources.kick, sources.wake)?;
         Ok(NvmePassthroughQueue { device: self.clone(), ring, registered: true, refused: Vec::new() })
+    }
+
+    fn measure(&self) -> io::Result<StorageSize> {
+        Ok(StorageSize { bytes: self.namespace.measure()?, is_extensible: false })
+    }
+
+    fn grow(&self, size: u64) -> Result<(), GrowthError> {
+        self.info.capacity.grow(size);
+        Ok(())
     }
 
     /// Queues have flushed what their drivers asked for; the rest is as durable as the controller makes it.

@@ -5,11 +5,12 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use integrity::sidecar::{self, Checkpoint, Journal, Miss, TuplePage};
+use integrity::sidecar::{self, Checkpoint, Growth, Journal, Miss, TuplePage};
 
 use crate::metrics::Counter;
 use crate::sidecar_media::SidecarMedia;
@@ -35,8 +36,17 @@ pub(super) struct Shared {
     /// The thread has to be woken.
     sleeping: bool,
     stopping: bool,
+    growing: Option<Growing>,
     /// Sectors of the array that were found damaged.
     lost_sectors: Counter,
+}
+
+/// What the thread is to do when no change is under way, and who waits for it.
+#[derive(Debug)]
+struct Growing {
+    growth: Growth,
+    cache_bytes: usize,
+    done: SyncSender<io::Result<()>>,
 }
 
 /// A queue that has asked for something that was not granted yet.
@@ -61,6 +71,7 @@ impl TagLog {
                 journal,
                 sleeping: false,
                 stopping: false,
+                growing: None,
                 lost_sectors: Counter::default(),
             }),
             work: Condvar::new(),
@@ -144,11 +155,22 @@ impl TagLog {
         sidecar::close(&mut self.lock().journal, &self.media)
     }
 
+    /// Has the thread make the sidecar that of a larger image. No queue is open.
+    pub(super) fn grow(&self, growth: Growth, cache_bytes: usize) -> io::Result<()> {
+        let (done, grown) = mpsc::sync_channel(1);
+        self.lock().growing = Some(Growing { growth, cache_bytes, done });
+        self.work.notify_one();
+        grown.recv().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
+    }
+
     fn run(&self) {
         let mut checkpoint = None;
         while self.sleep(checkpoint.is_some()) {
             self.commit();
             self.advance(&mut checkpoint);
+            if checkpoint.is_none() {
+                self.grow_if_asked();
+            }
         }
         // what was begun can be done again by anyone who opens the sidecar
         if let Some(checkpoint) = checkpoint {
@@ -159,7 +181,7 @@ impl TagLog {
     /// Until there is work, or the log has rested for a while. False when the thread is to end.
     fn sleep(&self, checkpointing: bool) -> bool {
         let mut shared = self.lock();
-        while !shared.stopping && !checkpointing && !shared.journal.has_work() {
+        while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.journal.has_work() {
             shared.sleeping = true;
             if shared.journal.is_empty() {
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
@@ -174,6 +196,15 @@ impl TagLog {
             shared.sleeping = false;
         }
         !shared.stopping
+    }
+
+    fn grow_if_asked(&self) {
+        let mut shared = self.lock();
+        if let Some(Growing { growth, cache_bytes, done }) = shared.growing.take() {
+            // under the lock, which nobody else wants while no queue is open
+            let grown = sidecar::grow(&mut shared.journal, &self.media, &growth, cache_bytes);
+            let _ = done.send(grown);
+        }
     }
 
     fn commit(&self) {

@@ -1,0 +1,245 @@
+//! `stableblk ctl SOCKET ...`: asks a running disk.
+
+use std::fmt::{self, Display};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use indicatif::{BinaryBytes, HumanDuration};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{parse_size, print};
+use crate::control::protocol::{Kinds, Latency, QueueStatus, Reply, Request, Size, Status};
+
+/// Ask a running disk, by the socket it was given with `--control`
+///
+/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer from the socket.
+#[derive(Debug, Clone, Args)]
+pub struct CtlArgs {
+    /// The control socket
+    #[arg(value_name = "SOCKET")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+    /// Print the answer as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// Tell how the disk is: who is connected, and what each queue does
+    Status,
+    /// Make the disk larger while it is used; the guest is told
+    Resize {
+        /// The new size in bytes, or with a unit of powers of 1024 [default: that of the image, which has grown already]
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+    },
+    /// Make all that was written durable, and wait for it
+    Flush,
+    /// Take no requests until all that were taken are answered, then go on
+    Drain,
+    /// Choose what is logged from now on
+    LogLevel {
+        /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
+        #[arg(value_name = "FILTER")]
+        filter: String,
+    },
+}
+
+/// Why there is no answer, or not the one that was wanted.
+#[derive(Debug, Error)]
+pub enum CtlError {
+    /// Nobody listens there.
+    #[error("cannot reach {}: is the disk running, with `--control {}`?", path.display(), path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not answer to the end.
+    #[error("no answer from {}", path.display())]
+    NoAnswer {
+        /// The socket.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer cannot be shown.
+    #[error(transparent)]
+    Output(#[from] crate::error::Error),
+}
+
+impl CtlError {
+    /// The exit status that tells of it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) | Self::Output(_) => 1,
+            Self::Unreachable { .. } | Self::NoAnswer { .. } => 3,
+        }
+    }
+}
+
+/// Asks, and prints the answer.
+pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
+    let request = match &args.action {
+        Action::Status => Request::Status,
+        Action::Resize { size } => Request::Resize { size: *size },
+        Action::Flush => Request::Flush,
+        Action::Drain => Request::Drain,
+        Action::LogLevel { filter } => Request::LogLevel { filter: filter.clone() },
+    };
+    let result = ask(&args.socket, &request)?;
+    if args.json {
+        print(&Raw(result), true)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.action {
+        Action::Status => print(&read::<Status>(args, result)?, false)?,
+        Action::Resize { .. } => print(&read::<Size>(args, result)?, false)?,
+        Action::Drain => print(&"drained\n", false)?,
+        Action::Flush => print(&"flushed\n", false)?,
+        Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read<T: DeserializeOwned>(args: &CtlArgs, result: Value) -> Result<T, CtlError> {
+    let failed =
+        |error: serde_json::Error| CtlError::NoAnswer { path: args.socket.clone(), source: error.into() };
+    serde_json::from_value(result).map_err(failed)
+}
+
+fn ask(path: &Path, request: &Request) -> Result<Value, CtlError> {
+    let unreachable = |source| CtlError::Unreachable { path: path.to_owned(), source };
+    let mut stream = UnixStream::connect(path).map_err(unreachable)?;
+    match exchange(&mut stream, request) {
+        Ok(Reply::Ok(result)) => Ok(result),
+        Ok(Reply::Error(reason)) => Err(CtlError::Refused(reason)),
+        Err(source) => Err(CtlError::NoAnswer { path: path.to_owned(), source }),
+    }
+}
+
+fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Reply> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    // one who is refused at the door has an answer, although nobody reads the request
+    let sent = stream.write_all(&line);
+    let mut reply = Vec::new();
+    BufReader::new(stream).read_until(b'\n', &mut reply)?;
+    if reply.is_empty() {
+        sent?;
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&reply)?)
+}
+
+/// An answer as it came.
+#[derive(Debug, Serialize)]
+struct Raw(Value);
+
+impl Display for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0)
+    }
+}
+
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, grown } = *self;
+        let did = if grown { "grown to" } else { "not changed:" };
+        writeln!(f, "{did} {} ({bytes} bytes)", BinaryBytes(bytes))
+    }
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uptime = HumanDuration(std::time::Duration::from_secs(self.uptime_s));
+        let integrity = self.integrity.as_deref().unwrap_or("none");
+        let access = if self.read_only { "read-only" } else { "read and write" };
+        writeln!(
+            f,
+            "{}: {} ({} bytes), {access}, blocks of {}",
+            self.image,
+            BinaryBytes(self.bytes),
+            self.bytes,
+            self.block_size
+        )?;
+        writeln!(f, "integrity {integrity}, bouncing {} requests, logging {}", self.bounce, self.log)?;
+        writeln!(f, "stableblk {}, process {}, serving for {uptime}", self.version, self.pid)?;
+        match &self.frontend {
+            None => writeln!(f, "no front-end is connected")?,
+            Some(frontend) => {
+                let pid = frontend.pid.map_or("unknown".to_owned(), |pid| pid.to_string());
+                let since = HumanDuration(std::time::Duration::from_secs(frontend.connected_s));
+                writeln!(
+                    f,
+                    "front-end: process {pid}, connected for {since}, features {}",
+                    frontend.features.join(" ")
+                )?;
+            }
+        }
+        self.queues.iter().try_for_each(|queue| queue.fmt(f))
+    }
+}
+
+impl Display for QueueStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state =
+            if self.ring_size > 0 { format!("ring of {}", self.ring_size) } else { "stopped".to_owned() };
+        writeln!(f, "\nqueue {}: {state}, {} in flight", self.queue, self.in_flight)?;
+        let Kinds { reads, writes, flushes, zeroings } = &self.done;
+        let kinds = [
+            ("reads", reads, Some(self.bytes_read)),
+            ("writes", writes, Some(self.bytes_written)),
+            ("flushes", flushes, None),
+            ("zeroings", zeroings, None),
+        ];
+        for (name, latency, bytes) in kinds.into_iter().filter(|(_, latency, _)| latency.count > 0) {
+            let bytes = bytes.map_or(String::new(), |bytes| format!(", {}", BinaryBytes(bytes)));
+            writeln!(f, "  {name}: {}{bytes}; {}", latency.count, Times(latency))?;
+        }
+        let troubles = [
+            ("integrity errors", self.integrity_errors),
+            ("device errors", self.device_errors),
+            ("out of space", self.no_space),
+            ("refused", self.refused),
+            ("unsupported", self.unsupported),
+            ("malformed", self.malformed),
+            ("retired", self.retired),
+            ("out of folios", self.starved),
+        ];
+        for (name, count) in troubles.into_iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "  {name}: {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Times at a glance.
+struct Times<'a>(&'a Latency);
+
+impl Display for Times<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(latency) = self;
+        write!(f, "mean {} us", latency.total_us / latency.count.max(1))?;
+        for (name, share) in [("50 %", 0.5), ("99 %", 0.99), ("99.9 %", 0.999)] {
+            if let Some(us) = latency.quantile_us(share) {
+                write!(f, ", {name} {us} us")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! Connections to the control socket. Nothing here blocks: who does not read gets no more, and who sends too much is cut off.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use rustix::net::sockopt::socket_peercred;
+
+use super::epoll_set::{EpollSet, Interest};
+use super::protocol::{REQUEST_LEN_MAX, Reply};
+use crate::socket::BoundSocket;
+
+/// Connections at a time; one more takes the place of the one that has been quiet for longest.
+pub(crate) const CLIENTS_MAX: usize = 16;
+
+/// The control socket and who is connected to it.
+#[derive(Debug)]
+pub(super) struct Clients {
+    socket: BoundSocket,
+    listener_token: u64,
+    /// Whether connections are accepted: not after that has failed, until something has changed.
+    listening: bool,
+    /// By number, which is also their token in the epoll set.
+    connected: BTreeMap<u64, Client>,
+    next: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    received: Vec<u8>,
+    unsent: Vec<u8>,
+    /// A request of its is being done.
+    busy: bool,
+    /// It sends no more.
+    ended: bool,
+    /// Its last answer is on the way; nothing it says counts.
+    closing: bool,
+    interest: Interest,
+}
+
+impl Clients {
+    /// Accepts on `socket`, whose events have `listener_token`; those of clients have tokens from `first_token` on.
+    pub(super) fn new(
+        socket: BoundSocket,
+        epoll: &EpollSet,
+        listener_token: u64,
+        first_token: u64,
+    ) -> io::Result<Self> {
+        socket.listener().set_nonblocking(true)?;
+        epoll.watch(socket.listener().as_fd(), listener_token)?;
+        Ok(Self { socket, listener_token, listening: true, connected: BTreeMap::new(), next: first_token })
+    }
+
+    /// Takes a connection, if its owner may control us.
+    pub(super) fn accept(&mut self, epoll: &EpollSet) {
+        let accepted = match self.socket.listener().accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => {
+                tracing::warn!("cannot accept on the control socket: {error}");
+                // or it would be told again at once
+                self.listening = epoll.forget(self.socket.listener().as_fd()).is_err();
+                return;
+            }
+        };
+        if let Err(error) = self.admit(epoll, accepted) {
+            tracing::warn!("a connection to the control socket was refused: {error}");
+        }
+    }
+
+    fn admit(&mut self, epoll: &EpollSet, mut stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let (peer, own) = (socket_peercred(&stream)?, rustix::process::geteuid());
+        if !peer.uid.is_root() && peer.uid != own {
+            let reason =
+                format!("not for uid {}: come as root or as uid {}", peer.uid.as_raw(), own.as_raw());
+            let _ = stream.write(&encode(&Reply::Error(reason.clone())));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+        }
+        if self.connected.len() >= CLIENTS_MAX {
+            let quiet = self.connected.iter().find(|(_, client)| !client.busy).map(|(&id, _)| id);
+            let Some(quiet) = quiet else {
+                let _ = stream
+                    .write(&encode(&Reply::Error("too many requests at once: try again later".to_owned())));
+                return Ok(());
+            };
+            self.connected.remove(&quiet);
+        }
+        epoll.watch(stream.as_fd(), self.next)?;
+        self.connected.insert(self.next, Client::new(stream));
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Sends and receives what can be. A client that is gone is forgotten.
+    pub(super) fn attend(&mut self, epoll: &EpollSet, id: u64, gone: bool) {
+        let Some(client) = self.connected.get_mut(&id) else {
+            return;
+        };
+        let moved = if gone && client.interest == Interest::Hangup {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            client.send().and_then(|()| client.receive())
+        };
+        self.settle(epoll, id, moved);
+    }
+
+    /// The next request, complete or hopeless, of a client whose last one has been answered and whose answer is away.
+    pub(super) fn next_request(
+        &mut self,
+        epoll: &EpollSet,
+        id: u64,
+    ) -> Option<Result<Vec<u8>, &'static str>> {
+        let request = self.connected.get_mut(&id)?.next_request();
+        self.settle(epoll, id, Ok(()));
+        request
+    }
+
+    /// Answers the request of a client that may be gone.
+    pub(super) fn reply(&mut self, epoll: &EpollSet, id: u64, reply: &Reply) {
+        let Some(client) = self.connected.get_mut(&id) else {
+            return;
+        };
+        client.busy = false;
+        client.unsent = encode(reply);
+        let sent = client.send();
+        self.settle(epoll, id, sent);
+    }
+
+    /// After anything was done with a client: what to wait for now, or whether it is done with.
+    fn settle(&mut self, epoll: &EpollSet, id: u64, outcome: io::Result<()>) {
+        let Some(client) = self.connected.get_mut(&id) else {
+            return;
+        };
+        let interest = client.interest_now();
+        let changed = match (outcome, interest) {
+            (Ok(()), Some(interest)) if interest == client.interest => return,
+            (Ok(()), Some(interest)) => {
+                client.interest = interest;
+                epoll.change(client.stream.as_fd(), id, interest)
+            }
+            (Ok(()), None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Err(error), _) => Err(error),
+        };
+        if changed.is_err() {
+            // closing it takes it out of the epoll set
+            self.connected.remove(&id);
+            if !self.listening {
+                self.listening = epoll.watch(self.socket.listener().as_fd(), self.listener_token).is_ok();
+            }
+        }
+    }
+}
+
+impl Client {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            unsent: Vec::new(),
+            busy: false,
+            ended: false,
+            closing: false,
+            interest: Interest::Read,
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once: the others get their turn.
+    fn receive(&mut self) -> io::Result<()> {
+        if self.interest_now() != Some(Interest::Read) {
+            return Ok(());
+        }
+        let mut bytes = [0; REQUEST_LEN_MAX];
+        let room = REQUEST_LEN_MAX - self.received.len();
+        if room == 0 {
+            return Ok(());
+        }
+        match self.stream.read(&mut bytes[..room]) {
+            Ok(0) => self.ended = true,
+            Ok(len) => self.received.extend_from_slice(&bytes[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn next_request(&mut self) -> Option<Result<Vec<u8>, &'static str>> {
+        if self.busy || self.closing || !self.unsent.is_empty() {
+            return None;
+        }
+        let Some(end) = self.received.iter().position(|&byte| byte == b'\n') else {
+            if self.received.len() < REQUEST_LEN_MAX {
+                return None;
+            }
+            self.busy = true;
+            self.closing = true;
+            return Some(Err("the request is too long"));
+        };
+        self.busy = true;
+        let mut request: Vec<_> = self.received.drain(..=end).collect();
+        request.pop();
+        Some(Ok(request))
+    }
+
+    /// Whether [`Self::next_request`] has something to give.
+    fn has_request(&self) -> bool {
+        !self.closing && (self.received.contains(&b'\n') || self.received.len() == REQUEST_LEN_MAX)
+    }
+
+    /// What to wait for; none when there is nothing left to do.
+    fn interest_now(&self) -> Option<Interest> {
+        if !self.unsent.is_empty() {
+            Some(Interest::Write)
+        } else if self.busy || self.has_request() {
+            Some(Interest::Hangup)
+        } else if self.ended || self.closing {
+            None
+        } else {
+            Some(Interest::Read)
+        }
+    }
+}
+
+fn encode(reply: &Reply) -> Vec<u8> {
+    // strings and numbers: it cannot fail
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

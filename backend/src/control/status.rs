@@ -1,0 +1,98 @@
+//! What the disk tells of itself.
+
+use std::time::Instant;
+
+use virtio::Features;
+
+use super::protocol::{FrontendStatus, Kinds, Latency, QueueStatus, Status};
+use crate::device::BlockDevice;
+use crate::disk::{Bounce, Disk};
+use crate::latency::LatencyHistogram;
+use crate::metrics::QueueMetrics;
+
+/// Who is connected since when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Connected {
+    pub(super) pid: Option<i32>,
+    pub(super) since: Instant,
+}
+
+/// What was chosen when the program was started.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The image, as it was named.
+    pub image: String,
+    /// When serving began.
+    pub started: Instant,
+}
+
+/// The status now.
+pub(super) fn status<B: BlockDevice>(
+    disk: &Disk<B>,
+    chosen: &Chosen,
+    log: String,
+    connected: Option<Connected>,
+) -> Status {
+    let info = disk.device.info();
+    let used = |(queue, metrics): (usize, &QueueMetrics)| {
+        let is_used = metrics.ring_size.get() > 0 || metrics.has_served();
+        is_used.then(|| queue_status(queue, metrics))
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: chosen.started.elapsed().as_secs(),
+        image: chosen.image.clone(),
+        bytes: info.capacity.get(),
+        block_size: disk.limits.block_size,
+        read_only: disk.limits.read_only,
+        integrity: info.protection.map(|protection| protection.to_string()),
+        bounce: match disk.bounce {
+            Bounce::Always => "all",
+            Bounce::WhenUnaligned => "unaligned",
+        }
+        .to_owned(),
+        log,
+        frontend: connected.map(|Connected { pid, since }| FrontendStatus {
+            pid,
+            connected_s: since.elapsed().as_secs(),
+            features: Features::from_bits_truncate(disk.negotiated.get())
+                .iter_names()
+                .map(|(name, _)| name.to_owned())
+                .collect(),
+        }),
+        num_queues: disk.metrics.len(),
+        queues: disk.metrics.iter().enumerate().filter_map(used).collect(),
+    }
+}
+
+fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
+    QueueStatus {
+        queue,
+        ring_size: metrics.ring_size.get(),
+        in_flight: metrics.in_flight.get(),
+        done: Kinds {
+            reads: latency(&metrics.reads),
+            writes: latency(&metrics.writes),
+            flushes: latency(&metrics.flushes),
+            zeroings: latency(&metrics.zeroings),
+        },
+        bytes_read: metrics.bytes_read.get(),
+        bytes_written: metrics.bytes_written.get(),
+        integrity_errors: metrics.integrity_errors.get(),
+        device_errors: metrics.device_errors.get(),
+        no_space: metrics.no_space.get(),
+        refused: metrics.refused.get(),
+        unsupported: metrics.unsupported.get(),
+        malformed: metrics.malformed.get(),
+        retired: metrics.retired.get(),
+        starved: metrics.starved.get(),
+    }
+}
+
+/// The count is that of the buckets, whatever the worker adds meanwhile.
+fn latency(histogram: &LatencyHistogram) -> Latency {
+    let buckets = histogram.buckets();
+    let count = buckets.iter().map(|bucket| bucket.count).sum();
+    Latency { count, total_us: histogram.total_us(), buckets }
+}

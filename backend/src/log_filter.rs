@@ -1,0 +1,106 @@
+//! What is logged, to be changed while the program runs.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Why a filter is none.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// A word that would be taken for a module, so that nothing else was logged.
+    #[error(
+        "{0:?} is no level: say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug"
+    )]
+    NoLevel(String),
+    /// Not a filter's syntax.
+    #[error(
+        "{filter:?} is no filter: say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug"
+    )]
+    Syntax {
+        /// What was said.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// There is no log any more.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Reads a filter.
+pub fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
+    EnvFilter::try_new(filter).map_err(|source| FilterError::Syntax { filter: filter.to_owned(), source })
+}
+
+/// Refuses a bare word that is no level: as the name of a module, which it would be, it silences all others.
+fn refuse_bare_modules(filter: &str) -> Result<(), FilterError> {
+    let is_bare = |directive: &&str| {
+        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
+        !is_level && !directive.contains(['=', '['])
+    };
+    match filter.split(',').map(str::trim).find(is_bare) {
+        Some(directive) => Err(FilterError::NoLevel(directive.to_owned())),
+        None => Ok(()),
+    }
+}
+
+type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// The filter that is in force.
+pub struct LogFilter {
+    text: Mutex<String>,
+    reload: Reload,
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogFilter").field("text", &self.text).finish_non_exhaustive()
+    }
+}
+
+impl LogFilter {
+    /// `text` is in force; `reload` puts another in its place, and says whether it could.
+    pub fn new(text: &str, reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Self {
+        Self { text: Mutex::new(text.to_owned()), reload: Box::new(reload) }
+    }
+
+    /// What is logged from now on.
+    pub fn set(&self, text: &str) -> Result<(), FilterError> {
+        refuse_bare_modules(text)?;
+        let filter = parse(text)?;
+        if !(self.reload)(filter) {
+            return Err(FilterError::Closed);
+        }
+        text.clone_into(&mut self.text.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+
+    /// The filter, as it was given.
+    pub fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_log() {
+        let log = LogFilter::new("info", |_| true);
+        for good in
+            ["debug", "OFF", "warn,stableblk::session=debug", "stableblk[queue]=trace", "info,a=debug"]
+        {
+            log.set(good).unwrap();
+            assert_eq!(log.text(), good);
+        }
+        for bad in ["", "debgu", "info,stableblk", "stableblk=loud"] {
+            assert!(log.set(bad).is_err(), "{bad:?} was taken");
+            assert_eq!(log.text(), "info,a=debug");
+        }
+    }
+}
