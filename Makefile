@@ -41,6 +41,7 @@ bench-micro: prerequisites
 	cargo bench --locked -p stableblk-integrity --bench throughput
 	cargo bench --locked -p stableblk-virtio --bench request
 	cargo bench --locked -p stableblk --bench range_lock
+	cargo bench --locked -p stableblk --features bench-null --bench path
 
 fuzz: prerequisites
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug

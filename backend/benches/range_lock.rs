@@ -2,48 +2,25 @@
 //!
 //! The range lock, for requests that are aligned and never meet each other: a disk without PI takes it only where the guest's
 //! blocks are smaller than its granule. So the same requests on the same granules of 4 KiB are served with the lock and
-//! without, by the guest's block size alone. And the in-flight region. The driver is
-//! called by the worker where it would sleep: one thread, no wake-ups. Both variants take turns in short runs, so that a
+//! without, by the guest's block size alone. And the in-flight region. Both variants take turns in short runs, so that a
 //! change of clock speed or a busy neighbour meets them alike; the best run of each counts.
-#![expect(clippy::cast_precision_loss, reason = "three digits are printed")]
 
-use std::io;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+mod driven;
 
-use rustix::event::{EventfdFlags, eventfd};
-use stableblk::bounce::Arena;
+use std::sync::Arc;
+
 use stableblk::device::mem::MemDevice;
-use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, PlainDevice};
-use stableblk::disk::{Bounce, Disk};
-use stableblk::event::KickFd;
+use stableblk::device::{BlockDevice, PlainDevice};
+use stableblk::disk::Bounce;
 use stableblk::image::{Access, DirectIo, Image};
-use stableblk::inbox::{Inbox, Message};
-use stableblk::inflight::Operation;
 use stableblk::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
-use stableblk::memory::GuestMemory;
-use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::range_lock::RangeLock;
-use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
-use virtio::testing::{Buffer, Driver};
-use virtio::{DEVICE_ID_LEN, DiskLimits, RingAddresses, request_type};
-use vm_memory::{Bytes, GuestAddress};
+use virtio::request_type;
 
-const RING_SIZE: u16 = 128;
-const GRANULE: u32 = 4096;
-/// Requests made available at once.
-const BATCH: u16 = 32;
-/// Batches in a run.
-const BATCHES: usize = 50;
+use crate::driven::{BATCH, CAPACITY, GRANULE, Load, RING_SIZE, run};
+
 /// Runs of each variant.
 const RUNS: usize = 1001;
-/// From one request's place on the disk to the next one's, in bytes.
-const STRIDE: u64 = 512 << 10;
-const CAPACITY: u64 = STRIDE * BATCH as u64;
-/// Guest memory from here on holds the chains, each in a slot of its own.
-const SLOTS: u64 = 1 << 20;
-const SLOT_SIZE: u64 = 0x4000;
 
 fn main() {
     let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("tmpfs is mounted on /dev/shm");
@@ -71,9 +48,15 @@ enum Part {
 
 fn compare<B: BlockDevice>(part: Part, name: &str, device: &Arc<B>, request_type: u32) {
     let (mut without, mut with) = (f64::INFINITY, f64::INFINITY);
+    let load = |part| Load {
+        request_type,
+        block_size: if part == Some(Part::RangeLock) { 512 } else { GRANULE },
+        bounce: Bounce::Always,
+        inflight: (part == Some(Part::InflightRegion)).then(inflight_queue).flatten(),
+    };
     for _ in 0..RUNS {
-        without = without.min(run(device.clone(), request_type, None));
-        with = with.min(run(device.clone(), request_type, Some(part)));
+        without = without.min(run(device.clone(), load(None)));
+        with = with.min(run(device.clone(), load(Some(part))));
     }
     let request = if request_type == request_type::OUT { "write" } else { "read" };
     println!("| {part:?} | {name} | {request} | {without:.0} ns | {with:.0} ns | {:.3} |", with / without);
@@ -86,176 +69,4 @@ fn inflight_queue() -> Option<InflightQueue> {
     let (made, file) = inflight_region::create(&asked, limits).expect("it is small");
     let region = InflightRegion::map(&made, file, limits).expect("it was made above");
     InflightQueue::take_over(&Arc::new(region), 0, RING_SIZE, 0).expect("it is new")
-}
-
-/// What a worker takes for a request, in nanoseconds.
-fn run<B: BlockDevice>(device: Arc<B>, request_type: u32, part: Option<Part>) -> f64 {
-    let block_size = if part == Some(Part::RangeLock) { 512 } else { GRANULE };
-    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("a small region");
-    let memory = Arc::new(memory);
-    let mut driver = Driver::new(&*memory, 0, RING_SIZE);
-    let heads = (0..BATCH).map(|slot| lay_out(&mut driver, request_type, slot.into())).collect();
-    let ring = driver.device(true).expect("the ring lies in memory");
-    let addresses = driver.addresses();
-    let guest = Guest { memory: memory.clone(), addresses, heads, batches: 0, started: None };
-    let disk = disk(Driven::new(device, guest), block_size);
-    let kick = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
-    let kick = KickFd::new(kick.into()).expect("it is an eventfd");
-    let vring = Vring {
-        index: 0,
-        ring,
-        kick,
-        call: None,
-        error: None,
-        inflight: (part == Some(Part::InflightRegion)).then(inflight_queue).flatten(),
-        writethrough: false,
-        used_log: None,
-    };
-    disk.inboxes[0].post(Message::Stop);
-    let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
-    worker.run().expect("nothing fails here");
-    for slot in 0..u64::from(BATCH) {
-        let status: u8 = memory.read_obj(GuestAddress(SLOTS + slot * SLOT_SIZE + 0x2000)).expect("in memory");
-        assert_eq!(status, 0, "a request has failed");
-    }
-    let elapsed = disk.device.elapsed.lock().expect("nobody panics").expect("all batches came back");
-    elapsed.as_nanos() as f64 / (BATCHES * usize::from(BATCH)) as f64
-}
-
-/// Writes the chain of one request; its head.
-fn lay_out(driver: &mut Driver<'_, GuestMemory>, request_type: u32, slot: u64) -> u16 {
-    let address = SLOTS + slot * SLOT_SIZE;
-    driver.write_header(address, request_type, slot * STRIDE / 512);
-    let data = match request_type {
-        request_type::OUT => Buffer::readable(address + 0x1000, GRANULE),
-        _ => Buffer::writable(address + 0x1000, GRANULE),
-    };
-    driver.write_chain(&[Buffer::readable(address, 16), data, Buffer::writable(address + 0x2000, 1)])
-}
-
-fn disk<B: BlockDevice>(device: Driven<B>, block_size: u32) -> Arc<Disk<Driven<B>>> {
-    Arc::new(Disk {
-        device: Arc::new(device),
-        locks: RangeLock::default(),
-        inboxes: vec![Inbox::new().expect("an eventfd")],
-        metrics: vec![QueueMetrics::default()],
-        limits: DiskLimits {
-            capacity_sectors: CAPACITY / 512,
-            block_size,
-            read_only: false,
-            discard: None,
-            write_zeroes: None,
-        },
-        negotiated: Gauge::default(),
-        serial: [0; DEVICE_ID_LEN],
-        bounce: Bounce::Always,
-        poll: Duration::ZERO,
-    })
-}
-
-/// The driver's side.
-#[derive(Debug)]
-struct Guest {
-    memory: Arc<GuestMemory>,
-    addresses: RingAddresses,
-    heads: Vec<u16>,
-    batches: usize,
-    started: Option<Instant>,
-}
-
-impl Guest {
-    /// All requests are back: the next batch, or how long all batches have taken.
-    fn go_on(&mut self) -> Option<Duration> {
-        let started = *self.started.get_or_insert_with(Instant::now);
-        if self.batches == BATCHES {
-            return Some(started.elapsed());
-        }
-        self.batches += 1;
-        let mut driver = Driver::at(&*self.memory, self.addresses, RING_SIZE);
-        self.heads.iter().for_each(|head| driver.make_available(*head));
-        None
-    }
-}
-
-/// Another device with granules of 4 KiB, whose worker lets the guest go on when it would sleep.
-#[derive(Debug)]
-struct Driven<B> {
-    device: Arc<B>,
-    info: DeviceInfo,
-    guest: Mutex<Option<Guest>>,
-    elapsed: Mutex<Option<Duration>>,
-}
-
-impl<B: BlockDevice> Driven<B> {
-    fn new(device: Arc<B>, guest: Guest) -> Self {
-        let info = DeviceInfo { granule: GRANULE as usize, ..device.info().clone() };
-        Self { device, info, guest: Mutex::new(Some(guest)), elapsed: Mutex::new(None) }
-    }
-}
-
-impl<B: BlockDevice> BlockDevice for Driven<B> {
-    type Queue = DrivenQueue<B>;
-
-    fn info(&self) -> &DeviceInfo {
-        &self.info
-    }
-
-    fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<DrivenQueue<B>> {
-        Ok(DrivenQueue {
-            queue: self.device.open_queue(arena, sources)?,
-            guest: self.guest.lock().expect("nobody panics").take().expect("there is one queue"),
-            device: self.clone(),
-            in_flight: 0,
-            stop: None,
-        })
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.device.close()
-    }
-}
-
-struct DrivenQueue<B: BlockDevice> {
-    queue: B::Queue,
-    guest: Guest,
-    device: Arc<Driven<B>>,
-    in_flight: usize,
-    /// The way of the message to stop, which is there from the start.
-    stop: Option<Event>,
-}
-
-impl<B: BlockDevice> DeviceQueue for DrivenQueue<B> {
-    fn submit(&mut self, operation: Operation) {
-        self.in_flight += 1;
-        self.queue.submit(operation);
-    }
-
-    fn enter(&mut self, wait: bool) -> io::Result<()> {
-        if self.in_flight > 0 {
-            return self.queue.enter(wait);
-        }
-        if let Some(elapsed) = self.guest.go_on() {
-            *self.device.elapsed.lock().expect("nobody panics") = Some(elapsed);
-            self.stop = Some(Event::Wake);
-        }
-        Ok(())
-    }
-
-    fn has_work(&mut self) -> bool {
-        self.queue.has_work()
-    }
-
-    fn reap(&mut self) -> Option<Event> {
-        loop {
-            match self.queue.reap() {
-                None => return self.stop.take(),
-                // the message to stop is held back
-                Some(Event::Wake) => {}
-                Some(event) => {
-                    self.in_flight -= usize::from(matches!(event, Event::Done(..)));
-                    return Some(event);
-                }
-            }
-        }
-    }
 }
