@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
+use foldhash::fast::RandomState;
+
 use super::array::{Change, TuplePage};
 use super::layout::Layout;
 use super::{PAGE_SIZE, SECTOR_SIZE};
@@ -37,7 +39,7 @@ struct CachedPage {
 #[derive(Debug)]
 pub(super) struct TupleCache {
     layout: Layout,
-    pages: HashMap<u64, CachedPage>,
+    pages: HashMap<u64, CachedPage, RandomState>,
     /// The clock of the second-chance eviction: all pages, the next to be looked at first.
     clock: VecDeque<u64>,
     /// Pages there may be; only fetches go beyond, by one page each.
@@ -51,7 +53,7 @@ pub(super) struct TupleCache {
 impl TupleCache {
     pub(super) fn new(layout: Layout, bytes: usize, checkpointed: u64) -> Self {
         let limit = bytes / PAGE_SIZE;
-        let (pages, clock) = (HashMap::new(), VecDeque::new());
+        let (pages, clock) = (HashMap::default(), VecDeque::new());
         Self { layout, pages, clock, limit, checkpointed, dirty: 0 }
     }
 

@@ -13,7 +13,7 @@
 //! Everything here is state. What has to be done to the files is handed out as a [`Commit`] or a [`Checkpoint`], which one thread
 //! runs beside the I/O, and comes back with its result.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 
@@ -21,9 +21,9 @@ use super::array::{Change, TuplePage};
 use super::cache::{Miss, TupleCache};
 use super::checkpoint::{Checkpoint, Spoiled};
 use super::commit::Commit;
-use super::dirty_map::DirtyMap;
 use super::layout::Layout;
 use super::log::{LogId, LogPage, OpenPage, pages_for};
+use super::regions::Regions;
 use super::rules::Rules;
 use super::superblock::{IntentMode, Loaded};
 
@@ -102,11 +102,7 @@ pub struct Journal {
     mode: IntentMode,
     rules: Rules,
     cache: TupleCache,
-    map: DirtyMap,
-    /// The regions whose dirty bit is durable, with the newest page that has a record of theirs.
-    dirty: HashMap<u64, u64>,
-    /// The regions whose dirty bit somebody waits for.
-    unmarked: BTreeSet<u64>,
+    regions: Regions,
     /// The oldest page that still counts.
     tail: u64,
     /// The page that takes records; it has number `next`.
@@ -160,9 +156,7 @@ impl Journal {
         Self {
             id: LogId { uuid: block.uuid, epoch: block.epoch },
             cache: TupleCache::new(layout.clone(), cache_bytes, next - 1),
-            map: DirtyMap::clean(&layout),
-            dirty: HashMap::new(),
-            unmarked: BTreeSet::new(),
+            regions: Regions::clean(&layout),
             tail: next,
             open: OpenPage::new(),
             next,
@@ -322,13 +316,8 @@ impl Journal {
         if self.mode == IntentMode::Block {
             self.seal();
         }
-        // a region may have been asked for again while the commit that marks it was running
-        let mut regions = std::mem::take(&mut self.unmarked);
-        regions.retain(|region| !self.dirty.contains_key(region));
-        for &region in &regions {
-            self.map.set(region, true);
-        }
-        if self.volatile.is_empty() && !self.map.has_changes() {
+        let regions = self.regions.begin_marking();
+        if self.volatile.is_empty() && !self.regions.has_changes() {
             return None;
         }
         self.attempts += 1;
@@ -336,7 +325,7 @@ impl Journal {
         let first = self.next - pages.len() as u64;
         Some(Commit {
             attempt: self.attempts,
-            sectors: self.map.take_changes(&self.layout),
+            sectors: self.regions.take_changes(&self.layout),
             pages: (first..).map(|seq| self.layout.log_page_offset(seq)).zip(pages).collect(),
             through: self.next - 1,
             regions,
@@ -348,7 +337,7 @@ impl Journal {
         self.commit.end(commit.attempt, result);
         if result.is_ok() {
             self.durable = commit.through;
-            self.dirty.extend(commit.regions.into_iter().map(|region| (region, 0)));
+            self.regions.are_marked(commit.regions);
             return;
         }
         if let Some(checkpoint) = &self.checkpointing {
@@ -357,10 +346,7 @@ impl Journal {
         }
         // one that waits for the commit has failed with it, and is not to ask for it again and again
         self.checkpoint.failing |= std::mem::take(&mut self.checkpoint.wanted);
-        for region in commit.regions {
-            self.map.set(region, false);
-        }
-        self.map.changed_again(&self.layout, &commit.sectors);
+        self.regions.are_not_marked(&self.layout, &commit);
         for (_, page) in commit.pages.into_iter().rev() {
             self.volatile.push_front(page);
         }
@@ -420,7 +406,7 @@ impl Journal {
     pub fn tick(&mut self) {
         if !std::mem::take(&mut self.busy) || self.checkpoint.failing {
             self.want_checkpoint();
-            self.commit.wanted |= self.map.has_changes();
+            self.commit.wanted |= self.regions.has_changes();
         }
     }
 
@@ -434,7 +420,7 @@ impl Journal {
     /// Whether everything is in the array.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tail == self.next && self.open.is_empty() && !self.map.has_changes()
+        self.tail == self.next && self.open.is_empty() && !self.regions.has_changes()
     }
 
     /// Begins anew with `superblock`, which is on disk and goes on where this log ends. The log is empty.
@@ -457,12 +443,7 @@ impl Journal {
         if self.mode == IntentMode::Block || !self.rules.contains(Rules::BIT_BEFORE_DATA) {
             return true;
         }
-        let mut marked = true;
-        for region in self.layout.regions_of(intervals).filter(|region| !self.dirty.contains_key(region)) {
-            self.unmarked.insert(region);
-            marked = false;
-        }
-        marked
+        self.regions.ask(self.layout.regions_of(intervals))
     }
 
     fn refuse_stuck(&self) -> io::Result<()> {
@@ -480,11 +461,9 @@ impl Journal {
     /// Takes the dirty bits of regions of which no page from `tail` on has a record.
     fn clean_regions(&mut self, tail: u64) {
         let all = !self.rules.contains(Rules::CLEAN_WHEN_CHECKPOINTED);
-        for (region, _) in self.dirty.extract_if(|_, newest| *newest < tail || all) {
-            self.map.set(region, false);
-        }
+        self.regions.clean_before(if all { u64::MAX } else { tail });
         // no one waits for these bits, but they are to be seen one day
-        self.commit.wanted |= self.map.has_changes();
+        self.commit.wanted |= self.regions.has_changes();
     }
 
     fn append(&mut self, intervals: &Range<u64>, change: Change<'_>) -> Logged {
@@ -504,11 +483,7 @@ impl Journal {
             self.turn_page();
         }
         let logged = Logged { first: first.unwrap_or(self.next), last: self.next };
-        for region in self.layout.regions_of(intervals) {
-            if let Some(newest) = self.dirty.get_mut(&region) {
-                *newest = logged.last;
-            }
-        }
+        self.regions.record(self.layout.regions_of(intervals), logged.last);
         logged
     }
 

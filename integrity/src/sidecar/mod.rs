@@ -22,6 +22,7 @@ mod layout;
 mod log;
 mod media;
 mod recovery;
+mod regions;
 mod replay;
 mod rules;
 mod session;

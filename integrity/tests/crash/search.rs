@@ -71,8 +71,9 @@ fn search(mode: IntentMode) {
 fn schedule(mode: IntentMode, seed: u64) -> u64 {
     let setup = match seed % 8 {
         0 => Setup::two_regions(mode),
-        1 | 2 => Setup::tight_cache(mode),
-        3..=5 => Setup::growing(mode),
+        1 => Setup::marked_ahead(mode),
+        2 | 3 => Setup::tight_cache(mode),
+        4 | 5 => Setup::growing(mode),
         _ => Setup::small(mode),
     };
     let style =

@@ -59,6 +59,11 @@ impl Setup {
         Self { interval: 8192, image_size, lbas: vec![127, 128], ..Self::small(mode) }
     }
 
+    /// Blocks in regions of which a write marks others with its own.
+    pub(crate) fn marked_ahead(mode: IntentMode) -> Self {
+        Self { interval: 32768, image_size: 4 << 20, lbas: vec![0, 64, 127], ..Self::small(mode) }
+    }
+
     /// Blocks whose tuples lie in three pages of the array, of which the memory holds two.
     pub(crate) fn tight_cache(mode: IntentMode) -> Self {
         Self {

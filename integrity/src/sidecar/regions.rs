@@ -1,0 +1,236 @@
+//! The regions that may be written: their dirty bits, and what is marked ahead.
+//!
+//! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So that a guest which writes all over
+//! its disk does not pay one for each MiB, a sync marks neighbours of what was asked for along with it. What is marked ahead costs
+//! nothing while the disk is served. After a crash it is read like any dirty region, and what has rotted there is adopted and
+//! reported instead of found by a read; that is why it is bounded by what was written. The first write after a pause marks what it
+//! needs, and no more.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use foldhash::fast::RandomState;
+
+use super::commit::Commit;
+use super::dirty_map::{DirtyMap, MapSector};
+use super::layout::Layout;
+
+/// Regions, an aligned run of them, that one sync marks for a write at most.
+const RUN_MAX: u64 = 64;
+
+/// Regions marked ahead for each one that has been written since it was marked.
+const AHEAD_FACTOR: u64 = 4;
+
+/// Regions marked ahead at most, while fewer than that have been written.
+const AHEAD_MAX: u64 = 512;
+
+/// For each region what is on disk, and who asked for more.
+#[derive(Debug)]
+pub(super) struct Regions {
+    count: u64,
+    map: DirtyMap,
+    /// Those whose dirty bit is durable, with the newest page of the log that has a record of theirs; 0: none has.
+    dirty: HashMap<u64, u64, RandomState>,
+    /// How many of `dirty` have a record.
+    written: u64,
+    /// Those whose dirty bit somebody waits for.
+    unmarked: BTreeSet<u64>,
+}
+
+impl Regions {
+    /// No region is dirty.
+    pub(super) fn clean(layout: &Layout) -> Self {
+        Self {
+            count: layout.regions(),
+            map: DirtyMap::clean(layout),
+            dirty: HashMap::default(),
+            written: 0,
+            unmarked: BTreeSet::new(),
+        }
+    }
+
+    /// Whether `regions` are known, durably, to be dirty. Those that are not will be.
+    pub(super) fn ask(&mut self, regions: Range<u64>) -> bool {
+        let mut marked = true;
+        for region in regions.filter(|region| !self.dirty.contains_key(region)) {
+            self.unmarked.insert(region);
+            marked = false;
+        }
+        marked
+    }
+
+    /// Page `seq` of the log has a record of `regions`.
+    pub(super) fn record(&mut self, regions: Range<u64>, seq: u64) {
+        for region in regions {
+            if let Some(newest) = self.dirty.get_mut(&region) {
+                self.written += u64::from(*newest == 0);
+                *newest = seq;
+            }
+        }
+    }
+
+    /// Sets the bits of all that were asked for, and of some beside them: the regions that are dirty when the map is durable.
+    pub(super) fn begin_marking(&mut self) -> BTreeSet<u64> {
+        let mut regions = std::mem::take(&mut self.unmarked);
+        // one may have been asked for again while the commit that marks it was running
+        regions.retain(|region| !self.dirty.contains_key(region));
+        let mut ahead = self.room_ahead();
+        for region in regions.clone() {
+            let run = run_around(region, (ahead + 1).min(RUN_MAX));
+            for neighbour in (run.start..run.end.min(self.count)).filter(|it| !self.dirty.contains_key(it)) {
+                ahead = ahead.saturating_sub(u64::from(regions.insert(neighbour)));
+            }
+        }
+        for &region in &regions {
+            self.map.set(region, true);
+        }
+        regions
+    }
+
+    /// What [`Self::begin_marking`] set is durable.
+    pub(super) fn are_marked(&mut self, regions: BTreeSet<u64>) {
+        self.dirty.extend(regions.into_iter().map(|region| (region, 0)));
+    }
+
+    /// The commit that was to make it durable has failed.
+    pub(super) fn are_not_marked(&mut self, layout: &Layout, commit: &Commit) {
+        for &region in &commit.regions {
+            self.map.set(region, false);
+        }
+        self.map.changed_again(layout, &commit.sectors);
+    }
+
+    /// Takes the dirty bits of regions of which no page from `tail` on has a record.
+    pub(super) fn clean_before(&mut self, tail: u64) {
+        for (region, newest) in self.dirty.extract_if(|_, newest| *newest < tail) {
+            self.written -= u64::from(newest > 0);
+            self.map.set(region, false);
+        }
+    }
+
+    /// Whether the map on disk is another one.
+    pub(super) fn has_changes(&self) -> bool {
+        self.map.has_changes()
+    }
+
+    /// The sectors of the map that have changed since the last call.
+    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapSector> {
+        self.map.take_changes(layout)
+    }
+
+    /// How many more may be marked ahead.
+    fn room_ahead(&self) -> u64 {
+        let allowed = (self.written * AHEAD_FACTOR).min(AHEAD_MAX.max(self.written));
+        allowed.saturating_sub(self.dirty.len() as u64 - self.written)
+    }
+}
+
+/// The largest aligned run around `region` of a power of two, at most `len` (not 0), regions.
+fn run_around(region: u64, len: u64) -> Range<u64> {
+    let len = 1 << len.ilog2();
+    let start = region / len * len;
+    start..start + len
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sidecar::Superblock;
+    use crate::{Guard, IntegrityProfile, PiType};
+
+    /// Of an image of so many regions.
+    fn regions(count: u64) -> (Layout, Regions) {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        let layout = Superblock::new([1; 16], profile, count << 20).unwrap().layout().clone();
+        let regions = Regions::clean(&layout);
+        (layout, regions)
+    }
+
+    /// Writes to `order`, one after the other; how many had to wait for a sync.
+    fn syncs(layout: &Layout, regions: &mut Regions, order: impl IntoIterator<Item = u64>) -> usize {
+        let waits = |region| {
+            let waits = !regions.ask(region..region + 1);
+            if waits {
+                let marked = regions.begin_marking();
+                regions.take_changes(layout);
+                regions.are_marked(marked);
+            }
+            assert!(regions.ask(region..region + 1));
+            regions.record(region..region + 1, 1);
+            waits
+        };
+        order.into_iter().map(waits).filter(|waits| *waits).count()
+    }
+
+    #[test]
+    fn a_write_here_or_there_marks_no_more_than_it_needs() {
+        let (layout, mut regions) = regions(1024);
+        assert_eq!(syncs(&layout, &mut regions, [100]), 1);
+        assert_eq!(regions.map.dirty(1024).collect::<Vec<_>>(), [100]);
+    }
+
+    #[test]
+    fn sequential_writes_wait_for_few_syncs() {
+        let (layout, mut regions) = regions(1024);
+        assert!(syncs(&layout, &mut regions, 0..1024) < 24);
+    }
+
+    #[test]
+    fn random_writes_wait_for_fewer_syncs_than_regions() {
+        let (layout, mut regions) = regions(1024);
+        // a permutation: 389 is odd
+        assert!(syncs(&layout, &mut regions, (0..1024).map(|at| at * 389 % 1024)) < 300);
+    }
+
+    #[test]
+    fn what_was_cleaned_counts_as_written_no_more() {
+        let (layout, mut regions) = regions(1024);
+        syncs(&layout, &mut regions, 0..40);
+        regions.clean_before(2);
+        regions.take_changes(&layout);
+        assert_eq!(syncs(&layout, &mut regions, [500]), 1);
+        assert_eq!(regions.map.dirty(1024).collect::<Vec<_>>(), [500]);
+    }
+
+    #[test]
+    fn what_a_failed_commit_was_to_mark_is_marked_by_the_next() {
+        let (layout, mut regions) = regions(1024);
+        syncs(&layout, &mut regions, 0..40);
+        let dirty: Vec<_> = regions.map.dirty(1024).collect();
+        assert!(!regions.ask(500..501));
+        let failed = Commit {
+            attempt: 1,
+            regions: regions.begin_marking(),
+            sectors: regions.take_changes(&layout),
+            pages: Vec::new(),
+            through: 0,
+        };
+        assert!(failed.regions.len() > 1);
+        regions.are_not_marked(&layout, &failed);
+        assert_eq!(regions.map.dirty(1024).collect::<Vec<_>>(), dirty);
+        assert!(regions.has_changes() && !regions.ask(500..501));
+        assert_eq!(regions.begin_marking(), failed.regions);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_marked_ahead_is_bounded_by_what_was_written(
+            count in 1u64..6000, order in prop::collection::vec(any::<prop::sample::Index>(), 1..300)
+        ) {
+            let (layout, mut regions) = regions(count);
+            let mut written = BTreeSet::new();
+            for index in order {
+                let region = index.index(usize::try_from(count).unwrap()) as u64;
+                written.insert(region);
+                syncs(&layout, &mut regions, [region]);
+                let dirty: BTreeSet<_> = regions.map.dirty(count).collect();
+                prop_assert!(dirty.is_superset(&written) && dirty.iter().eq(regions.dirty.keys().collect::<BTreeSet<_>>()));
+                prop_assert_eq!(regions.written, written.len() as u64);
+                let ahead = (dirty.len() - written.len()) as u64;
+                prop_assert!(ahead <= AHEAD_MAX.max(regions.written) && ahead <= regions.written * AHEAD_FACTOR);
+            }
+        }
+    }
+}
