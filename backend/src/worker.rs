@@ -108,6 +108,8 @@ pub struct QueueWorker<B: BlockDevice> {
     done: Vec<Done>,
     transfers: usize,
     starved: bool,
+    /// A request of which more is begun as soon as its pieces so far were looked at.
+    cutting: Option<usize>,
     stopping: bool,
     retired: bool,
 }
@@ -147,6 +149,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             done: Vec::new(),
             transfers: 0,
             starved: false,
+            cutting: None,
             stopping: false,
             retired: false,
         })
@@ -170,7 +173,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let mut reaped = 0;
         loop {
             let accepted = self.accept();
-            self.launch();
+            self.launch()?;
             self.settle();
             if self.stopping && self.requests.is_empty() {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
@@ -351,14 +354,19 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios.
-    fn launch(&mut self) {
+    fn launch(&mut self) -> io::Result<()> {
         while let Some(&id) = self.ready.front() {
-            if self.launch_request(id) == Launch::Starved {
+            if self.launch_request(id)? == Launch::Starved {
                 if !self.starved {
                     self.starved = true;
                     self.metrics().starved.add(1);
                 }
-                return;
+                // the folios may be full of this read's own pieces, with none on its way that would bring us back here
+                if self.requests.get(id).is_some_and(Active::is_deliverable) {
+                    self.deliver(id);
+                    continue;
+                }
+                return Ok(());
             }
             self.ready.pop_front();
             if let Some(active) = self.requests.get_mut(id) {
@@ -367,9 +375,10 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.finish_if_done(id);
         }
         self.starved = false;
+        Ok(())
     }
 
-    fn launch_request(&mut self, id: usize) -> Launch {
+    fn launch_request(&mut self, id: usize) -> io::Result<Launch> {
         if let Some(active) = self.requests.get_mut(id).filter(|active| active.work == Work::Flush) {
             active.in_flight += 1;
             self.device.submit(Operation::Flush { request: id });
@@ -377,7 +386,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         while let Some(active) = self.requests.get_mut(id).filter(|active| !active.all_begun()) {
             let (from, to) = (active.start + active.begun, active.start + active.len);
             if self.transfers == TRANSFERS_MAX {
-                return Launch::Starved;
+                return Ok(Launch::Starved);
             }
             if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange | ZeroBy::Deallocate)) = active.work
                 && let Some(len) = extent::whole_granules(from, to, self.info.granule)
@@ -388,7 +397,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 continue;
             }
             let Some(mut transfer) = self.begin(id, from, to) else {
-                return Launch::Starved;
+                return Ok(Launch::Starved);
             };
             let filled = match transfer.direction {
                 Direction::Read => Ok(()),
@@ -398,8 +407,21 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Ok(()) => self.device.submit(Operation::Transfer(transfer)),
                 Err(failure) => self.end_transfer(transfer, Some(failure)),
             }
+            if self.transfers == 1 && !self.requests[id].all_begun() {
+                self.start_early(id)?;
+            }
         }
-        Launch::Whole
+        Ok(Launch::Whole)
+    }
+
+    /// Gives an idle device the piece of a request that is still being cut. One that is served at once, from memory, leaves its
+    /// folio hot in the cache for the next piece; a device that takes its time works while the others are copied.
+    fn start_early(&mut self, id: usize) -> io::Result<()> {
+        self.cutting = Some(id);
+        let entered = self.device.enter(false);
+        self.reap();
+        self.cutting = None;
+        entered
     }
 
     /// Finds memory for the next part of a request, bytes `from..to` of the device being left. `None`: no folio is free.
@@ -586,7 +608,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// `complete`: when nothing is in flight for the request and nothing is to come.
     fn finish_if_done(&mut self, id: usize) {
-        if self.requests.get(id).is_some_and(Active::is_deliverable) {
+        if self.cutting != Some(id) && self.requests.get(id).is_some_and(Active::is_deliverable) {
             self.deliver(id);
         }
         let Some(active) = self.requests.get_mut(id) else {

@@ -12,6 +12,7 @@ mod back_pressure;
 mod broken_rings;
 mod device_errors;
 mod fuzz_corpus;
+mod large_requests;
 mod media_errors;
 mod random_sequences;
 mod stopping;

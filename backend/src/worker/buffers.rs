@@ -11,6 +11,10 @@ use crate::extent::Extent;
 use crate::inflight::{Buffer, GuestVectors, HeldMemory, SpareVectors};
 use crate::memory::GuestMemory;
 
+/// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a transfer of its own to any disk, and
+/// with the guest's memory that it is copied from it fits in a level 2 cache, so that the guard is computed over what is at hand.
+const PIECE_SIZE: usize = 256 << 10;
+
 /// The buffers of one worker.
 #[derive(Debug)]
 pub(super) struct Buffers {
@@ -87,6 +91,9 @@ impl Buffers {
     }
 
     fn folio(&mut self, extent: Extent) -> Option<(BounceFolio, Extent)> {
+        let piece: usize =
+            std::env::var("PIECE_KIB").map_or(PIECE_SIZE, |kib| kib.parse::<usize>().unwrap() << 10);
+        let extent = extent.within(piece.max(self.granule), self.granule);
         let folio = self.pool.take(extent.device_len, self.granule)?;
         let extent = extent.within(folio.len(), self.granule);
         Some((folio, extent))
