@@ -6,6 +6,8 @@
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 SOAK_MESSAGES ?= 1000000
+# seconds of the load under which `make bench` watches memory
+MEMORY_SECONDS ?= 600
 
 demo: prerequisites
 	cargo build --release --locked -p stableblk -p demo
@@ -30,7 +32,7 @@ bench-programs: prerequisites
 	cargo build --release --locked --target-dir target/bench -p stableblk-bench
 
 bench: bench-programs
-	$(BENCH) run
+	$(BENCH) run --memory-seconds $(MEMORY_SECONDS)
 	$(BENCH) report
 
 bench-quick: bench-programs

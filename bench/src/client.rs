@@ -21,6 +21,8 @@ const CONNECT_INTERVAL: Duration = Duration::from_millis(1);
 const STALL_TIME: Duration = Duration::from_secs(10);
 /// Completions taken at a time.
 const BATCH: usize = 64;
+/// Bytes of a request that is only there to have been made.
+const TOUCH_LEN: usize = 4096;
 /// Descriptors of a request: header, data, status. The client has no indirect ones.
 const DESCRIPTORS: usize = 3;
 /// Latencies from a nanosecond to a minute, in three digits.
@@ -128,23 +130,47 @@ impl Client {
         Ok(Counted { latencies, window: now - start, client_busy })
     }
 
+    /// Reads or writes `TOUCH_LEN` bytes in every `distance` of the disk, so that what the first request to a part of it costs
+    /// is no part of the figures.
+    pub(crate) fn touch(&mut self, distance: u64, is_read: bool) -> Result<(), BenchError> {
+        let disk = self.blocks * self.workload.block_size as u64;
+        let len = TOUCH_LEN.min(self.workload.block_size);
+        let distance = usize::try_from(distance).unwrap_or(usize::MAX).max(len);
+        let mut places = (0..disk).step_by(distance);
+        let mut touch = |client: &mut Self, slot| {
+            if let Some(place) = places.next() {
+                client.give(slot, (place, len), is_read);
+                client.in_flight += 1;
+            }
+        };
+        (0..self.begun.len()).for_each(|slot| touch(self, slot));
+        self.complete_all(touch)
+    }
+
     /// Waits for what is in flight. Then every buffer that was read into must hold what the whole disk holds, unless the
     /// disk is one that stores nothing.
     pub(crate) fn drain(&mut self, stores: bool) -> Result<(), BenchError> {
+        self.complete_all(|_, _| {})?;
+        if stores && !content::is_that_of_the_disk(buffers(&mut self.memory)) {
+            return Err(BenchError::WrongData);
+        }
+        Ok(())
+    }
+
+    /// Until nothing is in flight. `next` may give more for a slot.
+    fn complete_all(&mut self, mut next: impl FnMut(&mut Self, usize)) -> Result<(), BenchError> {
         let mut last_completion = Instant::now();
         while self.in_flight > 0 {
             for queue in 0..self.queues.len() {
                 let mut done = [const { MaybeUninit::uninit() }; BATCH];
                 for completion in self.poll(queue, &mut done)? {
-                    completed(completion)?;
+                    let slot = completed(completion)?;
                     self.in_flight -= 1;
                     last_completion = Instant::now();
+                    next(self, slot);
                 }
             }
             self.wait_a_moment(last_completion.elapsed())?;
-        }
-        if stores && !content::is_that_of_the_disk(buffers(&mut self.memory)) {
-            return Err(BenchError::WrongData);
         }
         Ok(())
     }
@@ -159,15 +185,18 @@ impl Client {
     }
 
     fn submit(&mut self, slot: usize, now: Instant) {
-        let len = self.workload.block_size;
-        let offset = self.random.u64(..self.blocks) * len as u64;
-        let buffer = (self.memory.addr + slot * len) as *mut u8;
-        self.begun[slot] = now;
+        let offset = self.random.u64(..self.blocks) * self.workload.block_size as u64;
         let is_read = match self.workload.pattern {
             Pattern::Randread => true,
             Pattern::Randwrite => false,
             Pattern::Randrw => self.random.u8(..100) < Pattern::READ_SHARE,
         };
+        self.begun[slot] = now;
+        self.give(slot, (offset, self.workload.block_size), is_read);
+    }
+
+    fn give(&mut self, slot: usize, (offset, len): (u64, usize), is_read: bool) {
+        let buffer = (self.memory.addr + slot * self.workload.block_size) as *mut u8;
         let queue = &mut self.queues[slot / self.workload.depth];
         if is_read {
             queue.read(offset, buffer, len, slot, ReqFlags::empty());

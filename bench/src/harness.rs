@@ -28,6 +28,10 @@ use crate::workload::{Pattern, Workload};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Ends with all that was written made durable.
 const STOP_TIME: Duration = Duration::from_secs(60);
+/// A block in so many KiB is read or written before each run, which is one for each page of 64-bit tuples, and less than a region.
+const TOUCH_KIB: &str = "992";
+/// The longest load for the memory of others than stableblk as it comes.
+const MEMORY_SECONDS_OF_OTHERS: u64 = 30;
 /// How long an idle back-end is watched.
 const IDLE_MILLISECONDS: u64 = 3000;
 
@@ -43,12 +47,12 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: u32,
     /// How long each run is measured
-    #[arg(long, default_value_t = 600, value_name = "N")]
+    #[arg(long, default_value_t = 300, value_name = "N")]
     milliseconds: u64,
     /// How long each run is warmed up before
     #[arg(long, default_value_t = 60, value_name = "N")]
     warm_up_milliseconds: u64,
-    /// How long the load is under which a back-end's memory is watched
+    /// How long the load is under which the memory of bounce + PI 64b is watched; of others half a minute at most
     #[arg(long, default_value_t = 30, value_name = "N")]
     memory_seconds: u64,
     /// Size of the images
@@ -201,17 +205,19 @@ impl Bench<'_> {
 
     /// Four queues of 128 for a while, and then nothing.
     fn measure_at_rest(&self, disk: &Disk, at_rest: &mut Vec<AtRest>) -> Result<(), BenchError> {
-        let window = Duration::from_secs(self.args.memory_seconds);
         let subjects = [Subject::PiCrc64, Subject::PiCrc64Sleeping, Subject::Qemu];
         for subject in subjects.into_iter().filter(|it| self.args.filter.admits_subject(*it)) {
             let workload = Workload::new(Pattern::Randrw, 4096, 128).with_queues(4);
             let cell = Cell { storage: disk.storage, workload };
             self.progress.set_message(format!("{cell}, {}: memory, and at rest", subject.title()));
             let idle = Duration::from_millis(IDLE_MILLISECONDS);
+            let longest = if subject == Subject::PiCrc64 { u64::MAX } else { MEMORY_SECONDS_OF_OTHERS };
+            let seconds = self.args.memory_seconds.min(longest);
+            let window = Duration::from_secs(seconds);
             let LoadResult { sample, memory_before, idle } =
                 self.load(disk, workload, subject, window, idle)?;
             at_rest.extend(sample.memory.zip(idle).map(|(memory_after, idle)| {
-                let load_milliseconds = self.args.memory_seconds * 1000;
+                let load_milliseconds = seconds * 1000;
                 AtRest { cell, subject, load_milliseconds, memory_before, memory_after, idle }
             }));
         }
@@ -255,6 +261,7 @@ impl Bench<'_> {
         client.args(["--depth", &depth.to_string(), "--queues", &queues.to_string()]);
         client.args(["--milliseconds", &window.as_millis().to_string()]);
         client.args(["--warm-up-milliseconds", &self.args.warm_up_milliseconds.to_string()]);
+        client.args(["--touch-kib", TOUCH_KIB]);
         client.args(["--idle-milliseconds", &idle.as_millis().to_string()]);
         if disk.storage == Storage::Null {
             client.arg("--null");

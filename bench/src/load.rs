@@ -32,6 +32,9 @@ pub(crate) struct LoadArgs {
     /// How long to warm up before
     #[arg(long, value_name = "N", default_value_t = 100)]
     warm_up_milliseconds: u64,
+    /// Before anything else, read or write a block in every so many KiB
+    #[arg(long, value_name = "N")]
+    touch_kib: Option<u64>,
     /// How long to stay connected afterwards without a request, and to watch the back-end do nothing
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle_milliseconds: u64,
@@ -42,6 +45,11 @@ pub(crate) struct LoadArgs {
 
 pub(crate) fn run(args: &LoadArgs) -> Result<(), BenchError> {
     let mut client = Client::connect(&args.socket_path, args.workload)?;
+    if let Some(kib) = args.touch_kib {
+        for is_read in args.workload.pattern.directions() {
+            client.touch(kib << 10, *is_read)?;
+        }
+    }
     client.drive(Duration::from_millis(args.warm_up_milliseconds))?;
     let (memory_before, cpu) = (Memory::of(args.pid)?, CpuTime::of(args.pid)?);
     let counted = client.drive(Duration::from_millis(args.milliseconds))?;

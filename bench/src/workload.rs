@@ -21,6 +21,15 @@ impl Pattern {
     /// Percent of reads where there are both.
     pub(crate) const READ_SHARE: u8 = 70;
 
+    /// Whether there are reads (true), writes (false), or both.
+    pub(crate) fn directions(self) -> &'static [bool] {
+        match self {
+            Self::Randread => &[true],
+            Self::Randwrite => &[false],
+            Self::Randrw => &[true, false],
+        }
+    }
+
     /// The name that fio has for it, and we too.
     pub(crate) fn name(self) -> &'static str {
         match self {
