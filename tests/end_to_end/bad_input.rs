@@ -111,7 +111,7 @@ fn a_socket_path_that_is_taken_or_nowhere() {
     assert_command_refused(&mut serve_command(&file, &image, &[]), &image, &["exists and is not a socket"]);
     assert_eq!(fs::read(&file).unwrap(), b"data");
     let nowhere = directory.path().join("no/such/directory");
-    assert_command_refused(&mut serve_command(&nowhere, &image, &[]), &image, &["cannot listen on socket"]);
+    assert_command_refused(&mut serve_command(&nowhere, &image, &[]), &image, &["there is no directory"]);
 }
 
 #[test]
