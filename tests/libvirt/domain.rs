@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,8 @@ impl Domain {
 
     /// Starts the back-end as `qemu-configs/README.md` does.
     pub(crate) fn serve(&mut self) {
-        self.server = Some(self.serve_to(&self.libvirt, &[]));
+        let control = self.control_socket();
+        self.server = Some(self.serve_to(&self.libvirt, &["--control", &control.to_string_lossy()]));
     }
 
     /// Starts a back-end for the domain in `libvirt`.
@@ -116,6 +118,18 @@ impl Domain {
         // the group kvm, as QEMU's user sees it
         let options = [&["--socket-group", "nogroup"], options].concat();
         self.stableblk.serve(&self.image(), &socket, &options).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs `stableblk ctl`, which must succeed.
+    pub(crate) fn ctl(&self, arguments: &[&str]) {
+        let mut ctl = Command::new(PROGRAM);
+        let output = ctl.arg("ctl").arg(self.control_socket()).args(arguments).output();
+        let output = output.expect("start stableblk");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.libvirt.sockets().join("control.sock")
     }
 
     /// Stops the back-end with SIGTERM; it must end well.
@@ -138,6 +152,12 @@ impl Domain {
     pub(crate) fn wait_for_rounds(&self, more: usize) {
         let before = self.rounds();
         self.wait_for("rounds", || self.rounds() >= before + more);
+    }
+
+    /// Waits until the guest did a round on a disk of `mib` mebibytes.
+    pub(crate) fn wait_for_round_on(&self, mib: u32) {
+        let round = format!(" on {mib} MiB\n");
+        self.wait_for(&round, || self.output().contains(&round));
     }
 
     /// Rounds since the domain's first start.

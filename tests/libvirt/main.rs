@@ -6,6 +6,7 @@ mod daemon;
 mod domain;
 
 mod migrate;
+mod resize;
 mod restart;
 mod save;
 mod start_and_stop;
