@@ -312,9 +312,8 @@ impl<B: BlockDevice> Session<B> {
         if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
             return;
         }
-        match self.disk.device.hand_over() {
-            Ok(()) => tracing::info!("handed the disk over"),
-            Err(error) => tracing::error!("handed the disk over to be recovered: cannot close it: {error}"),
+        if let Err(error) = self.disk.device.hand_over() {
+            tracing::error!("handed the disk over to be recovered: cannot close it: {error}");
         }
     }
 

@@ -5,6 +5,7 @@ mod bench;
 mod filesystems;
 mod fio;
 mod memory_hotplug;
+mod migration;
 mod outages;
 mod power_cuts;
 mod rewriting;

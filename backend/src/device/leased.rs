@@ -118,6 +118,7 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         let closed = device.close();
         // no queue is left, so the files are closed with this, and unlocked by that
         drop(device);
+        tracing::info!("handed the disk over");
         closed
     }
 }

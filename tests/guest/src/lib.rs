@@ -9,9 +9,11 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod machine;
+mod moving;
 mod newc;
 mod parts;
 mod programs;
+mod qmp;
 mod stableblk;
 mod tool_disk;
 
@@ -25,6 +27,7 @@ use std::{
 pub use error::GuestError;
 pub use kernel::Kernel;
 use machine::{Ending, Machine};
+pub use moving::MovingGuest;
 pub use parts::{Qemu, qemu_config, qemu_storage_daemon, unpacked_qemu};
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;

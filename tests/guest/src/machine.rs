@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -59,20 +59,32 @@ impl Machine {
         Self { qemu, console, output, errors }
     }
 
+    /// With further arguments for QEMU.
+    pub(crate) fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.qemu.args(arguments);
+        self
+    }
+
     /// Runs QEMU to its end, or to the limit.
     pub(crate) fn run(&mut self, script_limit: Duration) -> Result<Ending, GuestError> {
         // a former attempt's console must not be taken for this one's
         write(&self.console, &[])?;
         let mut process = self.start()?;
+        self.wait(&mut process, script_limit)
+    }
+
+    /// Waits until QEMU, which boots, comes to its end, or to the limit.
+    pub(crate) fn wait(&self, process: &mut Process, script_limit: Duration) -> Result<Ending, GuestError> {
         let (mut up, mut ends_by) = (false, Instant::now() + BOOT_LIMIT);
         loop {
-            let status = process.0.try_wait().map_err(|error| qemu_failed(error.to_string()))?;
-            if !up && self.console()?.contains("GUEST-UP") {
+            let status = process.status()?;
+            if !up && self.is_up()? {
                 (up, ends_by) = (true, Instant::now() + script_limit);
             }
+            if let Some(script) = status.and_then(script_status) {
+                return Ok(Ending::Script(script));
+            }
             match status.map(|status| status.code()) {
-                // isa-debug-exit: 2 * (16 + status of the script) + 1
-                Some(Some(code)) if code > 32 => return Ok(Ending::Script((code - 1) / 2 - 16)),
                 Some(Some(0)) if up => return Ok(Ending::Died),
                 Some(Some(0)) => return Ok(Ending::BeforeUp),
                 Some(_) => return Err(qemu_failed(read_text(&self.errors)?)),
@@ -83,9 +95,20 @@ impl Machine {
         }
     }
 
-    fn start(&mut self) -> Result<Process, GuestError> {
+    /// Whether the guest has reached its first program.
+    pub(crate) fn is_up(&self) -> Result<bool, GuestError> {
+        Ok(self.console()?.contains("GUEST-UP"))
+    }
+
+    pub(crate) fn start(&mut self) -> Result<Process, GuestError> {
         let errors = File::create(&self.errors).map_err(GuestError::file(&self.errors))?;
         self.qemu.stderr(errors).spawn().map(Process).map_err(qemu_failed)
+    }
+
+    /// Why a guest did not do what it should, with what QEMU and the guest's kernel said of it.
+    pub(crate) fn failure(&self, what: &impl ToString) -> GuestError {
+        let said = [&self.errors, &self.console].map(|path| read_text(path).unwrap_or_default());
+        qemu_failed(format!("{}; it said:\n{}", what.to_string(), said.join("\n")))
     }
 
     /// What the guest's script printed.
@@ -99,13 +122,25 @@ impl Machine {
     }
 }
 
-fn qemu_failed(reason: impl ToString) -> GuestError {
+/// What the script ended with, if QEMU ended by its order. isa-debug-exit: 2 * (16 + status of the script) + 1.
+pub(crate) fn script_status(status: ExitStatus) -> Option<i32> {
+    status.code().filter(|code| *code > 32).map(|code| (code - 1) / 2 - 16)
+}
+
+pub(crate) fn qemu_failed(reason: impl ToString) -> GuestError {
     GuestError::program("qemu-system-x86_64")(reason)
 }
 
 /// QEMU does not outlive the run, however that ends.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// How it has ended, if it has.
+    pub(crate) fn status(&mut self) -> Result<Option<ExitStatus>, GuestError> {
+        self.0.try_wait().map_err(|error| qemu_failed(error.to_string()))
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
