@@ -13,6 +13,7 @@ mod corrupt_media;
 mod crashed_image;
 mod dirty_log;
 mod features;
+mod fencing;
 mod file_in_memory;
 mod flush_and_kill;
 mod full_disk;
