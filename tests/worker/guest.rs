@@ -14,10 +14,12 @@ use stableblk::device::BlockDevice;
 use stableblk::disk::{Bounce, Disk};
 use stableblk::event::{CallFd, KickFd};
 use stableblk::inbox::{Inbox, Message};
+use stableblk::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::memory::GuestMemory;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
+use vhost::vhost_user::message::VhostUserInflight;
 use virtio::testing::{Buffer, Driver, Used, header, range};
 use virtio::{DEVICE_ID_LEN, DiskLimits, Range, RangeLimits, SECTOR_SIZE, SplitRing, request_type};
 use vm_memory::{Bytes, GuestAddress};
@@ -35,6 +37,14 @@ pub(crate) const QUEUE_SPAN: u64 = 64 << 20;
 /// Between buffers, to notice a device that writes past one.
 const MARGIN: [u8; 16] = [0xA5; 16];
 
+/// The part of a queue in a region of its own.
+fn new_inflight_queue(ring_size: u16) -> InflightQueue {
+    let limits = InflightLimits { queues: 1, queue_size: ring_size };
+    let (made, file) = inflight_region::create(&VhostUserInflight::new(0, 0, 1, ring_size), limits).unwrap();
+    let region = Arc::new(InflightRegion::map(&made, file, limits).unwrap());
+    InflightQueue::take_over(&region, 0, ring_size, 0).unwrap().unwrap()
+}
+
 /// Memory for a guest with `queues` queues; pages that are not touched cost nothing.
 pub(crate) fn guest_memory(queues: u64) -> Arc<GuestMemory> {
     let len = usize::try_from(queues * QUEUE_SPAN).unwrap();
@@ -42,6 +52,7 @@ pub(crate) fn guest_memory(queues: u64) -> Arc<GuestMemory> {
 }
 
 /// What front-end and driver chose.
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) queues: usize,
@@ -51,6 +62,10 @@ pub(crate) struct Setup {
     /// In bytes.
     pub(crate) block_size: u32,
     pub(crate) poll: Duration,
+    pub(crate) bounce: Bounce,
+    pub(crate) read_only: bool,
+    /// The front-end keeps an in-flight region.
+    pub(crate) inflight: bool,
 }
 
 impl Default for Setup {
@@ -62,6 +77,9 @@ impl Default for Setup {
             writethrough: false,
             block_size: 512,
             poll: Duration::ZERO,
+            bounce: Bounce::Always,
+            read_only: false,
+            inflight: false,
         }
     }
 }
@@ -188,13 +206,13 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             limits: DiskLimits {
                 capacity_sectors,
                 block_size: setup.block_size,
-                read_only: false,
+                read_only: setup.read_only,
                 discard: Some(limits),
                 write_zeroes: Some(limits),
             },
             negotiated: Gauge::default(),
             serial: [0; DEVICE_ID_LEN],
-            bounce: Bounce::Always,
+            bounce: setup.bounce,
             poll: setup.poll,
         });
         let queues = (0u64..).take(setup.queues).map(|index| {
@@ -228,7 +246,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             kick: KickFd::new(clone(&queue.kick)).unwrap(),
             call: Some(CallFd::new(clone(&self.call)).unwrap()),
             error: Some(CallFd::new(clone(&queue.error)).unwrap()),
-            inflight: None,
+            inflight: self.setup.inflight.then(|| new_inflight_queue(self.setup.ring_size)),
             writethrough: self.setup.writethrough,
             used_log: None,
         };

@@ -16,3 +16,4 @@ mod large_requests;
 mod media_errors;
 mod random_sequences;
 mod stopping;
+mod zero_copy;
