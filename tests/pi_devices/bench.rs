@@ -39,7 +39,7 @@ const PRELUDE: &str = r#"
     stop() { kill -TERM $server && wait $server; }
 
     # failures: the log's reasons, as a JSON array
-    failures() { sed -n 's/.* failed: \(.*\) queue=.*/"\1"/p' /tmp/log | tr '\n' ',' | sed 's/\(.*\),/\1/; s/.*/[&]/'; }
+    failures() { echo "[$(sed -n 's/.* failed: \(.*\) queue=.*/"\1"/p' /tmp/log | tr '\n' ',' | sed 's/,$//')]"; }
 
     # counted COUNTER: what the last front-end to leave had made of it
     counted() { grep -o "$1=[0-9]*" /tmp/log | tail -n 1 | cut -d= -f2; }

@@ -33,18 +33,23 @@ pub(crate) fn script(name: &str, device: &str, reader: &str, damage: &str) -> St
         disk rewrite 8388608 16384000 0 | report {name} defect
         stop || exit
         counted unstable_writes | report {name} unstable-writes
+        failures | report {name} refused
         "
     )
 }
 
 impl Reports {
-    /// Checks what the steps of [`script`] reported of storage that checks what it is given.
-    pub(crate) fn assert_exercised(&self, name: &str) {
+    /// Checks what the steps of [`script`] reported of storage that checks what it is given, and `says` so when it refuses that.
+    pub(crate) fn assert_exercised(&self, name: &str, says: &str) {
         self.assert_cured(name);
         let defect = &self.get(name, "defect")[0];
         assert_eq!(defect["requests"], 1000);
         assert!(defect["failed"].as_u64() > Some(500), "{name} without bounce: {defect}");
         assert_eq!(self.get(name, "unstable-writes"), &defect["failed"], "{name}");
+        let refused = self.get(name, "refused");
+        let expected =
+            format!("the guest changed the data while it was written, since --bounce is never: {says}");
+        assert_eq!(refused[0], expected.as_str(), "{name}: {refused}");
     }
 
     /// The same, but for what happens without a bounce.

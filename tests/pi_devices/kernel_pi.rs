@@ -31,7 +31,7 @@ fn kernel_pi_serves_each_format_that_the_kernel_has() {
     let Some(reports) = Bench::UNSTABLE.run(&config(scratch.path(), &NAMESPACES), &script) else { return };
     for namespace in NAMESPACES {
         let Namespace { name, block_size, ms, pi, pil, wide, .. } = namespace;
-        reports.assert_exercised(name);
+        reports.assert_exercised(name, "protection error");
         reports.assert_named(name, block_size);
         let info = reports.get(name, "info");
         assert_eq!(info["served_by"], "kernel-pi", "{name}: {info}");

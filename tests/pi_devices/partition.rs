@@ -26,7 +26,7 @@ fn a_partition_has_reference_tags_of_its_disk() {
         "
     );
     let Some(reports) = Bench::UNSTABLE.run(&config(scratch.path(), &[DISK]), &script) else { return };
-    reports.assert_exercised("part");
+    reports.assert_exercised("part", "protection error");
     reports.assert_named("part", 512);
     assert_eq!(reports.get("part", "same"), true);
 }

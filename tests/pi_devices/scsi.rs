@@ -27,7 +27,7 @@ fn scsi(name: &str, parameters: &str, format: &str) {
     );
     let bench = Bench { kernel: Kernel::Unstable, modules: &["sd_mod", &module], ..Bench::UNSTABLE };
     let Some(reports) = bench.run(&config(scratch.path(), &[]), &script) else { return };
-    reports.assert_exercised(name);
+    reports.assert_exercised(name, "protection error");
     // the kernel has no way to a SCSI disk's tuples without checks, so which tag it was stays unknown
     let found = reports.get(name, "found");
     assert_eq!(
