@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
 
@@ -40,6 +40,7 @@ use crate::log_filter::LogFilter;
 use crate::report;
 use crate::session::{self, Notice, Offer};
 use crate::socket::{BoundSocket, Endpoint};
+use crate::watchdog::Watchdog;
 
 /// SIGTERM and SIGINT as something to wait on. The first asks for a clean stop; a second one ends the process at once.
 #[derive(Debug)]
@@ -68,6 +69,7 @@ const SESSION: u64 = 2;
 const CONTROL: u64 = 3;
 const RESULTS: u64 = 4;
 const SIZE: u64 = 5;
+const WATCHDOG: u64 = 6;
 /// The first of the clients of the control socket.
 const CLIENTS: u64 = 16;
 
@@ -78,6 +80,8 @@ pub struct Supervision<'a> {
     pub socket: Option<BoundSocket>,
     /// Tells of images that may have grown, where that can be told.
     pub size: Option<SizeWatch>,
+    /// After how long a queue without progress is reported; none: never.
+    pub watchdog: Option<Duration>,
     /// What is logged.
     pub log: &'a LogFilter,
     /// What was chosen at the start.
@@ -138,7 +142,12 @@ pub fn run<B: BlockDevice>(
         control.epoll.watch(listener, LISTENER)?;
     }
     loop {
-        match control.epoll.wait()? {
+        let event = control.epoll.wait(control.rest())?;
+        control.look_after_queues();
+        let Some(event) = event else {
+            continue;
+        };
+        match event {
             (TERMINATION, _) => {
                 let _ = termination.signalled.read(&mut [0; 16]);
                 tracing::info!("stopping");
@@ -167,6 +176,7 @@ pub fn run<B: BlockDevice>(
             }
             (RESULTS, _) => control.take_results(),
             (SIZE, _) => control.storage_changed(),
+            (WATCHDOG, _) => control.watch_queues(),
             (client, gone) => control.attend(client, gone),
         }
     }
@@ -192,6 +202,7 @@ struct Control<'a, B> {
     log: &'a LogFilter,
     chosen: Chosen,
     size: Option<SizeWatch>,
+    watchdog: Option<Watchdog>,
     /// A resize is under way.
     resizing: bool,
     /// The storage may have changed during it.
@@ -205,13 +216,18 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         endpoint: &'a Endpoint,
         supervision: Supervision<'a>,
     ) -> io::Result<Self> {
-        let Supervision { socket, size, log, chosen } = supervision;
+        let Supervision { socket, size, watchdog, log, chosen } = supervision;
         let epoll = EpollSet::new()?;
         let clients = socket.map(|socket| Clients::new(socket, &epoll, CONTROL, CLIENTS)).transpose()?;
         let jobs = Jobs::new()?;
         epoll.watch(jobs.wake_fd(), RESULTS)?;
         if let Some(size) = &size {
             epoll.watch(size.as_fd(), SIZE)?;
+        }
+        let queues = disk.metrics.len();
+        let watchdog = watchdog.map(|limit| Watchdog::new(limit, &disk.watch, queues)).transpose()?;
+        if let Some(wake) = Watchdog::wake_fd(&disk.watch) {
+            epoll.watch(wake, WATCHDOG)?;
         }
         let (running, resizing, measure_again) = (None, false, false);
         Ok(Self {
@@ -225,9 +241,27 @@ impl<'a, B: BlockDevice> Control<'a, B> {
             log,
             chosen,
             size,
+            watchdog,
             resizing,
             measure_again,
         })
+    }
+
+    /// How long the watchdog can be left alone.
+    fn rest(&self) -> Option<Duration> {
+        self.watchdog.as_ref().and_then(|watchdog| watchdog.rest(Instant::now()))
+    }
+
+    fn look_after_queues(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.look(&self.disk.watch, &self.disk.metrics, &self.disk.inboxes, Instant::now());
+        }
+    }
+
+    fn watch_queues(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.woken(&self.disk.watch, Instant::now());
+        }
     }
 
     fn accept(&mut self) -> io::Result<()> {

@@ -9,6 +9,7 @@ use crate::device::BlockDevice;
 use crate::inbox::{Inbox, Message};
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::{RangeLock, Ticket};
+use crate::watchdog::Watch;
 
 /// Whether guest data is copied into stable folios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Disk<B> {
     pub limits: DiskLimits,
     /// The feature bits that the driver has acknowledged.
     pub negotiated: Gauge,
+    /// Where its workers say that they have work.
+    pub watch: Watch,
     /// Answer to GET_ID, padded with zeros.
     pub serial: [u8; DEVICE_ID_LEN],
     /// Whether to bounce.

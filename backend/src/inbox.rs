@@ -19,6 +19,8 @@ pub enum Message {
     Call(Option<CallFd>),
     /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
     Memory(Arc<GuestMemory>, Sender<()>),
+    /// Log the oldest request: the queue makes no progress.
+    TellOldest,
     /// Pop no more, finish what was popped, return the ring.
     Stop,
 }

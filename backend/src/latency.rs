@@ -1,6 +1,6 @@
 //! How long requests took: a histogram with one writer, and the clock that its times are of.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::metrics::Counter;
 
@@ -25,6 +25,11 @@ impl BatchClock {
     /// Begins a batch: what comes next reads the time anew.
     pub fn expire(&mut self) {
         self.now = None;
+    }
+
+    /// How long ago `ns` was.
+    pub fn elapsed(&self, ns: u64) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_nanos(ns))
     }
 
     /// When this batch began.

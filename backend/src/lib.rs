@@ -30,4 +30,5 @@ pub mod session;
 pub mod sidecar_file;
 pub mod sidecar_media;
 pub mod socket;
+pub mod watchdog;
 pub mod worker;

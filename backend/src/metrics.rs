@@ -49,6 +49,8 @@ impl Gauge {
 pub struct QueueMetrics {
     /// Entries of its ring; 0 while it is stopped.
     pub ring_size: Gauge,
+    /// Seconds for which it has made no progress, as the watchdog last saw it; 0 while it does.
+    pub stuck_s: Gauge,
     /// Requests popped and not answered yet.
     pub in_flight: Gauge,
     /// Requests that have needed the device and were answered, well or not: it counts on while the queue makes progress.

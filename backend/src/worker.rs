@@ -201,6 +201,9 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn count(&mut self) {
         let metrics = &self.disk.metrics[self.vring.index];
         metrics.in_flight.set(self.requests.len() as u64);
+        if !self.requests.is_empty() {
+            self.disk.watch.tell();
+        }
         if self.done.is_empty() {
             return;
         }
@@ -504,6 +507,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Message::Granted(id) => self.ready.push_back(id),
                 Message::Call(call) => self.vring.call = call,
                 Message::Memory(memory, _) => self.take_over_memory(memory),
+                Message::TellOldest => self.tell_oldest(),
                 Message::Stop => self.stopping = true,
             }
         }
@@ -514,6 +518,25 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.buffers.set_memory(memory.clone());
         self.data.set_memory(memory.clone());
         self.memory = memory;
+    }
+
+    /// For the watchdog.
+    fn tell_oldest(&self) {
+        let Some((_, active)) = self.requests.iter().min_by_key(|(_, active)| active.popped) else {
+            return;
+        };
+        let Active { work, start, len, in_flight, popped, launching, .. } = active;
+        let (queue, ms) = (self.vring.index, self.clock.elapsed(*popped).as_millis());
+        tracing::error!(
+            queue,
+            ?work,
+            start,
+            len,
+            ms,
+            operations = in_flight,
+            waiting = launching,
+            "oldest request"
+        );
     }
 
     fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {

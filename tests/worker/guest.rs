@@ -211,6 +211,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
                 write_zeroes: Some(limits),
             },
             negotiated: Gauge::default(),
+            watch: stableblk::watchdog::Watch::default(),
             serial: [0; DEVICE_ID_LEN],
             bounce: setup.bounce,
             poll: setup.poll,

@@ -16,4 +16,5 @@ mod large_requests;
 mod media_errors;
 mod random_sequences;
 mod stopping;
+mod watchdog;
 mod zero_copy;

@@ -106,6 +106,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, block_size: u32, bounce: Bounce) -> A
             write_zeroes: None,
         },
         negotiated: Gauge::default(),
+        watch: stableblk::watchdog::Watch::default(),
         serial: [0; DEVICE_ID_LEN],
         bounce,
         poll: Duration::ZERO,

@@ -108,6 +108,7 @@ fn disk(device: Scripted, block_size: u32, read_only: bool) -> Arc<Disk<Scripted
             write_zeroes: limit,
         },
         negotiated: Gauge::default(),
+        watch: stableblk::watchdog::Watch::default(),
         serial: [b'f'; DEVICE_ID_LEN],
         bounce: Bounce::Always,
         poll: Duration::ZERO,

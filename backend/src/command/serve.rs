@@ -158,6 +158,9 @@ pub struct ServeArgs {
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// Report a queue on which nothing has finished for so long although requests are in flight; 0 never does
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(..=86_400))]
+    watchdog_seconds: u32,
     /// Take `stableblk ctl` on this Unix socket, from root and from the user who serves
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -570,6 +573,7 @@ fn serve<B: BlockDevice>(
         metrics: (0..args.num_queues).map(|_| QueueMetrics::default()).collect(),
         limits: DiskLimits::new(&offer.config, offer.features),
         negotiated: Gauge::default(),
+        watch: crate::watchdog::Watch::default(),
         serial: padded,
         bounce,
         poll: Duration::from_micros(args.poll_us.into()),
@@ -587,6 +591,7 @@ fn serve<B: BlockDevice>(
     let supervision = Supervision {
         socket: control,
         size: watch_size(&args.blk_file),
+        watchdog: (args.watchdog_seconds > 0).then(|| Duration::from_secs(args.watchdog_seconds.into())),
         log,
         chosen: Chosen { image: args.blk_file.display().to_string(), started: Instant::now() },
     };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use epoll::{ControlOptions, Event, Events};
 
@@ -52,14 +53,16 @@ impl EpollSet {
         epoll::ctl(self.0, ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
     }
 
-    /// The next event: its token, and whether the other side is gone.
-    pub(super) fn wait(&self) -> io::Result<(u64, bool)> {
+    /// The next event: its token, and whether the other side is gone. None when there is none within `limit`.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<Option<(u64, bool)>> {
+        // rounded up, so that nobody looks too early and again at once
+        let ms = limit.map_or(-1, |limit| i32::try_from(limit.as_millis() + 1).unwrap_or(i32::MAX));
         let gone = (Events::EPOLLHUP | Events::EPOLLERR).bits();
         let mut events = [Event::new(Events::empty(), 0)];
         loop {
-            match epoll::wait(self.0, -1, &mut events) {
-                Ok(0) => {}
-                Ok(_) => return Ok((events[0].data, events[0].events & gone != 0)),
+            match epoll::wait(self.0, ms, &mut events) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Some((events[0].data, events[0].events & gone != 0))),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

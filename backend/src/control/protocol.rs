@@ -110,6 +110,8 @@ pub struct QueueStatus {
     pub queue: usize,
     /// Entries of its ring; 0 while it is stopped.
     pub ring_size: u64,
+    /// Seconds for which nothing has finished although something is in flight; 0 while the queue makes progress.
+    pub stuck_s: u64,
     /// Requests popped and not answered yet.
     pub in_flight: u64,
     /// What was done, by kind.

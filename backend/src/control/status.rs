@@ -70,6 +70,7 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
     QueueStatus {
         queue,
         ring_size: metrics.ring_size.get(),
+        stuck_s: metrics.stuck_s.get(),
         in_flight: metrics.in_flight.get(),
         done: Kinds {
             reads: latency(&metrics.reads),

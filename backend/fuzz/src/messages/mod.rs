@@ -142,6 +142,7 @@ pub fn disk() -> Arc<Disk<MemDevice>> {
             write_zeroes: limit,
         },
         negotiated: Gauge::default(),
+        watch: stableblk::watchdog::Watch::default(),
         serial: [b'f'; DEVICE_ID_LEN],
         bounce: Bounce::Always,
         poll: Duration::ZERO,
