@@ -9,34 +9,35 @@
 //! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
 
 mod buffers;
+mod completion;
 mod data;
 mod failure;
+mod intake;
+mod launch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::{fmt, io};
 
 use slab::Slab;
-use virtio::{DiskLimits, Malformed, Request, SplitRing, Status};
+use virtio::{DiskLimits, SplitRing};
 
 use self::buffers::Buffers;
 use self::data::DataPath;
-use self::failure::Failure;
-use crate::active::{Active, Work, ZeroBy};
+use crate::active::{Active, Work};
 use crate::bounce::{Arena, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::dirty_log::UsedRingLog;
 use crate::disk::{Bounce, Disk};
 use crate::event::{CallFd, KickFd};
-use crate::extent::{self, Extent};
 use crate::inbox::Message;
-use crate::inflight::{Direction, Operation, Piece, Transfer};
+use crate::inflight::Operation;
 use crate::inflight_region::InflightQueue;
 use crate::latency::BatchClock;
 use crate::memory::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::poller::{Poller, Wait};
-use crate::range_lock::{Owner, Ticket};
+use crate::range_lock::Ticket;
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
 const TRANSFERS_MAX: usize = 1024;
@@ -63,14 +64,6 @@ pub struct Vring {
     pub writethrough: bool,
     /// Where writes to the used ring are marked besides its own place.
     pub used_log: Option<UsedRingLog>,
-}
-
-/// Whether a request could be launched whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Launch {
-    Whole,
-    /// No folio is free; the rest follows when one is.
-    Starved,
 }
 
 /// A request that was done, to be counted.
@@ -223,226 +216,6 @@ impl<B: BlockDevice> QueueWorker<B> {
         if self.requests.is_empty() { Wait::Driver } else { Wait::Device }
     }
 
-    /// `pop -> parse -> lock range`. How many chains were popped.
-    fn accept(&mut self) -> usize {
-        if self.stopping || self.retired || self.starved {
-            return 0;
-        }
-        let mut popped = 0;
-        while popped < BATCH_MAX {
-            match self.vring.ring.pop(&*self.memory) {
-                Ok(None) => break,
-                Ok(Some(chain)) => {
-                    popped += 1;
-                    if let Some(inflight) = &mut self.vring.inflight {
-                        inflight.popped(chain.head());
-                    }
-                    let parsed = Request::parse(&*self.memory, chain);
-                    if !self.take(parsed) {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    self.retire(&error);
-                    break;
-                }
-            }
-        }
-        self.lock_ranges();
-        popped
-    }
-
-    /// Takes up what a predecessor that died had popped and not returned, in that order. Its I/O has ended: until then it
-    /// had the image locked.
-    fn resume(&mut self) {
-        let interrupted = self.vring.inflight.as_mut().map(InflightQueue::take_interrupted);
-        for head in interrupted.unwrap_or_default() {
-            match self.vring.ring.resume(&*self.memory, head) {
-                Ok(chain) => {
-                    let parsed = Request::parse(&*self.memory, chain);
-                    self.take(parsed);
-                }
-                Err(error) => self.retire(&error),
-            }
-        }
-        self.lock_ranges();
-    }
-
-    /// Takes a popped chain in. False when the queue was given up for it.
-    fn take(&mut self, parsed: Result<Request, Malformed>) -> bool {
-        match parsed {
-            Ok(request) => {
-                self.admit(request);
-                true
-            }
-            Err(malformed) => self.refuse(malformed),
-        }
-    }
-
-    /// Returns a chain that is no request. False when there was no place to say so: the driver cannot know what became of
-    /// it, so the queue is given up.
-    fn refuse(&mut self, malformed: Malformed) -> bool {
-        if self.metrics().malformed.add_logged() {
-            tracing::warn!(queue = self.vring.index, "malformed request: {}", malformed.reason());
-        }
-        let answerable = matches!(malformed, Malformed::Answerable { .. });
-        let reason = malformed.reason();
-        malformed.complete(&mut self.vring.ring, &*self.memory);
-        if !answerable {
-            self.retire(&reason);
-        }
-        answerable
-    }
-
-    /// Answers a request that needs no device, and takes in the others.
-    fn admit(&mut self, request: Request) {
-        if let Err(status) = request.check(&self.limits) {
-            let metrics = self.metrics();
-            let counter = if status == Status::Unsupp { &metrics.unsupported } else { &metrics.refused };
-            if counter.add_logged() {
-                let (queue, operation) = (self.vring.index, &request.operation);
-                tracing::warn!(queue, ?operation, len = request.data.len(), ?status, "request refused");
-            }
-            return self.answer(request, status, 0);
-        }
-        match request.operation {
-            virtio::Operation::GetId => {
-                let len =
-                    self.disk.serial.len().min(usize::try_from(request.data.len()).unwrap_or(usize::MAX));
-                match request.data.copy_from(&*self.memory, 0, &self.disk.serial[..len]) {
-                    Ok(()) => self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0)),
-                    Err(_) => self.answer(request, Status::IoErr, 0),
-                }
-            }
-            _ => match Active::new(request, self.clock.read(), self.info.zeroing) {
-                Ok(active) => self.arrived.push(self.requests.insert(active)),
-                // no bytes, nothing to do
-                Err(request) => self.answer(request, Status::Ok, 0),
-            },
-        }
-    }
-
-    /// Takes the ranges of all that arrived; those that must wait become ready by [`Message::Granted`] or a release here.
-    fn lock_ranges(&mut self) {
-        if self.arrived.is_empty() {
-            return;
-        }
-        if !self.needs_locks() {
-            self.ready.extend(self.arrived.drain(..));
-            return;
-        }
-        let shift = self.info.granule.ilog2();
-        let mut table = self.disk.locks.table();
-        for id in self.arrived.drain(..) {
-            let Some(active) = self.requests.get_mut(id) else {
-                continue;
-            };
-            let Some(access) = active.access() else {
-                self.ready.push_back(id);
-                continue;
-            };
-            let granules = active.start >> shift..((active.start + active.len - 1) >> shift) + 1;
-            let (ticket, held) =
-                table.acquire(granules, access, Owner { queue: self.vring.index, request: id });
-            active.ticket = Some(ticket);
-            if held {
-                self.ready.push_back(id);
-            }
-        }
-    }
-
-    /// Data and tuples are two writes, and a partial write is a read and a write: both need the granule alone.
-    fn needs_locks(&self) -> bool {
-        self.info.protection.is_some() || self.info.granule > self.limits.block_size as usize
-    }
-
-    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios.
-    fn launch(&mut self) -> io::Result<()> {
-        while let Some(&id) = self.ready.front() {
-            if self.launch_request(id)? == Launch::Starved {
-                if !self.starved {
-                    self.starved = true;
-                    self.metrics().starved.add(1);
-                }
-                // the folios may be full of this read's own pieces, with none on its way that would bring us back here
-                if self.requests.get(id).is_some_and(Active::is_deliverable) {
-                    self.deliver(id);
-                    continue;
-                }
-                return Ok(());
-            }
-            self.ready.pop_front();
-            if let Some(active) = self.requests.get_mut(id) {
-                active.launching = false;
-            }
-            self.finish_if_done(id);
-        }
-        self.starved = false;
-        Ok(())
-    }
-
-    fn launch_request(&mut self, id: usize) -> io::Result<Launch> {
-        if let Some(active) = self.requests.get_mut(id).filter(|active| active.work == Work::Flush) {
-            active.in_flight += 1;
-            self.device.submit(Operation::Flush { request: id });
-        }
-        while let Some(active) = self.requests.get_mut(id).filter(|active| !active.all_begun()) {
-            let (from, to) = (active.start + active.begun, active.start + active.len);
-            if self.transfers == TRANSFERS_MAX {
-                return Ok(Launch::Starved);
-            }
-            if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange | ZeroBy::Deallocate)) = active.work
-                && let Some(len) = extent::whole_granules(from, to, self.info.granule)
-            {
-                active.begun += len;
-                active.in_flight += 1;
-                self.device.submit(Operation::Zero { offset: from, len, by, request: id });
-                continue;
-            }
-            let Some(mut transfer) = self.begin(id, from, to) else {
-                return Ok(Launch::Starved);
-            };
-            let filled = match transfer.direction {
-                Direction::Read => Ok(()),
-                Direction::Write => self.data.fill(&self.requests[id], &mut transfer),
-            };
-            match filled {
-                Ok(()) => self.device.submit(Operation::Transfer(transfer)),
-                Err(failure) => self.end_transfer(transfer, Some(failure)),
-            }
-            if self.transfers == 1 && !self.requests[id].all_begun() {
-                self.start_early(id)?;
-            }
-        }
-        Ok(Launch::Whole)
-    }
-
-    /// Gives an idle device the piece of a request that is still being cut. One that is served at once, from memory, leaves its
-    /// folio hot in the cache for the next piece; a device that takes its time works while the others are copied.
-    fn start_early(&mut self, id: usize) -> io::Result<()> {
-        self.cutting = Some(id);
-        let entered = self.device.enter(false);
-        self.reap();
-        self.cutting = None;
-        entered
-    }
-
-    /// Finds memory for the next part of a request, bytes `from..to` of the device being left. `None`: no folio is free.
-    fn begin(&mut self, id: usize, from: u64, to: u64) -> Option<Transfer> {
-        let active = self.requests.get_mut(id)?;
-        let direction = if active.work == Work::Read { Direction::Read } else { Direction::Write };
-        let extent = Extent::next(direction, from, to, self.info.granule);
-        let (buffer, extent) = self.buffers.take(active, extent)?;
-        let (data_offset, data_len) = (active.begun, extent.data_len());
-        let merge = direction == Direction::Write && extent.is_partial();
-        let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
-        let direction = if merge { Direction::Read } else { direction };
-        active.begun += data_len as u64;
-        active.in_flight += 1;
-        self.transfers += 1;
-        Some(Transfer { direction, offset: extent.device_offset, len: extent.device_len, buffer, piece })
-    }
-
     /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
     fn arm(&mut self) -> bool {
         if self.stopping || self.retired || self.starved {
@@ -537,134 +310,6 @@ impl<B: BlockDevice> QueueWorker<B> {
             waiting = launching,
             "oldest request"
         );
-    }
-
-    fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {
-        self.data.mark_written(&self.requests[transfer.piece.request], &transfer);
-        if let Err(error) = result {
-            return self.end_transfer(transfer, Some(error.into()));
-        }
-        let active = &self.requests[transfer.piece.request];
-        let outcome = match (transfer.direction, transfer.piece.merge) {
-            (Direction::Write, _) => Ok(()),
-            (Direction::Read, false) => match self.data.verify(active, &mut transfer) {
-                Ok(()) => return self.keep(transfer),
-                Err(failure) => Err(failure),
-            },
-            (Direction::Read, true) => match self.data.merge(active, &mut transfer) {
-                Ok(()) => return self.device.submit(Operation::Transfer(transfer)),
-                Err(failure) => Err(failure),
-            },
-        };
-        self.end_transfer(transfer, outcome.err());
-    }
-
-    /// Keeps a verified part of a read until the others are there too: the guest gets all or nothing, and gets it in the
-    /// order of its segments, which may name the same page. Only a read that the free folios cannot hold is given in parts.
-    fn keep(&mut self, transfer: Transfer) {
-        let id = transfer.piece.request;
-        if let Some(active) = self.requests.get_mut(id) {
-            active.arrived.push(transfer);
-        }
-        self.finish_if_done(id);
-    }
-
-    /// `copy_from`, for all parts of a read that have arrived.
-    fn deliver(&mut self, id: usize) {
-        let Some(active) = self.requests.get_mut(id) else {
-            return;
-        };
-        let mut arrived = std::mem::take(&mut active.arrived);
-        arrived.sort_unstable_by_key(|transfer| transfer.piece.data_offset);
-        for transfer in arrived {
-            let active = &self.requests[id];
-            // nothing more of a read of which a part has failed
-            let copied = match active.status {
-                Status::Ok => self.data.copy_from(active, &transfer),
-                _ => Ok(()),
-            };
-            self.put_back(transfer, copied.err());
-        }
-    }
-
-    fn end_transfer(&mut self, transfer: Transfer, failure: Option<Failure>) {
-        let id = transfer.piece.request;
-        self.put_back(transfer, failure);
-        self.finish_if_done(id);
-    }
-
-    /// Takes leave of a transfer.
-    fn put_back(&mut self, transfer: Transfer, failure: Option<Failure>) {
-        let id = transfer.piece.request;
-        self.transfers -= 1;
-        if let Some(failure) = failure {
-            let Transfer { direction, offset, len, .. } = transfer;
-            self.fail(id, &failure, format_args!("{direction} of {len} bytes at byte {offset}"));
-        }
-        self.buffers.put(transfer.buffer);
-        if let Some(active) = self.requests.get_mut(id) {
-            active.in_flight -= 1;
-        }
-    }
-
-    fn fail(&mut self, id: usize, failure: &Failure, what: fmt::Arguments<'_>) {
-        let Some(active) = self.requests.get_mut(id) else {
-            return;
-        };
-        active.status = Status::IoErr;
-        let counter = failure.counter(self.metrics());
-        if counter.add_logged() {
-            tracing::error!(queue = self.vring.index, total = counter.get(), "{what} failed: {failure}");
-        }
-    }
-
-    /// An operation without data has come back.
-    fn end_plain(&mut self, id: usize, what: &str, result: io::Result<()>) {
-        if let Err(error) = result {
-            self.fail(id, &error.into(), format_args!("{what}"));
-        }
-        if let Some(active) = self.requests.get_mut(id) {
-            active.in_flight -= 1;
-        }
-        self.finish_if_done(id);
-    }
-
-    /// `complete`: when nothing is in flight for the request and nothing is to come.
-    fn finish_if_done(&mut self, id: usize) {
-        if self.cutting != Some(id) && self.requests.get(id).is_some_and(Active::is_deliverable) {
-            self.deliver(id);
-        }
-        let Some(active) = self.requests.get_mut(id) else {
-            return;
-        };
-        if active.launching || active.in_flight > 0 {
-            return;
-        }
-        let changed = matches!(active.work, Work::Write | Work::Zero(_));
-        if changed && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
-            active.flushed = true;
-            active.in_flight = 1;
-            return self.device.submit(Operation::Flush { request: id });
-        }
-        let Some(Active { request, popped, work, len, ticket, status, .. }) = self.requests.try_remove(id)
-        else {
-            return;
-        };
-        self.released.extend(ticket);
-        self.metrics().finished.add(1);
-        if status == Status::Ok {
-            self.done.push(Done { work, len, popped });
-        }
-        let data_written = match (work, status) {
-            // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits
-            (Work::Read, Status::Ok) => u32::try_from(len).unwrap_or(u32::MAX - 1),
-            _ => 0,
-        };
-        self.answer(request, status, data_written);
-    }
-
-    fn answer(&mut self, request: Request, status: Status, data_written: u32) {
-        request.reply.complete(&mut self.vring.ring, &*self.memory, status, data_written);
     }
 
     /// Shows all completions to the driver at once, with at most one interrupt.
