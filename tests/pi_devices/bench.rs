@@ -44,6 +44,12 @@ const PRELUDE: &str = r#"
     # counted COUNTER: what the last front-end to leave had made of it
     counted() { grep -o "$1=[0-9]*" /tmp/log | tail -n 1 | cut -d= -f2; }
 
+    # failed: what vhost-disk's report on standard input says of its one action
+    failed() { sed 's/.*"failed":\([0-9]*\).*/\1/'; }
+
+    # is_clear FAILED: none, or more than half of 1000. The rewriting thread may hardly run on a busy machine; then it is tried again.
+    is_clear() { [ "$1" = 0 ] || [ "$1" -gt 500 ]; }
+
     disk() { vhost-disk /tmp/sock "$@"; }
 "#;
 

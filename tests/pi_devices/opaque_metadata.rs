@@ -21,10 +21,21 @@ const NAMESPACES: [Namespace; 6] = [
 
 /// Ends with reading what was rewritten without a bounce.
 fn exercise(name: &str, device: &str, reader: &str, damage: &str) -> String {
-    exercise::script(name, device, reader, damage)
-        + &format!(
-            "serve {device} || exit\ndisk read 8388608 16384000 0 | report {name} read-back\nstop || exit\n"
-        )
+    let read_back = format!(
+        "
+        for try in 1 2 3; do
+            serve {device} || exit
+            disk read 8388608 16384000 0 >/tmp/read-back
+            stop || exit
+            is_clear $(failed </tmp/read-back) && break
+            serve {device} --bounce never || exit
+            disk rewrite 8388608 16384000 0 >&2
+            stop || exit
+        done
+        report {name} read-back </tmp/read-back
+        "
+    );
+    exercise::script(name, device, reader, damage) + &read_back
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::Page;
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 const QUEUES: usize = 2;
 const REQUESTS_PER_QUEUE: usize = 32;
+/// Requests that are in flight at a time, at most.
+pub const REQUESTS: usize = REQUESTS_PER_QUEUE * QUEUES;
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +91,7 @@ impl Queues {
         requests: &[Request],
         mut failed: impl FnMut(&Request, i32),
     ) -> Result<(), String> {
-        for batch in requests.chunks(REQUESTS_PER_QUEUE * QUEUES) {
+        for batch in requests.chunks(REQUESTS) {
             for (index, request) in batch.iter().enumerate() {
                 self.start(request, index);
             }
