@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use guest::Qemu;
+
 use crate::domain::poll;
 
 /// No command of virsh takes that long; one that does has hung.
@@ -17,10 +19,15 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    /// Starts libvirt with all that it writes below `scratch`. None, and the reason is told, where it cannot run.
-    pub(crate) fn start(scratch: &Path) -> Option<Self> {
+    /// Starts libvirt, which is to run `qemu`, with all that it writes below `scratch`. None, and the reason is told, where it
+    /// cannot run.
+    pub(crate) fn start(scratch: &Path, qemu: Qemu) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED: only root can give libvirt namespaces of its own");
+            return None;
+        }
+        if !qemu.is_installed() {
+            eprintln!("SKIPPED: scripts/install-prerequisites could not get the QEMU of Debian's backports");
             return None;
         }
         let run = scratch.join("run");
@@ -33,7 +40,7 @@ impl Libvirt {
             .args(["--mount", "--pid", "--uts", "--fork", "--mount-proc"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/libvirt/private-libvirtd"))
             .arg(scratch)
-            .args(guest::unpacked_qemu())
+            .args(qemu.tree())
             .stdin(Stdio::piped())
             .stderr(File::create(&log).expect("log"));
         let mut namespace = unshare.spawn().expect("start unshare");

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{BootFiles, Guest, Kernel, Server, Stableblk};
+use guest::{BootFiles, Guest, Kernel, Qemu, Server, Stableblk};
 use tempfile::TempDir;
 
 use crate::daemon::Libvirt;
@@ -54,10 +54,15 @@ pub(crate) struct Domain {
 impl Domain {
     /// Serves a new protected disk of 256 MiB and defines the domain. None where there can be no libvirt.
     pub(crate) fn define() -> Option<Self> {
+        Self::define_on(Qemu::Installed)
+    }
+
+    /// As [`Self::define`], to be run by `qemu`.
+    pub(crate) fn define_on(qemu: Qemu) -> Option<Self> {
         let scratch = tempfile::tempdir().expect("temporary directory");
         // QEMU has a user of its own
         fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
-        let libvirt = Libvirt::start(scratch.path())?;
+        let libvirt = Libvirt::start(scratch.path(), qemu)?;
         let stableblk = Stableblk::new(PROGRAM);
         let mut domain = Self { libvirt, server: None, stableblk, scratch };
         domain.stableblk.create(&domain.image(), "256M").unwrap_or_else(|error| panic!("{error}"));

@@ -28,7 +28,7 @@ pub use error::GuestError;
 pub use kernel::Kernel;
 use machine::{Ending, Machine};
 pub use moving::MovingGuest;
-pub use parts::{Qemu, qemu_config, qemu_storage_daemon, unpacked_qemu};
+pub use parts::{Qemu, qemu_config, qemu_storage_daemon};
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 

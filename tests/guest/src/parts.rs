@@ -39,6 +39,12 @@ impl Qemu {
         command
     }
 
+    /// Where it was unpacked, as a tree that begins with `usr`; none where it is installed.
+    #[must_use]
+    pub fn tree(self) -> Option<PathBuf> {
+        Some(cache().join(self.directory())).filter(|root| root.exists())
+    }
+
     fn directory(self) -> &'static str {
         match self {
             Self::Installed => "qemu",
@@ -62,11 +68,6 @@ fn unpacked_or_installed(directory: &str, program: &str) -> Command {
     let mut command = Command::new(path);
     command.env("LD_LIBRARY_PATH", unpacked.join("lib/x86_64-linux-gnu"));
     command
-}
-
-/// Where QEMU was unpacked, as a tree that begins with `usr`; none where it is installed.
-pub fn unpacked_qemu() -> Option<PathBuf> {
-    Some(cache().join("qemu")).filter(|root| root.exists())
 }
 
 /// A file of `qemu-configs/`.
