@@ -91,9 +91,7 @@ impl Buffers {
     }
 
     fn folio(&mut self, extent: Extent) -> Option<(BounceFolio, Extent)> {
-        let piece: usize =
-            std::env::var("PIECE_KIB").map_or(PIECE_SIZE, |kib| kib.parse::<usize>().unwrap() << 10);
-        let extent = extent.within(piece.max(self.granule), self.granule);
+        let extent = extent.within(PIECE_SIZE.max(self.granule), self.granule);
         let folio = self.pool.take(extent.device_len, self.granule)?;
         let extent = extent.within(folio.len(), self.granule);
         Some((folio, extent))
