@@ -1,8 +1,8 @@
 //! Files in memory: tmpfs and ramfs.
 //!
 //! The kernel does not know that their I/O never waits (they lack `FMODE_NOWAIT`), so io_uring gives each request to a thread of
-//! its own, whose wake-up costs several times the copy. A small transfer is therefore done at once, by a system call. A large
-//! one is still worth the thread, which copies while the worker goes on.
+//! its own. Its wake-up costs several times the copy of a small transfer, and a large one it copies to another core's cache. So
+//! transfers are done at once, by a system call, while the folio is hot in this core's.
 
 #![expect(unsafe_code, reason = "reads and writes memory that is known by its address")]
 
@@ -12,9 +12,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, fstat, fstatfs};
 
 use crate::inflight::{Buffer, Direction, Transfer};
-
-/// Longest transfer that is done at once, in bytes.
-const AT_ONCE_MAX: usize = 16 << 10;
 
 /// `RAMFS_MAGIC` of linux/magic.h
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
@@ -36,13 +33,10 @@ impl MemoryFile {
         }
     }
 
-    /// Does `transfer` if it is small. The result is what io_uring would say: bytes, or an errno below zero.
-    pub(super) fn transfer(&self, transfer: &Transfer) -> Option<i32> {
-        if transfer.len > AT_ONCE_MAX {
-            return None;
-        }
+    /// Does `transfer`. The result is what io_uring would say: bytes, or an errno below zero.
+    pub(super) fn transfer(&self, transfer: &Transfer) -> i32 {
         let file = self.0.as_raw_fd();
-        let offset = libc::off_t::try_from(transfer.offset).ok()?;
+        let Ok(offset) = libc::off_t::try_from(transfer.offset) else { return -libc::EINVAL };
         let folio;
         let vectors = match &transfer.buffer {
             Buffer::Bounce(bounced) => {
@@ -51,7 +45,7 @@ impl MemoryFile {
             }
             Buffer::Guest(guest, _) => guest.as_slice(),
         };
-        let count = libc::c_int::try_from(vectors.len()).ok()?;
+        let count = libc::c_int::try_from(vectors.len()).expect("at most UIO_MAXIOV");
         let done = match transfer.direction {
             // SAFETY: the vectors are `transfer.len` bytes that the transfer owns, or keeps mapped, past this call; nobody
             // has a reference to them.
@@ -60,7 +54,7 @@ impl MemoryFile {
             Direction::Write => unsafe { libc::pwritev(file, vectors.as_ptr(), count, offset) },
         };
         let errno = || -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-        Some(i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno))
+        i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno)
     }
 }
 
@@ -74,7 +68,7 @@ mod tests {
     use crate::inflight::Piece;
 
     /// Writes or reads a folio at byte 4096.
-    fn transfer(file: &MemoryFile, direction: Direction, len: usize, byte: u8) -> (Option<i32>, Vec<u8>) {
+    fn transfer(file: &MemoryFile, direction: Direction, len: usize, byte: u8) -> (i32, Vec<u8>) {
         let mut folio = FolioPool::new(Arena::reserve(0).unwrap()).take(len, len).unwrap();
         folio.parts_mut().0.fill(byte);
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
@@ -84,11 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn small_transfers_are_done_at_once() {
+    fn transfers_are_done_at_once() {
         let file = MemoryFile::of(tempfile::tempfile_in("/dev/shm").unwrap().as_fd()).unwrap().unwrap();
-        assert_eq!(transfer(&file, Direction::Write, 16384, 0xA5).0, Some(16384));
-        assert_eq!(transfer(&file, Direction::Read, 16384, 0), (Some(16384), vec![0xA5; 16384]));
-        assert_eq!(transfer(&file, Direction::Write, 32768, 0xA5).0, None, "left to the ring");
+        for len in [4096, 1 << 20] {
+            assert_eq!(transfer(&file, Direction::Write, len, 0xA5).0, i32::try_from(len).unwrap());
+            assert_eq!(
+                transfer(&file, Direction::Read, len, 0),
+                (i32::try_from(len).unwrap(), vec![0xA5; len])
+            );
+        }
     }
 
     #[test]
@@ -96,8 +94,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         let read_only = File::open(file.path()).unwrap();
         let read_only = MemoryFile::of(read_only.as_fd()).unwrap().unwrap();
-        assert_eq!(transfer(&read_only, Direction::Write, 4096, 0).0, Some(-libc::EBADF));
-        assert_eq!(transfer(&read_only, Direction::Read, 4096, 0).0, Some(0), "past the end");
+        assert_eq!(transfer(&read_only, Direction::Write, 4096, 0).0, -libc::EBADF);
+        assert_eq!(transfer(&read_only, Direction::Read, 4096, 0).0, 0, "past the end");
     }
 
     fn is_memory_file(file: &File) -> bool {

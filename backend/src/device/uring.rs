@@ -165,6 +165,8 @@ pub(super) struct Ring<S: RingStep> {
     memory_file: Option<MemoryFile>,
     /// What was done without the ring: slots and results, as a completion has them.
     done: VecDeque<(usize, i32)>,
+    /// Whether the next event is one of those, if there are others too.
+    is_turn_of_done: bool,
     kick: RawFd,
     wake: RawFd,
     /// The errno with which a submission could not be handed over: its completion will never come.
@@ -237,8 +239,17 @@ impl<S: RingStep> Ring<S> {
         let in_flight = ManuallyDrop::new(Slab::new());
         let (kick, wake) = (kick.as_raw_fd(), wake.as_raw_fd());
         let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
-        let done = VecDeque::new();
-        let mut ring = Self { uring, in_flight, fixed_buffer, memory_file, done, kick, wake, broken: None };
+        let mut ring = Self {
+            uring,
+            in_flight,
+            fixed_buffer,
+            memory_file,
+            done: VecDeque::new(),
+            is_turn_of_done: false,
+            kick,
+            wake,
+            broken: None,
+        };
         ring.poll(KICK);
         ring.poll(WAKE);
         Ok(ring)
@@ -247,7 +258,9 @@ impl<S: RingStep> Ring<S> {
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
     pub(super) fn submit(&mut self, operation: Operation, step: S) {
         let done = match (&operation, &self.memory_file) {
-            (Operation::Transfer(transfer), Some(file)) if step.is_transfer() => file.transfer(transfer),
+            (Operation::Transfer(transfer), Some(file)) if step.is_transfer() => {
+                Some(file.transfer(transfer))
+            }
             _ => None,
         };
         let slot = self.in_flight.insert((operation, step));
@@ -288,12 +301,17 @@ impl<S: RingStep> Ring<S> {
 
     /// The next event.
     pub(super) fn reap(&mut self) -> Option<Event<S>> {
-        while let Some((slot, result)) = self.done.pop_front() {
-            if let Some(event) = self.finish(slot, result) {
-                return Some(event);
-            }
-        }
         loop {
+            // by turns: whoever keeps one of the two full must not keep the worker from the other
+            self.is_turn_of_done = !self.is_turn_of_done;
+            if (self.is_turn_of_done || self.uring.completion().is_empty())
+                && let Some((slot, result)) = self.done.pop_front()
+            {
+                match self.finish(slot, result) {
+                    Some(event) => return Some(event),
+                    None => continue,
+                }
+            }
             let entry: cqueue::Entry = self.uring.completion().next()?.into();
             match entry.user_data() {
                 poll @ (KICK | WAKE) => {
@@ -402,5 +420,40 @@ impl<S: RingStep> Drop for Ring<S> {
         let _ = self.uring.submitter().unregister_files();
         // SAFETY: dropped once, here, and nothing is in flight, so the kernel has let go of every buffer.
         unsafe { ManuallyDrop::drop(&mut self.in_flight) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::bounce::FolioPool;
+    use crate::inflight::Piece;
+
+    #[test]
+    fn transfers_done_at_once_do_not_keep_completions_waiting() {
+        let arena = Arena::reserve(0).unwrap();
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(1 << 20).unwrap();
+        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], kick.as_fd(), wake.as_fd()).unwrap();
+        let mut pool = FolioPool::new(arena);
+        ring.submit(Operation::Flush { request: 0 }, Step::Sync { file: RegisteredFile(0) });
+        ring.enter(true).unwrap();
+        for request in 1..9 {
+            let piece = Piece { request, data_offset: 0, data_len: 4096, lead: 0, merge: false };
+            let buffer = Buffer::Bounce(pool.take(4096, 4096).unwrap());
+            let transfer = Transfer { direction: Direction::Read, offset: 0, len: 4096, buffer, piece };
+            ring.submit(Operation::Transfer(transfer), Step::Transfer);
+        }
+        let first_two = [ring.reap(), ring.reap()];
+        let is_flush = |event: &Option<Event<Step>>| {
+            matches!(event, Some(Event::Done(Operation::Flush { .. }, _, Ok(()))))
+        };
+        assert!(first_two.iter().any(is_flush), "{first_two:?}");
+        assert_eq!(std::iter::from_fn(|| ring.reap()).count(), 7, "the others");
     }
 }
