@@ -106,10 +106,6 @@ pub(super) fn prepare_growth<B: BlockDevice>(
 
 /// Makes all writes that are complete durable, by a queue of its own.
 pub(super) fn flush<B: BlockDevice>(disk: &Disk<B>) -> Reply {
-    if !disk.device.is_held() {
-        // it was closed when it was handed over, which made everything durable
-        return Reply::done();
-    }
     match try_flush(disk) {
         Ok(()) => Reply::done(),
         Err(error) => Reply::Error(format!("cannot flush: {}", report::chain(&error))),
@@ -122,7 +118,10 @@ fn try_flush<B: BlockDevice>(disk: &Disk<B>) -> io::Result<()> {
     let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
     let (kick, wake) = (new_eventfd()?, new_eventfd()?);
     let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
-    let mut queue = disk.device.open_queue(&arena, sources)?;
+    let Some(mut queue) = disk.device.open_queue_if_held(&arena, sources)? else {
+        // it was closed when it was handed over, which made everything durable
+        return Ok(());
+    };
     queue.submit(Operation::Flush { request: 0 });
     loop {
         queue.enter(true)?;

@@ -6,10 +6,15 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use super::{BlockDevice, DeviceInfo, EventSources, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
+
+/// How often to look whether who has borrowed the storage is done.
+const BORROWER_POLL: Duration = Duration::from_millis(1);
 
 /// Opens and locks the storage, waiting for its last holder as long as makes sense.
 type Open<B> = Box<dyn Fn() -> io::Result<B> + Send + Sync>;
@@ -88,6 +93,15 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         self.take()?.open_queue(arena, sources)
     }
 
+    fn open_queue_if_held(
+        self: &Arc<Self>,
+        arena: &Arena,
+        sources: EventSources<'_>,
+    ) -> io::Result<Option<B::Queue>> {
+        let held = self.lease().clone();
+        held.map(|device| device.open_queue(arena, sources)).transpose()
+    }
+
     fn is_held(&self) -> bool {
         self.lease().is_some()
     }
@@ -112,11 +126,19 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
     }
 
     fn hand_over(&self) -> io::Result<()> {
-        let Some(device) = self.lease().take() else {
+        // locked to the end: nobody is told that it is not held before it is closed
+        let mut held = self.lease();
+        let Some(device) = held.take() else {
             return Ok(());
         };
+        device.interrupt_growth();
+        // No queue of a session is left, but a flush or the preparation of a growth may still have it: they end by themselves,
+        // and no new one can begin.
+        while Arc::strong_count(&device) > 1 {
+            thread::sleep(BORROWER_POLL);
+        }
         let closed = device.close();
-        // no queue is left, so the files are closed with this, and unlocked by that
+        // so the files are closed with this, and unlocked by that
         drop(device);
         tracing::info!("handed the disk over");
         closed

@@ -131,6 +131,15 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Opens a queue for the calling thread. Buffers of `arena` can be registered.
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue>;
 
+    /// As [`Self::open_queue`], but takes storage that goes from host to host from nobody: none where it is not held.
+    fn open_queue_if_held(
+        self: &Arc<Self>,
+        arena: &Arena,
+        sources: EventSources<'_>,
+    ) -> io::Result<Option<Self::Queue>> {
+        self.open_queue(arena, sources).map(Some)
+    }
+
     /// Whether the storage is ours now, so that opening a queue takes it from nobody.
     fn is_held(&self) -> bool {
         true
@@ -145,6 +154,9 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn prepare_growth(&self, _size: u64) -> Result<(), GrowthError> {
         Ok(())
     }
+
+    /// Has what makes ready end as soon as it can, with an error: the storage is about to be handed over.
+    fn interrupt_growth(&self) {}
 
     /// Has `size` bytes from now on, durably; more than before. No queue is open.
     fn grow(&self, _size: u64) -> Result<(), GrowthError> {

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -49,6 +50,8 @@ pub struct SidecarDevice {
     cache_bytes: usize,
     /// What was made ready.
     growth: Mutex<Option<Growth>>,
+    /// Nothing is to be made ready any more.
+    growth_interrupted: AtomicBool,
 }
 
 impl SidecarDevice {
@@ -98,7 +101,16 @@ impl SidecarDevice {
         };
         let log = TagLog::new(sidecar.into_media(), journal);
         let (log_thread, growth) = (Mutex::new(None), Mutex::new(None));
-        Self { image, protection, info, log, log_thread, cache_bytes, growth }
+        Self {
+            image,
+            protection,
+            info,
+            log,
+            log_thread,
+            cache_bytes,
+            growth,
+            growth_interrupted: AtomicBool::new(false),
+        }
     }
 
     fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
@@ -212,13 +224,22 @@ impl BlockDevice for SidecarDevice {
         let file = self.log.media().sidecar();
         file.set_len(growth.old_size())?;
         file.set_len(growth.new_size())?;
-        growth.prepare(self.log.media(), |offset| next_data(self.image.file(), offset))?;
+        growth.prepare(self.log.media(), |offset| {
+            if self.growth_interrupted.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the disk is handed over"));
+            }
+            next_data(self.image.file(), offset)
+        })?;
         // so that there is less left to do when the queues stand still
         let mut log = self.log.lock();
         log.journal.want_checkpoint();
         self.log.unlock(log);
         *self.growth.lock().unwrap_or_else(PoisonError::into_inner) = Some(growth);
         Ok(())
+    }
+
+    fn interrupt_growth(&self) {
+        self.growth_interrupted.store(true, Ordering::Relaxed);
     }
 
     fn grow(&self, size: u64) -> Result<(), GrowthError> {

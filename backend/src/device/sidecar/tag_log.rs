@@ -152,7 +152,10 @@ impl TagLog {
 
     /// Brings everything to the array. To be called when the thread has ended.
     pub(super) fn close(&self) -> io::Result<()> {
-        sidecar::close(&mut self.lock().journal, &self.media)
+        let closed = sidecar::close(&mut self.lock().journal, &self.media);
+        // a flush beside the queues may wait for what is durable now
+        self.wake_askers();
+        closed
     }
 
     /// Has the thread make the sidecar that of a larger image. No queue is open.
@@ -203,6 +206,9 @@ impl TagLog {
         if let Some(Growing { growth, cache_bytes, done }) = shared.growing.take() {
             // under the lock, which nobody else wants while no queue is open
             let grown = sidecar::grow(&mut shared.journal, &self.media, &growth, cache_bytes);
+            drop(shared);
+            // a flush beside the queues may wait for what is durable now
+            self.wake_askers();
             let _ = done.send(grown);
         }
     }
