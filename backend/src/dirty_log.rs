@@ -76,11 +76,13 @@ impl DirtyLog {
 
     /// Whether the log there is has bits for memory up to `memory_end`. True when nothing is logged.
     pub fn check_covers(&self, memory_end: u64) -> Result<(), DirtyLogError> {
+        if self.is_on() { self.covers(memory_end) } else { Ok(()) }
+    }
+
+    /// Whether the log there is has bits for memory up to `memory_end`, even if it is off. True when there is none.
+    pub fn covers(&self, memory_end: u64) -> Result<(), DirtyLogError> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-        match &*pages {
-            Some(pages) if self.is_on() => refuse_small(pages.mapping.size() as u64, memory_end),
-            _ => Ok(()),
-        }
+        pages.as_ref().map_or(Ok(()), |pages| refuse_small(pages.mapping.size() as u64, memory_end))
     }
 
     /// Starts or ends logging (`VHOST_F_LOG_ALL`). When this returns, all that was written and not marked was written before, and

@@ -72,7 +72,7 @@ pub fn serve<B: BlockDevice>(
     stream: UnixStream,
     inbox: Arc<Inbox<Notice>>,
 ) -> io::Result<()> {
-    let session = Arc::new(Mutex::new(Session::new(disk, offer)));
+    let session = Arc::new(Mutex::new(Session::new(disk, offer, inbox.clone())));
     let mut door = FrontDoor::new(session.clone(), stream, inbox)?;
     if let Err(ended) = door.serve() {
         tracing::warn!("session ended: {}", crate::report::chain(&ended));
@@ -96,6 +96,8 @@ pub fn serve<B: BlockDevice>(
 struct Session<B> {
     disk: Arc<Disk<B>>,
     offer: Offer,
+    /// For those that this session starts.
+    inbox: Arc<Inbox<Notice>>,
     owned: bool,
     acked: u64,
     /// `VHOST_F_LOG_ALL` was acknowledged.
@@ -111,11 +113,12 @@ struct Session<B> {
 }
 
 impl<B: BlockDevice> Session<B> {
-    fn new(disk: Arc<Disk<B>>, offer: Offer) -> Self {
+    fn new(disk: Arc<Disk<B>>, offer: Offer, inbox: Arc<Inbox<Notice>>) -> Self {
         let queues = disk.inboxes.iter().map(|_| Queue::default()).collect();
         Self {
             disk,
             offer,
+            inbox,
             owned: false,
             acked: 0,
             migrating: false,
@@ -227,6 +230,7 @@ impl<B: BlockDevice> Session<B> {
         let vring = Vring { index, ring, kick, call, error, inflight, writethrough, used_log };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
+        let inbox = self.inbox.clone();
         let thread = thread::Builder::new().name(format!("queue{index}")).spawn(move || {
             // the ring of a worker belongs to the thread that made it
             let worker = match QueueWorker::new(disk, memory, vring) {
@@ -237,7 +241,11 @@ impl<B: BlockDevice> Session<B> {
                 }
             };
             let _ = started.send(Ok(()));
-            worker.run().inspect_err(|error| tracing::error!(queue = index, "worker died: {error}"))
+            worker.run().inspect_err(|error| {
+                tracing::error!(queue = index, "worker died: {error}");
+                // stopping the queues finds it dead, which ends the session: the front-end can connect anew
+                inbox.post(Notice::WhileStopped(Box::new(|| false)));
+            })
         });
         let thread = thread.map_err(|error| fail("cannot start a worker thread", index, &error))?;
         if let Ok(Ok(())) = outcome.recv() {
@@ -298,6 +306,10 @@ impl<B: BlockDevice> Session<B> {
         let log = self.memory.dirty_log();
         let on = migrating && log.has_base();
         if on != log.is_on() {
+            if on {
+                // memory may have been added since the log was given
+                log.covers(self.memory.end()).map_err(|error| refuse(error.to_string()))?;
+            }
             log.switch(on)
                 .map_err(|error| refuse(format!("membarrier, which a dirty log needs: {error}")))?;
             tracing::info!("the dirty log is {}", if on { "on" } else { "off" });

@@ -347,6 +347,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn abandon(mut self) {
         // first: it waits for everything in flight
         drop(self.device);
+        self.disk.metrics[self.vring.index].in_flight.set(0);
         self.released.extend(self.requests.drain().filter_map(|active| {
             active.request.reply.abandon();
             active.ticket
