@@ -12,8 +12,8 @@ use crate::sample::{Idle, LoadResult, Sample};
 use crate::usage::{CpuTime, CpuUse, Memory, context_switches};
 use crate::workload::Workload;
 
-/// Time for a back-end to find out that there is nothing more to do: the watchdog of stableblk looks twice more, every 2.5 s.
-const SETTLE_TIME: Duration = Duration::from_secs(6);
+/// Time for a back-end to find out that there is nothing more to do: the watchdog of stableblk looks three times more, every 2.5 s.
+const SETTLE_TIME: Duration = Duration::from_secs(9);
 
 /// Drive a vhost-user-blk back-end and print what it did and what it used, as JSON
 #[derive(Debug, Args)]
