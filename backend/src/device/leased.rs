@@ -144,3 +144,37 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         closed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::mpsc::{self, RecvTimeoutError};
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::device::mem::MemDevice;
+
+    fn mem() -> MemDevice {
+        MemDevice::new(None, 1 << 20)
+    }
+
+    #[test]
+    fn a_hand_over_waits_for_who_has_borrowed_the_disk() {
+        let leased = Arc::new(Leased::held(mem(), || panic!("nobody takes it again")));
+        let arena = Arena::reserve(0).unwrap();
+        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let borrowed = leased.open_queue_if_held(&arena, sources).unwrap();
+        assert!(borrowed.is_some());
+        let (done, handed_over) = mpsc::channel();
+        let source = leased.clone();
+        let hand_over = thread::spawn(move || done.send(source.hand_over()).unwrap());
+        let early = handed_over.recv_timeout(Duration::from_millis(50));
+        assert!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
+        drop(borrowed);
+        handed_over.recv().unwrap().unwrap();
+        hand_over.join().unwrap();
+        assert!(leased.open_queue_if_held(&arena, sources).unwrap().is_none(), "it was taken back");
+    }
+}
