@@ -211,11 +211,11 @@ impl<'a> WithBitmapSlice<'a> for RegionLog {
 impl Bitmap for RegionLog {
     #[inline]
     fn mark_dirty(&self, offset: usize, len: usize) {
-        self.log.mark(self.start + offset as u64, len);
+        self.slice_at(0).mark_dirty(offset, len);
     }
 
     fn dirty_at(&self, offset: usize) -> bool {
-        self.log.bit(self.start + offset as u64)
+        self.slice_at(0).dirty_at(offset)
     }
 
     #[inline]

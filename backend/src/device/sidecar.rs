@@ -205,6 +205,7 @@ impl BlockDevice for SidecarDevice {
             ring,
             asker,
             asking: Vec::new(),
+            granted: Vec::new(),
             ask_again: false,
             done: Vec::new(),
             events: VecDeque::new(),
@@ -292,6 +293,8 @@ pub struct SidecarQueue {
     ring: Ring<(Step, Logged)>,
     asker: Arc<Asker>,
     asking: Vec<Asking>,
+    /// Changes that the log allows, in one batch.
+    granted: Vec<(Operation, Intent)>,
     /// There is reason to ask: something new, or the log's thread has done something.
     ask_again: bool,
     /// What came back from the ring in one batch.
@@ -317,6 +320,11 @@ impl SidecarQueue {
             self.asker.ask();
         }
         device.log.unlock(log);
+        // not under the log's lock: a file in memory is written here and now
+        for (operation, intent) in self.granted.drain(..) {
+            let step = first_step(&operation, IMAGE);
+            self.ring.submit(operation, (step, Logged::Change(intent)));
+        }
         self.look_into(in_doubt);
     }
 
@@ -325,10 +333,7 @@ impl SidecarQueue {
         match asking {
             Asking::Intend(operation, mut intent) => {
                 match journal.intend(&mut intent, self.device.change(&operation)) {
-                    Ok(Admission::Granted) => {
-                        let step = first_step(&operation, IMAGE);
-                        self.ring.submit(operation, (step, Logged::Change(intent)));
-                    }
+                    Ok(Admission::Granted) => self.granted.push((operation, intent)),
                     Ok(Admission::Later) => self.asking.push(Asking::Intend(operation, intent)),
                     Err(error) if intent.is_logged() => return Some((operation, intent, error)),
                     Err(error) => self.finish(operation, Err(error)),
