@@ -1,21 +1,24 @@
 //! `stableblk --socket-path S --blk-file F`: serve a disk.
 
+mod error;
+mod options;
+
 use std::fs::File;
-use std::io;
-use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::error::ServeError;
+use self::options::BounceChoice;
+#[cfg(feature = "bench-null")]
+use self::options::DeviceChoice;
+pub use self::options::{Integrity, ServeArgs};
 use super::lease::lease;
 use super::storage::{Storage, StorageError};
-use super::take_over::{TakeOverError, refuse_other_data};
-use clap::builder::RangedU64ValueParser;
-use integrity::sidecar::{IntentMode, LoadError};
-use parse_size::Config;
+use super::take_over::refuse_other_data;
+use integrity::sidecar::LoadError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use thiserror::Error;
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
@@ -44,9 +47,6 @@ pub const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
-/// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
-/// to 16 MiB here: so many indirect tables of so many descriptors.
-const QUEUE_SIZE_MAX: u16 = 1024;
 /// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
 /// The control socket is for its owner alone.
@@ -55,280 +55,12 @@ const CONTROL_MODE: u32 = 0o600;
 const ZEROING_SECTORS_MAX: u32 = 1 << 21;
 /// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
 const ZEROING_RANGES_MAX: u32 = 1;
-/// Least memory for tuples.
-const TUPLE_CACHE_MIN: u64 = 1 << 20;
 /// Descriptors of one queue: kick, call, error, wake and its copy, io_uring and one to spare.
 const FILES_PER_QUEUE: u64 = 7;
 /// Descriptors of everything else, memory regions included.
 const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
 /// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
 const CONTROL_FILES: u64 = 12;
-
-/// Where the tuples are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Integrity {
-    /// On the device, where it has room for them; else beside the image, `IMAGE.pi`.
-    Auto,
-    /// Nowhere: no PI.
-    None,
-    /// In this file.
-    Path(PathBuf),
-}
-
-/// `--bounce`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum BounceChoice {
-    /// When there is PI to keep, or the storage needs stable pages for checksums of its own.
-    Auto,
-    /// Every request.
-    Always,
-    /// No request that is aligned; with PI this shows the defect that stableblk is for.
-    Never,
-}
-
-/// `--intent`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum IntentChoice {
-    /// By regions of 1 MiB
-    Region,
-    /// By blocks
-    Block,
-}
-
-impl From<IntentChoice> for IntentMode {
-    fn from(choice: IntentChoice) -> Self {
-        match choice {
-            IntentChoice::Region => Self::Region,
-            IntentChoice::Block => Self::Block,
-        }
-    }
-}
-
-/// `--device`
-#[cfg(feature = "bench-null")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum DeviceChoice {
-    /// The image does them.
-    Image,
-    /// Nobody does them: the image gives only size, alignment and protection.
-    Null,
-}
-
-/// Options of serving.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ServeArgs {
-    /// Listen on this Unix socket
-    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
-    socket_path: Option<PathBuf>,
-    /// Use this open descriptor: a listening socket, or one connected to the front-end. With neither option: the socket that
-    /// systemd passed
-    #[arg(long, value_name = "N")]
-    fd: Option<RawFd>,
-    /// The image: a raw file, a block device, or an NVMe namespace's character device
-    #[arg(long, value_name = "FILE")]
-    blk_file: PathBuf,
-    /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
-    #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
-    integrity: Integrity,
-    /// Copy guest data into stable folios: auto (with protection information), always, never
-    #[arg(long, value_enum, default_value_t = BounceChoice::Auto, hide_possible_values = true)]
-    bounce: BounceChoice,
-    /// Most queues the front-end may use; unused ones cost nothing
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = RangedU64ValueParser::<u16>::new().range(1..=256))]
-    num_queues: u16,
-    /// Largest ring accepted, in entries
-    #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE_MAX, value_parser = parse_queue_size)]
-    queue_size: u16,
-    /// Refuse writes
-    #[arg(long)]
-    read_only: bool,
-    /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image to the source until the guest
-    /// runs here
-    #[arg(long)]
-    pub(super) incoming: bool,
-    /// Logical block size the guest sees, in bytes
-    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = parse_block_size)]
-    block_size: u32,
-    /// Serial number the guest sees, up to 20 bytes [default: from the image's UUID]
-    #[arg(long, value_name = "STR", value_parser = parse_serial)]
-    serial: Option<String>,
-    /// Permissions of the socket, octal
-    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = parse_mode)]
-    socket_mode: u32,
-    /// Group of the socket, by name or number
-    #[arg(long, value_name = "GROUP")]
-    socket_group: Option<String>,
-    /// Report a queue on which nothing has finished for so long although requests are in flight; 0 never does
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(..=86_400))]
-    watchdog_seconds: u32,
-    /// Take `stableblk ctl` on this Unix socket, from root and from the user who serves
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
-    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the dirty bit of its region
-    /// (fast), or its tag (a sync for each batch of writes, but a crash puts only blocks in flight in doubt)
-    #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
-    intent: IntentChoice,
-    /// Memory for tuples, in bytes, or with a unit of powers of 1024
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
-    tuple_cache: u64,
-    /// Longest time to look for work before sleeping, in microseconds; 0 never polls
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
-    poll_us: u32,
-    /// What to do with transfers; "null" drops them, to measure the path alone
-    #[cfg(feature = "bench-null")]
-    #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
-    device: DeviceChoice,
-}
-
-impl ServeArgs {
-    /// The socket that somebody else made, named here or, when no path is, by systemd.
-    fn inherited_fd(&self) -> Result<Option<RawFd>, SocketError> {
-        match (self.fd, &self.socket_path) {
-            (None, None) => socket::activated()?.map(Some).ok_or(SocketError::None),
-            _ => Ok(self.fd),
-        }
-    }
-}
-
-fn parse_integrity(text: &str) -> Result<Integrity, String> {
-    Ok(match text {
-        "" => return Err("an empty path; say auto, none or the sidecar's path".to_owned()),
-        "auto" => Integrity::Auto,
-        "none" => Integrity::None,
-        path => Integrity::Path(path.into()),
-    })
-}
-
-fn parse_queue_size(text: &str) -> Result<u16, String> {
-    let size =
-        text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (2..=QUEUE_SIZE_MAX).contains(size));
-    size.ok_or_else(|| format!("not a power of two from 2 to {QUEUE_SIZE_MAX}"))
-}
-
-fn parse_block_size(text: &str) -> Result<u32, String> {
-    match text {
-        "512" => Ok(512),
-        "4096" => Ok(4096),
-        _ => Err("the guest's block size is 512 or 4096".to_owned()),
-    }
-}
-
-fn parse_tuple_cache(text: &str) -> Result<u64, String> {
-    let size = Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())?;
-    if size < TUPLE_CACHE_MIN {
-        return Err(format!("{size} bytes, less than the {TUPLE_CACHE_MIN} that the largest requests need"));
-    }
-    Ok(size)
-}
-
-fn parse_serial(text: &str) -> Result<String, String> {
-    if text.len() > DEVICE_ID_LEN {
-        return Err(format!(
-            "{} bytes, more than the {DEVICE_ID_LEN} that virtio-blk has room for",
-            text.len()
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-fn parse_mode(text: &str) -> Result<u32, String> {
-    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-    mode.ok_or_else(|| "not an octal mode such as 0660".to_owned())
-}
-
-/// Why serving did not begin, or ended.
-#[derive(Debug, Error)]
-pub enum ServeError {
-    /// The image or its sidecar cannot be used.
-    #[error(transparent)]
-    Image(#[from] crate::error::Error),
-    /// Somebody else has the image.
-    #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
-    InUse(crate::error::Error),
-    /// The metadata of the device cannot be used.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The namespace cannot be used.
-    #[error(transparent)]
-    Namespace(#[from] NamespaceError),
-    /// The device holds data of others.
-    #[error(transparent)]
-    TakeOver(#[from] TakeOverError),
-    /// A namespace's own metadata is all there is on its character device.
-    #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
-    NamespaceWithIntegrity(PathBuf),
-    /// The socket cannot be used.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// A choice of the guest's block size that the image does not allow.
-    #[error("{} has {size} bytes, not a positive multiple of --block-size {block_size}: choose 512, or `truncate -s` it", path.display())]
-    BlockSize {
-        /// The image.
-        path: PathBuf,
-        /// Its size, in bytes.
-        size: u64,
-        /// What was asked for, in bytes.
-        block_size: u32,
-    },
-    /// Not enough descriptors for the queues.
-    #[error(
-        "--num-queues {queues} needs {needed} open files, but the limit is {limit}: ask for fewer queues, or raise `ulimit -n`"
-    )]
-    TooManyQueues {
-        /// Queues asked for.
-        queues: u16,
-        /// Descriptors they need.
-        needed: u64,
-        /// Descriptors there can be.
-        limit: u64,
-    },
-    /// Not enough memory for the queues.
-    #[error(
-        "--num-queues {queues} needs {needed} MiB of bounce memory, but the machine has {total} MiB: ask for fewer queues"
-    )]
-    TooMuchMemory {
-        /// Queues asked for.
-        queues: u16,
-        /// What they need, in MiB.
-        needed: u64,
-        /// What there is, in MiB.
-        total: u64,
-    },
-    /// No io_uring.
-    #[error(
-        "io_uring cannot be used: allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp profile)"
-    )]
-    IoUring(#[source] io::Error),
-    /// The process could not be set up.
-    #[error("cannot {action}")]
-    Setup {
-        /// What was to be done.
-        action: &'static str,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Serving ended by a failure.
-    #[error("cannot go on serving")]
-    Control(#[source] io::Error),
-    /// What was flushed is durable; what was not may be.
-    #[error("cannot close {} cleanly: it will be recovered when it is served again", path.display())]
-    Close {
-        /// The image.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl ServeError {
-    /// Whether somebody else has the storage, who may let go of it.
-    pub(super) fn is_in_use(&self) -> bool {
-        use crate::error::Error::InUse;
-        matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
-    }
-}
 
 /// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
 pub fn run(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {

@@ -1,0 +1,105 @@
+//! Why serving did not begin, or ended.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::super::storage::StorageError;
+use super::super::take_over::TakeOverError;
+use crate::device::NamespaceError;
+use crate::socket::SocketError;
+
+/// Why serving did not begin, or ended.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The image or its sidecar cannot be used.
+    #[error(transparent)]
+    Image(#[from] crate::error::Error),
+    /// Somebody else has the image.
+    #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
+    InUse(crate::error::Error),
+    /// The metadata of the device cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The namespace cannot be used.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The device holds data of others.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
+    /// A namespace's own metadata is all there is on its character device.
+    #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
+    NamespaceWithIntegrity(PathBuf),
+    /// The socket cannot be used.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A choice of the guest's block size that the image does not allow.
+    #[error("{} has {size} bytes, not a positive multiple of --block-size {block_size}: choose 512, or `truncate -s` it", path.display())]
+    BlockSize {
+        /// The image.
+        path: PathBuf,
+        /// Its size, in bytes.
+        size: u64,
+        /// What was asked for, in bytes.
+        block_size: u32,
+    },
+    /// Not enough descriptors for the queues.
+    #[error(
+        "--num-queues {queues} needs {needed} open files, but the limit is {limit}: ask for fewer queues, or raise `ulimit -n`"
+    )]
+    TooManyQueues {
+        /// Queues asked for.
+        queues: u16,
+        /// Descriptors they need.
+        needed: u64,
+        /// Descriptors there can be.
+        limit: u64,
+    },
+    /// Not enough memory for the queues.
+    #[error(
+        "--num-queues {queues} needs {needed} MiB of bounce memory, but the machine has {total} MiB: ask for fewer queues"
+    )]
+    TooMuchMemory {
+        /// Queues asked for.
+        queues: u16,
+        /// What they need, in MiB.
+        needed: u64,
+        /// What there is, in MiB.
+        total: u64,
+    },
+    /// No io_uring.
+    #[error(
+        "io_uring cannot be used: allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp profile)"
+    )]
+    IoUring(#[source] io::Error),
+    /// The process could not be set up.
+    #[error("cannot {action}")]
+    Setup {
+        /// What was to be done.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Serving ended by a failure.
+    #[error("cannot go on serving")]
+    Control(#[source] io::Error),
+    /// What was flushed is durable; what was not may be.
+    #[error("cannot close {} cleanly: it will be recovered when it is served again", path.display())]
+    Close {
+        /// The image.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// Whether somebody else has the storage, who may let go of it.
+    pub(in crate::command) fn is_in_use(&self) -> bool {
+        use crate::error::Error::InUse;
+        matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
+    }
+}

@@ -1,0 +1,189 @@
+//! What serving can be asked for, and how the command line says it.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+use integrity::sidecar::IntentMode;
+use parse_size::Config;
+use virtio::DEVICE_ID_LEN;
+
+use crate::socket::{self, SocketError};
+
+/// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
+/// to 16 MiB here: so many indirect tables of so many descriptors.
+const QUEUE_SIZE_MAX: u16 = 1024;
+/// Least memory for tuples.
+const TUPLE_CACHE_MIN: u64 = 1 << 20;
+
+/// Where the tuples are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Integrity {
+    /// On the device, where it has room for them; else beside the image, `IMAGE.pi`.
+    Auto,
+    /// Nowhere: no PI.
+    None,
+    /// In this file.
+    Path(PathBuf),
+}
+
+/// `--bounce`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum BounceChoice {
+    /// When there is PI to keep, or the storage needs stable pages for checksums of its own.
+    Auto,
+    /// Every request.
+    Always,
+    /// No request that is aligned; with PI this shows the defect that stableblk is for.
+    Never,
+}
+
+/// `--intent`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum IntentChoice {
+    /// By regions of 1 MiB
+    Region,
+    /// By blocks
+    Block,
+}
+
+impl From<IntentChoice> for IntentMode {
+    fn from(choice: IntentChoice) -> Self {
+        match choice {
+            IntentChoice::Region => Self::Region,
+            IntentChoice::Block => Self::Block,
+        }
+    }
+}
+
+/// `--device`
+#[cfg(feature = "bench-null")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DeviceChoice {
+    /// The image does them.
+    Image,
+    /// Nobody does them: the image gives only size, alignment and protection.
+    Null,
+}
+
+/// Options of serving.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// Listen on this Unix socket
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub(super) socket_path: Option<PathBuf>,
+    /// Use this open descriptor: a listening socket, or one connected to the front-end. With neither option: the socket that
+    /// systemd passed
+    #[arg(long, value_name = "N")]
+    pub(super) fd: Option<RawFd>,
+    /// The image: a raw file, a block device, or an NVMe namespace's character device
+    #[arg(long, value_name = "FILE")]
+    pub(super) blk_file: PathBuf,
+    /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
+    #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
+    pub(super) integrity: Integrity,
+    /// Copy guest data into stable folios: auto (with protection information), always, never
+    #[arg(long, value_enum, default_value_t = BounceChoice::Auto, hide_possible_values = true)]
+    pub(super) bounce: BounceChoice,
+    /// Most queues the front-end may use; unused ones cost nothing
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = RangedU64ValueParser::<u16>::new().range(1..=256))]
+    pub(super) num_queues: u16,
+    /// Largest ring accepted, in entries
+    #[arg(long, value_name = "N", default_value_t = QUEUE_SIZE_MAX, value_parser = parse_queue_size)]
+    pub(super) queue_size: u16,
+    /// Refuse writes
+    #[arg(long)]
+    pub(super) read_only: bool,
+    /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image to the source until the guest
+    /// runs here
+    #[arg(long)]
+    pub(in crate::command) incoming: bool,
+    /// Logical block size the guest sees, in bytes
+    #[arg(long, value_name = "512|4096", default_value = "512", value_parser = parse_block_size)]
+    pub(super) block_size: u32,
+    /// Serial number the guest sees, up to 20 bytes [default: from the image's UUID]
+    #[arg(long, value_name = "STR", value_parser = parse_serial)]
+    pub(super) serial: Option<String>,
+    /// Permissions of the socket, octal
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = parse_mode)]
+    pub(super) socket_mode: u32,
+    /// Group of the socket, by name or number
+    #[arg(long, value_name = "GROUP")]
+    pub(super) socket_group: Option<String>,
+    /// Report a queue on which nothing has finished for so long although requests are in flight; 0 never does
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(..=86_400))]
+    pub(super) watchdog_seconds: u32,
+    /// Take `stableblk ctl` on this Unix socket, from root and from the user who serves
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
+    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the dirty bit of its region
+    /// (fast), or its tag (a sync for each batch of writes, but a crash puts only blocks in flight in doubt)
+    #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
+    pub(super) intent: IntentChoice,
+    /// Memory for tuples, in bytes, or with a unit of powers of 1024
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
+    pub(super) tuple_cache: u64,
+    /// Longest time to look for work before sleeping, in microseconds; 0 never polls
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
+    pub(super) poll_us: u32,
+    /// What to do with transfers; "null" drops them, to measure the path alone
+    #[cfg(feature = "bench-null")]
+    #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
+    pub(super) device: DeviceChoice,
+}
+
+impl ServeArgs {
+    /// The socket that somebody else made, named here or, when no path is, by systemd.
+    pub(super) fn inherited_fd(&self) -> Result<Option<RawFd>, SocketError> {
+        match (self.fd, &self.socket_path) {
+            (None, None) => socket::activated()?.map(Some).ok_or(SocketError::None),
+            _ => Ok(self.fd),
+        }
+    }
+}
+
+fn parse_integrity(text: &str) -> Result<Integrity, String> {
+    Ok(match text {
+        "" => return Err("an empty path; say auto, none or the sidecar's path".to_owned()),
+        "auto" => Integrity::Auto,
+        "none" => Integrity::None,
+        path => Integrity::Path(path.into()),
+    })
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, String> {
+    let size =
+        text.parse().ok().filter(|size: &u16| size.is_power_of_two() && (2..=QUEUE_SIZE_MAX).contains(size));
+    size.ok_or_else(|| format!("not a power of two from 2 to {QUEUE_SIZE_MAX}"))
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" => Ok(4096),
+        _ => Err("the guest's block size is 512 or 4096".to_owned()),
+    }
+}
+
+fn parse_tuple_cache(text: &str) -> Result<u64, String> {
+    let size = Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())?;
+    if size < TUPLE_CACHE_MIN {
+        return Err(format!("{size} bytes, less than the {TUPLE_CACHE_MIN} that the largest requests need"));
+    }
+    Ok(size)
+}
+
+fn parse_serial(text: &str) -> Result<String, String> {
+    if text.len() > DEVICE_ID_LEN {
+        return Err(format!(
+            "{} bytes, more than the {DEVICE_ID_LEN} that virtio-blk has room for",
+            text.len()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| "not an octal mode such as 0660".to_owned())
+}
