@@ -226,8 +226,8 @@ impl<B: BlockDevice> Session<B> {
         let Some(kick) = queue.kick.take() else {
             return Ok(());
         };
-        let (call, error) = (queue.call.take(), queue.error.take());
-        let vring = Vring { index, ring, kick, call, error, inflight, writethrough, used_log };
+        let (call, error, retired) = (queue.call.take(), queue.error.take(), queue.retired);
+        let vring = Vring { index, ring, kick, call, error, inflight, writethrough, used_log, retired };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
         let inbox = self.inbox.clone();
@@ -349,6 +349,7 @@ impl<B: BlockDevice> Session<B> {
         match worker.join() {
             Ok(Ok(vring)) => {
                 queue.next_avail = vring.ring.next_avail();
+                queue.retired = vring.retired;
                 queue.left_at = None;
                 queue.kick = Some(vring.kick);
                 queue.call = vring.call;
@@ -429,13 +430,13 @@ impl<B: BlockDevice> Session<B> {
         self.queue(index)?;
         let index = index as usize;
         self.stop(index)?;
-        let Queue { size, addresses, next_avail, enabled, .. } = self.queues[index];
+        let Queue { size, addresses, next_avail, retired, enabled, .. } = self.queues[index];
         change(&mut self.queues[index]);
         let started = self.start_if_ready(index);
         if started.is_err() {
             let queue = &mut self.queues[index];
             (queue.size, queue.addresses) = (size, addresses);
-            (queue.next_avail, queue.enabled) = (next_avail, enabled);
+            (queue.next_avail, queue.retired, queue.enabled) = (next_avail, retired, enabled);
             // one that ran before runs again; one that could not has nothing new to say
             let _ = self.start_if_ready(index);
         }

@@ -64,6 +64,8 @@ pub struct Vring {
     pub writethrough: bool,
     /// Where writes to the used ring are marked besides its own place.
     pub used_log: Option<UsedRingLog>,
+    /// The ring was found broken: nothing more is taken from it, whoever serves the queue, until it is set up anew.
+    pub retired: bool,
 }
 
 /// A request that was done, to be counted.
@@ -104,7 +106,6 @@ pub struct QueueWorker<B: BlockDevice> {
     /// A request of which more is begun as soon as its pieces so far were looked at.
     cutting: Option<usize>,
     stopping: bool,
-    retired: bool,
 }
 
 impl<B: BlockDevice> QueueWorker<B> {
@@ -144,7 +145,6 @@ impl<B: BlockDevice> QueueWorker<B> {
             starved: false,
             cutting: None,
             stopping: false,
-            retired: false,
         })
     }
 
@@ -218,7 +218,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
     fn arm(&mut self) -> bool {
-        if self.stopping || self.retired || self.starved {
+        if self.stopping || self.vring.retired || self.starved {
             return true;
         }
         let armed = self.vring.ring.enable_notifications(&*self.memory);
@@ -356,10 +356,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.disk.release(self.vring.index, self.released.drain(..), |_| {});
     }
 
-    /// Nothing more can be believed of this queue, until the driver resets it. What was popped is still finished.
+    /// Nothing more can be believed of this queue, until it is set up anew. What was popped is still finished.
     fn retire(&mut self, reason: &dyn fmt::Display) {
-        if !self.retired {
-            self.retired = true;
+        if !self.vring.retired {
+            self.vring.retired = true;
             self.metrics().retired.add(1);
             tracing::error!(queue = self.vring.index, "queue retired: {reason}");
             if let Some(error) = &self.vring.error {

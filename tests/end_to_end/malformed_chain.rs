@@ -1,12 +1,16 @@
 //! Chains that no driver should make: each comes back once, with a status where one can be written, and nobody else notices.
 
 use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::FrontendReq;
 use virtio::testing::{Buffer, header};
 use virtio::{Descriptor, DescriptorFlags, request_type};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, pattern};
+use crate::harness::{
+    Backend, Frontend, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, Request, pattern,
+};
 
 /// A disk with a queue to be mistreated and one to be served.
 struct Rig<'m> {
@@ -273,6 +277,54 @@ fn a_broken_ring_retires_its_queue_alone() {
         drop(frontend);
         let log = rig.backend.stop();
         assert!(log.contains(reason), "{reason:?} is not in the log:\n{log}");
+        rig.image.assert_clean();
+    }
+}
+
+/// Stops and starts that the driver knows nothing of mend no ring.
+#[test]
+fn a_retired_queue_serves_again_only_when_it_is_set_up_anew() {
+    let by_its_base = |rig: &mut Rig<'_>| rig.frontend.protocol.set_vring_base(0, 0).unwrap();
+    let by_being_handed_back = |rig: &mut Rig<'_>| {
+        assert_eq!(rig.frontend.stop(&rig.queue), 0);
+        rig.frontend.protocol.set_vring_kick(0, rig.queue.kick_fd()).unwrap();
+    };
+    let by_a_reset = |rig: &mut Rig<'_>| {
+        assert!(rig.frontend.acknowledged(FrontendReq::RESET_DEVICE, &[], &[]));
+        let config = rig.frontend.config_of(&rig.queue);
+        rig.frontend.protocol.set_vring_num(0, rig.queue.size()).unwrap();
+        rig.frontend.protocol.set_vring_addr(0, &config).unwrap();
+        rig.frontend.protocol.set_vring_kick(0, rig.queue.kick_fd()).unwrap();
+        rig.frontend.protocol.set_vring_enable(0, true).unwrap();
+    };
+    let ways: [&dyn Fn(&mut Rig<'_>); 3] = [&by_its_base, &by_being_handed_back, &by_a_reset];
+    for set_up_anew in ways {
+        let memory = GuestMemory::new();
+        let mut rig = Rig::new(&memory);
+        rig.queue.driver().set_available_index(20_000);
+        rig.queue.kick();
+        rig.backend.log().wait_for("queue retired");
+        // from here on it looks well
+        let write = Request::write(64, &[(rig.data, 4096)]);
+        let head = rig.queue.submit(&write);
+        // each of these stops the queues; a worker looks at its ring before it heeds the next one
+        for _ in 0..2 {
+            rig.frontend.protocol.set_mem_table(&memory.regions()).unwrap();
+            rig.frontend.protocol.set_vring_enable(0, false).unwrap();
+            rig.frontend.protocol.set_vring_enable(0, true).unwrap();
+            assert_eq!(rig.backend.ctl(&["drain"]).code, Some(0));
+        }
+        rig.queue.kick();
+        assert_eq!(rig.queue.driver().used_index(), 0, "a retired queue was served");
+        assert_eq!(rig.error.read().unwrap(), 1, "the front-end is told once");
+
+        set_up_anew(&mut rig);
+        let completion = rig.queue.poll();
+        assert_eq!((completion.head, completion.status), (head, OK));
+        drop(rig.frontend);
+        let log = rig.backend.stop();
+        assert_eq!(log.matches("queue retired").count(), 1, "{log}");
+        assert!(rig.image.read(64 * 512, 4096) == pattern(1, 4096));
         rig.image.assert_clean();
     }
 }

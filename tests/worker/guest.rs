@@ -250,6 +250,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             inflight: self.setup.inflight.then(|| new_inflight_queue(self.setup.ring_size)),
             writethrough: self.setup.writethrough,
             used_log: None,
+            retired: false,
         };
         let (disk, memory) = (self.disk.clone(), self.memory.clone());
         queue.worker =

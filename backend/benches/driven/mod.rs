@@ -69,6 +69,7 @@ pub(crate) fn run<B: BlockDevice>(device: Arc<B>, load: Load) -> f64 {
         inflight,
         writethrough: false,
         used_log: None,
+        retired: false,
     };
     disk.inboxes[0].post(Message::Stop);
     let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");

@@ -74,6 +74,7 @@ pub fn run(input: &[u8]) {
         inflight: None,
         writethrough: flag(5),
         used_log: None,
+        retired: false,
     };
     disk.inboxes[0].post(Message::Stop);
     let worker = QueueWorker::new(disk.clone(), memory, vring).expect("the arena is small");

@@ -118,7 +118,10 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
         let base = u16::try_from(base).map_err(|_| VhostError::InvalidParam)?;
-        self.change_queue(index, |queue| (queue.next_avail, queue.left_at) = (base, None))
+        self.change_queue(index, |queue| {
+            (queue.next_avail, queue.left_at) = (base, None);
+            queue.retired = false;
+        })
     }
 
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
@@ -128,6 +131,8 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         queue.kick = None;
         queue.call = None;
         queue.error = None;
+        // the ring is the front-end's now, to set up anew
+        queue.retired = false;
         let base = queue.left_at.unwrap_or(queue.next_avail);
         self.hand_over_if_migrated();
         Ok(VhostUserVringState::new(index, base.into()))

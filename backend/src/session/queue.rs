@@ -28,6 +28,8 @@ pub(super) struct Queue {
     /// Where a reset left the ring, until there is a new one. QEMU 7.2 resets the device first when it stops a guest, and then
     /// asks where its rings stood.
     pub(super) left_at: Option<u16>,
+    /// A worker found the ring broken. Stopping and starting it mends nothing.
+    pub(super) retired: bool,
     pub(super) kick: Option<KickFd>,
     pub(super) call: Option<CallFd>,
     pub(super) error: Option<CallFd>,

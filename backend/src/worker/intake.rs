@@ -11,7 +11,7 @@ use crate::range_lock::Owner;
 impl<B: BlockDevice> QueueWorker<B> {
     /// `pop -> parse -> lock range`. How many chains were popped.
     pub(super) fn accept(&mut self) -> usize {
-        if self.stopping || self.retired || self.starved {
+        if self.stopping || self.vring.retired || self.starved {
             return 0;
         }
         let mut popped = 0;
@@ -41,6 +41,10 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Takes up what a predecessor that died had popped and not returned, in that order. Its I/O has ended: until then it
     /// had the image locked.
     pub(super) fn resume(&mut self) {
+        if self.vring.retired {
+            // they stay noted for whoever has the ring when it is set up anew
+            return;
+        }
         let interrupted = self.vring.inflight.as_mut().map(InflightQueue::take_interrupted);
         for head in interrupted.unwrap_or_default() {
             match self.vring.ring.resume(&*self.memory, head) {
