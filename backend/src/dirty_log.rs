@@ -151,7 +151,7 @@ impl LogPages {
         let size = usize::try_from(size).map_err(|_| past_end)?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)
             .map_err(|error| DirtyLogError::Map(io::Error::other(error)))?;
-        let announced = Announced::new(mapping.as_ptr(), size);
+        let announced = Announced::new(&mapping);
         let announced = announced.ok_or_else(|| DirtyLogError::Map(io::ErrorKind::OutOfMemory.into()))?;
         Ok(Self { _announced: announced, mapping, said_too_small: Once::new() })
     }

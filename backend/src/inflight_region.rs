@@ -171,7 +171,7 @@ impl InflightRegion {
         // no more than is used, whatever the front-end says
         let mapping =
             MmapRegion::from_file(FileOffset::new(file, offset), needed).map_err(InflightError::Map)?;
-        let announced = Announced::new(mapping.as_ptr(), needed).ok_or(InflightError::TooManyMappings)?;
+        let announced = Announced::new(&mapping).ok_or(InflightError::TooManyMappings)?;
         Ok(Self { _announced: announced, mapping, queues: num_queues.into(), queue_size })
     }
 }

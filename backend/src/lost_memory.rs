@@ -1,15 +1,20 @@
 //! Guest memory that the front-end takes away under us, by truncating the file behind a region.
 //!
 //! The next access is a SIGBUS, which would end the process and with it the disks of other sessions to come. The handler
-//! here puts an empty page in the place of the lost one, for mappings that were announced, and only for them: the guest
-//! reads and writes zeros there, which is what its front-end asked for.
+//! here puts empty memory in the place of the lost page, for mappings that were announced, and only for them: the guest
+//! reads and writes zeros there, which is what its front-end asked for. A mapping of huge pages can be replaced by whole ones
+//! alone.
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
+use std::os::fd::AsFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
+use rustix::fs::fstatfs;
+use vm_memory::MmapRegion;
+use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::memory::MEMORY_SLOTS_MAX;
@@ -23,11 +28,17 @@ const PAGE_SIZE: usize = 4096;
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
+    page_size: AtomicUsize,
+}
+
+impl Slot {
+    const fn free() -> Self {
+        Self { start: AtomicUsize::new(0), end: AtomicUsize::new(0), page_size: AtomicUsize::new(0) }
+    }
 }
 
 // A handler must not lock or allocate, hence a table of fixed size.
-static ANNOUNCED: [Slot; SLOTS] =
-    [const { Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0) } }; SLOTS];
+static ANNOUNCED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
 static LOST_PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// Survives the loss of pages of announced mappings from now on.
@@ -45,15 +56,24 @@ pub fn take_count() -> u64 {
 pub struct Announced(&'static Slot);
 
 impl Announced {
-    /// Announces `len` bytes from `start`. `None`: too many are announced already.
-    pub fn new(start: *const u8, len: usize) -> Option<Self> {
-        let start = start.addr();
+    /// Announces all of `mapping`. `None`: too many are announced already.
+    pub fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
+        let start = mapping.as_ptr().addr();
         let take =
             |slot: &&Slot| slot.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         let slot = ANNOUNCED.iter().find(take)?;
-        slot.end.store(start + len, Ordering::Release);
+        slot.page_size.store(page_size(mapping), Ordering::Relaxed);
+        slot.end.store(start + mapping.size(), Ordering::Release);
         Some(Self(slot))
     }
+}
+
+/// That of the file behind `mapping`, if it is of huge pages.
+fn page_size<B: Bitmap>(mapping: &MmapRegion<B>) -> usize {
+    let stat = mapping.file_offset().and_then(|offset| fstatfs(offset.file().as_fd()).ok());
+    stat.filter(|stat| stat.f_type == libc::HUGETLBFS_MAGIC)
+        .and_then(|stat| usize::try_from(stat.f_bsize).ok())
+        .unwrap_or(PAGE_SIZE)
 }
 
 impl Drop for Announced {
@@ -63,11 +83,15 @@ impl Drop for Announced {
     }
 }
 
-fn is_announced(address: usize) -> bool {
-    ANNOUNCED.iter().any(|slot| {
+/// The page of an announced mapping that `address` is in: its start and size.
+fn announced_page(address: usize) -> Option<(usize, usize)> {
+    let slot = ANNOUNCED.iter().find(|slot| {
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
         (start..end).contains(&address)
-    })
+    })?;
+    // a power of two, and the mapping begins with a page
+    let size = slot.page_size.load(Ordering::Relaxed);
+    Some((address & !(size - 1), size))
 }
 
 extern "C" fn replace_page(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
@@ -75,13 +99,12 @@ extern "C" fn replace_page(signal: c_int, info: *mut siginfo_t, _context: *mut c
     let info = unsafe { &*info };
     // SAFETY: SIGBUS sets the address.
     let address = unsafe { info.si_addr() }.addr();
-    let page = address & !(PAGE_SIZE - 1);
-    if is_announced(address) {
+    if let Some((page, size)) = announced_page(address) {
         // SAFETY: the page lies in a mapping that stays ours while it is announced; nothing else can be mapped there.
         let mapped = unsafe {
             libc::mmap(
                 ptr::with_exposed_provenance_mut(page),
-                PAGE_SIZE,
+                size,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
                 -1,
@@ -114,7 +137,7 @@ mod tests {
         file.set_len(16384).unwrap();
         let region: MmapRegion =
             MmapRegion::from_file(FileOffset::new(file.try_clone().unwrap(), 0), 16384).unwrap();
-        let announced = Announced::new(region.as_ptr(), region.size()).unwrap();
+        let announced = Announced::new(&region).unwrap();
         region.get_ref::<u64>(8192).unwrap().store(7);
         file.set_len(4096).unwrap();
         let lost = region.get_ref::<u64>(8192).unwrap();
@@ -127,12 +150,15 @@ mod tests {
 
     #[test]
     fn only_announced_addresses_are_ours() {
-        let memory = [0u8; 64];
-        let address = memory.as_ptr().addr();
-        assert!(!is_announced(address));
-        let announced = Announced::new(memory.as_ptr(), memory.len()).unwrap();
-        assert!(is_announced(address) && is_announced(address + 63) && !is_announced(address + 64));
+        let region: MmapRegion = MmapRegion::new(3 * PAGE_SIZE).unwrap();
+        let address = region.as_ptr().addr();
+        assert_eq!(announced_page(address), None);
+        let announced = Announced::new(&region).unwrap();
+        assert_eq!(announced_page(address), Some((address, PAGE_SIZE)));
+        let last = address + 2 * PAGE_SIZE;
+        assert_eq!(announced_page(last + PAGE_SIZE - 1), Some((last, PAGE_SIZE)));
+        assert_eq!(announced_page(last + PAGE_SIZE), None);
         drop(announced);
-        assert!(!is_announced(address));
+        assert_eq!(announced_page(address), None);
     }
 }

@@ -82,7 +82,7 @@ impl Region {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
             size: memory_size,
-            _announced: Arc::new(Announced::new(mapping.as_ptr(), size).ok_or(MemoryError::TooMany)?),
+            _announced: Arc::new(Announced::new(&mapping).ok_or(MemoryError::TooMany)?),
             mapping: Arc::new(mapping),
         })
     }

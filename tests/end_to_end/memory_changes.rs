@@ -1,12 +1,12 @@
 //! The guest's memory grows, shrinks and is exchanged while its queues are busy.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, fstatfs, memfd_create};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -24,25 +24,30 @@ const AREA: usize = 16 << 10;
 /// A piece of memory that is not there at the start.
 struct Dimm {
     start: u64,
+    size: u64,
     file: File,
     memory: GuestMemoryMmap,
 }
 
 impl Dimm {
     fn new(index: u64) -> Self {
-        let file = File::from(memfd_create("dimm", MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(DIMM_SIZE).unwrap();
+        let file = memfd_create("dimm", MemfdFlags::CLOEXEC).unwrap();
         // with gaps, which make a region of its own of each
-        let start = DIMMS + index * 2 * DIMM_SIZE;
-        let size = usize::try_from(DIMM_SIZE).unwrap();
-        let range = (GuestAddress(start), size, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
-        Self { start, file, memory: GuestMemoryMmap::from_ranges_with_files([range]).unwrap() }
+        Self::of(file.into(), DIMMS + index * 2 * DIMM_SIZE, DIMM_SIZE)
+    }
+
+    /// All of `file`, which gets `size` bytes.
+    fn of(file: File, start: u64, size: u64) -> Self {
+        file.set_len(size).unwrap();
+        let len = usize::try_from(size).unwrap();
+        let range = (GuestAddress(start), len, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
+        Self { start, size, file, memory: GuestMemoryMmap::from_ranges_with_files([range]).unwrap() }
     }
 
     fn region(&self) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {
             guest_phys_addr: self.start,
-            memory_size: DIMM_SIZE,
+            memory_size: self.size,
             userspace_addr: self.start,
             mmap_offset: 0,
             mmap_handle: self.file.as_raw_fd(),
@@ -268,6 +273,78 @@ fn rings_are_removed_under_requests() {
     }
     drop(frontend);
     backend.stop();
+    image.assert_clean();
+}
+
+/// Huge pages that the kernel has set aside, until this is dropped.
+struct HugePages {
+    before: u64,
+}
+
+impl HugePages {
+    const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn count() -> Result<u64, String> {
+        let count = fs::read_to_string(Self::COUNT).map_err(|error| format!("{}: {error}", Self::COUNT))?;
+        count.trim().parse().map_err(|error| format!("{}: {error}", Self::COUNT))
+    }
+
+    /// Sets `more` aside. Fails with the reason why not.
+    fn reserve(more: u64) -> Result<Self, String> {
+        let reserved = Self { before: Self::count()? };
+        let wanted = reserved.before + more;
+        fs::write(Self::COUNT, wanted.to_string()).map_err(|error| format!("{}: {error}", Self::COUNT))?;
+        let count = Self::count()?;
+        if count < wanted {
+            Err(format!("the kernel has {count} huge pages of {wanted}"))
+        } else {
+            Ok(reserved)
+        }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::COUNT, self.before.to_string());
+    }
+}
+
+/// As `session::memory_is_truncated_under_requests`, where a page cannot be replaced by one of 4 KiB.
+#[test]
+fn huge_pages_are_truncated_under_requests() {
+    let _reserved = match HugePages::reserve(2) {
+        Ok(reserved) => reserved,
+        Err(reason) => return println!("SKIPPED: {reason}"),
+    };
+    let file = File::from(memfd_create("dimm", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB).unwrap());
+    let page = u64::try_from(fstatfs(&file).unwrap().f_bsize).unwrap();
+    let dimm = Dimm::of(file, DIMMS, 2 * page);
+    let image = Image::create(16 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    frontend.protocol.add_mem_region(&dimm.region()).unwrap();
+    queue.write(8, &pattern(1, 4096));
+    let (kept, lost) = (dimm.start, dimm.start + page);
+    assert_eq!(queue.execute(&Request::read(8, &[(lost + 8192, 4096)])).status, OK);
+    dimm.file.set_len(page).unwrap();
+    // it reads as zeros and can be written, all of it
+    assert_eq!(queue.execute(&Request::write(8, &[(lost + 8192, 4096)])).status, OK);
+    assert!(queue.read(8, 4096) == vec![0; 4096]);
+    queue.write(8, &pattern(2, 4096));
+    assert_eq!(queue.execute(&Request::read(8, &[(lost + page - 4096, 4096)])).status, OK);
+    assert_eq!(queue.execute(&Request::write(16, &[(lost + page - 4096, 4096)])).status, OK);
+    assert!(queue.read(16, 4096) == pattern(2, 4096));
+    // and the page before it is the guest's as it was
+    assert_eq!(queue.execute(&Request::read(8, &[(kept + page - 4096, 4096)])).status, OK);
+    let mut data = vec![0; 4096];
+    dimm.memory.read_slice(&mut data, GuestAddress(kept + page - 4096)).unwrap();
+    assert!(data == pattern(2, 4096));
+    frontend.protocol.remove_mem_region(&dimm.region()).unwrap();
+    drop(frontend);
+    let log = backend.stop();
+    assert!(log.contains("lost_pages=1"), "{log}");
     image.assert_clean();
 }
 
