@@ -216,6 +216,27 @@ fn what_is_no_request_is_refused_and_the_connection_goes_on() {
     backend.stop();
 }
 
+/// Not the one that came first.
+#[test]
+fn the_client_that_has_been_quiet_for_longest_makes_room() {
+    const CLIENTS_MAX: usize = 16;
+    let image = Image::create(1 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let ask = |client: &mut BufReader<UnixStream>| {
+        client.get_mut().write_all(b"{\"command\":\"flush\"}\n").unwrap();
+        assert_eq!(line(client)["ok"], json!({}));
+    };
+    let mut clients: Vec<_> = (0..CLIENTS_MAX).map(|_| BufReader::new(connect(&backend))).collect();
+    // the last of them has been let in when it is answered
+    clients.iter_mut().for_each(ask);
+    ask(&mut clients[0]);
+    ask(&mut BufReader::new(connect(&backend)));
+    // the second one was cut off, and nobody else
+    assert_eq!(clients.remove(1).read(&mut [0]).unwrap(), 0);
+    clients.iter_mut().for_each(ask);
+    backend.stop();
+}
+
 #[test]
 fn clients_that_do_not_read_or_do_not_speak_are_in_nobodys_way() {
     let image = Image::create(16 << 20);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use rustix::net::sockopt::socket_peercred;
 
@@ -34,6 +35,8 @@ struct Client {
     unsent: Vec<u8>,
     /// A request of its is being done.
     busy: bool,
+    /// When it came, or was last answered.
+    quiet_since: Instant,
     /// It sends no more.
     ended: bool,
     /// Its last answer is on the way; nothing it says counts.
@@ -81,7 +84,8 @@ impl Clients {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
         if self.connected.len() >= CLIENTS_MAX {
-            let quiet = self.connected.iter().find(|(_, client)| !client.busy).map(|(&id, _)| id);
+            let idle = self.connected.iter().filter(|(_, client)| !client.busy);
+            let quiet = idle.min_by_key(|(_, client)| client.quiet_since).map(|(&id, _)| id);
             let Some(quiet) = quiet else {
                 let _ = stream
                     .write(&encode(&Reply::Error("too many requests at once: try again later".to_owned())));
@@ -125,6 +129,7 @@ impl Clients {
             return;
         };
         client.busy = false;
+        client.quiet_since = Instant::now();
         client.unsent = encode(reply);
         let sent = client.send();
         self.settle(epoll, id, sent);
@@ -162,6 +167,7 @@ impl Client {
             received: Vec::new(),
             unsent: Vec::new(),
             busy: false,
+            quiet_since: Instant::now(),
             ended: false,
             closing: false,
             interest: Interest::Read,
