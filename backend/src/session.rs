@@ -346,7 +346,10 @@ impl<B: BlockDevice> Session<B> {
         let Some(worker) = queue.worker.take() else {
             return Ok(());
         };
-        match worker.join() {
+        let ended = worker.join();
+        // also when it died: nobody serves the ring now
+        self.disk.metrics[index].ring_size.set(0);
+        match ended {
             Ok(Ok(vring)) => {
                 queue.next_avail = vring.ring.next_avail();
                 queue.retired = vring.retired;
@@ -354,7 +357,6 @@ impl<B: BlockDevice> Session<B> {
                 queue.kick = Some(vring.kick);
                 queue.call = vring.call;
                 queue.error = vring.error;
-                self.disk.metrics[index].ring_size.set(0);
                 tracing::debug!(queue = index, next_avail = queue.next_avail, "queue stopped");
                 Ok(())
             }

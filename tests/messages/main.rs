@@ -11,6 +11,7 @@ mod input;
 #[path = "../../backend/fuzz/src/messages/mod.rs"]
 mod messages;
 
+mod dead_worker;
 mod notices;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

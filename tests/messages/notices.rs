@@ -21,7 +21,7 @@ use crate::messages::{Session, disk};
 /// Longest wait for anything.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-fn connect(stream: UnixStream) -> Frontend {
+pub(crate) fn connect(stream: UnixStream) -> Frontend {
     let mut frontend = Frontend::from_stream(stream, 1);
     frontend.set_owner().unwrap();
     let features = frontend.get_features().unwrap();

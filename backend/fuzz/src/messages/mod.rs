@@ -11,6 +11,7 @@ use std::time::Duration;
 use integrity::sidecar;
 use integrity::{Guard, IntegrityProfile, PiType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
 use stableblk::disk::{Bounce, Disk};
 use stableblk::inbox::Inbox;
@@ -85,7 +86,7 @@ pub struct Session {
 
 impl Session {
     /// Serves `stream`.
-    pub fn start(disk: Arc<Disk<MemDevice>>, stream: UnixStream) -> Self {
+    pub fn start<B: BlockDevice>(disk: Arc<Disk<B>>, stream: UnixStream) -> Self {
         let inbox = Arc::new(Inbox::new().expect("an eventfd"));
         let notices = inbox.clone();
         let (ended, running) = UnixStream::pair().expect("a socket pair");
@@ -128,9 +129,19 @@ fn profile() -> IntegrityProfile {
 
 /// A protected disk in memory.
 pub fn disk() -> Arc<Disk<MemDevice>> {
+    disk_on(device())
+}
+
+/// What [`disk`] is on.
+pub fn device() -> Arc<MemDevice> {
+    Arc::new(MemDevice::new(Some(profile()), CAPACITY))
+}
+
+/// As [`disk`], on another device of that size.
+pub fn disk_on<B: BlockDevice>(device: Arc<B>) -> Arc<Disk<B>> {
     let limit = Some(RangeLimits { sectors_max: 1 << 20, ranges_max: 1 });
     Arc::new(Disk {
-        device: Arc::new(MemDevice::new(Some(profile()), CAPACITY)),
+        device,
         locks: RangeLock::default(),
         inboxes: (0..QUEUES).map(|_| Inbox::new().expect("an eventfd")).collect(),
         metrics: (0..QUEUES).map(|_| QueueMetrics::default()).collect(),
