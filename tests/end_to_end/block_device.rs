@@ -1,66 +1,16 @@
 //! A block device as the image, its sidecar in a file.
 
-use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use tempfile::TempDir;
-
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, finish, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, LoopDevice, OK, finish, pattern};
 
 const MIB: usize = 1 << 20;
-
-/// A loop device, detached when dropped.
-struct LoopDevice {
-    path: PathBuf,
-    file: PathBuf,
-    _directory: TempDir,
-}
-
-impl LoopDevice {
-    /// `None` where there is none to be had.
-    fn new(size: u64) -> Option<Self> {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let file = directory.path().join("backing");
-        File::create_new(&file).unwrap().set_len(size).unwrap();
-        let attached = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().ok()?;
-        if !attached.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&attached.stderr).trim());
-            return None;
-        }
-        let path = PathBuf::from(String::from_utf8(attached.stdout).unwrap().trim());
-        Some(Self { path, file, _directory: directory })
-    }
-
-    fn backing(&self) -> File {
-        OpenOptions::new().read(true).write(true).open(&self.file).unwrap()
-    }
-
-    /// Gives the device the size that its backing file now has.
-    fn measure(&self) {
-        assert!(Command::new("losetup").arg("--set-capacity").arg(&self.path).status().unwrap().success());
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
-    }
-}
-
-fn protect(device: &Path) -> Image {
-    let image = Image::of(device);
-    let protected = finish(&mut image.command("protect"));
-    assert_eq!(protected.code, Some(0), "{}", protected.stderr);
-    image
-}
 
 #[test]
 fn is_served_crashes_and_is_recovered() {
     let Some(device) = LoopDevice::new(16 << 20) else { return };
     device.backing().write_all_at(&pattern(1, MIB), 0).unwrap();
-    let image = protect(&device.path);
+    let image = device.protect();
     let memory = GuestMemory::new();
     let backend = Backend::serve(&image, &[]);
     let mut frontend = Frontend::connect(&backend, &memory);
@@ -85,7 +35,7 @@ fn is_served_crashes_and_is_recovered() {
 fn a_device_that_has_grown_is_followed() {
     let Some(device) = LoopDevice::new(4 << 20) else { return };
     device.backing().write_all_at(&pattern(1, MIB), 3 << 20).unwrap();
-    let image = protect(&device.path);
+    let image = device.protect();
     let too_large = finish(image.command("resize").args(["--size", "8M"]));
     assert_eq!(too_large.code, Some(1));
     assert!(too_large.stderr.contains("grow the device first"), "{}", too_large.stderr);
@@ -112,7 +62,7 @@ fn a_device_that_has_grown_is_followed() {
 fn blocks_that_cannot_be_read_are_named_and_the_others_served() {
     let Some(device) = LoopDevice::new(4 << 20) else { return };
     device.backing().write_all_at(&pattern(1, 4 * MIB), 0).unwrap();
-    let image = protect(&device.path);
+    let image = device.protect();
     device.backing().set_len((2 << 20) + 8192).unwrap();
 
     let bad: Vec<_> = (514..1024).map(|lba| (lba, "unreadable".to_owned())).collect();

@@ -3,80 +3,23 @@
 //!
 //! A frozen file system makes a write last as long as the test wants.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 use crate::harness::inflight::InflightRegion;
 use crate::harness::{
-    Backend, Frontend, GuestMemory, Image, OK, Request, TIME_LIMIT, finish, pattern, serve_command,
+    Backend, FileSystem, Frontend, GuestMemory, Image, LoopDevice, OK, Request, finish, pattern,
+    serve_command, wait_until,
 };
 
 const SIZE: u64 = 8 << 20;
 
-/// A file system on a loop device, that can be frozen. Thawed and unmounted when dropped.
-struct FileSystem(TempDir);
-
-impl FileSystem {
-    /// `None` where nothing may be mounted.
-    fn mount() -> Option<Self> {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (device, root) = (directory.path().join("device"), directory.path().join("root"));
-        File::create_new(&device).unwrap().set_len(64 << 20).unwrap();
-        fs::create_dir(&root).unwrap();
-        let mounted = run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &device])
-            && run("mount", &["-o".as_ref(), "loop".as_ref(), &device, &root]);
-        if !mounted {
-            eprintln!("skipped: no file system can be mounted here");
-        }
-        mounted.then_some(Self(directory))
-    }
-
-    fn root(&self) -> PathBuf {
-        self.0.path().join("root")
-    }
-
-    fn freeze(&self) {
-        assert!(run("fsfreeze", &["-f".as_ref(), &self.root()]));
-    }
-
-    fn thaw(&self) -> bool {
-        run("fsfreeze", &["-u".as_ref(), &self.root()])
-    }
-}
-
-impl Drop for FileSystem {
-    fn drop(&mut self) {
-        let _ = self.thaw();
-        // lazily: who was killed may still be on its way out
-        let _ = run("umount", &["-l".as_ref(), &self.root()]);
-    }
-}
-
-/// Whether a program of the system's ended well.
-fn run(program: &str, args: &[&Path]) -> bool {
-    let path = "/usr/sbin:/sbin:/usr/bin:/bin";
-    Command::new(program).args(args).env("PATH", path).output().is_ok_and(|output| output.status.success())
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + TIME_LIMIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A thread of `pid` waits for the frozen file system.
+/// A worker of `io_uring` waits for the frozen file system. Others may wait for the disk of the sidecar.
 fn is_stuck(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-    stats.into_iter().any(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('D')))
+    stats.into_iter().any(|stat| stat.contains("(iou-wrk-") && stat.contains(") D "))
 }
 
 /// Kills the back-end of `image` with a write in flight, which `is_in_flight` sees by the process's id.
@@ -93,7 +36,7 @@ fn fences(file_system: &FileSystem, image: &Image, is_in_flight: impl Fn(u32) ->
     memory.write(buffer, &pattern(2, 4096));
     let head = queue.submit(&Request::write(8, &[(buffer, 4096)]));
     queue.kick();
-    until("the write", || is_in_flight(backend.pid()));
+    wait_until(|| is_in_flight(backend.pid()), || "the write does not begin".to_owned());
     kill_process(Pid::from_raw(backend.pid().try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
     drop(frontend);
     assert_eq!(region.in_flight(0), [head]);
@@ -133,17 +76,13 @@ fn of_a_block_device() {
     let Some(file_system) = FileSystem::mount() else { return };
     let backing = file_system.root().join("backing");
     fs::write(&backing, vec![0; usize::try_from(SIZE).unwrap()]).unwrap();
-    let attached = Command::new("/sbin/losetup").args(["--find", "--show"]).arg(&backing).output().unwrap();
-    let device = PathBuf::from(String::from_utf8(attached.stdout).unwrap().trim());
-    let image = Image::of(&device);
-    let protected = finish(&mut image.command("protect"));
-    assert_eq!(protected.code, Some(0), "{}", protected.stderr);
-    let name = device.file_name().unwrap().to_str().unwrap();
+    let device = LoopDevice::over(backing);
+    let image = device.protect();
+    let name = device.path().file_name().unwrap().to_str().unwrap();
     let in_flight = format!("/sys/block/{name}/inflight");
     let is_in_flight = |_| {
         let counts = fs::read_to_string(&in_flight).unwrap();
         counts.split_whitespace().any(|count| count != "0")
     };
     fences(&file_system, &image, is_in_flight);
-    assert!(run("losetup", &["--detach".as_ref(), &device]));
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Request, pattern};
+use crate::skip::skip;
 
 const TMPFS: &str = "/dev/shm";
 /// Small ones, and one that is cut into pieces.
@@ -43,7 +44,7 @@ fn use_disk(image: &Image, args: &[&str]) {
 #[test]
 fn what_is_written_is_read() {
     if !Path::new(TMPFS).is_dir() {
-        eprintln!("skipped: there is no {TMPFS}");
+        skip(&format!("there is no {TMPFS}"));
         return;
     }
     let image = Image::create_in(Path::new(TMPFS), 16 << 20, &[]);

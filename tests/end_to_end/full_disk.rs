@@ -7,6 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, pattern};
+use crate::skip::skip;
 
 const MIB: usize = 1 << 20;
 
@@ -42,7 +43,7 @@ impl Drop for SmallFileSystem {
 #[test]
 fn writes_that_need_room_fail_and_others_go_on() {
     let Some(file_system) = SmallFileSystem::mount() else {
-        eprintln!("skipped: mounting is not allowed");
+        skip("mounting is not allowed");
         return;
     };
     let image = Image::create_in(file_system.path(), 32 << 20, &[]);

@@ -5,6 +5,8 @@
 mod harness;
 #[path = "../sidecar_bytes.rs"]
 mod sidecar_bytes;
+#[path = "../skip.rs"]
+mod skip;
 
 mod bad_input;
 mod block_device;

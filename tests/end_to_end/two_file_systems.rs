@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::harness::{Backend, Frontend, GuestMemory, Image, pattern};
+use crate::skip::skip;
 
 /// A file system in memory; the sidecar is on a disk.
 const TMPFS: &str = "/dev/shm";
@@ -10,7 +11,7 @@ const TMPFS: &str = "/dev/shm";
 #[test]
 fn a_crash_is_recovered_from() {
     if !Path::new(TMPFS).is_dir() {
-        eprintln!("skipped: there is no {TMPFS}");
+        skip(&format!("there is no {TMPFS}"));
         return;
     }
     for intent in ["region", "block"] {

@@ -4,6 +4,7 @@ use virtio::request_type;
 use virtio::testing::{Buffer, header};
 
 use crate::harness::{Backend, Completion, Frontend, GuestMemory, Image, OK, Queue, Request, pattern};
+use crate::skip::skip;
 
 const MIB: usize = 1 << 20;
 
@@ -99,7 +100,7 @@ fn without_integrity() {
 fn on_a_file_system_without_disk() {
     let shared_memory = std::path::Path::new("/dev/shm");
     if tempfile::tempdir_in(shared_memory).is_err() {
-        eprintln!("skipped: no tmpfs to write to");
+        skip("no tmpfs to write to");
         return;
     }
     let image = Image::create_in(shared_memory, 16 << 20, &[]);

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::Image;
 use super::process::{Finished, Process, Transcript, finish};
+use super::{Image, wait_until};
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
@@ -20,6 +20,12 @@ pub(crate) struct Backend {
     socket: PathBuf,
     control: PathBuf,
     _directory: TempDir,
+}
+
+/// Copies the program to where others than root can reach it. By a process of its own: a file that is open for writing here is
+/// so for a moment in each process that another test starts, and cannot be run meanwhile.
+pub(crate) fn copy_program(to: &Path) {
+    assert!(Command::new("cp").arg(PROGRAM).arg(to).status().unwrap().success());
 }
 
 /// The command that serves `image` at `socket`.
@@ -71,6 +77,12 @@ impl Backend {
     /// How many open files, threads and mappings it has.
     pub(crate) fn holdings(&self) -> [usize; 3] {
         self.process.holdings()
+    }
+
+    /// Waits until it has no more of each than `before`: a thread that was joined is to be seen for a moment longer.
+    pub(crate) fn wait_until_it_holds(&self, before: [usize; 3]) {
+        let holds = || self.holdings().iter().zip(before).all(|(now, before)| *now <= before);
+        wait_until(holds, || format!("files, threads, mappings: {:?}, not {before:?}", self.holdings()));
     }
 
     /// What it has logged.

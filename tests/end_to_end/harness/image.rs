@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use integrity::sidecar::Superblock;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -93,6 +94,16 @@ impl Image {
             Vec::new()
         } else {
             vec!["--integrity".as_ref(), self.sidecar.as_ref()]
+        }
+    }
+
+    /// Waits until nobody has it locked who had it open in this process: for a moment each process that another test starts has
+    /// open what we have.
+    pub(crate) fn wait_until_closed(&self) {
+        for path in [&self.path, &self.sidecar] {
+            let file = File::open(path).unwrap();
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+            flock(&file, FlockOperation::Unlock).unwrap();
         }
     }
 

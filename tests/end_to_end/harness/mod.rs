@@ -4,29 +4,45 @@ mod backend;
 mod crash;
 mod dirty_log;
 mod frontend;
+mod frozen;
 mod image;
 pub(crate) mod inflight;
+mod loop_device;
 mod memory;
 mod pattern;
 mod process;
 mod queue;
+mod skipping;
+mod system;
 pub(crate) mod watched;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-pub(crate) use backend::{Backend, PROGRAM, serve_command};
+pub(crate) use backend::{Backend, PROGRAM, copy_program, serve_command};
 pub(crate) use crash::crash;
 pub(crate) use dirty_log::DirtyLog;
 pub(crate) use frontend::{Frontend, message};
+pub(crate) use frozen::FileSystem;
 pub(crate) use image::Image;
 pub(crate) use load::{stamped, stamps};
+pub(crate) use loop_device::LoopDevice;
 pub(crate) use memory::GuestMemory;
 pub(crate) use pattern::pattern;
 pub(crate) use process::{Finished, Process, Transcript, finish};
 pub(crate) use queue::{Completion, Queue, Request};
 
-/// Longest wait for anything. Nothing here takes that long: a test that reaches it has found a hang.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for anything. Nothing here takes that long, on however busy a machine: a test that reaches it has found a hang.
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits for what nobody tells of; `otherwise` says what there is instead.
+pub(crate) fn wait_until(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let deadline = Instant::now() + TIME_LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{}", otherwise());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// `VIRTIO_BLK_S_*`
 pub(crate) const OK: u8 = virtio::Status::Ok as u8;

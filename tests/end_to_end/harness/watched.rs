@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::mem::offset_of;
+use std::process::{Command, Stdio};
 
+use nix::Result;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -30,6 +32,35 @@ pub(crate) struct WatchedWorker {
     worker: Pid,
 }
 
+/// Whether debug registers can be set, tried on a process that does nothing: not every virtual machine or container lets one.
+pub(crate) fn debug_registers() -> Result<()> {
+    let mut idle = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_raw(idle.id().cast_signed());
+    let set = stop(pid).and_then(|()| {
+        set_register(pid, 0, 0x1000)?;
+        set_register(pid, 7, control(0, 8))
+    });
+    idle.kill().unwrap();
+    idle.wait().unwrap();
+    set
+}
+
+fn stop(thread: Pid) -> Result<()> {
+    ptrace::seize(thread, ptrace::Options::empty())?;
+    ptrace::interrupt(thread)?;
+    waitpid(thread, Some(WaitPidFlag::__WALL)).map(drop)
+}
+
+fn set_register(thread: Pid, register: usize, value: u64) -> Result<()> {
+    ptrace::write_user(thread, register_offset(register) as ptrace::AddressType, value.cast_signed())
+}
+
+/// What register 7 says of another one: enabled for this thread; at stores; the length.
+fn control(register: usize, len: u64) -> u64 {
+    let len = if len == 8 { 2 } else { len - 1 };
+    1 << (2 * register) | (0b01 | len << 2) << (16 + 4 * register)
+}
+
 impl WatchedWorker {
     /// Stops the worker of queue 0 of `backend`, wherever it is. To be used by one thread alone.
     pub(crate) fn stop(backend: &Backend) -> Self {
@@ -40,22 +71,17 @@ impl WatchedWorker {
         };
         let tasks = process.tasks().unwrap().flatten().map(|task| task.tid);
         let worker = Pid::from_raw(tasks.into_iter().find(is_worker).expect("a worker"));
-        ptrace::seize(worker, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(worker).unwrap();
-        waitpid(worker, Some(WaitPidFlag::__WALL)).unwrap();
+        stop(worker).unwrap();
         Self { process, worker }
     }
 
     /// Sets up to four watches.
     pub(crate) fn watch(&self, watches: &[Watch]) {
-        let mut control: u64 = 0;
         for (register, watch) in watches.iter().enumerate() {
             self.set_register(register, address(&self.process, watch));
-            // enabled for this thread; at stores; the length
-            let length = if watch.len == 8 { 2 } else { watch.len - 1 };
-            control |= 1 << (2 * register) | (0b01 | length << 2) << (16 + 4 * register);
         }
-        self.set_register(7, control);
+        let controls = watches.iter().enumerate().map(|(register, watch)| control(register, watch.len));
+        self.set_register(7, controls.fold(0, |all, control| all | control));
     }
 
     /// Lets the worker run to its next store to something that is watched. Its index in the watches.
@@ -85,8 +111,7 @@ impl WatchedWorker {
     }
 
     fn set_register(&self, register: usize, value: u64) {
-        let offset = register_offset(register) as ptrace::AddressType;
-        ptrace::write_user(self.worker, offset, value.cast_signed()).unwrap();
+        set_register(self.worker, register, value).unwrap();
     }
 }
 
