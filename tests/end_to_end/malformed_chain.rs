@@ -258,10 +258,13 @@ fn a_broken_ring_retires_its_queue_alone() {
             "index" => rig.queue.driver().set_available_index(20_000),
             "head" => rig.queue.driver().make_available(256),
             _ => {
-                let chain = [Buffer::readable(rig.header, 16), Buffer::readable(rig.data, 4096)];
-                let status = Buffer::writable(rig.status, 1);
-                let head = rig.queue.submit_chain(&[&chain[..], &[status]].concat());
-                rig.queue.driver().make_available(head);
+                let (next, write) = (DescriptorFlags::NEXT, DescriptorFlags::WRITE);
+                let chain = [(rig.header, 16, next), (rig.data, 4096, next), (rig.status, 1, write)];
+                for (index, (address, len, flags)) in (0..).zip(chain) {
+                    rig.queue.driver().write_descriptor(index, descriptor(address, len, flags, index + 1));
+                }
+                // at once, or the first may be done before the second is there
+                rig.queue.driver().make_all_available([0, 0]);
             }
         }
         rig.queue.kick();

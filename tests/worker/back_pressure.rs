@@ -27,13 +27,12 @@ fn more_in_flight_than_the_arena_holds() {
     let setup = Setup { poll: Duration::from_millis(5), ..Setup::default() };
     let mut guest = Guest::start(&memory, Arc::new(device), setup);
     let sector = |at: u64| at << 11;
-    // one batch for the worker: it pops them all and then runs out of folios
-    for at in 0..REQUESTS {
-        let write = Command::Write { sector: sector(at), data: stamped(sector(at), 1 << 20, at + 1) };
-        let id = guest.lay_out(0, &write, &Layout { indirect: true, ..Layout::default() });
-        guest.make_available(id);
-    }
-    guest.force_kick(0);
+    let layout = Layout { indirect: true, ..Layout::default() };
+    let writes = (0..REQUESTS)
+        .map(|at| Command::Write { sector: sector(at), data: stamped(sector(at), 1 << 20, at + 1) });
+    let ids: Vec<_> = writes.map(|write| guest.lay_out(0, &write, &layout)).collect();
+    // more than the folios that it has
+    guest.make_all_available(&ids);
     while guest.outstanding() > 0 {
         guest.wait().iter().for_each(|completion| assert_eq!(completion.outcome(), (OK, 1)));
     }

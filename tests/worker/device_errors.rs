@@ -165,11 +165,7 @@ fn completions_come_back_as_the_device_does_them() {
     assert_eq!(guest.perform(0, &Command::Write { sector: 0, data: data.clone() }).status, OK);
     let reads = (0..4).map(|at| Command::Read { sector: at * 8, len: 4096 });
     let ids: Vec<_> = reads.map(|read| guest.lay_out(0, &read, &Layout::default())).collect();
-    // one batch for the worker
-    for &id in &ids {
-        guest.make_available(id);
-    }
-    guest.force_kick(0);
+    guest.make_all_available(&ids);
     let mut order = Vec::new();
     while order.len() < ids.len() {
         for completion in guest.wait() {

@@ -31,7 +31,7 @@ pub(crate) const IOERR: u8 = 1;
 pub(crate) const NOT_WRITTEN: u8 = 0xEE;
 
 /// After this long without a completion, a worker hangs.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// Guest memory of one queue: its ring, then buffers.
 pub(crate) const QUEUE_SPAN: u64 = 64 << 20;
 /// Between buffers, to notice a device that writes past one.
@@ -376,6 +376,14 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
     /// Makes a request available that was laid out.
     pub(crate) fn make_available(&mut self, id: RequestId) {
         self.queues[id.queue].driver.make_available(id.head);
+    }
+
+    /// Makes requests of one queue available that were laid out, and notifies the device. It finds all of them at once, wherever
+    /// its worker is: one batch, as far as a batch goes.
+    pub(crate) fn make_all_available(&mut self, ids: &[RequestId]) {
+        let index = ids[0].queue;
+        self.queues[index].driver.make_all_available(ids.iter().map(|id| id.head));
+        self.force_kick(index);
     }
 
     /// Notifies the device of the last available chain, if it wants that.

@@ -88,14 +88,9 @@ fn a_queue_without_free_folios_stops_after_what_it_popped() {
     let layout = Layout { indirect: true, ..Layout::default() };
     let ids: Vec<_> = writes.map(|write| guest.lay_out(0, &write, &layout)).collect();
     let (popped, left) = ids.split_at(POPPED.into());
-    for &id in popped {
-        guest.make_available(id);
-    }
-    guest.force_kick(0);
+    guest.make_all_available(popped);
     gates.first.until_reached();
-    for &id in left {
-        guest.make_available(id);
-    }
+    guest.make_all_available(left);
     gates.first.open();
     // eight have the arena: no more is popped
     gates.ninth.until_reached();

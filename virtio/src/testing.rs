@@ -169,8 +169,16 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
 
     /// Makes the chain at `head` available: visible to the device at once.
     pub fn make_available(&mut self, head: u16) {
-        self.store(self.layout.addresses.available_ring, self.layout.available_entry(self.next_avail), head);
-        self.next_avail = self.next_avail.wrapping_add(1);
+        self.make_all_available([head]);
+    }
+
+    /// Makes the chains at `heads` available at once: the device sees all of them or none.
+    pub fn make_all_available(&mut self, heads: impl IntoIterator<Item = u16>) {
+        for head in heads {
+            let entry = self.layout.available_entry(self.next_avail);
+            self.store(self.layout.addresses.available_ring, entry, head);
+            self.next_avail = self.next_avail.wrapping_add(1);
+        }
         self.set_available_index(self.next_avail);
     }
 
