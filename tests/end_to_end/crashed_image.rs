@@ -69,8 +69,6 @@ fn an_adopted_block_is_one_until_it_is_written() {
     let attempt = crash(&image, &[], 1, work);
     tear(&image, 3);
     let backend = Backend::serve(&image, &[]);
-    let log = backend.log().so_far();
-    assert!(log.contains("was not closed cleanly") && log.contains("adopted lba=3"), "{log}");
     let memory = GuestMemory::new();
     let mut frontend = Frontend::connect(&backend, &memory);
     let mut queue = frontend.queue(0);
@@ -78,7 +76,8 @@ fn an_adopted_block_is_one_until_it_is_written() {
     data[3 * BLOCK + 2048..4 * BLOCK].copy_from_slice(&pattern(99, 2048));
     assert!(queue.read(0, 16 * BLOCK) == data);
     drop(frontend);
-    backend.stop();
+    let log = backend.stop();
+    assert!(log.contains("was not closed cleanly") && log.contains("adopted lba=3"), "{log}");
     assert_eq!(image.json("info")["adopted_blocks"], 1);
 
     let backend = Backend::serve(&image, &[]);

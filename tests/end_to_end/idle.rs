@@ -4,17 +4,16 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, Image, TIME_LIMIT, pattern};
 
-/// Time for threads to find out that there is nothing to do.
-const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any timer that a thread would wake up by.
 const WINDOW: Duration = Duration::from_secs(2);
 
 /// How often threads of the process have slept or been interrupted so far.
 fn context_switches(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    // one that has just ended has none
+    let status = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).ok());
     let of_thread = |status: String| -> u64 {
         let counts = status.lines().filter(|line| line.contains("ctxt_switches:"));
         counts.map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum()

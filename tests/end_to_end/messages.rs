@@ -137,7 +137,8 @@ fn what_is_malformed_is_refused_and_changes_nothing() {
         assert_served(&mut queue, seed);
     }
     assert_eq!(backend.holdings()[0], before, "open files");
-    let log = backend.log().so_far();
+    drop(frontend);
+    let log = backend.stop();
     assert!(log.contains("SET_OWNER refused"), "{log}");
     assert!(log.matches("refused").count() < refused.len(), "each was logged:\n{log}");
 }
