@@ -11,7 +11,9 @@ use std::process::Command;
 use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, PROGRAM, finish, pattern, serve_command};
+use crate::harness::{
+    Backend, Frontend, GuestMemory, Image, PROGRAM, copy_program, finish, pattern, serve_command,
+};
 
 /// Somebody who is not root.
 const NOBODY: u32 = 65534;
@@ -119,7 +121,10 @@ fn a_socket_that_a_killed_process_left_is_replaced() {
     let image = Image::create(1 << 20);
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
-    drop(UnixListener::bind(&socket).unwrap());
+    let listener = UnixListener::bind(&socket).unwrap();
+    // not only dropped: for a moment each process that another test starts has it open too
+    rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+    drop(listener);
     let process = crate::harness::Process::start(&mut serve_command(&socket, &image, &[]));
     process.stderr().wait_for("serving");
     UnixStream::connect(&socket).unwrap();
@@ -188,7 +193,7 @@ fn no_permission() {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("stableblk");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let image = Image::create_in(directory.path(), 1 << 20, &[]);
     fs::set_permissions(image.directory(), Permissions::from_mode(0o755)).unwrap();
     let serve = || {

@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, PROGRAM, finish, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, PROGRAM, copy_program, finish, pattern};
 
 /// More connections than the daemon keeps.
 const MANY: usize = 40;
@@ -166,9 +166,8 @@ fn only_root_and_the_owner_are_let_in() {
     let directory = backend.control().parent().unwrap();
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::set_permissions(backend.control(), PermissionsExt::from_mode(0o666)).unwrap();
-    // the program may lie where only root can reach it
     let program = directory.join("stableblk");
-    std::fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let mut nobody = Command::new(program);
     nobody.arg("ctl").arg(backend.control()).arg("status").uid(65534).gid(65534).current_dir("/");
     let refused = finish(&mut nobody);
