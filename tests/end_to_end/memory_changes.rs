@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,8 +68,8 @@ impl Dimm {
     }
 }
 
-/// Writes and reads an area of its own until told to stop. How many rounds, and how long the longest request took.
-fn keep_busy(queue: &mut Queue<'_>, done: &AtomicBool) -> (u64, Duration) {
+/// Writes and reads an area of its own until told to stop, and tells when it has done so once. How long the longest request took.
+fn keep_busy(queue: &mut Queue<'_>, busy: &Sender<()>, done: &AtomicBool) -> Duration {
     let sector = 8192 * (queue.index() as u64 + 1);
     let (mut rounds, mut longest) = (0, Duration::ZERO);
     while !done.load(Relaxed) {
@@ -78,35 +79,56 @@ fn keep_busy(queue: &mut Queue<'_>, done: &AtomicBool) -> (u64, Duration) {
         longest = longest.max(start.elapsed());
         assert!(queue.read(sector, AREA) == data);
         rounds += 1;
+        // nobody listens any more after the first round of each
+        let _ = busy.send(());
     }
-    (rounds, longest)
+    longest
 }
 
-/// Runs `changes` while all queues but the first, which it gets, are busy.
-fn under_load(
-    backend: &Backend,
-    memory: &GuestMemory,
-    changes: impl FnOnce(&mut Frontend<'_>, &mut Queue<'_>),
-) -> Duration {
-    let mut frontend = Frontend::connect(backend, memory);
-    let mut queue = frontend.queue(0);
-    let mut busy: Vec<_> = (1..QUEUES).map(|index| frontend.queue(index)).collect();
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let busy: Vec<_> = busy.iter_mut().map(|queue| scope.spawn(|| keep_busy(queue, &done))).collect();
-        // also when it panics: the others are joined before anybody hears of it
-        let stop = StopOnDrop(&done);
-        changes(&mut frontend, &mut queue);
-        drop(stop);
-        let outcomes = busy.into_iter().map(|thread| thread.join().unwrap());
-        outcomes
-            .map(|(rounds, longest)| {
-                assert!(rounds > 0);
-                longest
-            })
-            .max()
-            .unwrap()
-    })
+/// A disk for `changes` to the guest's memory, with four queues.
+struct Rig {
+    image: Image,
+    backend: Backend,
+    memory: GuestMemory,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let image = Image::create(64 << 20);
+        let backend = Backend::serve(&image, &["--num-queues", "4"]);
+        Self { image, backend, memory: GuestMemory::new() }
+    }
+
+    /// Runs `changes` while all queues but the first, which it gets, are busy. How long the longest request took meanwhile.
+    fn under_load(&self, changes: impl FnOnce(&mut Frontend<'_>, &mut Queue<'_>)) -> Duration {
+        let mut frontend = Frontend::connect(&self.backend, &self.memory);
+        let mut queue = frontend.queue(0);
+        let mut queues: Vec<_> = (1..QUEUES).map(|index| frontend.queue(index)).collect();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // also when it panics: the others are joined before anybody hears of it
+            let stop = StopOnDrop(&done);
+            let threads: Vec<_> = queues
+                .iter_mut()
+                .map(|queue| {
+                    let (busy, is_busy) = mpsc::channel();
+                    let done = &done;
+                    (scope.spawn(move || keep_busy(queue, &busy, done)), is_busy)
+                })
+                .collect();
+            for (_, is_busy) in &threads {
+                is_busy.recv().expect("the first round");
+            }
+            changes(&mut frontend, &mut queue);
+            drop(stop);
+            threads.into_iter().map(|(thread, _)| thread.join().unwrap()).max().unwrap()
+        })
+    }
+
+    fn finish(self) {
+        self.backend.stop();
+        self.image.assert_clean();
+    }
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);
@@ -119,12 +141,10 @@ impl Drop for StopOnDrop<'_> {
 
 #[test]
 fn regions_are_added_up_to_the_last_slot_and_removed() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "4"]);
-    let memory = GuestMemory::new();
-    let dimms: Vec<_> = (0..SLOTS - memory.regions().len() as u64).map(Dimm::new).collect();
+    let rig = Rig::new();
+    let dimms: Vec<_> = (0..SLOTS - rig.memory.regions().len() as u64).map(Dimm::new).collect();
     let one_too_many = Dimm::new(SLOTS);
-    let longest = under_load(&backend, &memory, |frontend, queue| {
+    let longest = rig.under_load(|frontend, queue| {
         assert_eq!(frontend.protocol.get_max_mem_slots().unwrap(), SLOTS);
         let mut longest_change = Duration::ZERO;
         for (index, dimm) in (0..).zip(&dimms) {
@@ -148,19 +168,16 @@ fn regions_are_added_up_to_the_last_slot_and_removed() {
         println!("{} changes, the longest took {longest_change:?}", 2 * dimms.len());
     });
     println!("longest request meanwhile: {longest:?}");
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 /// A request may lie in a region from the moment that the front-end has its acknowledgement, and the queue is in the middle
 /// of others then.
 #[test]
 fn a_region_is_used_as_soon_as_it_is_acknowledged() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "4"]);
-    let memory = GuestMemory::new();
-    let buffer = memory.allocate(AREA);
-    under_load(&backend, &memory, |frontend, queue| {
+    let rig = Rig::new();
+    let buffer = rig.memory.allocate(AREA);
+    rig.under_load(|frontend, queue| {
         for index in 0..100 {
             let dimm = Dimm::new(index);
             for request in 0..60 {
@@ -174,20 +191,17 @@ fn a_region_is_used_as_soon_as_it_is_acknowledged() {
             assert!(queue.wait_all().iter().all(|completion| completion.status == OK), "region {index}");
         }
     });
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 #[test]
 fn the_whole_table_is_exchanged() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "4"]);
-    let memory = GuestMemory::new();
+    let rig = Rig::new();
     let dimms: Vec<_> = (0..6).map(Dimm::new).collect();
-    under_load(&backend, &memory, |frontend, queue| {
+    rig.under_load(|frontend, queue| {
         for round in 0..40 {
             let there = usize::try_from(round % 7).unwrap();
-            let mut regions = memory.regions();
+            let mut regions = rig.memory.regions();
             regions.extend(dimms[..there].iter().map(Dimm::region));
             frontend.protocol.set_mem_table(&regions).unwrap();
             for (index, dimm) in dimms.iter().enumerate() {
@@ -200,18 +214,15 @@ fn the_whole_table_is_exchanged() {
             }
         }
     });
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 /// Requests whose buffers go away under them succeed or fail, each as a whole, and nothing else does.
 #[test]
 fn buffers_are_removed_under_requests() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "4"]);
-    let memory = GuestMemory::new();
+    let rig = Rig::new();
     let dimm = Dimm::new(0);
-    under_load(&backend, &memory, |frontend, queue| {
+    rig.under_load(|frontend, queue| {
         let mut failed = 0;
         for round in 0..30 {
             frontend.protocol.add_mem_region(&dimm.region()).unwrap();
@@ -235,22 +246,19 @@ fn buffers_are_removed_under_requests() {
         }
         println!("{failed} of {} requests failed", 30 * 60);
     });
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 /// A queue whose rings are gone is not served, and goes on where it was when they are back.
 #[test]
 fn rings_are_removed_under_requests() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "4"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let rig = Rig::new();
+    let mut frontend = Frontend::connect(&rig.backend, &rig.memory);
     let mut queues: Vec<_> = (0..QUEUES).map(|index| frontend.queue(index)).collect();
-    let rings = memory.regions()[0];
-    let buffer = memory.allocate(AREA);
+    let rings = rig.memory.regions()[0];
+    let buffer = rig.memory.allocate(AREA);
     for round in 0..20 {
-        memory.write(buffer, &pattern(round, AREA));
+        rig.memory.write(buffer, &pattern(round, AREA));
         for (index, queue) in (0..).zip(&mut queues) {
             for request in 0..50 {
                 let sector = 8192 * index + 32 * request;
@@ -271,9 +279,9 @@ fn rings_are_removed_under_requests() {
         }
         assert!(queues[0].read(8192 * 3, AREA) == pattern(round, AREA));
     }
+    drop(queues);
     drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 /// Huge pages that the kernel has set aside, until this is dropped.

@@ -48,7 +48,9 @@ fn random_messages_end_no_process_and_leave_no_file_open() {
     speak(0);
     let (before, start) = (open_files(), Instant::now());
     let (mut total, mut seed) = (Tally::default(), 1);
-    while total.messages < wanted {
+    // on a busy machine sessions end before much is served; then it takes more of them
+    while total.messages < wanted || total.requests <= wanted / 100 {
+        assert!(total.messages < 20 * wanted, "hardly any queue was served: {total:?}");
         println!("seed {seed}");
         let tally = speak(seed);
         total.messages += tally.messages;
@@ -58,7 +60,6 @@ fn random_messages_end_no_process_and_leave_no_file_open() {
         seed += 1;
     }
     println!("{total:?} in {:?}; {before} open files before and after", start.elapsed());
-    assert!(total.requests > wanted / 100, "hardly any queue was served");
 }
 
 fn open_files() -> usize {
