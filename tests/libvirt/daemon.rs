@@ -9,7 +9,7 @@ use guest::Qemu;
 use crate::domain::poll;
 
 /// No command of virsh takes that long; one that does has hung.
-const COMMAND_LIMIT: &str = "120s";
+const COMMAND_LIMIT: &str = "300s";
 
 /// A running libvirtd; it and its domains end when this is dropped, or when the test is killed.
 pub(crate) struct Libvirt {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::daemon::Libvirt;
 
 /// For what takes some seconds on an idle machine.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");

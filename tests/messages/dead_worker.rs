@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -20,10 +20,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::alone;
 use crate::messages::{Session, device, disk_on};
-use crate::notices::connect;
+use crate::notices::{TIME_LIMIT, connect};
 
-/// Longest wait for anything.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
 const MEMORY_SIZE: usize = 1 << 20;
 const RING_SIZE: u16 = 16;
 const HEADER: u64 = 512 << 10;

@@ -19,7 +19,7 @@ use crate::alone;
 use crate::messages::{Session, disk};
 
 /// Longest wait for anything.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) fn connect(stream: UnixStream) -> Frontend {
     let mut frontend = Frontend::from_stream(stream, 1);

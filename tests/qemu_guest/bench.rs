@@ -10,7 +10,7 @@ use guest::{Guest, Kernel, Server, Stableblk, make_tool_disk};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// A scratch directory with a protected disk, and whatever serves in it.
 pub(crate) struct Bench {

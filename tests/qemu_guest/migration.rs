@@ -15,7 +15,7 @@ const MOVES: u32 = 10;
 const QUEUES: &str = "4";
 /// What each back-end must have written before the guest moves on, in bytes.
 const LOAD: u64 = 512 << 10;
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 /// Stamped slots, written and read at random by 32 threads until the second disk says that it is enough; then all are read.
 const SCRIPT: &str = "endure /dev/vda 1024 32 /dev/vdb";
 

@@ -11,7 +11,7 @@ use std::{
 use crate::{BootFiles, Guest, GuestError, Qemu, parts, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
-const BOOT_LIMIT: Duration = Duration::from_secs(60);
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a run of the machine ended.

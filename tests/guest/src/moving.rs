@@ -12,7 +12,7 @@ use crate::qmp::Qmp;
 use crate::{BootFiles, Guest, GuestError};
 
 /// For a boot, a monitor, and a migration.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 const MONITOR: &str = "monitor.sock";

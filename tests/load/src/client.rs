@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Longest wait for a completion. Nothing takes that long: who waits for it has found a hang.
-pub const TIME_LIMIT: Duration = Duration::from_secs(30);
+pub const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A connected client with memory of its own, from which it writes and into which it reads.
 pub struct Client {

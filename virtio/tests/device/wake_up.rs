@@ -15,7 +15,7 @@ const DELAY_MAX: u32 = 64;
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "a wake-up was lost");
+        assert!(start.elapsed() < Duration::from_secs(120), "a wake-up was lost");
         if start.elapsed() > Duration::from_micros(20) {
             std::thread::yield_now();
         }
