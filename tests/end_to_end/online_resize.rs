@@ -7,12 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
-use serde_json::json;
+use serde_json::{Value, json};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 
 use crate::harness::{
-    Backend, Frontend, GuestMemory, IOERR, Image, OK, Request, TIME_LIMIT, message, pattern,
+    Backend, Frontend, GuestMemory, IOERR, Image, LoopDevice, OK, Queue, Request, TIME_LIMIT, message,
+    pattern,
 };
 
 const MIB: usize = 1 << 20;
@@ -22,20 +23,53 @@ const NEW: u64 = 9 << 20;
 /// `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`
 const CONFIG_CHANGE: u32 = 2;
 
-/// Gives the back-end a channel; what it says there is to be read from what is returned.
-fn open_channel(frontend: &mut Frontend<'_>) -> UnixStream {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    ours.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-    assert!(frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
-    ours
+/// A disk of [`OLD`] bytes, served to a front-end that can be told of its size.
+struct Rig<'m> {
+    image: Image,
+    backend: Backend,
+    frontend: Frontend<'m>,
+    /// What the back-end says.
+    channel: UnixStream,
+    queue: Queue<'m>,
 }
 
-#[track_caller]
-fn assert_told(channel: &mut UnixStream) {
-    let mut told = [0; 12];
-    channel.read_exact(&mut told).unwrap();
-    // no reply is asked for
-    assert_eq!(told[..], message(CONFIG_CHANGE, 0, &[]));
+impl<'m> Rig<'m> {
+    fn new(image: Image, args: &[&str], memory: &'m GuestMemory) -> Self {
+        let backend = Backend::serve(&image, args);
+        let mut frontend = Frontend::connect(&backend, memory);
+        let (channel, theirs) = UnixStream::pair().unwrap();
+        channel.set_read_timeout(Some(TIME_LIMIT)).unwrap();
+        assert!(frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
+        let queue = frontend.queue(0);
+        Self { image, backend, frontend, channel, queue }
+    }
+
+    /// `stableblk ctl resize`, which must succeed.
+    fn resize(&self, size: &str) -> Value {
+        self.backend.ask(&["resize", "--size", size])
+    }
+
+    /// Waits until the front-end is told of a new size.
+    #[track_caller]
+    fn assert_told(&mut self) {
+        let mut told = [0; 12];
+        self.channel.read_exact(&mut told).unwrap();
+        // no reply is asked for
+        assert_eq!(told[..], message(CONFIG_CHANGE, 0, &[]));
+    }
+
+    #[track_caller]
+    fn assert_not_told(&mut self) {
+        self.channel.set_nonblocking(true).unwrap();
+        let told = self.channel.read(&mut [0]);
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was told");
+    }
+
+    fn finish(self) {
+        drop(self.frontend);
+        self.backend.stop();
+        self.image.assert_clean();
+    }
 }
 
 fn capacity(frontend: &mut Frontend<'_>) -> u64 {
@@ -53,23 +87,21 @@ fn extend(image: &Image, size: u64, data: &[u8]) {
 fn the_front_end_is_told_and_what_is_new_can_be_used() {
     for integrity in ["auto", "none"] {
         let image = if integrity == "auto" { Image::create(OLD) } else { Image::without_sidecar(OLD) };
-        let backend = Backend::serve(&image, &["--integrity", integrity]);
         let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let mut channel = open_channel(&mut frontend);
-        let mut queue = frontend.queue(0);
-        queue.write(OLD / 512 - 2048, &pattern(1, MIB));
-        assert_eq!(queue.try_read(OLD / 512, 4096).0.status, IOERR, "past the end");
+        let mut rig = Rig::new(image, &["--integrity", integrity], &memory);
+        rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+        assert_eq!(rig.queue.try_read(OLD / 512, 4096).0.status, IOERR, "past the end");
         // requests that are under way meanwhile
         let buffer = memory.allocate(4096);
         let pending: Vec<_> =
-            (0..64).map(|index| queue.submit(&Request::read(index * 8, &[(buffer, 4096)]))).collect();
-        queue.kick();
-        assert_eq!(backend.ask(&["resize", "--size", "9M"]), json!({ "bytes": NEW, "grown": true }));
-        let completions = queue.wait_all();
+            (0..64).map(|index| rig.queue.submit(&Request::read(index * 8, &[(buffer, 4096)]))).collect();
+        rig.queue.kick();
+        assert_eq!(rig.resize("9M"), json!({ "bytes": NEW, "grown": true }));
+        let completions = rig.queue.wait_all();
         assert!(completions.len() == pending.len() && completions.iter().all(|done| done.status == OK));
 
-        assert_told(&mut channel);
+        rig.assert_told();
+        let Rig { image, backend, mut frontend, mut queue, .. } = rig;
         assert_eq!(capacity(&mut frontend), NEW);
         assert_eq!(backend.ask(&["status"])["bytes"], NEW);
         assert_eq!(fs::metadata(image.path()).unwrap().len(), NEW);
@@ -98,23 +130,20 @@ fn the_front_end_is_told_and_what_is_new_can_be_used() {
 
 #[test]
 fn a_file_that_grows_is_followed_and_what_it_holds_is_taken_to_be_right() {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
     let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut channel = open_channel(&mut frontend);
-    let mut queue = frontend.queue(0);
-    queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
+    rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
     // once within the last page of the array as it was, once over several new ones
     for (round, size) in [(2, OLD + 8 * 4096), (3, 48 << 20)] {
         let data = pattern(round, 8 * 4096);
-        extend(&image, size, &data);
-        assert_told(&mut channel);
-        assert_eq!(capacity(&mut frontend), size);
-        assert!(queue.read(size / 512 - 64, 8 * 4096) == data);
-        assert!(queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
+        extend(&rig.image, size, &data);
+        rig.assert_told();
+        assert_eq!(capacity(&mut rig.frontend), size);
+        assert!(rig.queue.read(size / 512 - 64, 8 * 4096) == data);
+        assert!(rig.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
     }
-    assert_eq!(backend.ask(&["resize"]), json!({ "bytes": 48 << 20, "grown": false }));
+    assert_eq!(rig.backend.ask(&["resize"]), json!({ "bytes": 48 << 20, "grown": false }));
+    let Rig { image, backend, frontend, .. } = rig;
     drop(frontend);
     backend.stop();
     image.assert_clean();
@@ -123,6 +152,29 @@ fn a_file_that_grows_is_followed_and_what_it_holds_is_taken_to_be_right() {
     assert!(frontend.queue(0).read(OLD / 512, 8 * 4096) == pattern(2, 8 * 4096));
     drop(frontend);
     backend.stop();
+}
+
+/// By the kernel's event alone; nobody asks.
+#[test]
+fn a_device_that_grows_is_followed() {
+    let Some(device) = LoopDevice::new(OLD) else { return };
+    let memory = GuestMemory::new();
+    let mut rig = Rig::new(device.protect(), &[], &memory);
+    rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+    device.backing().set_len(NEW).unwrap();
+    // as a volume that was somebody else's before
+    device.backing().write_all_at(&pattern(2, MIB), OLD + MIB as u64).unwrap();
+    device.measure();
+    rig.assert_told();
+    assert_eq!(capacity(&mut rig.frontend), NEW);
+    assert_eq!(rig.backend.ask(&["resize"]), json!({ "bytes": NEW, "grown": false }));
+    assert!(rig.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
+    assert!(rig.queue.read(OLD / 512, MIB) == vec![0; MIB]);
+    assert!(rig.queue.read(OLD / 512 + 2048, MIB) == pattern(2, MIB));
+    rig.queue.write(NEW / 512 - 2048, &pattern(3, MIB));
+    assert!(rig.queue.read(NEW / 512 - 2048, MIB) == pattern(3, MIB));
+    assert_eq!(rig.queue.try_read(NEW / 512, 4096).0.status, IOERR, "past the new end");
+    rig.finish();
 }
 
 #[test]
@@ -147,41 +199,36 @@ fn nobody_need_be_connected_nor_have_a_channel() {
 
 #[test]
 fn a_front_end_without_acknowledgements_is_told_the_same() {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
     let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let features = frontend.protocol.get_protocol_features().unwrap();
-    frontend.protocol.set_hdr_flags(VhostUserHeaderFlag::empty());
-    frontend.protocol.set_protocol_features(features - VhostUserProtocolFeatures::REPLY_ACK).unwrap();
-    let (mut channel, theirs) = UnixStream::pair().unwrap();
+    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
+    let features = rig.frontend.protocol.get_protocol_features().unwrap();
+    rig.frontend.protocol.set_hdr_flags(VhostUserHeaderFlag::empty());
+    rig.frontend.protocol.set_protocol_features(features - VhostUserProtocolFeatures::REPLY_ACK).unwrap();
+    let (channel, theirs) = UnixStream::pair().unwrap();
     channel.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-    frontend.send(FrontendReq::SET_BACKEND_REQ_FD, 0, &[], &[theirs.as_raw_fd()]);
+    rig.frontend.send(FrontendReq::SET_BACKEND_REQ_FD, 0, &[], &[theirs.as_raw_fd()]);
+    rig.channel = channel;
     // a message with a reply: the one before it has been taken
-    assert_eq!(capacity(&mut frontend), OLD);
-    assert_eq!(backend.ask(&["resize", "--size", "9M"])["grown"], true);
-    assert_told(&mut channel);
-    assert_eq!(capacity(&mut frontend), NEW);
-    drop(frontend);
-    backend.stop();
+    assert_eq!(capacity(&mut rig.frontend), OLD);
+    assert_eq!(rig.resize("9M")["grown"], true);
+    rig.assert_told();
+    assert_eq!(capacity(&mut rig.frontend), NEW);
+    rig.finish();
 }
 
 #[test]
 fn a_front_end_that_does_not_read_its_channel_holds_nothing_up() {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
     let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
     let (mut channel, theirs) = UnixStream::pair().unwrap();
     set_socket_recv_buffer_size(&channel, 1).unwrap();
     set_socket_send_buffer_size(&theirs, 1).unwrap();
-    assert!(frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
+    assert!(rig.frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
     drop(theirs);
-    let mut queue = frontend.queue(0);
     let sizes = (1..=40).map(|step| OLD + step * 4096);
     for size in sizes.clone() {
-        assert_eq!(backend.ask(&["resize", "--size", &size.to_string()])["bytes"], size);
-        queue.write(size / 512 - 8, &pattern(size, 4096));
+        assert_eq!(rig.resize(&size.to_string())["bytes"], size);
+        rig.queue.write(size / 512 - 8, &pattern(size, 4096));
     }
     let mut told = Vec::new();
     channel.set_nonblocking(true).unwrap();
@@ -189,42 +236,35 @@ fn a_front_end_that_does_not_read_its_channel_holds_nothing_up() {
     assert!(told.len() < 40 * 12, "all was taken: the buffers were not small");
     assert!(!told.is_empty() && told.chunks(12).all(|part| part == message(CONFIG_CHANGE, 0, &[])));
     for size in sizes {
-        assert!(queue.read(size / 512 - 8, 4096) == pattern(size, 4096));
+        assert!(rig.queue.read(size / 512 - 8, 4096) == pattern(size, 4096));
     }
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    rig.finish();
 }
 
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
     let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut channel = open_channel(&mut frontend);
-    let mut queue = frontend.queue(0);
-    queue.write(0, &pattern(1, MIB));
+    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
+    rig.queue.write(0, &pattern(1, MIB));
     for (size, reason) in [
         ("1M", "a disk can only grow"),
         ("4194305", "not a multiple of 4096: make it 4198400"),
         // the dirty map of a small image has room for 256 GiB
         ("300T", "the sidecar cannot cover that size"),
     ] {
-        let refused = backend.ctl(&["resize", "--size", size]);
+        let refused = rig.backend.ctl(&["resize", "--size", size]);
         assert_eq!(refused.code, Some(1), "{size}");
         assert!(refused.stderr.contains(reason), "{size}: {}", refused.stderr);
     }
     // seen by itself, not asked for
-    extend(&image, OLD + 512, &[]);
-    backend.log().wait_for("4194816 bytes are not a multiple of 4096");
-    OpenOptions::new().write(true).open(image.path()).unwrap().set_len(MIB as u64).unwrap();
-    backend.log().wait_for("the image has been cut off at 1048576 bytes");
-    assert_eq!(backend.ctl(&["resize", "--size", "9M"]).code, Some(1));
-    assert_eq!(capacity(&mut frontend), OLD);
-    assert!(queue.read(0, MIB) == pattern(1, MIB));
-    channel.set_nonblocking(true).unwrap();
-    assert_eq!(channel.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was told");
-    drop(frontend);
-    backend.stop();
+    extend(&rig.image, OLD + 512, &[]);
+    rig.backend.log().wait_for("4194816 bytes are not a multiple of 4096");
+    OpenOptions::new().write(true).open(rig.image.path()).unwrap().set_len(MIB as u64).unwrap();
+    rig.backend.log().wait_for("the image has been cut off at 1048576 bytes");
+    assert_eq!(rig.backend.ctl(&["resize", "--size", "9M"]).code, Some(1));
+    assert_eq!(capacity(&mut rig.frontend), OLD);
+    assert!(rig.queue.read(0, MIB) == pattern(1, MIB));
+    rig.assert_not_told();
+    drop(rig.frontend);
+    rig.backend.stop();
 }
