@@ -45,5 +45,6 @@ mod shrunk_image;
 mod socket_activation;
 mod two_file_systems;
 mod unstable_guest;
+mod watchdog;
 mod write_read;
 mod zeroing;

@@ -1,0 +1,57 @@
+//! A queue that makes no progress: the log and the control socket tell, and tell when it goes on.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Backend, FileSystem, Frontend, GuestMemory, Image, OK, Request, pattern};
+
+const SIZE: u64 = 8 << 20;
+
+fn stuck_seconds(backend: &Backend) -> Vec<u64> {
+    let status = backend.ask(&["status"]);
+    let stuck = |queue: &Value| queue["stuck_s"].as_u64().unwrap();
+    status["queues"].as_array().unwrap().iter().map(stuck).collect()
+}
+
+/// A frozen file system holds a write up for as long as it likes.
+#[test]
+fn a_queue_that_hangs_is_told_and_so_is_its_going_on() {
+    let Some(file_system) = FileSystem::mount() else { return };
+    let image = Image::create_apart(&file_system.root(), SIZE);
+    // allocated, so that nothing but the write itself waits
+    fs::write(image.path(), vec![0; usize::try_from(SIZE).unwrap()]).unwrap();
+    let memory = GuestMemory::new();
+    let backend = Backend::serve(&image, &["--watchdog-seconds", "1"]);
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let (mut queue, _idle) = (frontend.queue(0), frontend.queue(1));
+    assert_eq!(stuck_seconds(&backend), [0, 0]);
+
+    // nothing else is asked for: on a slow disk it would be told of too
+    file_system.freeze();
+    let buffer = memory.allocate(4096);
+    memory.write(buffer, &pattern(1, 4096));
+    queue.submit(&Request::write(8, &[(buffer, 4096)]));
+    queue.kick();
+    // said by the worker when the control thread has asked it
+    backend.log().wait_for("oldest request");
+    let stuck = stuck_seconds(&backend);
+    assert!(stuck[0] > 0 && stuck[1] == 0, "{stuck:?}");
+    let shown = backend.ctl(&["status"]).stdout;
+    assert_eq!(shown.matches("no progress for").count(), 1, "{shown}");
+
+    assert!(file_system.thaw());
+    assert_eq!(queue.wait().status, OK);
+    backend.log().wait_for("the queue makes progress again");
+    assert_eq!(stuck_seconds(&backend), [0, 0]);
+    drop(frontend);
+    let log = backend.stop();
+    // once, though it was looked at more often
+    assert_eq!(log.matches("the queue makes no progress").count(), 1, "{log}");
+    let line = log.lines().find(|line| line.contains("oldest request")).unwrap();
+    for part in ["queue=0", "work=Write", "start=4096", "len=4096"] {
+        assert!(line.contains(part), "{part:?} is not in: {line}");
+    }
+    assert!(image.read(4096, 4096) == pattern(1, 4096));
+    image.assert_clean();
+}
