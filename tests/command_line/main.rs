@@ -1,0 +1,14 @@
+//! `create`, `protect`, `check` and `info`, as a person runs them.
+
+mod directory;
+#[path = "../sidecar_bytes.rs"]
+mod sidecar_bytes;
+#[path = "../skip.rs"]
+mod skip;
+
+mod check;
+mod create;
+mod in_use;
+mod protect;
+mod refused;
+mod sidecar;
