@@ -1,20 +1,19 @@
 //! A guest gets more memory while its disk is busy, and the disk's data goes there: the kernel takes its page cache from
 //! the highest zone, in which only what was added lies.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use serde_json::{Value, json};
+use guest::{GuestError, Qmp};
+use serde_json::json;
 
 use crate::bench::{Bench, json as parsed};
 
 const DIMM_MIB: u64 = 128;
 const DIMMS: u64 = 2;
 /// Of the host's side: the guest has booted and written its disk by then.
-const TIME_LIMIT: Duration = Duration::from_secs(150);
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// Reads the disk over and over into memory that has to be found for it, until told; then fills more memory than the guest
 /// began with, and reads once more.
@@ -26,6 +25,7 @@ sync
 sum > /sums
 before=$(blocks)
 (while [ ! -e /plugged ]; do sum >> /sums; done; touch /stopped) &
+while [ $(wc -l < /sums) -lt 2 ]; do sleep 0.2; done
 echo READY
 while [ $(blocks) -lt $((before + 2)) ]; do sleep 0.2; done
 for state in /sys/devices/system/memory/memory*/state; do
@@ -48,7 +48,7 @@ fn the_guest_reads_into_memory_that_was_added() {
     let (monitor, output) = (bench.path("monitor.sock"), bench.path("output.log"));
     let plug = thread::spawn(move || plug_in(&monitor, &output));
     let output = bench.run("memory-hotplug.cfg", None, SCRIPT);
-    plug.join().expect("the host's side");
+    plug.join().expect("the host's side").unwrap_or_else(|error| panic!("{error}"));
     let result = parsed(output.trim_start().trim_start_matches("READY"));
     assert_eq!(result["different"], 1, "{result}");
     assert!(result["reads"].as_u64() >= Some(4), "{result}");
@@ -57,49 +57,20 @@ fn the_guest_reads_into_memory_that_was_added() {
     assert_eq!(bench.count_mismatches(), 0);
 }
 
-fn plug_in(monitor: &Path, output: &Path) {
+fn plug_in(monitor: &Path, output: &Path) -> Result<(), GuestError> {
     let deadline = Instant::now() + TIME_LIMIT;
     while !fs::read_to_string(output).is_ok_and(|output| output.contains("READY")) {
         assert!(Instant::now() < deadline, "the guest did not begin to read");
         thread::sleep(Duration::from_millis(50));
     }
-    let mut monitor = Monitor::connect(monitor);
+    let mut monitor = Qmp::connect(monitor)?;
     for index in 0..DIMMS {
         let (memory, dimm) = (format!("more{index}"), format!("dimm{index}"));
         monitor.execute(
             "object-add",
             &json!({ "qom-type": "memory-backend-memfd", "id": memory, "size": DIMM_MIB << 20, "share": true }),
-        );
-        monitor.execute("device_add", &json!({ "driver": "pc-dimm", "id": dimm, "memdev": memory }));
+        )?;
+        monitor.execute("device_add", &json!({ "driver": "pc-dimm", "id": dimm, "memdev": memory }))?;
     }
-}
-
-/// QEMU's monitor.
-struct Monitor {
-    replies: BufReader<UnixStream>,
-}
-
-impl Monitor {
-    fn connect(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).expect("QEMU's monitor");
-        stream.set_read_timeout(Some(TIME_LIMIT)).expect("a socket");
-        let mut monitor = Self { replies: BufReader::new(stream) };
-        monitor.execute("qmp_capabilities", &json!({}));
-        monitor
-    }
-
-    fn execute(&mut self, command: &str, arguments: &Value) {
-        let request = json!({ "execute": command, "arguments": arguments });
-        self.replies.get_mut().write_all(format!("{request}\n").as_bytes()).expect("QEMU's monitor");
-        // greeting and events come between
-        loop {
-            let mut line = String::new();
-            self.replies.read_line(&mut line).expect("QEMU's monitor");
-            let reply = parsed(&line);
-            assert!(reply.get("error").is_none(), "{command}: {reply}");
-            if reply.get("return").is_some() {
-                return;
-            }
-        }
-    }
+    Ok(())
 }

@@ -14,13 +14,16 @@ const REPLY_LIMIT: Duration = Duration::from_secs(60);
 
 /// A connection to a monitor.
 #[derive(Debug)]
-pub(crate) struct Qmp {
+pub struct Qmp {
     lines: BufReader<UnixStream>,
 }
 
 impl Qmp {
     /// Connects to the monitor at `path` and takes it out of its greeting.
-    pub(crate) fn connect(path: &Path) -> Result<Self, GuestError> {
+    ///
+    /// # Errors
+    /// [`GuestError`]: when nobody answers there.
+    pub fn connect(path: &Path) -> Result<Self, GuestError> {
         let stream = UnixStream::connect(path).map_err(GuestError::file(path))?;
         stream.set_read_timeout(Some(REPLY_LIMIT)).map_err(GuestError::file(path))?;
         let mut qmp = Self { lines: BufReader::new(stream) };
@@ -30,7 +33,10 @@ impl Qmp {
     }
 
     /// What a command returns.
-    pub(crate) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, GuestError> {
+    ///
+    /// # Errors
+    /// [`GuestError`]: when QEMU refuses the command, or is gone.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, GuestError> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         self.lines.get_mut().write_all(line.as_bytes()).map_err(GuestError::program("QMP"))?;
