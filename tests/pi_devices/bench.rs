@@ -24,12 +24,12 @@ const PRELUDE: &str = r#"
 
     # serve DEVICE OPTIONS...: until it takes connections
     serve() {
-        rm -f /tmp/sock
+        rm -f /tmp/sock /tmp/log
         device=$1
         shift
         stableblk --socket-path /tmp/sock --blk-file "$device" --num-queues 2 "$@" 2>/tmp/log &
         server=$!
-        until [ -S /tmp/sock ]; do
+        until grep -qs serving /tmp/log; do
             kill -0 $server 2>/dev/null || { cat /tmp/log >&2; return 1; }
             sleep 0.05
         done

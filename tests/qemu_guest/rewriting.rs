@@ -12,12 +12,19 @@ fn rewriting_buffers_in_flight_breaks_no_guard() {
     assert_eq!(bench.count_mismatches(), 0);
 }
 
-/// Shows that the guest above does rewrite in flight, and that `check` finds what it leaves.
+/// Shows that the guest above does rewrite in flight, and that `check` finds what it leaves. On a busy machine its rewriting thread may
+/// hardly run; then it is tried again.
 #[test]
 fn rewriting_buffers_in_flight_breaks_guards_without_stable_folios() {
-    let bench = Bench::new(&["--bounce", "never"]);
-    let result = json(&bench.run("multi-queue.cfg", None, REWRITE));
-    assert_eq!((&result["writes"], &result["write_errors"]), (&1000.into(), &0.into()));
-    assert_ne!(result["read_errors"], 0, "a broken guard must be an error of the read");
-    assert_ne!(bench.count_mismatches(), 0);
+    const ATTEMPTS: u32 = 5;
+    for _ in 0..ATTEMPTS {
+        let bench = Bench::new(&["--bounce", "never"]);
+        let result = json(&bench.run("multi-queue.cfg", None, REWRITE));
+        assert_eq!((&result["writes"], &result["write_errors"]), (&1000.into(), &0.into()));
+        if bench.count_mismatches() > 0 {
+            assert_ne!(result["read_errors"], 0, "a broken guard must be an error of the read");
+            return;
+        }
+    }
+    panic!("{ATTEMPTS} times 1000 writes without a bounce, and no mismatch");
 }

@@ -41,7 +41,9 @@ impl Stableblk {
         serve.arg("--socket-path").arg(socket).arg("--blk-file").arg(image);
         let process = serve.args(options).stderr(log_file).spawn().map_err(failed)?;
         let mut server = Server { process, log };
-        if poll(|| server.has_ended() || socket.exists()) && !server.has_ended() {
+        // said after it listens; the socket's path is there before
+        let is_ready = |log: &Path| read_text(log).is_ok_and(|log| log.contains("serving"));
+        if poll(|| server.has_ended() || is_ready(&server.log)) && !server.has_ended() {
             Ok(server)
         } else {
             Err(server.failure("did not serve"))
