@@ -7,12 +7,13 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, fstatfs, memfd_create};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, fstatfs, memfd_create};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, pattern};
+use crate::skip::skip;
 
 /// What the back-end says it takes.
 const SLOTS: u64 = 509;
@@ -287,6 +288,8 @@ fn rings_are_removed_under_requests() {
 /// Huge pages that the kernel has set aside, until this is dropped.
 struct HugePages {
     before: u64,
+    /// Keeps others who run these tests from changing the count meanwhile.
+    _lock: File,
 }
 
 impl HugePages {
@@ -299,7 +302,9 @@ impl HugePages {
 
     /// Sets `more` aside. Fails with the reason why not.
     fn reserve(more: u64) -> Result<Self, String> {
-        let reserved = Self { before: Self::count()? };
+        let lock = File::open(Self::COUNT).map_err(|error| format!("{}: {error}", Self::COUNT))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| format!("{}: {error}", Self::COUNT))?;
+        let reserved = Self { before: Self::count()?, _lock: lock };
         let wanted = reserved.before + more;
         fs::write(Self::COUNT, wanted.to_string()).map_err(|error| format!("{}: {error}", Self::COUNT))?;
         let count = Self::count()?;
@@ -322,7 +327,7 @@ impl Drop for HugePages {
 fn huge_pages_are_truncated_under_requests() {
     let _reserved = match HugePages::reserve(2) {
         Ok(reserved) => reserved,
-        Err(reason) => return println!("SKIPPED: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let file = File::from(memfd_create("dimm", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB).unwrap());
     let page = u64::try_from(fstatfs(&file).unwrap().f_bsize).unwrap();
