@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use guest::Qemu;
 
 use crate::domain::poll;
+use crate::skip::skip;
 
 /// No command of virsh takes that long; one that does has hung.
 const COMMAND_LIMIT: &str = "300s";
@@ -23,11 +24,11 @@ impl Libvirt {
     /// cannot run.
     pub(crate) fn start(scratch: &Path, qemu: Qemu) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: only root can give libvirt namespaces of its own");
+            skip("only root can give libvirt namespaces of its own");
             return None;
         }
         if !qemu.is_installed() {
-            eprintln!("SKIPPED: scripts/install-prerequisites could not get the QEMU of Debian's backports");
+            skip("scripts/install-prerequisites could not get the QEMU of Debian's backports");
             return None;
         }
         let run = scratch.join("run");

@@ -4,6 +4,8 @@
 
 mod daemon;
 mod domain;
+#[path = "../skip.rs"]
+mod skip;
 
 mod migrate;
 mod resize;

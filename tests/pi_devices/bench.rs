@@ -1,7 +1,6 @@
 //! A guest with devices, and what the steps of its script reported.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -132,11 +131,9 @@ impl Bench<'_> {
     }
 }
 
-/// Says that a test does not run, past the harness, which shows nothing of a test that ends well.
+/// Says that a test does not run.
 fn skip<T>(missing: &str) -> Option<T> {
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    let line = format!("SKIPPED {name}: scripts/install-prerequisites could not fetch {missing}\n");
-    io::stderr().write_all(line.as_bytes()).unwrap();
+    crate::skip::skip(&format!("scripts/install-prerequisites could not fetch {missing}"));
     None
 }
 

@@ -5,6 +5,8 @@
 mod bench;
 mod exercise;
 mod namespace;
+#[path = "../skip.rs"]
+mod skip;
 
 mod damage;
 mod in_use;

@@ -1,6 +1,8 @@
 //! A real Linux guest under QEMU on disks that the built program serves: what no client of our own can vouch for.
 
 mod bench;
+#[path = "../skip.rs"]
+mod skip;
 
 mod filesystems;
 mod fio;

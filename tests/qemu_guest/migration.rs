@@ -10,6 +10,7 @@ use guest::{Guest, Kernel, MovingGuest, Qemu, Server, Stableblk};
 use tempfile::TempDir;
 
 use crate::bench::json;
+use crate::skip::skip;
 
 const MOVES: u32 = 10;
 const QUEUES: &str = "4";
@@ -88,8 +89,7 @@ fn wait_for_load(server: &Server) {
 fn a_guest_under_load_moves_ten_times() {
     // QEMU 7.2 loses writes of an emulated processor in a migration, with disks of its own too
     if !Qemu::Recent.is_installed() {
-        println!("SKIPPED: no QEMU of Debian's backports");
-        return;
+        return skip("no QEMU of Debian's backports was unpacked, see scripts/install-prerequisites");
     }
     let mut hosts = Hosts::new();
     let config = hosts.config();

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::bench::json;
+use crate::skip::skip;
 
 /// What a back-end must have written before it is stopped, in bytes: then there are requests in flight.
 const LOAD: u64 = 512 << 10;
@@ -192,8 +193,7 @@ fn fifty_kills() {
 fn planned_restarts() {
     const RESTARTS: u32 = 10;
     if !Qemu::Recent.is_installed() {
-        println!("SKIPPED: no recent QEMU was unpacked, see scripts/install-prerequisites");
-        return;
+        return skip("no recent QEMU was unpacked, see scripts/install-prerequisites");
     }
     let mut disks = Disks::new();
     let front_end = FrontEnd { qemu: Qemu::Recent, reconnect: "reconnect-ms = \"10\"" };
