@@ -39,6 +39,8 @@ impl Stableblk {
         let log_file = File::create(&log).map_err(GuestError::file(&log))?;
         let mut serve = Command::new(&self.0);
         serve.arg("--socket-path").arg(socket).arg("--blk-file").arg(image);
+        // which could keep it from saying that it serves
+        serve.env_remove("RUST_LOG");
         let process = serve.args(options).stderr(log_file).spawn().map_err(failed)?;
         let mut server = Server { process, log };
         // said after it listens; the socket's path is there before
