@@ -13,7 +13,8 @@ use virtio::Features;
 
 use crate::harness::inflight::InflightRegion;
 use crate::harness::{
-    Frontend, GuestMemory, Image, OK, PROGRAM, Process, Queue, Request, Transcript, finish, pattern,
+    Frontend, GuestMemory, Image, OK, PROGRAM, Process, Queue, Request, TIME_LIMIT, Transcript, finish,
+    pattern,
 };
 
 /// As systemd runs `program`: in an environment of its own, with `listener` as descriptor 3, and telling it so.
@@ -51,6 +52,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
     let (path, notify) = (directory.path().join("socket"), directory.path().join("notify"));
     let listener = UnixListener::bind(&path).unwrap();
     let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(TIME_LIMIT)).unwrap();
     let told = || {
         let mut message = [0; 256];
         let len = manager.recv(&mut message).unwrap();
