@@ -204,3 +204,34 @@ fn a_queue_without_its_ring_lets_go_of_its_ranges() {
     assert_eq!(guest.join(0).unwrap_err().raw_os_error(), Some(Errno::NXIO.raw_os_error()));
     guest.stop_all();
 }
+
+/// Those who held it up do not name it later, when its place may be another's.
+#[test]
+fn a_queue_without_its_ring_no_longer_waits_for_ranges() {
+    let memory = guest_memory(2);
+    let gate = Gate::default();
+    let plan = gate.clone();
+    let faulty = FaultyDevice::new(disk(), move |operation| match operation {
+        Operation::Transfer(transfer) if transfer.len == 8192 => {
+            Some(Fault::Broken(Errno::NXIO.raw_os_error()))
+        }
+        Operation::Transfer(_) => {
+            plan.pass();
+            None
+        }
+        _ => None,
+    });
+    let mut guest = Guest::start(&memory, Arc::new(faulty), Setup { queues: 2, ..Setup::default() });
+    gate.close();
+    let holder = guest.submit(0, &Command::Write { sector: 0, data: stamped(0, 4096, 1) });
+    gate.until_reached();
+    guest.submit(1, &Command::Write { sector: 0, data: stamped(0, 4096, 2) });
+    guest.submit(1, &Command::Write { sector: 64, data: stamped(64, 8192, 3) });
+    assert_eq!(guest.join(1).unwrap_err().raw_os_error(), Some(Errno::NXIO.raw_os_error()));
+    gate.open();
+    let [completion] = guest.wait_for([holder]);
+    assert_eq!(completion.outcome(), (OK, 1));
+    let read = guest.perform(0, &Command::Read { sector: 0, len: 4096 });
+    assert_eq!(read.data, stamped(0, 4096, 1));
+    guest.stop_all();
+}
