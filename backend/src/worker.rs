@@ -44,6 +44,8 @@ const TRANSFERS_MAX: usize = 1024;
 /// Chains popped, and events taken from the device, in one turn. Driver, worker and device go on with one batch while the next
 /// is worked on; a larger one would leave two of them waiting for the third, a smaller one share its system calls with fewer.
 const BATCH_MAX: usize = 16;
+/// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work sooner.
+const TURN_SIZE: u64 = 256 << 10;
 
 /// What the driver chose for the queue that a worker serves.
 #[derive(Debug)]

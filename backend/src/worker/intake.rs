@@ -9,9 +9,9 @@ use crate::inflight_region::InflightQueue;
 use crate::range_lock::Owner;
 
 impl<B: BlockDevice> QueueWorker<B> {
-    /// `pop -> parse -> lock range`. How many chains were popped.
+    /// `pop -> parse -> lock range`. How many chains were popped: none while there are some to launch.
     pub(super) fn accept(&mut self) -> usize {
-        if self.stopping || self.vring.retired || self.starved {
+        if self.stopping || self.vring.retired || self.starved || !self.ready.is_empty() {
             return 0;
         }
         let mut popped = 0;

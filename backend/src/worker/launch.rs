@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{QueueWorker, TRANSFERS_MAX};
+use super::{QueueWorker, TRANSFERS_MAX, TURN_SIZE};
 use crate::active::{Active, Work, ZeroBy};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::extent::{self, Extent};
@@ -17,9 +17,12 @@ enum Launch {
 }
 
 impl<B: BlockDevice> QueueWorker<B> {
-    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios.
+    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios, or as are a turn's work.
     pub(super) fn launch(&mut self) -> io::Result<()> {
-        while let Some(&id) = self.ready.front() {
+        let mut launched = 0;
+        while launched < TURN_SIZE
+            && let Some(&id) = self.ready.front()
+        {
             if self.launch_request(id)? == Launch::Starved {
                 if !self.starved {
                     self.starved = true;
@@ -35,6 +38,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.ready.pop_front();
             if let Some(active) = self.requests.get_mut(id) {
                 active.launching = false;
+                launched += active.len;
             }
             self.finish_if_done(id);
         }
