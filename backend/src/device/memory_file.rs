@@ -37,21 +37,26 @@ impl MemoryFile {
     pub(super) fn transfer(&self, transfer: &Transfer) -> i32 {
         let file = self.0.as_raw_fd();
         let Ok(offset) = libc::off_t::try_from(transfer.offset) else { return -libc::EINVAL };
-        let folio;
+        // a vector is for many runs of bytes: for one the kernel need not fetch it
         let vectors = match &transfer.buffer {
-            Buffer::Bounce(bounced) => {
-                folio = [libc::iovec { iov_base: bounced.as_ptr().cast(), iov_len: transfer.len }];
-                &folio[..]
-            }
+            Buffer::Bounce(_) => &[],
             Buffer::Guest(guest, _) => guest.as_slice(),
         };
+        let run = match (&transfer.buffer, vectors) {
+            (Buffer::Bounce(folio), _) => Some((folio.as_ptr().cast(), transfer.len)),
+            (_, &[libc::iovec { iov_base, iov_len }]) => Some((iov_base, iov_len)),
+            _ => None,
+        };
         let count = libc::c_int::try_from(vectors.len()).expect("at most UIO_MAXIOV");
-        let done = match transfer.direction {
-            // SAFETY: the vectors are `transfer.len` bytes that the transfer owns, or keeps mapped, past this call; nobody
-            // has a reference to them.
-            Direction::Read => unsafe { libc::preadv(file, vectors.as_ptr(), count, offset) },
+        let done = match (run, transfer.direction) {
+            // SAFETY: the run is memory that the transfer owns, or keeps mapped, past this call; nobody has a reference to it.
+            (Some((start, len)), Direction::Read) => unsafe { libc::pread(file, start, len, offset) },
             // SAFETY: as above.
-            Direction::Write => unsafe { libc::pwritev(file, vectors.as_ptr(), count, offset) },
+            (Some((start, len)), Direction::Write) => unsafe { libc::pwrite(file, start, len, offset) },
+            // SAFETY: as above, of each run that the vectors name.
+            (None, Direction::Read) => unsafe { libc::preadv(file, vectors.as_ptr(), count, offset) },
+            // SAFETY: as above.
+            (None, Direction::Write) => unsafe { libc::pwritev(file, vectors.as_ptr(), count, offset) },
         };
         let errno = || -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno)
