@@ -3,7 +3,11 @@
 //! So a disk never changes, and back-ends with and without integrity can take turns on one file: whatever another one has
 //! written, all tuples still match.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
+
+use crate::error::BenchError;
 
 /// No byte is like another, and none is zero: a block is never taken for an unwritten one.
 const WORD: [u8; 8] = 0x9E37_79B9_7F4A_7C15_u64.to_le_bytes();
@@ -19,8 +23,14 @@ pub(crate) fn is_that_of_the_disk(buffer: &[u8]) -> bool {
     buffer.chunks_exact(WORD.len()).all(|word| word == WORD)
 }
 
+/// Creates a disk of `size` bytes, whole words.
+pub(crate) fn create(path: &Path, size: u64) -> Result<(), BenchError> {
+    let file = File::create(path).map_err(BenchError::file("create", path))?;
+    write(&file, size).and_then(|()| file.sync_all()).map_err(BenchError::file("write", path))
+}
+
 /// Writes `size` bytes of it, whole words.
-pub(crate) fn write(mut to: impl Write, size: u64) -> io::Result<()> {
+fn write(mut to: impl Write, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     fill(&mut chunk);
     let mut left = size;

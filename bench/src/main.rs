@@ -45,6 +45,14 @@ struct Cli {
 enum Command {
     Run(harness::RunArgs),
     Load(load::LoadArgs),
+    /// Write an image that `load` accepts
+    Image {
+        /// Where
+        path: PathBuf,
+        /// Its size
+        #[arg(long, value_name = "N", default_value_t = 1024)]
+        mib: u64,
+    },
     /// Write the page and its charts from results
     Report {
         /// The results
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), BenchError> {
     match command {
         Command::Load(args) => load::run(&args),
+        Command::Image { path, mib } => content::create(&path, mib << 20),
         Command::Report { results, output } => report::write(&Results::load(&results)?, &output),
         Command::Run(args) => {
             let results = harness::run(&args)?;

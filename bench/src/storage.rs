@@ -124,12 +124,12 @@ impl Disk {
 
     fn write_image(&self) -> Result<(), BenchError> {
         let path = self.image();
-        let file = File::create(&path).map_err(BenchError::file("create", &path))?;
-        let written = match self.storage {
-            Storage::Null => file.set_len(self.size),
-            Storage::Tmpfs | Storage::Ext4 => content::write(&file, self.size).and_then(|()| file.sync_all()),
-        };
-        written.map_err(BenchError::file("write", &path))
+        match self.storage {
+            Storage::Tmpfs | Storage::Ext4 => content::create(&path, self.size),
+            Storage::Null => File::create(&path)
+                .and_then(|file| file.set_len(self.size))
+                .map_err(BenchError::file("create", &path)),
+        }
     }
 
     /// The image carries the UUID of one sidecar, by which the other one would be refused.
