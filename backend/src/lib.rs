@@ -30,5 +30,6 @@ pub mod session;
 pub mod sidecar_file;
 pub mod sidecar_media;
 pub mod socket;
+pub mod wake_up_cost;
 pub mod watchdog;
 pub mod worker;

@@ -6,11 +6,23 @@
 //! polling and one that is idle spends nothing, as it sleeps until there is an event.
 //!
 //! Waits for the driver and waits for the device are judged apart: a driver may be fast and its device slow.
+//!
+//! How long a while is depends on what it saves: [`limit_for`] the cost of a wake-up here.
 
 use std::time::{Duration, Instant};
 
+/// The longest wait worth polling, by the cost of a wake-up: polled, a wait of this length ends an eighth sooner.
+const WAKE_UPS: u32 = 8;
+/// Bounds of that: whatever was measured, less is a few looks at the ring, and more is a disk that is not waiting for us.
+const LIMITS: [Duration; 2] = [Duration::from_micros(32), Duration::from_micros(500)];
+
 /// Most waits in a row that sleep at once after polling was in vain.
 const REST_MAX: u32 = 63;
+
+/// How long to poll where waking a thread takes `wake_up`.
+pub fn limit_for(wake_up: Duration) -> Duration {
+    (wake_up * WAKE_UPS).clamp(LIMITS[0], LIMITS[1])
+}
 
 /// What a worker waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +66,14 @@ impl Poller {
 
     /// There was work.
     pub fn worked(&mut self) {
-        if let Some(Looking { wait, .. }) = self.looking.take() {
-            self.history[wait as usize] = History::default();
+        match &self.looking {
+            // Late for a poll: others had the processor meanwhile. They need it, and who sleeps gets it back sooner.
+            Some(Looking { since: Some(since), .. }) if since.elapsed() >= self.limit => self.in_vain(),
+            Some(Looking { wait, .. }) => {
+                self.history[*wait as usize] = History::default();
+                self.looking = None;
+            }
+            None => {}
         }
     }
 
@@ -137,6 +155,23 @@ mod tests {
         assert_eq!(tries.len(), 11);
         let tries: Vec<_> = (0..6400).filter(|_| wait_in_vain(&mut poller, Wait::Device)).collect();
         assert_eq!(tries.len(), 100, "one of 64");
+    }
+
+    #[test]
+    fn work_found_late_is_in_vain() {
+        let mut poller = Poller::new(AT_ONCE);
+        assert!(poller.poll_again(Wait::Device));
+        poller.looking.as_mut().unwrap().since = Some(Instant::now());
+        std::thread::sleep(AT_ONCE);
+        poller.worked();
+        assert!(!poller.poll_again(Wait::Device), "who lost the processor rests");
+        assert!(poller.poll_again(Wait::Device));
+    }
+
+    #[test]
+    fn what_a_wake_up_costs_bounds_the_wait() {
+        let limits = [0, 5, 50, 1000].map(|us| limit_for(Duration::from_micros(us)).as_micros());
+        assert_eq!(limits, [32, 40, 400, 500]);
     }
 
     #[test]

@@ -308,7 +308,7 @@ fn serve<B: BlockDevice>(
         watch: crate::watchdog::Watch::default(),
         serial: padded,
         bounce,
-        poll: Duration::from_micros(args.poll_us.into()),
+        poll: args.poll_us.limit(),
     });
     tracing::info!(
         image = %args.blk_file.display(),

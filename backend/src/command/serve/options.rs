@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use integrity::sidecar::IntentMode;
@@ -9,10 +10,13 @@ use parse_size::Config;
 use virtio::DEVICE_ID_LEN;
 
 use crate::socket::{self, SocketError};
+use crate::{poller, wake_up_cost};
 
 /// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
 /// to 16 MiB here: so many indirect tables of so many descriptors.
 const QUEUE_SIZE_MAX: u16 = 1024;
+/// Longest polling that can be asked for, in microseconds.
+const POLL_US_MAX: u64 = 1_000_000;
 /// Least memory for tuples.
 const TUPLE_CACHE_MIN: u64 = 1 << 20;
 
@@ -64,6 +68,29 @@ pub(super) enum DeviceChoice {
     Image,
     /// Nobody does them: the image gives only size, alignment and protection.
     Null,
+}
+
+/// How long to poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Poll {
+    /// As long as it pays on this machine.
+    Auto,
+    /// At most so long.
+    Limit(Duration),
+}
+
+impl Poll {
+    pub(super) fn limit(self) -> Duration {
+        match self {
+            Self::Limit(limit) => limit,
+            Self::Auto => {
+                let wake_up = wake_up_cost::measure().unwrap_or_default();
+                let limit = poller::limit_for(wake_up);
+                tracing::debug!(?wake_up, ?limit, "polling");
+                limit
+            }
+        }
+    }
 }
 
 /// Options of serving.
@@ -123,9 +150,10 @@ pub struct ServeArgs {
     /// Memory for tuples, in bytes, or with a unit of powers of 1024
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
     pub(super) tuple_cache: u64,
-    /// Longest time to look for work before sleeping, in microseconds; 0 never polls
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = RangedU64ValueParser::<u32>::new().range(..=1_000_000))]
-    pub(super) poll_us: u32,
+    /// Longest time to look for work before sleeping, in microseconds; 0 never polls; auto is eight times what waking a thread
+    /// costs here, measured at the start
+    #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]
+    pub(super) poll_us: Poll,
     /// What to do with transfers; "null" drops them, to measure the path alone
     #[cfg(feature = "bench-null")]
     #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
@@ -149,6 +177,15 @@ fn parse_integrity(text: &str) -> Result<Integrity, String> {
         "none" => Integrity::None,
         path => Integrity::Path(path.into()),
     })
+}
+
+fn parse_poll(text: &str) -> Result<Poll, String> {
+    if text == "auto" {
+        return Ok(Poll::Auto);
+    }
+    let us = text.parse().ok().filter(|us| *us <= POLL_US_MAX);
+    us.map(|us| Poll::Limit(Duration::from_micros(us)))
+        .ok_or_else(|| format!("neither auto nor 0 to {POLL_US_MAX}"))
 }
 
 fn parse_queue_size(text: &str) -> Result<u16, String> {
