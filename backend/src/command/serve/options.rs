@@ -224,3 +224,19 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
     mode.ok_or_else(|| "not an octal mode such as 0660".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_is_automatic_or_bounded() {
+        assert_eq!(parse_poll("auto"), Ok(Poll::Auto));
+        assert_eq!(parse_poll("0"), Ok(Poll::Limit(Duration::ZERO)));
+        assert_eq!(parse_poll("1000000"), Ok(Poll::Limit(Duration::from_secs(1))));
+        for wrong in ["1000001", "-1", "fast", ""] {
+            assert_eq!(parse_poll(wrong).unwrap_err(), "neither auto nor 0 to 1000000", "{wrong:?}");
+        }
+        assert!((32..=500).contains(&Poll::Auto.limit().as_micros()));
+    }
+}
