@@ -23,10 +23,9 @@ pub const REGION_SIZE: u64 = 1 << 20;
 const LOG_PAGES_MIN: u64 = 64;
 /// Pages of the log of a small image: 1 MiB.
 const LOG_PAGES_SMALL: u64 = 256;
-/// Pages of the log of a large image: 64 MiB, the tags of some gigabytes of small writes.
-const LOG_PAGES_USUAL: u64 = 16384;
-/// Most pages that are believed.
-const LOG_PAGES_MAX: u64 = 1 << 20;
+/// Most pages of a log, those of a large image: 64 MiB, the tags of some gigabytes of small writes. Recovery has all records in
+/// memory, so a log that claims to be longer is not believed.
+const LOG_PAGES_MAX: u64 = 16384;
 
 /// The image that the map of a new sidecar has room for at least: 64 TiB.
 const MAPPED_MIN: u64 = 1 << 46;
@@ -77,7 +76,7 @@ impl Layout {
     pub(super) fn new(profile: IntegrityProfile, image_size: u64) -> Result<Self, LayoutError> {
         let map_len = dirty_map::map_len(image_size.max(MAPPED_MIN)).next_multiple_of(PAGE_SIZE as u64);
         // in proportion, so that small images have small sidecars
-        let log_pages = (image_size / 128 / PAGE_SIZE as u64).clamp(LOG_PAGES_SMALL, LOG_PAGES_USUAL);
+        let log_pages = (image_size / 128 / PAGE_SIZE as u64).clamp(LOG_PAGES_SMALL, LOG_PAGES_MAX);
         Self::of_areas(profile, image_size, map_len, log_pages)
     }
 

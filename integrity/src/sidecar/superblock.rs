@@ -447,6 +447,16 @@ mod tests {
     }
 
     #[test]
+    fn refuses_a_log_that_is_longer_than_any_that_is_made() {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        let longest = Superblock::new([7; 16], profile, 1 << 46).unwrap().layout().log_pages();
+        let decoded = |pages: u64| Superblock::decode(&forged(LOG_PAGES_AT, &pages.to_be_bytes()));
+        assert_eq!(decoded(longest).unwrap().layout().log_pages(), longest);
+        let pages = longest + 1;
+        assert_eq!(decoded(pages), Err(SuperblockError::Layout(LayoutError::Log(pages))));
+    }
+
+    #[test]
     fn refuses_profiles_that_it_cannot_name() {
         let profile = |guard, pi_type| IntegrityProfile::new(guard, pi_type, 4096).unwrap();
         for profile in [
