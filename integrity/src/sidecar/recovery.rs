@@ -7,7 +7,6 @@
 //!
 //! The image is never written, and a crash in here means only that it is done again.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 
@@ -95,22 +94,30 @@ impl Recovery {
             next,
             ..Self::default()
         };
-        let mut dirty_pages = BTreeSet::new();
-        for region in map.dirty(layout.regions()) {
-            found.dirty_regions += 1;
-            let intervals = layout.intervals_in(region);
-            dirty_pages.extend(layout.page_of(intervals.start)..=layout.page_of(intervals.end - 1));
-        }
+        found.dirty_regions = map.dirty(layout.regions()).count() as u64;
         let judge = Judge { media, layout, replay: &replay, map: &map, mode, rules };
-        let mut cursor = replay.cursor(layout);
+        let (mut dirty_pages, mut cursor) = (dirty_pages(&map, layout).peekable(), replay.cursor(layout));
         while let Some((page, records)) = replay.next_page(&mut cursor, layout) {
-            dirty_pages.remove(&page);
+            while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < page) {
+                judge.page(dirty, &[], &mut found, &mut visit)?;
+            }
+            dirty_pages.next_if_eq(&page);
             judge.page(page, &records, &mut found, &mut visit)?;
         }
         for page in dirty_pages {
             judge.page(page, &[], &mut found, &mut visit)?;
         }
         Ok(found)
+    }
+
+    /// Notes ranges that follow those before; neighbours are one range.
+    fn lose(&mut self, lost: Vec<Range<u64>>) {
+        for range in lost.into_iter().filter(|range| !range.is_empty()) {
+            match self.lost.last_mut() {
+                Some(before) if before.end == range.start => before.end = range.end,
+                _ => self.lost.push(range),
+            }
+        }
     }
 
     fn adopt(&mut self, profile: &IntegrityProfile, lba: u64, verdict: &Verdict, candidates: &Candidates) {
@@ -120,6 +127,18 @@ impl Recovery {
             self.adoptions.push(Adoption { lba, guard, candidates: candidates.guards(profile).collect() });
         }
     }
+}
+
+/// The pages of the array with tuples of dirty regions, in order. They are not gathered: where the map has rotted, all are dirty.
+fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
+    let mut next = 0;
+    map.dirty(layout.regions()).flat_map(move |region| {
+        let intervals = layout.intervals_in(region);
+        // two regions may have tuples in one page
+        let first = layout.page_of(intervals.start).max(next);
+        next = layout.page_of(intervals.end - 1) + 1;
+        first..next
+    })
 }
 
 /// `missing`, if any page after it is there: then it should be too.
@@ -165,7 +184,7 @@ impl<M: Media> Judge<'_, M> {
         visit: &mut impl FnMut(TuplePage) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut page = TuplePage::read(self.layout, self.media, number)?;
-        found.lost.append(&mut page.lost);
+        found.lose(std::mem::take(&mut page.lost));
         let (mut doubts, mut verdicts) = (Vec::new(), Vec::new());
         for interval in self.layout.intervals_of(number) {
             let range = page.range(self.layout, &(interval..interval + 1));
