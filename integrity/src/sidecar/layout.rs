@@ -30,8 +30,11 @@ const LOG_PAGES_MAX: u64 = 16384;
 /// The image that the map of a new sidecar has room for at least: 64 TiB.
 const MAPPED_MIN: u64 = 1 << 46;
 
-/// Largest file offset: offsets are signed.
-const OFFSET_MAX: u64 = i64::MAX as u64;
+/// The largest image: 1 PiB. While it is served its dirty map is in memory, and has 128 MiB then.
+const IMAGE_SIZE_MAX: u64 = 1 << 50;
+
+/// The longest area of a dirty map that is believed. With it and the largest image no offset is more than a file can have.
+const MAP_LEN_MAX: u64 = 1 << 40;
 
 const MAP_OFFSET: u64 = 2 * SUPERBLOCK_SIZE;
 
@@ -46,8 +49,8 @@ pub enum LayoutError {
         /// In bytes.
         interval_size: usize,
     },
-    /// The image, or its sidecar, is larger than a file can be.
-    #[error("image size {0} is too large")]
+    /// The image is larger than any that is protected.
+    #[error("image size {0} is more than {IMAGE_SIZE_MAX}, which is the most")]
     ImageTooLarge(u64),
     /// The dirty map has no room for the image, or an odd length.
     #[error("a dirty map of {map_len} bytes cannot cover an image of {image_size}")]
@@ -91,22 +94,17 @@ impl Layout {
         if image_size == 0 || !image_size.is_multiple_of(interval_size as u64) {
             return Err(LayoutError::UnevenImageSize { image_size, interval_size });
         }
-        if image_size > OFFSET_MAX {
+        if image_size > IMAGE_SIZE_MAX {
             return Err(LayoutError::ImageTooLarge(image_size));
         }
-        let map_len_max = 2 * dirty_map::map_len(OFFSET_MAX);
-        let covers = (dirty_map::map_len(image_size)..=map_len_max).contains(&map_len);
+        let covers = (dirty_map::map_len(image_size)..=MAP_LEN_MAX).contains(&map_len);
         if !covers || !map_len.is_multiple_of(PAGE_SIZE as u64) {
             return Err(LayoutError::Map { map_len, image_size });
         }
         if !(LOG_PAGES_MIN..=LOG_PAGES_MAX).contains(&log_pages) {
             return Err(LayoutError::Log(log_pages));
         }
-        let layout = Self { profile, image_size, map_len, log_pages };
-        if layout.sidecar_size() > OFFSET_MAX {
-            return Err(LayoutError::ImageTooLarge(image_size));
-        }
-        Ok(layout)
+        Ok(Self { profile, image_size, map_len, log_pages })
     }
 
     /// The same areas for a larger image. Fails when the map has no room for it.
@@ -281,8 +279,10 @@ mod tests {
     #[test]
     fn largest_images_are_refused_not_wrapped() {
         let tuples = profile(Guard::Crc64Nvme, 512);
-        assert!(Layout::new(tuples, OFFSET_MAX / 512 * 512).is_ok());
-        assert_eq!(Layout::new(tuples, 1 << 63), Err(LayoutError::ImageTooLarge(1 << 63)));
+        assert!(Layout::new(tuples, 1 << 50).is_ok());
+        for size in [(1 << 50) + 512, 1 << 63, u64::MAX / 512 * 512] {
+            assert_eq!(Layout::new(tuples, size), Err(LayoutError::ImageTooLarge(size)));
+        }
     }
 
     #[test]

@@ -475,7 +475,7 @@ mod tests {
             uuid: [u8; 16],
             guard in prop::sample::select(&CRC_GUARDS[..]),
             interval_shift in 9_u32..=16,
-            intervals in 1_u64..1 << 40,
+            intervals in 1_u64..1 << 34,
             state in prop::sample::select(&STATES[..]),
             epoch in 1_u64..1 << 40,
         ) {
