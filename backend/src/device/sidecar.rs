@@ -282,8 +282,6 @@ enum Asking {
     BeginFlush(Operation),
     /// Whether a flush is done; the image was synced.
     IsFlushed(Operation, Flush),
-    /// For room to say what its failed change has left, which are these tuples.
-    Settle(Operation, Intent, Vec<u8>, io::Error),
 }
 
 /// A worker's access to image and sidecar.
@@ -347,17 +345,6 @@ impl SidecarQueue {
                 Ok(false) => self.asking.push(Asking::IsFlushed(operation, flush)),
                 flushed => self.finish(operation, flushed.map(drop)),
             },
-            Asking::Settle(operation, intent, tuples, error) => {
-                let settled = journal.settle(&intent, Change::Written(&tuples));
-                if let Ok(Admission::Later) = settled {
-                    self.asking.push(Asking::Settle(operation, intent, tuples, error));
-                    return None;
-                }
-                if settled.is_err() {
-                    tracing::error!("too many writes have failed at once: no more are taken until a restart");
-                }
-                self.finish(operation, Err(error));
-            }
         }
         None
     }
@@ -419,13 +406,15 @@ impl SidecarQueue {
         self.look_into(in_doubt);
     }
 
-    /// Finds out what failed changes have left.
+    /// Finds out what failed changes have left, and tells the log.
     fn look_into(&mut self, in_doubt: Vec<(Operation, Intent, io::Error)>) {
         for (operation, intent, error) in in_doubt {
-            let change = self.device.change(&operation);
-            let tuples = tuples_of_what_is_there(&self.device.log, intent.intervals(), change);
-            self.asking.push(Asking::Settle(operation, intent, tuples, error));
-            self.ask_again = true;
+            let device = &*self.device;
+            let tuples = tuples_of_what_is_there(&device.log, intent.intervals(), device.change(&operation));
+            let mut log = device.log.lock();
+            log.journal.settle(&intent, Change::Written(&tuples));
+            device.log.unlock(log);
+            self.finish(operation, Err(error));
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Intent {
 struct Logged {
     first: u64,
     last: u64,
+    /// Pages that are kept free for the record of what it has left if it fails.
+    reserve: u64,
 }
 
 /// What somebody waits for, and since which attempt to do it.
@@ -125,8 +127,8 @@ pub struct Journal {
     attempts: u64,
     /// Whether there was an intent since the last [`Self::tick`].
     busy: bool,
-    /// There is no room to settle a failed write, and none can be made.
-    stuck: bool,
+    /// Pages that are kept free for changes on their way. So one that fails always finds room, and what follows never waits for it.
+    reserved: u64,
 }
 
 impl Intent {
@@ -171,7 +173,7 @@ impl Journal {
             settled: 0,
             attempts: 0,
             busy: false,
-            stuck: false,
+            reserved: 0,
             superblock,
             layout,
             mode,
@@ -201,19 +203,22 @@ impl Journal {
     /// Fails when what it waits for has failed. Then an intent that [is logged](Intent::is_logged) must be settled.
     pub fn intend(&mut self, intent: &mut Intent, change: Change<'_>) -> io::Result<Admission> {
         self.busy = true;
-        self.refuse_stuck()?;
         let logged = if let Some(logged) = intent.logged {
             logged
         } else {
             if self.rules.contains(Rules::BIT_BEFORE_RECORD) && !self.is_marked(&intent.intervals) {
                 return self.wait(&mut intent.waits, Task::Commit);
             }
-            let count = intent.intervals.end - intent.intervals.start;
-            let pages = pages_for(count, change, self.layout.profile().tuple_size());
-            if !self.has_room(pages) || !self.cache.pin(&intent.intervals) {
+            let (count, tuple_size) =
+                (intent.intervals.end - intent.intervals.start, self.layout.profile().tuple_size());
+            let reserve = pages_for(count, Change::Written(&[]), tuple_size);
+            if !self.has_room(pages_for(count, change, tuple_size) + reserve)
+                || !self.cache.pin(&intent.intervals)
+            {
                 return self.wait(&mut intent.waits, Task::Checkpoint);
             }
-            let logged = self.append(&intent.intervals, change);
+            let logged = Logged { reserve, ..self.append(&intent.intervals, change) };
+            self.reserved += reserve;
             self.in_flight[count_of(logged.first - self.incomplete)] += 1;
             intent.logged = Some(logged);
             logged
@@ -240,22 +245,10 @@ impl Journal {
     }
 
     /// The data of a logged intent was not written, or not all of it; the blocks hold what `change` says. Makes a record of that.
-    ///
-    /// Fails when the log has no room for it and cannot have any, because too many writes have failed at once. No intent is
-    /// granted then any more; opening the sidecar again finds out what the blocks hold.
-    pub fn settle(&mut self, intent: &Intent, change: Change<'_>) -> io::Result<Admission> {
+    pub fn settle(&mut self, intent: &Intent, change: Change<'_>) {
         let Some(logged) = intent.logged else {
-            return Ok(Admission::Granted);
+            return;
         };
-        let count = intent.intervals.end - intent.intervals.start;
-        let pages = pages_for(count, change, self.layout.profile().tuple_size());
-        // the reserve that intents leave is for this
-        if self.next + pages - self.tail >= self.layout.log_pages() {
-            self.stuck |= self.incomplete == self.tail;
-            self.refuse_stuck()?;
-            self.checkpoint.wanted = true;
-            return Ok(Admission::Later);
-        }
         let settled = if self.rules.contains(Rules::SETTLE_FAILED_WRITES) {
             self.append(&intent.intervals, change)
         } else {
@@ -264,7 +257,6 @@ impl Journal {
         self.settled = settled.last;
         self.cache.change(&intent.intervals, change, settled.last);
         self.data_is_written(logged);
-        Ok(Admission::Granted)
     }
 
     /// Copies the tuples of `intervals`. Fails with a page to read first, to be given to [`Self::fill`], and so on.
@@ -446,16 +438,13 @@ impl Journal {
         self.regions.ask(self.layout.regions_of(intervals))
     }
 
-    fn refuse_stuck(&self) -> io::Result<()> {
-        if self.stuck { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
-    }
-
-    /// Whether `pages` more leave a reserve: a quarter of the ring.
+    /// Whether there is room for `pages` more, beside those that are kept free.
     fn has_room(&mut self, pages: u64) -> bool {
-        let (used, ring) = (self.next + pages - self.tail, self.layout.log_pages());
+        let used = self.next + u64::from(!self.open.is_empty()) - self.tail;
+        let ring = self.layout.log_pages();
         let is_time = used > ring / 2 || self.cache.is_half_dirty();
         self.checkpoint.wanted |= is_time && !self.checkpoint.failing;
-        used < ring / 4 * 3 || !self.rules.contains(Rules::NO_OVERTAKING)
+        used + self.reserved + pages <= ring || !self.rules.contains(Rules::NO_OVERTAKING)
     }
 
     /// Takes the dirty bits of regions of which no page from `tail` on has a record.
@@ -482,13 +471,14 @@ impl Journal {
             }
             self.turn_page();
         }
-        let logged = Logged { first: first.unwrap_or(self.next), last: self.next };
+        let logged = Logged { first: first.unwrap_or(self.next), last: self.next, reserve: 0 };
         self.regions.record(self.layout.regions_of(intervals), logged.last);
         logged
     }
 
     fn data_is_written(&mut self, logged: Logged) {
         self.in_flight[count_of(logged.first - self.incomplete)] -= 1;
+        self.reserved -= logged.reserve;
         self.pass_complete();
     }
 

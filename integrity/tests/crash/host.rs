@@ -422,10 +422,7 @@ impl<'m> Host<'m> {
             tuples.extend_from_slice(verdict.tuple());
             adopted.push(sidecar::is_adopted(&profile, verdict.tuple()));
         }
-        match self.journal.settle(&request.intent, Change::Written(&tuples)) {
-            Ok(Admission::Granted) => {}
-            Ok(Admission::Later) | Err(_) => return Step::Waits,
-        }
+        self.journal.settle(&request.intent, Change::Written(&tuples));
         self.may_hold(&request.blocks, &held);
         for (block, is_adopted) in self.promise[request.blocks.clone()].iter_mut().zip(adopted) {
             block.versions.last_mut().expect("one was just pushed").is_adopted = is_adopted;

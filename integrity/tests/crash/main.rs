@@ -9,6 +9,7 @@ mod host;
 mod medium;
 mod mutants;
 mod oracle;
+mod outage;
 mod play;
 mod programs;
 mod promise;
