@@ -16,7 +16,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 
 use crate::alone;
-use crate::messages::{Session, disk};
+use crate::messages::{Session, protected_disk};
 
 /// Longest wait for anything.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -56,7 +56,7 @@ fn next_request(channel: &mut UnixStream) -> u32 {
 fn a_new_capacity_is_told_on_the_backend_channel() {
     let _alone = alone();
     let (stream, served) = UnixStream::pair().unwrap();
-    let disk = disk();
+    let disk = protected_disk();
     let session = Session::start(disk.clone(), served);
     let mut frontend = connect(stream.try_clone().unwrap());
     assert_eq!(capacity(&mut frontend), 128);

@@ -3,6 +3,9 @@
 #[path = "../corpus.rs"]
 mod corpus;
 #[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
+#[path = "../../backend/fuzz/src/disk.rs"]
+mod disk;
+#[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
 #[path = "../../backend/fuzz/src/input.rs"]
 mod input;
 #[expect(unreachable_pub, reason = "public in the fuzzers' crate")]

@@ -1,5 +1,6 @@
 //! Fuzz targets of `stableblk`: `cargo +nightly fuzz run worker`, or `RUSTC_BOOTSTRAP=1` on stable.
 
+pub mod disk;
 pub mod input;
 pub mod messages;
 pub mod request;

@@ -4,7 +4,6 @@
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use integrity::sidecar;
 use integrity::{Guard, IntegrityProfile, PiType};
@@ -13,21 +12,17 @@ use stableblk::bounce::Arena;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use stableblk::disk::{Bounce, Disk};
 use stableblk::event::{CallFd, KickFd};
-use stableblk::inbox::{Inbox, Message};
+use stableblk::inbox::Message;
 use stableblk::inflight::Operation;
 use stableblk::memory::GuestMemory;
-use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::range_lock::{Access, Owner, RangeLock};
+use stableblk::range_lock::{Access, Owner};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};
-use virtio::{
-    DEVICE_ID_LEN, Descriptor, DescriptorFlags, DiskLimits, Features, RangeLimits, RingAddresses, SplitRing,
-    request_type,
-};
+use virtio::{Descriptor, DescriptorFlags, Features, RingAddresses, SplitRing, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::disk::disk;
 use super::input::Input;
 
 /// Two regions with a hole between them.
@@ -64,7 +59,7 @@ pub fn run(input: &[u8]) {
     let first_used = ring.next_used();
     let block_size = if flag(3) { 512 } else { 4096 };
     let script = Script { memory: memory.clone(), size, steps: input.0.to_vec() };
-    let disk = disk(Scripted::new(media.clone(), script), block_size, flag(4));
+    let disk = disk(Arc::new(Scripted::new(media.clone(), script)), 1, block_size, flag(4));
     let vring = Vring {
         index: 0,
         ring,
@@ -92,28 +87,6 @@ pub fn run(input: &[u8]) {
             sidecar::mismatches(&profile, 0, &media.data, &media.tuples).expect("whole blocks").next();
         assert_eq!(mismatch, None, "the guest has damaged its disk");
     }
-}
-
-fn disk(device: Scripted, block_size: u32, read_only: bool) -> Arc<Disk<Scripted>> {
-    let limit = Some(RangeLimits { sectors_max: 1 << 20, ranges_max: 1 });
-    Arc::new(Disk {
-        device: Arc::new(device),
-        locks: RangeLock::default(),
-        inboxes: vec![Inbox::new().expect("an eventfd")],
-        metrics: vec![QueueMetrics::default()],
-        limits: DiskLimits {
-            capacity_sectors: CAPACITY as u64 / 512,
-            block_size,
-            read_only,
-            discard: limit,
-            write_zeroes: limit,
-        },
-        negotiated: Gauge::default(),
-        watch: stableblk::watchdog::Watch::default(),
-        serial: [b'f'; DEVICE_ID_LEN],
-        bounce: Bounce::Always,
-        poll: Duration::ZERO,
-    })
 }
 
 fn new_eventfd() -> std::os::fd::OwnedFd {

@@ -13,15 +13,16 @@ use integrity::{Guard, IntegrityProfile, PiType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::disk::{Bounce, Disk};
+use stableblk::disk::Disk;
 use stableblk::inbox::Inbox;
 use stableblk::lost_memory;
-use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::range_lock::{Access, Owner, RangeLock};
+use stableblk::metrics::QueueMetrics;
+use stableblk::range_lock::{Access, Owner};
 use stableblk::session::{self, Notice, Offer};
-use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, RangeLimits};
+use virtio::{ConfigSpace, Features};
 
 use self::frontend::Frontend;
+use super::disk::disk;
 use super::input::Input;
 
 const QUEUES: usize = 3;
@@ -49,7 +50,7 @@ pub struct Tally {
 pub fn talk(input: &[u8]) -> Tally {
     static CATCH: Once = Once::new();
     CATCH.call_once(|| lost_memory::catch().expect("a signal handler"));
-    let disk = disk();
+    let disk = protected_disk();
     let mut input = Input(input);
     let mut frontend = Frontend::new();
     let mut sessions = 0;
@@ -128,34 +129,16 @@ fn profile() -> IntegrityProfile {
 }
 
 /// A protected disk in memory.
-pub fn disk() -> Arc<Disk<MemDevice>> {
+pub fn protected_disk() -> Arc<Disk<MemDevice>> {
     disk_on(device())
 }
 
-/// What [`disk`] is on.
+/// What [`protected_disk`] is on.
 pub fn device() -> Arc<MemDevice> {
     Arc::new(MemDevice::new(Some(profile()), CAPACITY))
 }
 
-/// As [`disk`], on another device of that size.
+/// As [`protected_disk`], on another device of that size.
 pub fn disk_on<B: BlockDevice>(device: Arc<B>) -> Arc<Disk<B>> {
-    let limit = Some(RangeLimits { sectors_max: 1 << 20, ranges_max: 1 });
-    Arc::new(Disk {
-        device,
-        locks: RangeLock::default(),
-        inboxes: (0..QUEUES).map(|_| Inbox::new().expect("an eventfd")).collect(),
-        metrics: (0..QUEUES).map(|_| QueueMetrics::default()).collect(),
-        limits: DiskLimits {
-            capacity_sectors: CAPACITY as u64 / 512,
-            block_size: 512,
-            read_only: false,
-            discard: limit,
-            write_zeroes: limit,
-        },
-        negotiated: Gauge::default(),
-        watch: stableblk::watchdog::Watch::default(),
-        serial: [b'f'; DEVICE_ID_LEN],
-        bounce: Bounce::Always,
-        poll: Duration::ZERO,
-    })
+    disk(device, QUEUES, 512, false)
 }
