@@ -47,7 +47,7 @@ bench-micro: prerequisites
 
 fuzz: prerequisites
 	cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked --debug
-	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz integrity parse verify
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz integrity parse verify recover
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz backend worker request messages
 
 soak: prerequisites

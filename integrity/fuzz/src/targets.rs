@@ -4,30 +4,10 @@ use stableblk_integrity::{
     Checks, Guard, IntegrityProfile, LogicalBlockMetadataCap, PiType, Tags, TuplePlace, VerifyError,
 };
 
+use crate::input::Input;
 use crate::reference;
 
-/// Reads an input from its start; past its end it is zeros.
-struct Input<'a>(&'a [u8]);
-
 impl Input<'_> {
-    fn bytes<const LEN: usize>(&mut self) -> [u8; LEN] {
-        let (head, tail) = self.0.split_at(LEN.min(self.0.len()));
-        self.0 = tail;
-        std::array::from_fn(|i| head.get(i).copied().unwrap_or(0))
-    }
-
-    fn u8(&mut self) -> u8 {
-        u8::from_le_bytes(self.bytes())
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.bytes())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.bytes())
-    }
-
     fn tags(&mut self) -> Tags {
         Tags {
             lba: self.u64(),

@@ -5,6 +5,9 @@ mod fuzz_corpus;
 #[path = "../../fuzz/src/targets.rs"]
 mod fuzz_targets;
 mod guards;
+#[expect(unreachable_pub, dead_code, reason = "another target needs all of it")]
+#[path = "../../fuzz/src/input.rs"]
+mod input;
 mod interleaved;
 mod kernel;
 mod lengths;
