@@ -10,7 +10,7 @@ use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::device::StorageSize;
+use crate::device::{Durability, StorageSize};
 use crate::error::Error;
 
 mod direct_io;
@@ -67,6 +67,7 @@ pub struct Image {
     is_block_device: bool,
     /// `None` when I/O goes through the page cache.
     direct_alignment: Option<Alignment>,
+    durability: Durability,
 }
 
 impl Image {
@@ -88,7 +89,8 @@ impl Image {
         let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(Error::io("measure", path))?;
         let direct_alignment = direct_io.turn_on(&file).map_err(Error::io("set up direct I/O on", path))?;
         let is_block_device = file_type.is_block_device();
-        Ok(Self { path: path.to_owned(), file, size, is_block_device, direct_alignment })
+        let (path, durability) = (path.to_owned(), Durability::default());
+        Ok(Self { path, file, size, is_block_device, direct_alignment, durability })
     }
 
     /// The path it was opened by.
@@ -115,7 +117,17 @@ impl Image {
             self.file.set_len(size)?;
         }
         // who made it larger may not have waited for the medium
-        self.file.sync_all()
+        self.durability.outcome(self.file.sync_all())
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync_data(&self) -> io::Result<()> {
+        self.durability.outcome(self.file.sync_data())
+    }
+
+    /// Whether that can still be.
+    pub(crate) fn durability(&self) -> &Durability {
+        &self.durability
     }
 
     /// In bytes, when it was opened, or [grown](Self::grow).

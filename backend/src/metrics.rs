@@ -71,6 +71,8 @@ pub struct QueueMetrics {
     pub no_space: Counter,
     /// Requests answered IOERR because the device failed in another way.
     pub device_errors: Counter,
+    /// 1 when a flush has failed, so that none is believed until the storage is opened anew.
+    pub flushes_fail: Gauge,
     /// Requests answered IOERR because PI did not match.
     pub integrity_errors: Counter,
     /// Transfers that failed because the guest changed its data while they were written: only with `--bounce never`, on a device that

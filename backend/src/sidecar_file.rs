@@ -88,7 +88,8 @@ impl SidecarFile {
             return Err(Error::BadSidecar { path: path.to_owned(), reason });
         }
         let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
-        let media = SidecarMedia::new(image_file, image.alignment(), file);
+        let media = SidecarMedia::new(image_file, image.alignment(), file)
+            .with_durability(image.durability().clone());
         let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
         let layout = loaded.superblock.layout();
         let media = media.with_layout(layout);

@@ -6,8 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::{PoisonError, RwLock};
 
 use integrity::sidecar::{self, Layout, Media, Reason};
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
+use crate::device::Durability;
 use crate::image::{Alignment, read_at_least};
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.
@@ -20,18 +21,27 @@ pub struct SidecarMedia {
     array: u64,
     /// Reads and writes of the array: the page cache keeps them apart by bytes, a checksum covers a sector.
     array_access: RwLock<()>,
+    /// Whether what is written to the image can still be made durable. Of the sidecar, all that a failed sync was for is written again.
+    durability: Durability,
 }
 
 impl SidecarMedia {
     /// Both open for what will be done with them; requests for `image` are aligned to `alignment`.
     pub fn new(image: File, alignment: Alignment, sidecar: File) -> Self {
-        Self { image, alignment, sidecar, array: u64::MAX, array_access: RwLock::default() }
+        let (array, array_access, durability) = (u64::MAX, RwLock::default(), Durability::default());
+        Self { image, alignment, sidecar, array, array_access, durability }
     }
 
     /// Tells where the array lies: reading a superblock comes first.
     #[must_use]
     pub fn with_layout(self, layout: &Layout) -> Self {
         Self { array: layout.array_offset(), ..self }
+    }
+
+    /// Shares the image's durability with who else syncs it.
+    #[must_use]
+    pub fn with_durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
     }
 
     /// The sidecar's file.
@@ -85,10 +95,34 @@ impl Media for SidecarMedia {
         }
     }
 
-    fn sync(&self, file: sidecar::File, _: Reason) -> io::Result<()> {
+    fn sync(&self, file: sidecar::File, reason: Reason) -> io::Result<()> {
         match file {
-            sidecar::File::Image => self.image.sync_data(),
+            sidecar::File::Image => {
+                self.durability.outcome(self.image.sync_data())?;
+                if reason == Reason::RecoveryLeftovers {
+                    // recovery is to judge what the medium has: a sync that failed before a restart may have left more in the page cache
+                    fadvise(&self.image, 0, None, Advice::DontNeed)?;
+                }
+                Ok(())
+            }
             sidecar::File::Sidecar => self.sidecar.sync_data(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_checkpoint_relies_on_an_image_of_which_a_flush_has_failed() {
+        let (image, sidecar) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let durability = Durability::default();
+        let media = SidecarMedia::new(image, Alignment::ANY, sidecar).with_durability(durability.clone());
+        let sync = |file| media.sync(file, Reason::CheckpointData);
+        sync(sidecar::File::Image).unwrap();
+        durability.outcome(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        sync(sidecar::File::Image).unwrap_err();
+        sync(sidecar::File::Sidecar).unwrap();
     }
 }

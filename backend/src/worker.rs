@@ -118,6 +118,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
         let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
         let device = disk.device.open_queue(&arena, sources)?;
+        // after it was taken: what was open before may have lost it
+        let info = DeviceInfo { durability: disk.device.durability(), ..info };
         let poller = Poller::new(disk.poll);
         // Who dies in a zero-copy read leaves a kernel that writes to guest memory until the read ends. The lock of the image
         // keeps a successor from serving until then, but for a read-only disk it is shared.
@@ -270,7 +272,10 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Event::Done(Operation::Zero { request, .. }, result) => {
                     self.end_plain(request, "zeroing", result);
                 }
-                Event::Done(Operation::Flush { request }, result) => self.end_plain(request, "flush", result),
+                Event::Done(Operation::Flush { request }, result) => {
+                    self.metrics().flushes_fail.set(self.info.durability.is_lost().into());
+                    self.end_plain(request, "flush", result);
+                }
             }
         }
         reaped

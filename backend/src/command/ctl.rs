@@ -179,6 +179,9 @@ impl Display for Status {
         )?;
         writeln!(f, "integrity {integrity}, bouncing {} requests, logging {}", self.bounce, self.log)?;
         writeln!(f, "stableblk {}, process {}, serving for {uptime}", self.version, self.pid)?;
+        if self.flushes_fail {
+            writeln!(f, "a flush has failed: flushes fail until a restart")?;
+        }
         match &self.frontend {
             None => writeln!(f, "no front-end is connected")?,
             Some(frontend) => {

@@ -52,6 +52,7 @@ pub(super) fn status<B: BlockDevice>(
             Bounce::WhenUnaligned => "unaligned",
         }
         .to_owned(),
+        flushes_fail: disk.metrics.iter().any(|metrics| metrics.flushes_fail.get() > 0),
         log,
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,

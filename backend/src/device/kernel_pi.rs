@@ -94,7 +94,7 @@ impl BlockDevice for KernelPiDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<KernelPiQueue> {
-        let ring = Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake)?;
+        let ring = Ring::new(arena, &[self.image.file().as_fd()], self.image.durability(), sources)?;
         Ok(KernelPiQueue { device: self.clone(), ring })
     }
 
@@ -108,7 +108,7 @@ impl BlockDevice for KernelPiDevice {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.image.file().sync_data()
+        self.image.sync_data()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{BlockDevice, DeviceInfo, EventSources, StorageSize};
+use super::{BlockDevice, DeviceInfo, Durability, EventSources, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 
@@ -100,6 +100,10 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
     ) -> io::Result<Option<B::Queue>> {
         let held = self.lease().clone();
         held.map(|device| device.open_queue(arena, sources)).transpose()
+    }
+
+    fn durability(&self) -> Durability {
+        self.lease().as_ref().map_or_else(|| self.info.durability.clone(), |device| device.durability())
     }
 
     fn is_held(&self) -> bool {

@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, Zeroing,
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Durability, Event, EventSources, Protection, StorageSize,
+    Zeroing,
 };
 use crate::active::ZeroBy;
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
@@ -48,6 +49,7 @@ impl MemDevice {
             protection: profile.map(Protection::sidecar),
             zeroing: Zeroing { punch_hole: true, zero_range: false, deallocate: false },
             zeroing_max: u64::MAX,
+            durability: Durability::default(),
         };
         Self { info, media: Mutex::new(media) }
     }

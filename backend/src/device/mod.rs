@@ -4,6 +4,7 @@
 //! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
 
 mod block_integrity;
+mod durability;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 mod kernel_pi;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
+pub use durability::Durability;
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use leased::Leased;
 pub use nvme::{
@@ -69,6 +71,8 @@ pub struct DeviceInfo {
     pub zeroing: Zeroing,
     /// Bytes that one discard or write zeroes may cover.
     pub zeroing_max: u64,
+    /// Whether what is written to it can still be made durable.
+    pub durability: Durability,
 }
 
 /// A size in bytes that all clones share. It changes only while no queue is open.
@@ -138,6 +142,11 @@ pub trait BlockDevice: Send + Sync + 'static {
         sources: EventSources<'_>,
     ) -> io::Result<Option<Self::Queue>> {
         self.open_queue(arena, sources).map(Some)
+    }
+
+    /// Whether what is written to the storage that is open now can still be made durable.
+    fn durability(&self) -> Durability {
+        self.info().durability.clone()
     }
 
     /// Whether the storage is ours now, so that opening a queue takes it from nobody.

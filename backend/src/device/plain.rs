@@ -36,6 +36,7 @@ impl DeviceInfo {
             protection,
             zeroing,
             zeroing_max: u64::MAX,
+            durability: image.durability().clone(),
         }
     }
 }
@@ -63,7 +64,7 @@ impl BlockDevice for PlainDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<PlainQueue> {
-        Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake).map(PlainQueue)
+        Ring::new(arena, &[self.image.file().as_fd()], self.image.durability(), sources).map(PlainQueue)
     }
 
     fn measure(&self) -> io::Result<StorageSize> {
@@ -77,7 +78,7 @@ impl BlockDevice for PlainDevice {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.image.file().sync_data()
+        self.image.sync_data()
     }
 }
 

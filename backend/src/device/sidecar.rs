@@ -198,7 +198,7 @@ impl BlockDevice for SidecarDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<SidecarQueue> {
-        let ring = Ring::new(arena, &[self.image.file().as_fd()], sources.kick, sources.wake)?;
+        let ring = Ring::new(arena, &[self.image.file().as_fd()], self.image.durability(), sources)?;
         let asker = self.log.asker(sources.wake)?;
         Ok(SidecarQueue {
             device: self.clone(),

@@ -17,6 +17,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use slab::Slab;
 
 use super::memory_file::MemoryFile;
+use super::{Durability, EventSources};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
@@ -167,6 +168,8 @@ pub(super) struct Ring<S: RingStep> {
     done: VecDeque<(usize, i32)>,
     /// Whether the next event is one of those, if there are others too.
     is_turn_of_done: bool,
+    /// A flush is believed while it is not lost.
+    durability: Durability,
     kick: RawFd,
     wake: RawFd,
     /// The errno with which a submission could not be handed over: its completion will never come.
@@ -212,14 +215,15 @@ fn build<S: squeue::EntryMarker, C: cqueue::EntryMarker>() -> io::Result<IoUring
 }
 
 impl<S: RingStep> Ring<S> {
-    /// A ring over `files`; file 0 is the one that is read and written. Call on the thread that will use it.
+    /// A ring over `files`; file 0 is the one that is read and written, and `durability` is that of what is flushed. Call on the thread
+    /// that will use it.
     ///
     /// Both eventfds must stay open for as long as the ring lives.
     pub(super) fn new(
         arena: &Arena,
         files: &[BorrowedFd<'_>],
-        kick: BorrowedFd<'_>,
-        wake: BorrowedFd<'_>,
+        durability: &Durability,
+        sources: EventSources<'_>,
     ) -> io::Result<Self> {
         let uring = build::<S::Submission, S::Completion>()?;
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
@@ -237,7 +241,7 @@ impl<S: RingStep> Ring<S> {
             Err(error) => return Err(error),
         };
         let in_flight = ManuallyDrop::new(Slab::new());
-        let (kick, wake) = (kick.as_raw_fd(), wake.as_raw_fd());
+        let (kick, wake) = (sources.kick.as_raw_fd(), sources.wake.as_raw_fd());
         let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
         let mut ring = Self {
             uring,
@@ -246,6 +250,7 @@ impl<S: RingStep> Ring<S> {
             memory_file,
             done: VecDeque::new(),
             is_turn_of_done: false,
+            durability: durability.clone(),
             kick,
             wake,
             broken: None,
@@ -340,6 +345,10 @@ impl<S: RingStep> Ring<S> {
         }
         let (operation, step) = self.in_flight.try_remove(slot)?;
         let outcome = step.outcome(&operation, result);
+        let outcome = match operation {
+            Operation::Flush { .. } => self.durability.outcome(outcome),
+            _ => outcome,
+        };
         Some(Event::Done(operation, step, outcome))
     }
 
@@ -434,12 +443,41 @@ mod tests {
     use crate::inflight::Piece;
 
     #[test]
+    fn after_a_flush_that_failed_none_is_believed() {
+        let arena = Arena::reserve(0).unwrap();
+        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let file = tempfile::tempfile().unwrap();
+        let durability = Durability::default();
+        // an eventfd cannot be synced
+        let files = [file.as_fd(), wake.as_fd()];
+        let mut first = Ring::<Step>::new(&arena, &files, &durability, sources).unwrap();
+        let mut second = Ring::<Step>::new(&arena, &files, &durability, sources).unwrap();
+        let flush = |ring: &mut Ring<Step>, file| {
+            ring.submit(Operation::Flush { request: 0 }, Step::Sync { file: RegisteredFile(file) });
+            ring.enter(true).unwrap();
+            match ring.reap() {
+                Some(Event::Done(_, _, result)) => result.map_err(|error| error.raw_os_error()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((flush(&mut first, 0), flush(&mut second, 0)), (Ok(()), Ok(())));
+        assert_eq!(flush(&mut first, 1), Err(Some(libc::EINVAL)));
+        assert_eq!(
+            (flush(&mut first, 0), flush(&mut second, 0)),
+            (Err(Some(libc::EIO)), Err(Some(libc::EIO)))
+        );
+        assert!(durability.is_lost());
+    }
+
+    #[test]
     fn transfers_done_at_once_do_not_keep_completions_waiting() {
         let arena = Arena::reserve(0).unwrap();
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
         file.set_len(1 << 20).unwrap();
         let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], kick.as_fd(), wake.as_fd()).unwrap();
+        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], &Durability::default(), sources).unwrap();
         let mut pool = FolioPool::new(arena);
         ring.submit(Operation::Flush { request: 0 }, Step::Sync { file: RegisteredFile(0) });
         ring.enter(true).unwrap();

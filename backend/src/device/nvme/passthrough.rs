@@ -20,8 +20,8 @@ use crate::bounce::{Arena, FOLIO_SIZE_MIN};
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{self, Ring, RingStep};
 use crate::device::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule,
-    Zeroing,
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Durability, Event, EventSources, Protection, StorageSize,
+    TupleRule, Zeroing,
 };
 use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
@@ -59,6 +59,7 @@ impl NvmePassthroughDevice {
             protection: Some(protection),
             zeroing: zeroing(&namespace),
             zeroing_max: u64::MAX,
+            durability: Durability::default(),
         };
         Self { namespace, protection, info }
     }
@@ -222,7 +223,7 @@ impl BlockDevice for NvmePassthroughDevice {
         arena: &Arena,
         sources: EventSources<'_>,
     ) -> io::Result<NvmePassthroughQueue> {
-        let ring = Ring::new(arena, &[self.namespace.file().as_fd()], sources.kick, sources.wake)?;
+        let ring = Ring::new(arena, &[self.namespace.file().as_fd()], &self.info.durability, sources)?;
         Ok(NvmePassthroughQueue { device: self.clone(), ring, registered: true, refused: Vec::new() })
     }
 
@@ -237,7 +238,7 @@ impl BlockDevice for NvmePassthroughDevice {
 
     /// Queues have flushed what their drivers asked for; the rest is as durable as the controller makes it.
     fn close(&self) -> io::Result<()> {
-        self.namespace.flush()
+        self.info.durability.outcome(self.namespace.flush())
     }
 }
 
