@@ -26,6 +26,8 @@ pub(crate) enum BenchError {
     NoSuchProcess(u32),
     #[error("cannot read the process's CPU clock")]
     CpuClock(#[source] nix::Error),
+    #[error("cannot keep to one core")]
+    Core(#[source] io::Error),
     #[error("cannot examine the process")]
     Proc(#[from] ProcError),
     #[error("cannot {action} {}", path.display())]

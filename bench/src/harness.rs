@@ -173,7 +173,7 @@ impl Bench<'_> {
                         return Err(BenchError::Stopped);
                     }
                     self.progress.set_message(format!("{cell}, {}", subject.title()));
-                    let outcome = match self.take_turn(&disk, *cell, subject) {
+                    let outcome = match self.take_turn(&disk, *cell, subject, round) {
                         Ok(sample) => Outcome::Measured(sample),
                         Err(error) if error.is_for_good() => return Err(error),
                         Err(error) => Outcome::Failed(error.to_string()),
@@ -193,14 +193,14 @@ impl Bench<'_> {
         disk.check(&self.stableblk)
     }
 
-    fn take_turn(&self, disk: &Disk, cell: Cell, subject: Subject) -> Result<Sample, BenchError> {
+    fn take_turn(&self, disk: &Disk, cell: Cell, subject: Subject, round: u32) -> Result<Sample, BenchError> {
         let warm_up = Duration::from_millis(self.args.warm_up_milliseconds);
         let window = Duration::from_millis(self.args.milliseconds);
         if subject == Subject::Fio {
             let command = fio::command(&disk.image(), cell.workload, warm_up, window);
             return fio::parse(&output_of(command, self.scratch.path(), window + PATIENCE)?, cell.workload);
         }
-        Ok(self.load(disk, cell.workload, subject, window, Duration::ZERO)?.sample)
+        Ok(self.load(disk, cell.workload, subject, (window, Duration::ZERO), Some(round))?.sample)
     }
 
     /// Four queues of 128 for a while, and then nothing.
@@ -215,7 +215,7 @@ impl Bench<'_> {
             let seconds = self.args.memory_seconds.min(longest);
             let window = Duration::from_secs(seconds);
             let LoadResult { sample, memory_before, idle } =
-                self.load(disk, workload, subject, window, idle)?;
+                self.load(disk, workload, subject, (window, idle), None)?;
             at_rest.extend(sample.memory.zip(idle).map(|(memory_after, idle)| {
                 let load_milliseconds = seconds * 1000;
                 AtRest { cell, subject, load_milliseconds, memory_before, memory_after, idle }
@@ -224,14 +224,15 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A back-end of its own, a client of its own, and both gone afterwards.
+    /// A back-end of its own, a client of its own, and both gone afterwards. Interrupts of a disk go to one core, and whoever sleeps
+    /// there is woken sooner: in a round all clients spin on the same core, and leave the same to the back-ends.
     fn load(
         &self,
         disk: &Disk,
         workload: Workload,
         subject: Subject,
-        window: Duration,
-        idle: Duration,
+        times: (Duration, Duration),
+        round: Option<u32>,
     ) -> Result<LoadResult, BenchError> {
         let scratch = tempfile::tempdir_in(&self.scratch);
         let scratch = scratch.map_err(BenchError::file("make a directory in", self.scratch.path()))?;
@@ -239,7 +240,11 @@ impl Bench<'_> {
         let serve = subject.serve(disk, &socket, workload.queues, &self.stableblk);
         let mut back_end = Process::start(serve.expect("fio serves nothing"), scratch.path())?;
         back_end.wait_for(&socket, PATIENCE)?;
-        let client = self.client(disk, workload, &socket, back_end.id(), (window, idle));
+        let mut client = self.client(disk, workload, &socket, back_end.id(), times);
+        if let Some(round) = round {
+            client.args(["--core", &round.to_string()]);
+        }
+        let (window, idle) = times;
         let printed = output_of(client, scratch.path(), window + idle + PATIENCE)?;
         back_end.terminate(STOP_TIME)?;
         serde_json::from_str(&printed)

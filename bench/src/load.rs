@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::client::{Client, Counted};
 use crate::error::BenchError;
@@ -38,12 +39,18 @@ pub(crate) struct LoadArgs {
     /// How long to stay connected afterwards without a request, and to watch the back-end do nothing
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle_milliseconds: u64,
+    /// Keep to one of the cores, the Nth counted round and round
+    #[arg(long, value_name = "N")]
+    core: Option<u32>,
     /// The disk stores nothing: do not look at what was read
     #[arg(long)]
     null: bool,
 }
 
 pub(crate) fn run(args: &LoadArgs) -> Result<(), BenchError> {
+    if let Some(number) = args.core {
+        keep_to_core(number).map_err(|error| BenchError::Core(error.into()))?;
+    }
     let mut client = Client::connect(&args.socket_path, args.workload)?;
     if let Some(kib) = args.touch_kib {
         for is_read in args.workload.pattern.directions() {
@@ -63,6 +70,15 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), BenchError> {
     };
     println!("{}", serde_json::to_string(&result).expect("numbers and strings"));
     Ok(())
+}
+
+/// Of those that this process may use.
+fn keep_to_core(number: u32) -> rustix::io::Result<()> {
+    let allowed = sched_getaffinity(None)?;
+    let cores: Vec<_> = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+    let mut one = CpuSet::new();
+    one.set(cores[number as usize % cores.len()]);
+    sched_setaffinity(None, &one)
 }
 
 fn sample(counted: &Counted, block_size: usize, used: CpuUse) -> Sample {
