@@ -11,10 +11,10 @@
 
 use std::time::{Duration, Instant};
 
-/// The longest wait worth polling, by the cost of a wake-up: polled, a wait of this length ends an eighth sooner.
-const WAKE_UPS: u32 = 8;
+/// The longest wait worth polling, by the cost of a wake-up: polled, a wait of this length ends a twentieth sooner.
+const WAKE_UPS: u32 = 20;
 /// Bounds of that: whatever was measured, less is a few looks at the ring, and more is a disk that is not waiting for us.
-const LIMITS: [Duration; 2] = [Duration::from_micros(32), Duration::from_micros(500)];
+const LIMITS: [Duration; 2] = [Duration::from_micros(32), Duration::from_millis(1)];
 
 /// Most waits in a row that sleep at once after polling was in vain.
 const REST_MAX: u32 = 63;
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn what_a_wake_up_costs_bounds_the_wait() {
-        let limits = [0, 5, 50, 1000].map(|us| limit_for(Duration::from_micros(us)).as_micros());
-        assert_eq!(limits, [32, 40, 400, 500]);
+        let limits = [0, 5, 25, 1000].map(|us| limit_for(Duration::from_micros(us)).as_micros());
+        assert_eq!(limits, [32, 100, 500, 1000]);
     }
 
     #[test]
