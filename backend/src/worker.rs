@@ -44,6 +44,9 @@ const TRANSFERS_MAX: usize = 1024;
 /// Chains popped, and events taken from the device, in one turn. Driver, worker and device go on with one batch while the next
 /// is worked on; a larger one would leave two of them waiting for the third, a smaller one share its system calls with fewer.
 const BATCH_MAX: usize = 16;
+/// The same for the first turn after the device had nothing to tell: one that was waited for is idle, or soon will be, and is given
+/// new work before all that it has done is looked at. The turns that follow are twice as long each.
+const BATCH_MIN: usize = 2;
 /// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work sooner.
 const TURN_SIZE: u64 = 256 << 10;
 
@@ -104,6 +107,8 @@ pub struct QueueWorker<B: BlockDevice> {
     /// Finished well, to be counted as one batch.
     done: Vec<Done>,
     transfers: usize,
+    /// The length of this turn.
+    batch: usize,
     starved: bool,
     /// A request of which more is begun as soon as its pieces so far were looked at.
     cutting: Option<usize>,
@@ -146,6 +151,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             released: Vec::new(),
             done: Vec::new(),
             transfers: 0,
+            batch: BATCH_MAX,
             starved: false,
             cutting: None,
             stopping: false,
@@ -176,13 +182,16 @@ impl<B: BlockDevice> QueueWorker<B> {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
-            let more = accepted == BATCH_MAX || reaped == BATCH_MAX;
+            let more = accepted == self.batch || reaped == self.batch;
             let sleep = !more && !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
             self.enter(sleep)?;
             reaped = self.reap();
             self.settle();
             if accepted + reaped > 0 {
                 self.poller.worked();
+                self.batch = BATCH_MAX.min(self.batch * 2);
+            } else if self.transfers > 0 {
+                self.batch = BATCH_MIN;
             }
         }
     }
@@ -261,7 +270,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// `reap -> verify -> copy_from -> complete`. How many events were taken.
     fn reap(&mut self) -> usize {
         let mut reaped = 0;
-        while reaped < BATCH_MAX
+        while reaped < self.batch
             && let Some(event) = self.device.reap()
         {
             reaped += 1;

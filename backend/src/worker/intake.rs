@@ -2,7 +2,7 @@
 
 use virtio::{Malformed, Request, Status};
 
-use super::{BATCH_MAX, QueueWorker};
+use super::QueueWorker;
 use crate::active::Active;
 use crate::device::BlockDevice;
 use crate::inflight_region::InflightQueue;
@@ -15,7 +15,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return 0;
         }
         let mut popped = 0;
-        while popped < BATCH_MAX {
+        while popped < self.batch {
             match self.vring.ring.pop(&*self.memory) {
                 Ok(None) => break,
                 Ok(Some(chain)) => {
