@@ -8,7 +8,7 @@ mod corpus;
 #[path = "../../backend/fuzz/src/disk.rs"]
 mod disk;
 #[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
-#[path = "../../backend/fuzz/src/input.rs"]
+#[path = "../../integrity/fuzz/src/input.rs"]
 mod input;
 #[expect(unreachable_pub, reason = "public in the fuzzers' crate")]
 #[path = "../../backend/fuzz/src/messages/mod.rs"]

@@ -235,7 +235,7 @@ impl Script {
     fn descriptor(&self, input: &mut Input<'_>) -> Descriptor {
         let address = address(input).0;
         let len = input.choose([1, 16, 512, 513, 4096, 8192]);
-        let len = if input.u8().is_multiple_of(8) { input.u32() } else { len };
+        let len = if input.u8().is_multiple_of(8) { u32::from_le_bytes(input.bytes()) } else { len };
         let flags = DescriptorFlags::from_bits_retain(u16::from(input.u8() % 8));
         Descriptor { address, len, flags, next: u16::from(input.u8()) % (2 * self.size) }
     }

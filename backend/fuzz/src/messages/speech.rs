@@ -87,7 +87,7 @@ fn say(frontend: &mut Frontend, stream: &UnixStream, input: &mut Input<'_>) -> b
     let request = match input.u8() {
         code @ 0..192 => u32::from(code) % REQUESTS,
         192..250 => input.choose([SET_VRING_ADDR, SET_VRING_KICK, ADD_MEM_REG, REM_MEM_REG, SET_MEM_TABLE]),
-        250.. => input.u32(),
+        250.. => u32::from_le_bytes(input.bytes()),
     };
     let shape = input.u8();
     let mut flags = VERSION;
