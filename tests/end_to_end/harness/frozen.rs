@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::system::{output_of, run};
 use crate::skip::skip;
 
-/// A file system on a loop device. Thawed and unmounted when dropped.
+/// A file system on a loop device. Unmounted when dropped.
 #[derive(Debug)]
 pub(crate) struct FileSystem(TempDir);
 
@@ -34,18 +34,36 @@ impl FileSystem {
         self.0.path().join("root")
     }
 
-    pub(crate) fn freeze(&self) {
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
         assert!(run("fsfreeze", &["-f".as_ref(), &self.root()]));
+        Frozen(self)
+    }
+}
+
+/// Thawed when dropped: before the back-end that a test which fails here waits for, and which could not end.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Frozen<'f>(&'f FileSystem);
+
+impl Frozen<'_> {
+    fn end(&self) -> bool {
+        run("fsfreeze", &["-u".as_ref(), &self.0.root()])
     }
 
-    pub(crate) fn thaw(&self) -> bool {
-        run("fsfreeze", &["-u".as_ref(), &self.root()])
+    pub(crate) fn thaw(self) {
+        assert!(self.end());
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        // fails when it was thawed
+        let _ = self.end();
     }
 }
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        let _ = self.thaw();
         // lazily: who was killed may still be on its way out
         let _ = run("umount", &["-l".as_ref(), &self.root()]);
     }
