@@ -33,8 +33,9 @@ pub use qmp::Qmp;
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 
-/// Emulated processors fail to boot now and then; a test that failed is never run again.
-const BOOT_ATTEMPTS: u32 = 3;
+/// Emulated processors fail to boot now and then: one runs on into code that another has patched meanwhile, and the kernel stops at a
+/// breakpoint that is no longer one. It takes seconds. A test that failed is never run again.
+const BOOT_ATTEMPTS: u32 = 12;
 
 /// A guest to boot.
 #[derive(Debug, Clone)]
