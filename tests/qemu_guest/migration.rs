@@ -99,7 +99,7 @@ fn a_guest_under_load_moves_ten_times() {
         config: config.to_str().expect("UTF-8"),
         script: SCRIPT,
         modules: &[],
-        memory_limit_mib: Some(96),
+        memory_limit_mib: Some(160),
         time_limit: TIME_LIMIT,
     };
     let (directory, mut server) = hosts.next(&[]);
