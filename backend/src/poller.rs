@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 
 /// The longest wait worth polling, by the cost of a wake-up: polled, a wait of this length ends a twentieth sooner.
 const WAKE_UPS: u32 = 20;
-/// Bounds of that: whatever was measured, less is a few looks at the ring, and more is a disk that is not waiting for us.
-const LIMITS: [Duration; 2] = [Duration::from_micros(32), Duration::from_millis(1)];
+/// The shortest that is worth a look at the ring or two, whatever was measured.
+const LIMIT_MIN: Duration = Duration::from_micros(32);
+/// The longest: a disk that takes longer is not waiting for us.
+const LIMIT_MAX: Duration = Duration::from_millis(1);
 
 /// Most waits in a row that sleep at once after polling was in vain.
 const REST_MAX: u32 = 63;
 
 /// How long to poll where waking a thread takes `wake_up`.
 pub fn limit_for(wake_up: Duration) -> Duration {
-    (wake_up * WAKE_UPS).clamp(LIMITS[0], LIMITS[1])
+    (wake_up * WAKE_UPS).clamp(LIMIT_MIN, LIMIT_MAX)
 }
 
 /// What a worker waits for.

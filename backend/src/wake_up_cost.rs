@@ -1,6 +1,6 @@
 //! What it costs to sleep: how long a thread takes to run after it is woken.
 //!
-//! A few microseconds on bare metal, some fifty in a virtual machine, where an idle processor is given back to the host.
+//! That depends on the machine more than on us: in a virtual machine an idle processor is given back to the host.
 
 use std::sync::mpsc;
 use std::thread;

@@ -7,9 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// For a sync that succeeded in vain.
-const EIO: i32 = 5;
-
 /// All clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Durability(Arc<AtomicBool>);
@@ -23,7 +20,7 @@ impl Durability {
                     "a flush has failed: {error}; what was written since the last one may be lost, so flushes fail until a restart"
                 );
             }
-            Ok(()) if self.is_lost() => return Err(io::Error::from_raw_os_error(EIO)),
+            Ok(()) if self.is_lost() => return Err(io::Error::from_raw_os_error(libc::EIO)),
             _ => {}
         }
         result
@@ -44,7 +41,7 @@ mod tests {
         let (durability, failed) = (Durability::default(), || Err(io::Error::from_raw_os_error(28)));
         assert!(durability.outcome(Ok(())).is_ok());
         assert_eq!(durability.outcome(failed()).unwrap_err().raw_os_error(), Some(28));
-        assert_eq!(durability.clone().outcome(Ok(())).unwrap_err().raw_os_error(), Some(EIO));
+        assert_eq!(durability.clone().outcome(Ok(())).unwrap_err().raw_os_error(), Some(libc::EIO));
         assert!(durability.is_lost());
     }
 }
