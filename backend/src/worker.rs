@@ -177,6 +177,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         let mut reaped = 0;
         loop {
             let accepted = self.accept();
+            if accepted > 0 {
+                // now, not after what follows from it, which takes its time too
+                self.poller.worked();
+            }
             self.launch()?;
             self.settle();
             if self.stopping && self.requests.is_empty() {
@@ -187,9 +191,11 @@ impl<B: BlockDevice> QueueWorker<B> {
             let sleep = !more && !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
             self.enter(sleep)?;
             reaped = self.reap();
+            if reaped > 0 {
+                self.poller.worked();
+            }
             self.settle();
             if accepted + reaped > 0 {
-                self.poller.worked();
                 self.batch = BATCH_MAX.min(self.batch * 2);
             } else if self.transfers > 0 {
                 self.batch = BATCH_MIN;
