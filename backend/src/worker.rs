@@ -8,6 +8,7 @@
 //! Guest data is read once, into the folio; PI covers that copy and that copy goes to the device. What is read is verified in
 //! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
 
+mod batch;
 mod buffers;
 mod completion;
 mod data;
@@ -22,6 +23,7 @@ use std::{fmt, io};
 use slab::Slab;
 use virtio::{DiskLimits, SplitRing};
 
+use self::batch::Batch;
 use self::buffers::Buffers;
 use self::data::DataPath;
 use crate::active::{Active, Work};
@@ -41,12 +43,6 @@ use crate::range_lock::Ticket;
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
 const TRANSFERS_MAX: usize = 1024;
-/// Chains popped, and events taken from the device, in one turn. Driver, worker and device go on with one batch while the next
-/// is worked on; a larger one would leave two of them waiting for the third, a smaller one share its system calls with fewer.
-const BATCH_MAX: usize = 16;
-/// The same for the first turn after the device had nothing to tell: one that was waited for is idle, or soon will be, and is given
-/// new work before all that it has done is looked at. The turns that follow are twice as long each.
-const BATCH_MIN: usize = 2;
 /// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work sooner.
 const TURN_SIZE: u64 = 256 << 10;
 
@@ -107,8 +103,10 @@ pub struct QueueWorker<B: BlockDevice> {
     /// Finished well, to be counted as one batch.
     done: Vec<Done>,
     transfers: usize,
-    /// The length of this turn.
-    batch: usize,
+    /// Of chains popped.
+    intake: Batch,
+    /// Of events taken from the device.
+    reaping: Batch,
     starved: bool,
     /// A request of which more is begun as soon as its pieces so far were looked at.
     cutting: Option<usize>,
@@ -152,7 +150,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             released: Vec::new(),
             done: Vec::new(),
             transfers: 0,
-            batch: BATCH_MAX,
+            intake: Batch::default(),
+            reaping: Batch::default(),
             starved: false,
             cutting: None,
             stopping: false,
@@ -187,7 +186,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
-            let more = accepted == self.batch || reaped == self.batch;
+            let more = self.intake.is_full(accepted) || self.reaping.is_full(reaped);
             let sleep = !more && !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
             self.enter(sleep)?;
             reaped = self.reap();
@@ -195,10 +194,10 @@ impl<B: BlockDevice> QueueWorker<B> {
                 self.poller.worked();
             }
             self.settle();
-            if accepted + reaped > 0 {
-                self.batch = BATCH_MAX.min(self.batch * 2);
-            } else if self.transfers > 0 {
-                self.batch = BATCH_MIN;
+            self.intake.had(accepted);
+            self.reaping.had(reaped);
+            if accepted + reaped == 0 && self.transfers > 0 {
+                self.begin_small();
             }
         }
     }
@@ -269,15 +268,22 @@ impl<B: BlockDevice> QueueWorker<B> {
             return Ok(());
         }
         self.device.enter(true)?;
+        self.begin_small();
         self.vring.ring.disable_notifications(&*self.memory);
         self.mark_used_ring();
         Ok(())
     }
 
+    /// The device was waited for.
+    fn begin_small(&mut self) {
+        self.intake = Batch::FIRST;
+        self.reaping = Batch::FIRST;
+    }
+
     /// `reap -> verify -> copy_from -> complete`. How many events were taken.
     fn reap(&mut self) -> usize {
         let mut reaped = 0;
-        while reaped < self.batch
+        while !self.reaping.is_full(reaped)
             && let Some(event) = self.device.reap()
         {
             reaped += 1;

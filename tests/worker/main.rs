@@ -16,5 +16,6 @@ mod large_requests;
 mod media_errors;
 mod random_sequences;
 mod stopping;
+mod turns;
 mod watchdog;
 mod zero_copy;

@@ -300,8 +300,10 @@ impl<S: RingStep> Ring<S> {
 
     /// Whether the kernel has anything to take or to do, if it is not to be slept in.
     fn needs_enter(&mut self) -> bool {
+        let reapable = !self.uring.completion().is_empty();
         let submissions = self.uring.submission();
-        !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
+        // what can be reaped comes first: the kernel's next completions are as soon done after it
+        !submissions.is_empty() || !reapable && (submissions.taskrun() || submissions.cq_overflow())
     }
 
     /// The next event.

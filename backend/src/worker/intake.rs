@@ -15,7 +15,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return 0;
         }
         let mut popped = 0;
-        while popped < self.batch {
+        while !self.intake.is_full(popped) {
             match self.vring.ring.pop(&*self.memory) {
                 Ok(None) => break,
                 Ok(Some(chain)) => {
