@@ -7,7 +7,8 @@
 //!
 //! Waits for the driver and waits for the device are judged apart: a driver may be fast and its device slow.
 //!
-//! How long a while is depends on what it saves: [`limit_for`] the cost of a wake-up here.
+//! How long a while is depends on what it saves: [`limit_for`] the cost of a wake-up here. A glance at the driver's ring is taken in
+//! any case: a driver that was shown completions often answers before a thread could even fall asleep.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,10 @@ const WAKE_UPS: u32 = 20;
 const LIMIT_MIN: Duration = Duration::from_micros(32);
 /// The longest: a disk that takes longer is not waiting for us.
 const LIMIT_MAX: Duration = Duration::from_millis(1);
+
+/// To look for the driver's next request for so long costs no more than to go to sleep and be woken, in this thread's own processor
+/// time (one read a time on ext4, medians of 5: 25 us a request without, 22 us with it).
+const GLANCE: Duration = Duration::from_micros(4);
 
 /// Most waits in a row that sleep at once after polling was in vain.
 const REST_MAX: u32 = 63;
@@ -61,16 +66,25 @@ struct Looking {
 }
 
 impl Poller {
-    /// Polls for at most `limit` at a time; zero never polls.
+    /// Polls for at most `limit` at a time; zero takes no more than a glance at the driver's ring.
     pub fn new(limit: Duration) -> Self {
         Self { limit, history: Default::default(), looking: None }
+    }
+
+    fn limit(&self, wait: Wait) -> Duration {
+        match wait {
+            Wait::Driver => self.limit.max(GLANCE),
+            Wait::Device => self.limit,
+        }
     }
 
     /// There was work.
     pub fn worked(&mut self) {
         match &self.looking {
             // Late for a poll: others had the processor meanwhile. They need it, and who sleeps gets it back sooner.
-            Some(Looking { since: Some(since), .. }) if since.elapsed() >= self.limit => self.in_vain(),
+            Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
+                self.in_vain();
+            }
             Some(Looking { wait, .. }) => {
                 self.history[*wait as usize] = History::default();
                 self.looking = None;
@@ -81,19 +95,17 @@ impl Poller {
 
     /// There was none: whether to look again rather than sleep.
     pub fn poll_again(&mut self, wait: Wait) -> bool {
-        if self.limit.is_zero() {
-            return false;
-        }
-        match &mut self.looking {
-            Some(Looking { since: Some(since), .. }) if since.elapsed() >= self.limit => {
+        match &self.looking {
+            Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
                 self.in_vain();
                 false
             }
-            Some(Looking { since, .. }) => {
-                since.get_or_insert_with(Instant::now);
+            Some(Looking { wait, since }) => {
+                let since = since.unwrap_or_else(Instant::now);
+                self.looking = Some(Looking { wait: *wait, since: Some(since) });
                 true
             }
-            None => self.begin(wait),
+            None => !self.limit(wait).is_zero() && self.begin(wait),
         }
     }
 
@@ -133,11 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn zero_never_polls() {
+    fn zero_never_polls_a_device_and_glances_at_a_driver() {
         let mut poller = Poller::new(Duration::ZERO);
-        assert!(!poller.poll_again(Wait::Driver));
-        poller.worked();
-        assert!(!poller.poll_again(Wait::Driver));
+        for _ in 0..3 {
+            assert!(!poller.poll_again(Wait::Device));
+            assert!(poller.poll_again(Wait::Driver));
+            poller.worked();
+        }
+        assert!(wait_in_vain(&mut poller, Wait::Driver));
+        assert!(!wait_in_vain(&mut poller, Wait::Driver), "a glance in vain is held against the next");
     }
 
     #[test]

@@ -150,8 +150,8 @@ pub struct ServeArgs {
     /// Memory for tuples, in bytes, or with a unit of powers of 1024
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
     pub(super) tuple_cache: u64,
-    /// Longest time to look for work before sleeping, in microseconds; 0 never polls; auto is twenty times what waking a thread
-    /// costs here, measured at the start
+    /// Longest time to look for work before sleeping, in microseconds; 0 takes only a glance at the ring; auto is twenty
+    /// times what waking a thread costs here, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]
     pub(super) poll_us: Poll,
     /// What to do with transfers; "null" drops them, to measure the path alone
