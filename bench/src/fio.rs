@@ -19,6 +19,8 @@ pub(crate) fn command(image: &Path, workload: Workload, warm_up: Duration, windo
     fio.args(["--thread", "--group_reporting", "--time_based", "--norandommap", "--allow_file_create=0"]);
     // both directions as one, whichever there are
     fio.args(["--unified_rw_reporting=mixed", "--percentile_list=50:99:99.9", "--output-format=json"]);
+    // from before a request is given to the kernel, as the client of a back-end counts, not from when the kernel has taken it
+    fio.args(["--lat_percentiles=1", "--clat_percentiles=0"]);
     fio.arg(format!("--filename={}", image.display()));
     fio.arg(format!("--rw={}", workload.pattern.name()));
     fio.arg(format!("--rwmixread={}", Pattern::READ_SHARE));
@@ -50,7 +52,7 @@ struct Mixed {
     total_ios: u64,
     /// In milliseconds.
     runtime: u64,
-    clat_ns: Latency,
+    lat_ns: Latency,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,7 +83,7 @@ pub(crate) fn parse(output: &str, workload: Workload) -> Result<Sample, BenchErr
     let window = Duration::from_millis(job.mixed.runtime);
     let of_window = |percent: f64| percent / 100.0 * window.as_secs_f64();
     let used = CpuUse { user: of_window(job.usr_cpu), system: of_window(job.sys_cpu) };
-    let Percentiles { p50, p99, p999 } = job.mixed.clat_ns.percentile;
+    let Percentiles { p50, p99, p999 } = job.mixed.lat_ns.percentile;
     Ok(Sample {
         p50_us: p50 / 1000.0,
         p99_us: p99 / 1000.0,
@@ -98,7 +100,7 @@ mod tests {
     const OUTPUT: &str = r#"fio: this platform does not support process shared mutexes
 { "fio version" : "fio-3.33", "jobs" : [ { "jobname" : "limit", "error" : 0, "job_runtime" : 600,
   "mixed" : { "io_bytes" : 503492608, "iops" : 408172.757475, "runtime" : 301, "total_ios" : 122860,
-    "clat_ns" : { "min" : 1502, "percentile" : { "50.000000" : 119296, "99.000000" : 618496, "99.900000" : 4489216 } } },
+    "lat_ns" : { "min" : 1502, "percentile" : { "50.000000" : 119296, "99.000000" : 618496, "99.900000" : 4489216 } } },
   "usr_cpu" : 12.5, "sys_cpu" : 25.0 } ] }"#;
 
     #[test]
