@@ -99,5 +99,5 @@ fn an_idle_device_is_given_a_few_requests_before_the_others_are_prepared() {
         guest.wait().iter().for_each(|completion| assert_eq!(completion.outcome(), (OK, 513)));
     }
     guest.stop_all();
-    assert_eq!(*notes.batches.lock().unwrap(), [2, 3, 4, 6, 9, 8]);
+    assert_eq!(*notes.batches.lock().unwrap(), [2, 2, 2, 2, 2, 3, 4, 5, 7, 3]);
 }

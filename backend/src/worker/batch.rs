@@ -4,32 +4,40 @@
 //! third, a small one shares its system calls with few.
 //!
 //! A device that was waited for is idle, or soon will be: it is given new work before all that it has done is looked at, and before
-//! all that there is to do is prepared. So the first batch after a wait is small, and each that follows is half as large again: to
-//! prepare a request takes a third to a half of the time in which the disks that were measured do one.
+//! all that there is to do is prepared. So batches are small at first, and never more than a third of what was done since the wait:
+//! to prepare a request takes up to half the time that the disks which were measured take to do one, and one that runs dry costs an
+//! interrupt more.
 
 /// A batch of one kind of work: chains, or events.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Batch(usize);
+pub(super) struct Batch {
+    /// So many were done since the device was waited for, as far as that matters.
+    done: usize,
+}
 
 impl Default for Batch {
+    /// The device was never waited for.
     fn default() -> Self {
-        Self(Self::MAX)
+        Self { done: Self::SHARE * Self::MAX }
     }
 }
 
 impl Batch {
+    const MIN: usize = 2;
     const MAX: usize = 16;
-    /// After a wait.
-    pub(super) const FIRST: Self = Self(2);
+    const SHARE: usize = 3;
+
+    /// The device was waited for.
+    pub(super) const FIRST: Self = Self { done: 0 };
 
     /// Whether so many are enough for one turn.
     pub(super) fn is_full(self, count: usize) -> bool {
-        count >= self.0
+        count >= (self.done / Self::SHARE).max(Self::MIN)
     }
 
     /// So many were done in this turn, or none.
     pub(super) fn had(&mut self, count: usize) {
-        self.0 = (count + count / 2).clamp(self.0, Self::MAX);
+        self.done = (self.done + count).min(Self::SHARE * Self::MAX);
     }
 }
 
@@ -44,14 +52,14 @@ mod tests {
             batch.had(count);
             count
         })
-        .take(8)
+        .take(16)
         .collect()
     }
 
     #[test]
     fn batches_grow_from_small_to_large() {
-        assert_eq!(turns(Batch::FIRST), [2, 3, 4, 6, 9, 13, 16, 16]);
-        assert_eq!(turns(Batch::default()), [16; 8]);
+        assert_eq!(turns(Batch::FIRST), [2, 2, 2, 2, 2, 3, 4, 5, 7, 9, 12, 16, 16, 16, 16, 16]);
+        assert_eq!(turns(Batch::default()), [16; 16]);
     }
 
     #[test]
