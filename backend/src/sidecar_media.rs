@@ -112,6 +112,8 @@ impl Media for SidecarMedia {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
     use super::*;
 
     #[test]
@@ -124,5 +126,34 @@ mod tests {
         durability.outcome(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         sync(sidecar::File::Image).unwrap_err();
         sync(sidecar::File::Sidecar).unwrap();
+    }
+
+    /// Whether a read would find its bytes in the page cache; `None` where that is all there is.
+    fn is_cached(file: &File) -> Option<bool> {
+        let mut block = [0; 4096];
+        let buffer = &mut [io::IoSliceMut::new(&mut block)];
+        match preadv2(file, buffer, 0, ReadWriteFlags::NOWAIT) {
+            Ok(len) => Some(len == 4096),
+            Err(Errno::AGAIN) => Some(false),
+            Err(Errno::OPNOTSUPP) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn recovery_judges_the_medium_and_not_the_page_cache() {
+        // not in a temporary directory, which may lie in memory
+        let image = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        image.write_all_at(&[7; 4096], 0).unwrap();
+        let media =
+            SidecarMedia::new(image.try_clone().unwrap(), Alignment::ANY, tempfile::tempfile().unwrap());
+        media.sync(sidecar::File::Image, Reason::CheckpointData).unwrap();
+        let Some(cached) = is_cached(&image) else {
+            eprintln!("SKIPPED: the source lies on a file system in memory");
+            return;
+        };
+        assert!(cached);
+        media.sync(sidecar::File::Image, Reason::RecoveryLeftovers).unwrap();
+        assert_eq!(is_cached(&image), Some(false));
     }
 }

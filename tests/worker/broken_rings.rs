@@ -8,12 +8,15 @@ use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
 use stableblk::inflight::Operation;
 use stableblk::memory::GuestMemory;
+use stableblk::worker::Vring;
 use virtio::testing::{Buffer, Driver, Used, header};
 use virtio::{Descriptor, DescriptorFlags, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::gate::Gate;
-use crate::guest::{Command, Guest, IOERR, OK, QUEUE_SPAN, Setup, guest_memory};
+use crate::guest::{
+    Command, Guest, IOERR, Layout, OK, QUEUE_SPAN, Setup, guest_memory, new_inflight_region, take_over,
+};
 use crate::model::stamped;
 
 const RING_SIZE: u16 = 256;
@@ -149,4 +152,31 @@ fn data_outside_memory_are_one_requests_error() {
     assert_eq!(guest.disk.metrics[1].malformed.get(), 3);
     assert_eq!(guest.disk.metrics[1].retired.get(), 0);
     guest.stop_all();
+}
+
+#[test]
+fn what_a_retired_queue_had_in_flight_stays_noted_until_it_is_set_up_anew() {
+    let memory = guest_memory(1);
+    let mut guest = Guest::start(&memory, disk(), Setup { ring_size: RING_SIZE, ..Setup::default() });
+    guest.ask_to_stop(0);
+    let vring = guest.join(0).unwrap();
+    let region = new_inflight_region(RING_SIZE);
+    // a predecessor popped it, found the ring broken and died
+    let read = guest.lay_out(0, &Command::Read { sector: 0, len: 512 }, &Layout::default());
+    take_over(&region, RING_SIZE).popped(read.head);
+
+    let inflight = Some(take_over(&region, RING_SIZE));
+    guest.start_vring(Vring { retired: true, inflight, ..vring });
+    guest.ask_to_stop(0);
+    let vring = guest.join(0).unwrap();
+    assert!(vring.retired);
+    assert!(guest.completions().is_empty(), "a retired queue was served");
+    assert_eq!(take_over(&region, RING_SIZE).interrupted(), Some(1));
+
+    let inflight = Some(take_over(&region, RING_SIZE));
+    guest.start_vring(Vring { retired: false, inflight, ..vring });
+    let [completion] = guest.wait_for([read]);
+    assert_eq!(completion.outcome(), (OK, 513));
+    guest.stop_all();
+    assert_eq!(take_over(&region, RING_SIZE).interrupted(), Some(0));
 }

@@ -37,12 +37,16 @@ pub(crate) const QUEUE_SPAN: u64 = 64 << 20;
 /// Between buffers, to notice a device that writes past one.
 const MARGIN: [u8; 16] = [0xA5; 16];
 
-/// The part of a queue in a region of its own.
-fn new_inflight_queue(ring_size: u16) -> InflightQueue {
+/// A region for one queue.
+pub(crate) fn new_inflight_region(ring_size: u16) -> Arc<InflightRegion> {
     let limits = InflightLimits { queues: 1, queue_size: ring_size };
     let (made, file) = inflight_region::create(&VhostUserInflight::new(0, 0, 1, ring_size), limits).unwrap();
-    let region = Arc::new(InflightRegion::map(&made, file, limits).unwrap());
-    InflightQueue::take_over(&region, 0, ring_size, 0).unwrap().unwrap()
+    Arc::new(InflightRegion::map(&made, file, limits).unwrap())
+}
+
+/// Its part of that queue, as a predecessor left it.
+pub(crate) fn take_over(region: &Arc<InflightRegion>, ring_size: u16) -> InflightQueue {
+    InflightQueue::take_over(region, 0, ring_size, 0).unwrap().unwrap()
 }
 
 /// Memory for a guest with `queues` queues; pages that are not touched cost nothing.
@@ -240,20 +244,28 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
 
     /// Hands `ring` to a worker on a thread of its own.
     pub(crate) fn start_queue(&mut self, index: usize, ring: SplitRing) {
-        let queue = &mut self.queues[index];
-        let vring = Vring {
+        let queue = &self.queues[index];
+        self.start_vring(Vring {
             index,
             ring,
             kick: KickFd::new(clone(&queue.kick)).unwrap(),
             call: Some(CallFd::new(clone(&self.call)).unwrap()),
             error: Some(CallFd::new(clone(&queue.error)).unwrap()),
-            inflight: self.setup.inflight.then(|| new_inflight_queue(self.setup.ring_size)),
+            inflight: self.setup.inflight.then(|| {
+                let ring_size = self.setup.ring_size;
+                take_over(&new_inflight_region(ring_size), ring_size)
+            }),
             writethrough: self.setup.writethrough,
             used_log: None,
             retired: false,
-        };
+        });
+    }
+
+    /// Hands a queue over as it is.
+    pub(crate) fn start_vring(&mut self, vring: Vring) {
+        let index = vring.index;
         let (disk, memory) = (self.disk.clone(), self.memory.clone());
-        queue.worker =
+        self.queues[index].worker =
             Some(thread::spawn(move || QueueWorker::new(disk, memory, vring).and_then(QueueWorker::run)));
     }
 
