@@ -21,7 +21,7 @@ test: prerequisites
 	cd tests/guest/programs && cargo clippy --all-targets --locked -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --debug
 	cargo deny --log-level error check licenses bans sources
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 	cd tests/guest/programs && cargo test --locked
 
 # A target directory of its own: what is shipped has no null device.
