@@ -103,9 +103,9 @@ pub struct QueueWorker<B: BlockDevice> {
     /// Finished well, to be counted as one batch.
     done: Vec<Done>,
     transfers: usize,
-    /// Of chains popped.
+    /// How many chains to pop in a turn.
     intake: Batch,
-    /// Of events taken from the device.
+    /// How many events to take from the device in a turn.
     reaping: Batch,
     starved: bool,
     /// A request of which more is begun as soon as its pieces so far were looked at.

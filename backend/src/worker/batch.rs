@@ -4,8 +4,8 @@
 //! third, a small one shares its system calls with few.
 //!
 //! A device that was waited for is idle, or soon will be: it is given new work before all that it has done is looked at, and before
-//! all that there is to do is prepared. So batches are small at first, and never more than a third of what was done since the wait:
-//! to prepare a request takes up to half the time that the disks which were measured take to do one, and one that runs dry costs an
+//! all that there is to do is prepared. So batches are of two at first, and later a third of what was done since the wait: to prepare
+//! a request takes up to half the time in which the disk of docs/performance.md does one, and a disk that runs dry costs an
 //! interrupt more.
 
 /// A batch of one kind of work: chains, or events.
@@ -25,6 +25,7 @@ impl Default for Batch {
 impl Batch {
     const MIN: usize = 2;
     const MAX: usize = 16;
+    /// Of what was done since the wait, a batch is one in so many.
     const SHARE: usize = 3;
 
     /// The device was waited for.
