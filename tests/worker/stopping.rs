@@ -76,7 +76,7 @@ fn a_queue_that_stops_hands_its_ranges_on() {
 
 #[test]
 fn a_queue_without_free_folios_stops_after_what_it_popped() {
-    // more than have room in the arena, and not more than one batch
+    // a batch is as large at most
     const FIRST: usize = 16;
     let memory = guest_memory(1);
     let (device, gates) = gated_disk();
@@ -99,8 +99,8 @@ fn a_queue_without_free_folios_stops_after_what_it_popped() {
     let vring = guest.join(0).unwrap();
     assert_eq!(vring.ring.outstanding(), 0);
     let popped = usize::from(vring.ring.next_avail());
-    // the one that found no folio, and what was popped with it
-    assert!((9..=FIRST).contains(&popped), "{popped}");
+    // eight, and two of which the first found no folio; all at once if the worker has not slept yet, so has no reason to begin small
+    assert!([10, FIRST].contains(&popped), "{popped}");
     let completions = guest.completions();
     assert!(completions.iter().all(|completion| ids[..popped].contains(&completion.id)));
     assert_eq!(completions.len(), popped);
