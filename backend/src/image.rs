@@ -2,6 +2,7 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -111,13 +112,19 @@ impl Image {
         Ok(StorageSize { bytes, is_extensible: !self.is_block_device })
     }
 
+    /// Another open file description of the image, for who syncs it while others do: see [`reopen`].
+    pub(crate) fn open_for_sync(&self) -> io::Result<File> {
+        reopen(&self.file, OpenOptions::new().read(true))
+    }
+
     /// Makes a regular file that is smaller than `size` bytes so large, durably; what is new is a hole.
     pub(crate) fn extend(&self, size: u64) -> io::Result<()> {
+        let for_sync = self.open_for_sync()?;
         if self.storage_size()?.bytes < size {
             self.file.set_len(size)?;
         }
         // who made it larger may not have waited for the medium
-        self.durability.outcome(self.file.sync_all())
+        self.durability.outcome(for_sync.sync_all())
     }
 
     /// Makes what was written durable.
@@ -219,6 +226,14 @@ pub(crate) fn read_at_least(file: &File, offset: u64, len: usize, buffer: &mut [
         }
     }
     Ok(())
+}
+
+/// Another open file description of the same file, without the lock.
+///
+/// The kernel tells each description once of data that it could not write. Of two syncs by one description, at the same time, one would
+/// succeed without that data.
+pub(crate) fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
+    options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// See [`Image::set_uuid`]; for a file that is not an image yet.

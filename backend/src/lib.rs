@@ -30,6 +30,8 @@ pub mod session;
 pub mod sidecar_file;
 pub mod sidecar_media;
 pub mod socket;
+#[cfg(test)]
+mod thin_device;
 pub mod wake_up_cost;
 pub mod watchdog;
 pub mod worker;

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use integrity::sidecar::{self, Layout, Media, Reason};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use crate::device::Durability;
-use crate::image::{Alignment, read_at_least};
+use crate::image::{Alignment, read_at_least, reopen};
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct SidecarMedia {
     /// Where the tuple array begins: from here on a page may be read while it is written.
     array: u64,
     /// Reads and writes of the array: the page cache keeps them apart by bytes, a checksum covers a sector.
-    array_access: RwLock<()>,
+    array_access: Arc<RwLock<()>>,
     /// Whether what is written to the image can still be made durable. Of the sidecar, all that a failed sync was for is written again.
     durability: Durability,
 }
@@ -28,7 +28,7 @@ pub struct SidecarMedia {
 impl SidecarMedia {
     /// Both open for what will be done with them; requests for `image` are aligned to `alignment`.
     pub fn new(image: File, alignment: Alignment, sidecar: File) -> Self {
-        let (array, array_access, durability) = (u64::MAX, RwLock::default(), Durability::default());
+        let (array, array_access, durability) = (u64::MAX, Arc::default(), Durability::default());
         Self { image, alignment, sidecar, array, array_access, durability }
     }
 
@@ -42,6 +42,17 @@ impl SidecarMedia {
     #[must_use]
     pub fn with_durability(self, durability: Durability) -> Self {
         Self { durability, ..self }
+    }
+
+    /// The same for another thread, which may sync the sidecar at the same time: see [`reopen`].
+    pub fn for_another_thread(&self) -> io::Result<Self> {
+        Ok(Self {
+            image: self.image.try_clone()?,
+            sidecar: reopen(&self.sidecar, File::options().read(true).write(true))?,
+            array_access: self.array_access.clone(),
+            durability: self.durability.clone(),
+            ..*self
+        })
     }
 
     /// The sidecar's file.
@@ -115,6 +126,7 @@ mod tests {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     use super::*;
+    use crate::thin_device::ThinDevice;
 
     #[test]
     fn no_checkpoint_relies_on_an_image_of_which_a_flush_has_failed() {
@@ -126,6 +138,18 @@ mod tests {
         durability.outcome(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         sync(sidecar::File::Image).unwrap_err();
         sync(sidecar::File::Sidecar).unwrap();
+    }
+
+    #[test]
+    fn another_thread_does_not_hide_what_was_lost() {
+        let Some(thin) = ThinDevice::attach() else { return };
+        let sidecar = File::options().read(true).write(true).open(thin.path()).unwrap();
+        let media = SidecarMedia::new(tempfile::tempfile().unwrap(), Alignment::ANY, sidecar);
+        let other = media.for_another_thread().unwrap();
+        media.write(4 << 20, &vec![1; 2 << 20]).unwrap();
+        for media in [&other, &media] {
+            media.sync(sidecar::File::Sidecar, Reason::Growth).unwrap_err();
+        }
     }
 
     /// Whether a read would find its bytes in the page cache; `None` where that is all there is.

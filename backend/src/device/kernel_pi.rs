@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "promises the ring that the attribute stays where it is")]
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use integrity::{IntegrityProfile, PiType};
@@ -17,15 +16,13 @@ use super::block_integrity::BlockIntegrity;
 use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChecks, attach};
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
-use super::uring::{self, RegisteredFile, Ring, RingStep, Step, transfer_entry, whole};
+use super::uring::{self, Ring, RingStep, Step, transfer_entry, whole};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
-
-const IMAGE: RegisteredFile = RegisteredFile(0);
 
 /// A block device that keeps metadata.
 #[derive(Debug)]
@@ -94,7 +91,7 @@ impl BlockDevice for KernelPiDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<KernelPiQueue> {
-        let ring = Ring::new(arena, &[self.image.file().as_fd()], self.image.durability(), sources)?;
+        let ring = Ring::over(&self.image, arena, sources)?;
         Ok(KernelPiQueue { device: self.clone(), ring })
     }
 
@@ -226,7 +223,7 @@ impl DeviceQueue for KernelPiQueue {
         match operation {
             Operation::Transfer(transfer) => self.submit_transfer(transfer, true),
             other => {
-                let step = PiStep::Other(first_step(&other, IMAGE));
+                let step = PiStep::Other(first_step(&other));
                 self.ring.submit(other, step);
             }
         }

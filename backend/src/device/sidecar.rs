@@ -16,7 +16,6 @@ mod tag_log;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -24,7 +23,7 @@ use std::thread::JoinHandle;
 use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use super::plain::first_step;
-use super::uring::{self, RegisteredFile, Ring, Step};
+use super::uring::{self, IMAGE_FOR_SYNC, Ring, Step};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
@@ -35,8 +34,6 @@ use integrity::sidecar::{
     self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
     Rules,
 };
-
-const IMAGE: RegisteredFile = RegisteredFile(0);
 
 /// A raw image protected by a sidecar.
 #[derive(Debug)]
@@ -198,7 +195,7 @@ impl BlockDevice for SidecarDevice {
     }
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<SidecarQueue> {
-        let ring = Ring::new(arena, &[self.image.file().as_fd()], self.image.durability(), sources)?;
+        let ring = Ring::over(&self.image, arena, sources)?;
         let asker = self.log.asker(sources.wake)?;
         Ok(SidecarQueue {
             device: self.clone(),
@@ -221,11 +218,12 @@ impl BlockDevice for SidecarDevice {
             return Err(GrowthError::ReadOnly);
         }
         let growth = Growth::to(&self.log.lock().journal, size).map_err(GrowthError::Sidecar)?;
+        let media = self.log.media().for_another_thread()?;
         // nothing of what another growth, that came to no end, has left there
-        let file = self.log.media().sidecar();
+        let file = media.sidecar();
         file.set_len(growth.old_size())?;
         file.set_len(growth.new_size())?;
-        growth.prepare(self.log.media(), |offset| {
+        growth.prepare(&media, |offset| {
             if self.growth_interrupted.load(Ordering::Relaxed) {
                 return Err(io::Error::other("the disk is handed over"));
             }
@@ -320,7 +318,7 @@ impl SidecarQueue {
         device.log.unlock(log);
         // not under the log's lock: a file in memory is written here and now
         for (operation, intent) in self.granted.drain(..) {
-            let step = first_step(&operation, IMAGE);
+            let step = first_step(&operation);
             self.ring.submit(operation, (step, Logged::Change(intent)));
         }
         self.look_into(in_doubt);
@@ -339,7 +337,7 @@ impl SidecarQueue {
             }
             Asking::BeginFlush(operation) => {
                 let logged = Logged::Flush(journal.begin_flush());
-                self.ring.submit(operation, (Step::Sync { file: IMAGE }, logged));
+                self.ring.submit(operation, (Step::Sync { file: IMAGE_FOR_SYNC }, logged));
             }
             Asking::IsFlushed(operation, mut flush) => match journal.is_flushed(&mut flush) {
                 Ok(false) => self.asking.push(Asking::IsFlushed(operation, flush)),

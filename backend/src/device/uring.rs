@@ -8,9 +8,9 @@
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
-use std::{fmt, io};
+use std::{fmt, io, mem};
 
 use io_uring::squeue::EntryMarker;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
@@ -20,6 +20,7 @@ use super::memory_file::MemoryFile;
 use super::{Durability, EventSources};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
+use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 
 /// Entries of the submission queue. A larger batch costs one more system call, nothing else.
@@ -36,7 +37,12 @@ static SAY_UNREGISTERED: Once = Once::new();
 
 /// A registered file, by its place in the list given to [`Ring::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RegisteredFile(pub(super) u32);
+pub(super) struct RegisteredFile(u32);
+
+/// The image, of a ring [over one](Ring::over).
+pub(super) const IMAGE: RegisteredFile = RegisteredFile(0);
+/// Another open file description of it, by which this ring alone syncs it.
+pub(super) const IMAGE_FOR_SYNC: RegisteredFile = RegisteredFile(1);
 
 /// What the ring does for an operation: one submission queue entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +163,37 @@ pub(super) enum Event<S> {
     Done(Operation, S, io::Result<()>),
 }
 
+/// The flushes of a ring, by their slots. One is under way at a time, since only one would be told of data that is lost; who asks for
+/// one meanwhile waits for the next, which does it for all of them.
+#[derive(Debug, Default)]
+struct Flushes {
+    /// The one that is under way.
+    begun: Option<usize>,
+    /// Those that are done when it is.
+    together: Vec<usize>,
+    /// Those that were asked for since it began.
+    waiting: Vec<usize>,
+}
+
+impl Flushes {
+    /// Whether the flush in `slot` is the one that is to begin now.
+    fn is_begun_by(&mut self, slot: usize) -> bool {
+        if self.begun.is_some() {
+            self.waiting.push(slot);
+            return false;
+        }
+        self.begun = Some(slot);
+        true
+    }
+
+    /// The next that is to begin, for all that wait.
+    fn begin_next(&mut self) -> Option<usize> {
+        self.begun = self.waiting.pop();
+        mem::swap(&mut self.together, &mut self.waiting);
+        self.begun
+    }
+}
+
 /// The io_uring of one worker and, by `user_data`, what is in flight on it.
 pub(super) struct Ring<S: RingStep> {
     uring: IoUring<S::Submission, S::Completion>,
@@ -168,6 +205,7 @@ pub(super) struct Ring<S: RingStep> {
     done: VecDeque<(usize, i32)>,
     /// Whether the next event is one of those, if there are others too.
     is_turn_of_done: bool,
+    flushes: Flushes,
     /// A flush is believed while it is not lost.
     durability: Durability,
     kick: RawFd,
@@ -250,6 +288,7 @@ impl<S: RingStep> Ring<S> {
             memory_file,
             done: VecDeque::new(),
             is_turn_of_done: false,
+            flushes: Flushes::default(),
             durability: durability.clone(),
             kick,
             wake,
@@ -260,6 +299,12 @@ impl<S: RingStep> Ring<S> {
         Ok(ring)
     }
 
+    /// A ring over `image`: file 0 is [`IMAGE`], file 1 [`IMAGE_FOR_SYNC`]. As [`Self::new`].
+    pub(super) fn over(image: &Image, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self> {
+        let for_sync = image.open_for_sync()?;
+        Self::new(arena, &[image.file().as_fd(), for_sync.as_fd()], image.durability(), sources)
+    }
+
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
     pub(super) fn submit(&mut self, operation: Operation, step: S) {
         let done = match (&operation, &self.memory_file) {
@@ -268,9 +313,11 @@ impl<S: RingStep> Ring<S> {
             }
             _ => None,
         };
+        let is_flush = matches!(operation, Operation::Flush { .. });
         let slot = self.in_flight.insert((operation, step));
         match done {
             Some(result) => self.done.push_back((slot, result)),
+            None if is_flush && !self.flushes.is_begun_by(slot) => {}
             None => self.push_slot(slot),
         }
     }
@@ -344,6 +391,12 @@ impl<S: RingStep> Ring<S> {
         if matches!(-result, libc::EAGAIN | libc::EINTR) && step.is_repeatable(operation) {
             self.push_slot(slot);
             return None;
+        }
+        if self.flushes.begun == Some(slot) {
+            self.done.extend(self.flushes.together.drain(..).map(|flush| (flush, result)));
+            if let Some(next) = self.flushes.begin_next() {
+                self.push_slot(next);
+            }
         }
         let (operation, step) = self.in_flight.try_remove(slot)?;
         let outcome = step.outcome(&operation, result);
@@ -470,6 +523,36 @@ mod tests {
             (Err(Some(libc::EIO)), Err(Some(libc::EIO)))
         );
         assert!(durability.is_lost());
+    }
+
+    #[test]
+    fn flushes_asked_for_during_one_are_done_together_by_the_next() {
+        let arena = Arena::reserve(0).unwrap();
+        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let file = tempfile::tempfile().unwrap();
+        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], &Durability::default(), sources).unwrap();
+        ring.enter(false).unwrap();
+        let flush = |ring: &mut Ring<Step>, request| {
+            ring.submit(Operation::Flush { request }, Step::Sync { file: RegisteredFile(0) });
+        };
+        (0..4).for_each(|request| flush(&mut ring, request));
+        let mut submitted = Vec::new();
+        let mut done = Vec::new();
+        while done.len() < 6 {
+            submitted.push(ring.uring.submission().len());
+            ring.enter(true).unwrap();
+            while let Some(event) = ring.reap() {
+                let Event::Done(Operation::Flush { request }, _, Ok(())) = event else { panic!("{event:?}") };
+                done.push(request);
+                if done.len() == 1 {
+                    (4..6).for_each(|request| flush(&mut ring, request));
+                }
+            }
+        }
+        done[1..4].sort_unstable();
+        done[4..].sort_unstable();
+        assert_eq!((done, submitted), (vec![0, 1, 2, 3, 4, 5], vec![1, 1, 1]));
     }
 
     #[test]

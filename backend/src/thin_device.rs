@@ -1,0 +1,52 @@
+//! Storage that takes what is written to the page cache and then cannot keep it, for tests.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A loop device that says it has 8 MiB, and has room for one.
+pub(crate) struct ThinDevice {
+    path: PathBuf,
+    directory: TempDir,
+}
+
+impl ThinDevice {
+    /// `None`, and says so, where there are no mounts or no loop devices.
+    pub(crate) fn attach() -> Option<Self> {
+        let device = Self::try_attach();
+        if device.is_none() {
+            eprintln!("SKIPPED: mounts and loop devices are not allowed");
+        }
+        device
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn try_attach() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(directory.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut device = Self { path: PathBuf::new(), directory };
+        let backing = device.directory.path().join("backing");
+        File::create(&backing).unwrap().set_len(8 << 20).unwrap();
+        let attached = Command::new("losetup").args(["--find", "--show"]).arg(backing).output().ok()?;
+        let path = String::from_utf8(attached.stdout).unwrap();
+        device.path = PathBuf::from(path.trim_end());
+        attached.status.success().then_some(device)
+    }
+}
+
+impl Drop for ThinDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        let _ = Command::new("umount").arg("--lazy").arg(self.directory.path()).status();
+    }
+}
