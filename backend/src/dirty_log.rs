@@ -12,9 +12,10 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use thiserror::Error;
 use vhost::vhost_user::message::VhostUserLog;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
-use vm_memory::{FileOffset, GuestAddress, MmapRegion, VolatileMemory};
+use vm_memory::{GuestAddress, MmapRegion, VolatileMemory};
 
 use crate::lost_memory::Announced;
+use crate::mapping::{self, MappingError};
 
 /// `VHOST_LOG_PAGE`, in bytes.
 const LOG_PAGE: u64 = 0x1000;
@@ -22,16 +23,6 @@ const LOG_PAGE: u64 = 0x1000;
 /// Why a log of the front-end's was refused.
 #[derive(Debug, Error)]
 pub enum DirtyLogError {
-    /// A bit past the end of the file would be a SIGBUS.
-    #[error("a dirty log of {size} bytes at offset {offset} of a file of {file_len} bytes")]
-    PastEndOfFile {
-        /// Length of the log, in bytes.
-        size: u64,
-        /// Where it starts in the file, in bytes.
-        offset: u64,
-        /// Length of the file, in bytes.
-        file_len: u64,
-    },
     /// The log has no bits for a part of guest memory.
     #[error("a dirty log of {size} bytes, but guest memory up to {end:#x} needs {needed}")]
     TooSmall {
@@ -42,9 +33,9 @@ pub enum DirtyLogError {
         /// Length that would do, in bytes.
         needed: u64,
     },
-    /// Its file cannot be used.
-    #[error("cannot map the dirty log")]
-    Map(#[source] io::Error),
+    /// Its part of the file is not there, or cannot be mapped.
+    #[error("cannot use the dirty log")]
+    Mapping(#[from] MappingError),
 }
 
 /// The dirty log of a session: shared by the memory regions of it, and so by all that writes to them.
@@ -143,16 +134,7 @@ impl DirtyLog {
 
 impl LogPages {
     fn map(size: u64, offset: u64, file: File) -> Result<Self, DirtyLogError> {
-        let file_len = file.metadata().map_err(DirtyLogError::Map)?.len();
-        let past_end = DirtyLogError::PastEndOfFile { size, offset, file_len };
-        if offset.checked_add(size).is_none_or(|end| end > file_len) {
-            return Err(past_end);
-        }
-        let size = usize::try_from(size).map_err(|_| past_end)?;
-        let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size)
-            .map_err(|error| DirtyLogError::Map(io::Error::other(error)))?;
-        let announced = Announced::new(&mapping);
-        let announced = announced.ok_or_else(|| DirtyLogError::Map(io::ErrorKind::OutOfMemory.into()))?;
+        let (announced, mapping) = mapping::map(file, offset, size, ())?;
         Ok(Self { _announced: announced, mapping, said_too_small: Once::new() })
     }
 
@@ -336,15 +318,27 @@ mod tests {
     fn what_cannot_be_a_log_is_refused() {
         let log = DirtyLog::default();
         let set = |size, offset, file| log.set_base(&base(size, offset), file, 8 * 8 * LOG_PAGE);
-        assert!(matches!(set(8, 0, file(4)), Err(DirtyLogError::PastEndOfFile { .. })));
-        assert!(matches!(set(u64::MAX, 1, file(4096)), Err(DirtyLogError::PastEndOfFile { .. })));
-        assert!(matches!(set(u64::MAX, 0, file(4096)), Err(DirtyLogError::PastEndOfFile { .. })));
-        assert!(matches!(set(8, u64::MAX - 7, file(4096)), Err(DirtyLogError::PastEndOfFile { .. })));
+        assert!(matches!(
+            set(8, 0, file(4)),
+            Err(DirtyLogError::Mapping(MappingError::PastEndOfFile { .. }))
+        ));
+        assert!(matches!(
+            set(u64::MAX, 1, file(4096)),
+            Err(DirtyLogError::Mapping(MappingError::PastEndOfFile { .. }))
+        ));
+        assert!(matches!(
+            set(u64::MAX, 0, file(4096)),
+            Err(DirtyLogError::Mapping(MappingError::PastEndOfFile { .. }))
+        ));
+        assert!(matches!(
+            set(8, u64::MAX - 7, file(4096)),
+            Err(DirtyLogError::Mapping(MappingError::PastEndOfFile { .. }))
+        ));
         assert!(matches!(set(0, 0, file(4096)), Err(DirtyLogError::TooSmall { needed: 8, .. })));
         assert!(matches!(set(7, 0, file(4096)), Err(DirtyLogError::TooSmall { .. })));
         // a mapping starts at a page
-        assert!(matches!(set(8, 8, file(4096)), Err(DirtyLogError::Map(_))));
-        assert!(matches!(set(1 << 62, 0, file(1 << 62)), Err(DirtyLogError::Map(_))));
+        assert!(matches!(set(8, 8, file(4096)), Err(DirtyLogError::Mapping(MappingError::Map(_)))));
+        assert!(matches!(set(1 << 62, 0, file(1 << 62)), Err(DirtyLogError::Mapping(MappingError::Map(_)))));
         set(8, 0, file(4096)).unwrap();
     }
 

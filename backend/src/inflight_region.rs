@@ -12,11 +12,11 @@ use std::io;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use thiserror::Error;
 use vhost::vhost_user::message::VhostUserInflight;
-use vm_memory::mmap::MmapRegionError;
-use vm_memory::{FileOffset, MmapRegion};
+use vm_memory::MmapRegion;
 
 pub use self::queue::InflightQueue;
 use crate::lost_memory::Announced;
+use crate::mapping::{self, MappingError};
 
 /// Size of `QueueRegionSplit` up to its descriptor states.
 const QUEUE_HEADER_SIZE: usize = 16;
@@ -52,16 +52,6 @@ pub enum InflightError {
         /// What the queues need, in bytes.
         needed: usize,
     },
-    /// An access past the end of the file would be a SIGBUS.
-    #[error("an in-flight region of {size} bytes at offset {offset} of a file of {file_len} bytes")]
-    PastEndOfFile {
-        /// Length of the region, in bytes.
-        size: u64,
-        /// Where it starts in the file, in bytes.
-        offset: u64,
-        /// Length of the file, in bytes.
-        file_len: u64,
-    },
     /// A queue of a version of the layout that we do not know.
     #[error("the in-flight region of queue {queue} has version {version}, not 1")]
     Version {
@@ -85,15 +75,9 @@ pub enum InflightError {
     /// The file could not be made.
     #[error("cannot make an in-flight region")]
     Create(#[source] io::Error),
-    /// The file's length could not be read.
-    #[error("cannot examine the in-flight region's file")]
-    Stat(#[source] io::Error),
-    /// The mapping failed.
-    #[error("cannot map the in-flight region")]
-    Map(#[source] MmapRegionError),
-    /// There are as many mappings as can be watched for loss.
-    #[error("too many mappings to add an in-flight region")]
-    TooManyMappings,
+    /// Its part of the file is not there, or cannot be mapped.
+    #[error("cannot use the in-flight region")]
+    Mapping(#[from] MappingError),
 }
 
 /// Size of the part of a queue of `queue_size` entries, in bytes.
@@ -164,14 +148,7 @@ impl InflightRegion {
         if size < needed as u64 {
             return Err(InflightError::TooSmall { size, needed });
         }
-        let file_len = file.metadata().map_err(InflightError::Stat)?.len();
-        if offset.checked_add(size).is_none_or(|end| end > file_len) {
-            return Err(InflightError::PastEndOfFile { size, offset, file_len });
-        }
-        // no more than is used, whatever the front-end says
-        let mapping =
-            MmapRegion::from_file(FileOffset::new(file, offset), needed).map_err(InflightError::Map)?;
-        let announced = Announced::new(&mapping).ok_or(InflightError::TooManyMappings)?;
+        let (announced, mapping) = mapping::map(file, offset, size, ())?;
         Ok(Self { _announced: announced, mapping, queues: num_queues.into(), queue_size })
     }
 }

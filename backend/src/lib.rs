@@ -21,6 +21,7 @@ pub mod inflight_region;
 pub mod latency;
 pub mod log_filter;
 pub mod lost_memory;
+pub mod mapping;
 pub mod memory;
 pub mod metrics;
 pub mod poller;

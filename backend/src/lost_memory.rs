@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
-use std::os::fd::AsFd;
+use std::fs::File;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -62,18 +62,18 @@ impl Announced {
         let take =
             |slot: &&Slot| slot.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         let slot = ANNOUNCED.iter().find(take)?;
-        slot.page_size.store(page_size(mapping), Ordering::Relaxed);
+        let page_size =
+            mapping.file_offset().and_then(|offset| huge_page_size(offset.file())).unwrap_or(PAGE_SIZE);
+        slot.page_size.store(page_size, Ordering::Relaxed);
         slot.end.store(start + mapping.size(), Ordering::Release);
         Some(Self(slot))
     }
 }
 
-/// That of the file behind `mapping`, if it is of huge pages.
-fn page_size<B: Bitmap>(mapping: &MmapRegion<B>) -> usize {
-    let stat = mapping.file_offset().and_then(|offset| fstatfs(offset.file().as_fd()).ok());
-    stat.filter(|stat| stat.f_type == libc::HUGETLBFS_MAGIC)
-        .and_then(|stat| usize::try_from(stat.f_bsize).ok())
-        .unwrap_or(PAGE_SIZE)
+/// The size of the pages of `file`, in bytes, if it is of huge pages.
+pub(crate) fn huge_page_size(file: &File) -> Option<usize> {
+    let stat = fstatfs(file).ok().filter(|stat| stat.f_type == libc::HUGETLBFS_MAGIC)?;
+    usize::try_from(stat.f_bsize).ok()
 }
 
 impl Drop for Announced {
@@ -123,8 +123,6 @@ extern "C" fn replace_page(signal: c_int, info: *mut siginfo_t, _context: *mut c
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use rustix::fs::{MemfdFlags, memfd_create};
     use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 

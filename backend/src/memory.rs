@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
 use crate::lost_memory::Announced;
+use crate::mapping::{self, MappingError};
 
 /// Guest memory as workers see it. What they write to it is marked in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<RegionLog>;
@@ -23,28 +23,20 @@ pub enum MemoryError {
     /// More than [`MEMORY_SLOTS_MAX`].
     #[error("more than {MEMORY_SLOTS_MAX} memory regions")]
     TooMany,
-    /// An access past the end of the file would be a SIGBUS.
-    #[error("memory region of {size} bytes at offset {offset} of a file of {file_len} bytes")]
-    PastEndOfFile {
-        /// Length of the region, in bytes.
-        size: u64,
-        /// Where it starts in the file, in bytes.
-        offset: u64,
-        /// Length of the file, in bytes.
-        file_len: u64,
-    },
     /// Start and length overflow, or the region overlaps another one.
     #[error("memory region at guest address {0:#x} overlaps another one or the end of the address space")]
     Overlap(u64),
     /// No such region to remove.
     #[error("no memory region at guest address {0:#x} with that size and front-end address")]
     Unknown(u64),
-    /// The file's length could not be read.
-    #[error("cannot examine the memory region's file")]
-    Stat(#[source] std::io::Error),
-    /// The mapping failed.
-    #[error("cannot map the memory region")]
-    Map(#[source] vm_memory::mmap::MmapRegionError),
+    /// Its part of the file is not there, or cannot be mapped.
+    #[error("memory region at guest address {guest_addr:#x}")]
+    Mapping {
+        /// Its guest address.
+        guest_addr: u64,
+        /// Why.
+        source: MappingError,
+    },
     /// A migration would not learn of writes to it.
     #[error(transparent)]
     NotLogged(#[from] DirtyLogError),
@@ -66,23 +58,14 @@ impl Region {
         let overlap = || MemoryError::Overlap(guest_phys_addr);
         guest_phys_addr.checked_add(memory_size).ok_or_else(overlap)?;
         user_addr.checked_add(memory_size).ok_or_else(overlap)?;
-        let file_len = file.metadata().map_err(MemoryError::Stat)?.len();
-        if mmap_offset.checked_add(memory_size).is_none_or(|end| end > file_len) {
-            return Err(MemoryError::PastEndOfFile { size: memory_size, offset: mmap_offset, file_len });
-        }
-        let size = usize::try_from(memory_size).map_err(|_| overlap())?;
         let log = RegionLog::new(log.clone(), GuestAddress(guest_phys_addr));
-        let mapping = MmapRegionBuilder::new_with_bitmap(size, log)
-            .with_file_offset(FileOffset::new(file, mmap_offset))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED)
-            .build()
-            .map_err(MemoryError::Map)?;
+        let (announced, mapping) = mapping::map(file, mmap_offset, memory_size, log)
+            .map_err(|source| MemoryError::Mapping { guest_addr: guest_phys_addr, source })?;
         Ok(Self {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
             size: memory_size,
-            _announced: Arc::new(Announced::new(&mapping).ok_or(MemoryError::TooMany)?),
+            _announced: Arc::new(announced),
             mapping: Arc::new(mapping),
         })
     }
