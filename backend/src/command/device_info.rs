@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
-use indicatif::BinaryBytes;
 use integrity::{IntegrityProfile, PiType};
 use serde::Serialize;
 
+use super::image_info::ImageInfo;
 use crate::device::{
     BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages, TupleRule,
 };
@@ -16,11 +16,8 @@ use crate::report;
 /// Sizes are in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct DeviceInfo {
-    image: String,
-    format: &'static str,
-    size: u64,
-    direct_io: bool,
-    in_use_by: Option<String>,
+    #[serde(flatten)]
+    image: ImageInfo,
     integrity: Option<MetadataInfo>,
     /// Why nobody may change pages while the kernel writes them.
     stable_pages: Option<String>,
@@ -78,15 +75,17 @@ impl DeviceInfo {
         let namespace = Namespace::open(path, Access::Inspect)?;
         let format = namespace.format();
         Ok(Self {
-            image: path.to_string_lossy().into_owned(),
-            format: if format.extended {
-                "NVMe namespace, interleaved metadata"
-            } else {
-                "NVMe namespace, separate metadata"
+            image: ImageInfo {
+                image: path.to_string_lossy().into_owned(),
+                format: if format.extended {
+                    "NVMe namespace, interleaved metadata"
+                } else {
+                    "NVMe namespace, separate metadata"
+                },
+                size: namespace.capacity(),
+                direct_io: true,
+                in_use_by: None,
             },
-            size: namespace.capacity(),
-            direct_io: true,
-            in_use_by: None,
             integrity: Some(MetadataInfo::new(&format.profile, format.rule, None)),
             stable_pages: None,
             served_by: Some("nvme-passthrough"),
@@ -108,11 +107,7 @@ impl DeviceInfo {
             Err(error) => Some(report::chain(error)),
         };
         Self {
-            image: path.to_string_lossy().into_owned(),
-            format: "raw, on a block device",
-            size: image.size(),
-            direct_io: image.is_direct(),
-            in_use_by: image.holder().map(|holder| holder.to_string()),
+            image: ImageInfo::new(image, path),
             integrity: found.map(|found| MetadataInfo::new(&found.profile, found.rule, Some(found.source))),
             stable_pages: StablePages::needed_by(image.file()).map(|reason| reason.to_string()),
             served_by: refused.is_none().then_some("kernel-pi"),
@@ -123,11 +118,7 @@ impl DeviceInfo {
 
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image      {}", self.image)?;
-        writeln!(f, "format     {}", self.format)?;
-        writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
-        writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
-        writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))?;
+        write!(f, "{}", self.image)?;
         match &self.integrity {
             None => writeln!(f, "metadata   none")?,
             Some(metadata) => write!(f, "{metadata}")?,

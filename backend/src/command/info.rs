@@ -5,13 +5,13 @@ use std::fmt;
 use std::process::ExitCode;
 
 use clap::Args;
-use indicatif::BinaryBytes;
 use integrity::sidecar::{IntentMode, State, VERSION, is_adopted, is_lost, is_unwritten};
 use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::device_info::DeviceInfo;
+use super::image_info::ImageInfo;
 use super::{ImageArgs, print};
 use crate::device::{Namespace, NamespaceError};
 use crate::error::Error;
@@ -59,11 +59,8 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode, InfoError> {
 /// Sizes are in bytes, blocks in intervals.
 #[derive(Debug, Serialize)]
 struct Info<'a> {
-    image: Cow<'a, str>,
-    format: &'static str,
-    size: u64,
-    direct_io: bool,
-    in_use_by: Option<String>,
+    #[serde(flatten)]
+    image: ImageInfo,
     sidecar: Cow<'a, str>,
     sidecar_version: u32,
     uuid: String,
@@ -124,11 +121,7 @@ impl<'a> Info<'a> {
         };
         let damaged = sidecar.loaded().damaged.as_ref();
         Ok(Self {
-            image: image.path().to_string_lossy(),
-            format: if image.is_block_device() { "raw, on a block device" } else { "raw" },
-            size: image.size(),
-            direct_io: image.is_direct(),
-            in_use_by: image.holder().map(|holder| holder.to_string()),
+            image: ImageInfo::new(image, image.path()),
             sidecar: sidecar.path().to_string_lossy(),
             sidecar_version: VERSION,
             uuid: Uuid::from_bytes(superblock.uuid()).to_string(),
@@ -153,7 +146,7 @@ impl<'a> Info<'a> {
     }
 
     fn state_for_people(&self) -> &'static str {
-        match (self.state, &self.in_use_by) {
+        match (self.state, &self.image.in_use_by) {
             ("dirty", Some(_)) => "dirty: open for writing",
             ("dirty", None) => "dirty: the last writer did not close it; it is recovered when it is served",
             (state, _) => state,
@@ -185,11 +178,7 @@ impl Tuples {
 
 impl fmt::Display for Info<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image      {}", self.image)?;
-        writeln!(f, "format     {}", self.format)?;
-        writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
-        writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
-        writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))?;
+        write!(f, "{}", self.image)?;
         writeln!(f, "sidecar    {} (version {})", self.sidecar, self.sidecar_version)?;
         let has_uuid = if self.image_has_uuid { "" } else { ", which the image lacks" };
         writeln!(f, "UUID       {}{has_uuid}", self.uuid)?;

@@ -25,6 +25,7 @@ pub mod resize;
 pub mod serve;
 
 mod device_info;
+mod image_info;
 mod lease;
 mod scan;
 mod storage;

@@ -1,0 +1,42 @@
+//! What `stableblk info` says of every image, however it is protected.
+
+use std::fmt;
+use std::path::Path;
+
+use indicatif::BinaryBytes;
+use serde::Serialize;
+
+use crate::image::Image;
+
+/// Sizes are in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct ImageInfo {
+    pub(super) image: String,
+    pub(super) format: &'static str,
+    pub(super) size: u64,
+    pub(super) direct_io: bool,
+    pub(super) in_use_by: Option<String>,
+}
+
+impl ImageInfo {
+    /// Of `image`, which was named by `path`.
+    pub(super) fn new(image: &Image, path: &Path) -> Self {
+        Self {
+            image: path.to_string_lossy().into_owned(),
+            format: if image.is_block_device() { "raw, on a block device" } else { "raw" },
+            size: image.size(),
+            direct_io: image.is_direct(),
+            in_use_by: image.holder().map(|holder| holder.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for ImageInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "image      {}", self.image)?;
+        writeln!(f, "format     {}", self.format)?;
+        writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
+        writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
+        writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))
+    }
+}
