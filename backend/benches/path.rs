@@ -1,13 +1,14 @@
-//! Prints what the path alone costs a request of 4 KiB, on the null device, as a Markdown table.
+//! Prints what the path alone costs a request of 4 KiB, on the null device, and what two queues gain on two cores, as a Markdown
+//! table.
 //!
 //! `cargo bench -p stableblk --features bench-null --bench path [-- MODE]`. The variants take turns in short runs; the best run of
 //! each counts. For the instructions of one mode: `valgrind --tool=callgrind target/release/deps/path-* MODE`, with
-//! `STABLEBLK_BENCH_RUNS=1`.
+//! `STABLEBLK_BENCH_RUNS=1`. Each worker is its own driver, so that two need no third core for one.
 
 mod driven;
 
-use std::env;
 use std::sync::Arc;
+use std::{env, iter};
 
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::mem::MemDevice;
@@ -15,10 +16,14 @@ use stableblk::device::null::NullDevice;
 use stableblk::disk::Bounce;
 use virtio::request_type;
 
-use crate::driven::{BATCH, CAPACITY, GRANULE, Load, run};
+use crate::driven::{BATCH, CAPACITY, GRANULE, Load, run, run_at_once};
 
 /// Runs of each variant, unless `STABLEBLK_BENCH_RUNS` says otherwise.
 const RUNS: usize = 1001;
+/// One pair of long runs for so many of those.
+const RUNS_TO_A_PAIR: usize = 40;
+/// Batches of a long run: two queues hardly begin or end apart.
+const LONG: usize = 2000;
 
 struct Mode {
     name: &'static str,
@@ -26,6 +31,8 @@ struct Mode {
     bounce: Bounce,
     /// In nanoseconds: of a read, of a write.
     best: [f64; 2],
+    /// Of reads, of writes: how many times as much two queues did as one, in each pair of long runs.
+    gains: [Vec<f64>; 2],
 }
 
 impl Mode {
@@ -34,7 +41,7 @@ impl Mode {
         let profile = profile.transpose().expect("a profile that exists");
         let capacity = usize::try_from(CAPACITY).expect("it is small");
         let device = Arc::new(NullDevice::new(MemDevice::new(profile, capacity)));
-        Self { name, device, bounce, best: [f64::INFINITY; 2] }
+        Self { name, device, bounce, best: [f64::INFINITY; 2], gains: Default::default() }
     }
 }
 
@@ -48,17 +55,34 @@ fn main() {
         Mode::new("zero-copy", None, Bounce::WhenUnaligned),
     ];
     modes.retain(|mode| wanted.as_deref().is_none_or(|wanted| wanted == mode.name));
-    for _ in 0..runs {
-        for Mode { device, bounce, best, .. } in &mut modes {
-            for (best, request_type) in best.iter_mut().zip([request_type::IN, request_type::OUT]) {
-                let load = Load { request_type, block_size: GRANULE, bounce: *bounce, inflight: None };
-                *best = best.min(run(device.clone(), load));
+    for turn in 1..=runs {
+        for Mode { device, bounce, best, gains, .. } in &mut modes {
+            for (kind, request_type) in [request_type::IN, request_type::OUT].into_iter().enumerate() {
+                let load = || Load { request_type, block_size: GRANULE, bounce: *bounce, inflight: None };
+                best[kind] = best[kind].min(run(device.clone(), load()));
+                if turn % RUNS_TO_A_PAIR == 0 {
+                    let long = |queues| {
+                        let loads = iter::repeat_with(load).take(queues).collect();
+                        run_at_once(device.clone(), loads, LONG)
+                    };
+                    gains[kind].push(long(1) / long(2));
+                }
             }
         }
     }
-    println!("One request of 4 KiB, {BATCH} at a time; the best of {runs} alternating runs.\n");
-    println!("| mode | read | write |\n|---|---|---|");
-    for Mode { name, best: [read, write], .. } in modes {
-        println!("| {name} | {read:.0} ns | {write:.0} ns |");
+    println!(
+        "One request of 4 KiB, {BATCH} at a time, the best of {runs} alternating runs; two queues on two cores against one, the median of {} pairs.\n",
+        runs / RUNS_TO_A_PAIR
+    );
+    println!("| mode | read | write | two queues: read | write |\n|---|---|---|---|---|");
+    for Mode { name, best: [read, write], gains, .. } in modes {
+        let [reads, writes] =
+            gains.map(|gains| median(gains).map_or(String::new(), |gain| format!("{gain:.2} times as many")));
+        println!("| {name} | {read:.0} ns | {write:.0} ns | {reads} | {writes} |");
     }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }

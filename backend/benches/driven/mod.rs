@@ -1,10 +1,13 @@
-//! A worker whose driver is called where it would sleep: one thread, no wake-ups, the same work in every run.
+//! Workers whose drivers are called where they would sleep: one thread a queue, no wake-ups, the same work in every run.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use stableblk::bounce::Arena;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::disk::{Bounce, Disk};
@@ -29,13 +32,15 @@ pub(crate) const BATCH: u16 = 32;
 const BATCHES: usize = 50;
 /// From one request's place on the disk to the next one's, in bytes.
 const STRIDE: u64 = 512 << 10;
+/// Most queues at once; each has its own part of the disk.
+const QUEUES: u64 = 2;
 /// Size of the disk, in bytes.
-pub(crate) const CAPACITY: u64 = STRIDE * BATCH as u64;
+pub(crate) const CAPACITY: u64 = STRIDE * BATCH as u64 * QUEUES;
 /// Guest memory from here on holds the chains, each in a slot of its own.
 const SLOTS: u64 = 1 << 20;
 const SLOT_SIZE: u64 = 0x4000;
 
-/// What is asked of the worker.
+/// What is asked of a worker.
 #[derive(Debug)]
 pub(crate) struct Load {
     /// `VIRTIO_BLK_T_IN` or `VIRTIO_BLK_T_OUT`
@@ -47,45 +52,81 @@ pub(crate) struct Load {
 }
 
 /// What a worker takes for a request, in nanoseconds.
-#[expect(clippy::cast_precision_loss, reason = "three digits are of interest")]
 pub(crate) fn run<B: BlockDevice>(device: Arc<B>, load: Load) -> f64 {
-    let Load { request_type, block_size, bounce, inflight } = load;
+    run_at_once(device, vec![load], BATCHES)
+}
+
+/// The same where each of `loads` has a queue of the disk, and a worker on a thread of its own, at the same time: the longest time of
+/// them, for the requests of all.
+pub(crate) fn run_at_once<B: BlockDevice>(device: Arc<B>, loads: Vec<Load>, batches: usize) -> f64 {
+    let disk = disk(Driven::new(device), &loads);
+    let requests = loads.len() * batches * usize::from(BATCH);
+    let ready = Barrier::new(loads.len());
+    let elapsed = thread::scope(|scope| {
+        let serve = |(index, load)| {
+            let (disk, ready) = (&disk, &ready);
+            scope.spawn(move || serve(disk, index, load, batches, ready))
+        };
+        let queues: Vec<_> = loads.into_iter().enumerate().map(serve).collect();
+        queues.into_iter().map(|queue| queue.join().expect("nobody panics")).max()
+    });
+    per_request(elapsed.unwrap_or_default(), requests)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are of interest")]
+fn per_request(elapsed: Duration, requests: usize) -> f64 {
+    elapsed.as_nanos() as f64 / requests as f64
+}
+
+/// How long `batches` of a queue take, from when all queues are `ready`.
+fn serve<B: BlockDevice>(
+    disk: &Arc<Disk<Driven<B>>>,
+    index: usize,
+    load: Load,
+    batches: usize,
+    ready: &Barrier,
+) -> Duration {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("a small region");
     let memory = Arc::new(memory);
     let mut driver = Driver::new(&*memory, 0, RING_SIZE);
-    let heads = (0..BATCH).map(|slot| lay_out(&mut driver, request_type, slot.into())).collect();
+    let first = index as u64 * u64::from(BATCH) * STRIDE;
+    let heads = (0..BATCH).map(|slot| lay_out(&mut driver, load.request_type, slot.into(), first)).collect();
     let ring = driver.device(true).expect("the ring lies in memory");
     let addresses = driver.addresses();
-    let guest = Guest { memory: memory.clone(), addresses, heads, batches: 0, started: None };
-    let disk = disk(Driven::new(device, guest), block_size, bounce);
+    let guest = Guest { memory: memory.clone(), addresses, heads, batches, started: None };
     let kick = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
     let kick = KickFd::new(kick.into()).expect("it is an eventfd");
     let vring = Vring {
-        index: 0,
+        index,
         ring,
         kick,
         call: None,
         error: None,
-        inflight,
+        inflight: load.inflight,
         writethrough: false,
         used_log: None,
         retired: false,
     };
-    disk.inboxes[0].post(Message::Stop);
+    disk.inboxes[index].post(Message::Stop);
+    GUEST.set(Some(guest));
     let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
+    // left to itself the scheduler may take milliseconds to notice that the other core idles
+    let mut core = CpuSet::new();
+    core.set(index);
+    sched_setaffinity(None, &core).expect("there are as many cores as queues");
+    ready.wait();
     worker.run().expect("nothing fails here");
     for slot in 0..u64::from(BATCH) {
         let status: u8 = memory.read_obj(GuestAddress(SLOTS + slot * SLOT_SIZE + 0x2000)).expect("in memory");
         assert_eq!(status, 0, "a request has failed");
     }
-    let elapsed = disk.device.elapsed.lock().expect("nobody panics").expect("all batches came back");
-    elapsed.as_nanos() as f64 / (BATCHES * usize::from(BATCH)) as f64
+    ELAPSED.take().expect("all batches came back")
 }
 
-/// Writes the chain of one request; its head.
-fn lay_out(driver: &mut Driver<'_, GuestMemory>, request_type: u32, slot: u64) -> u16 {
+/// Writes the chain of one request of a queue whose part of the disk begins at byte `first`; its head.
+fn lay_out(driver: &mut Driver<'_, GuestMemory>, request_type: u32, slot: u64, first: u64) -> u16 {
     let address = SLOTS + slot * SLOT_SIZE;
-    driver.write_header(address, request_type, slot * STRIDE / 512);
+    driver.write_header(address, request_type, (first + slot * STRIDE) / 512);
     let data = match request_type {
         request_type::OUT => Buffer::readable(address + 0x1000, GRANULE),
         _ => Buffer::writable(address + 0x1000, GRANULE),
@@ -93,15 +134,15 @@ fn lay_out(driver: &mut Driver<'_, GuestMemory>, request_type: u32, slot: u64) -
     driver.write_chain(&[Buffer::readable(address, 16), data, Buffer::writable(address + 0x2000, 1)])
 }
 
-fn disk<B: BlockDevice>(device: Driven<B>, block_size: u32, bounce: Bounce) -> Arc<Disk<Driven<B>>> {
+fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>>> {
     Arc::new(Disk {
         device: Arc::new(device),
         locks: RangeLock::default(),
-        inboxes: vec![Inbox::new().expect("an eventfd")],
-        metrics: vec![QueueMetrics::default()],
+        inboxes: loads.iter().map(|_| Inbox::new().expect("an eventfd")).collect(),
+        metrics: loads.iter().map(|_| QueueMetrics::default()).collect(),
         limits: DiskLimits {
             capacity_sectors: CAPACITY / 512,
-            block_size,
+            block_size: loads[0].block_size,
             read_only: false,
             discard: None,
             write_zeroes: None,
@@ -109,9 +150,16 @@ fn disk<B: BlockDevice>(device: Driven<B>, block_size: u32, bounce: Bounce) -> A
         negotiated: Gauge::default(),
         watch: stableblk::watchdog::Watch::default(),
         serial: [0; DEVICE_ID_LEN],
-        bounce,
+        bounce: loads[0].bounce,
         poll: Duration::ZERO,
     })
+}
+
+thread_local! {
+    /// Of the queue that is opened next, on the thread that serves it.
+    static GUEST: Cell<Option<Guest>> = const { Cell::new(None) };
+    /// What its batches have taken.
+    static ELAPSED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// The driver's side.
@@ -120,6 +168,7 @@ struct Guest {
     memory: Arc<GuestMemory>,
     addresses: RingAddresses,
     heads: Vec<u16>,
+    /// Those that are left.
     batches: usize,
     started: Option<Instant>,
 }
@@ -128,10 +177,10 @@ impl Guest {
     /// All requests are back: the next batch, or how long all batches have taken.
     fn go_on(&mut self) -> Option<Duration> {
         let started = *self.started.get_or_insert_with(Instant::now);
-        if self.batches == BATCHES {
+        if self.batches == 0 {
             return Some(started.elapsed());
         }
-        self.batches += 1;
+        self.batches -= 1;
         let mut driver = Driver::at(&*self.memory, self.addresses, RING_SIZE);
         self.heads.iter().for_each(|head| driver.make_available(*head));
         None
@@ -143,14 +192,12 @@ impl Guest {
 struct Driven<B> {
     device: Arc<B>,
     info: DeviceInfo,
-    guest: Mutex<Option<Guest>>,
-    elapsed: Mutex<Option<Duration>>,
 }
 
 impl<B: BlockDevice> Driven<B> {
-    fn new(device: Arc<B>, guest: Guest) -> Self {
+    fn new(device: Arc<B>) -> Self {
         let info = DeviceInfo { granule: GRANULE as usize, ..device.info().clone() };
-        Self { device, info, guest: Mutex::new(Some(guest)), elapsed: Mutex::new(None) }
+        Self { device, info }
     }
 }
 
@@ -164,8 +211,7 @@ impl<B: BlockDevice> BlockDevice for Driven<B> {
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<DrivenQueue<B>> {
         Ok(DrivenQueue {
             queue: self.device.open_queue(arena, sources)?,
-            guest: self.guest.lock().expect("nobody panics").take().expect("there is one queue"),
-            device: self.clone(),
+            guest: GUEST.take().expect("who opens a queue has set its guest"),
             in_flight: 0,
             stop: None,
         })
@@ -179,7 +225,6 @@ impl<B: BlockDevice> BlockDevice for Driven<B> {
 struct DrivenQueue<B: BlockDevice> {
     queue: B::Queue,
     guest: Guest,
-    device: Arc<Driven<B>>,
     in_flight: usize,
     /// The way of the message to stop, which is there from the start.
     stop: Option<Event>,
@@ -196,7 +241,7 @@ impl<B: BlockDevice> DeviceQueue for DrivenQueue<B> {
             return self.queue.enter(wait);
         }
         if let Some(elapsed) = self.guest.go_on() {
-            *self.device.elapsed.lock().expect("nobody panics") = Some(elapsed);
+            ELAPSED.set(Some(elapsed));
             self.stop = Some(Event::Wake);
         }
         Ok(())
