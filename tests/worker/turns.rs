@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use stableblk::bounce::Arena;
 use stableblk::device::mem::MemDevice;
@@ -19,6 +21,8 @@ struct NotingDevice {
 
 #[derive(Debug, Default)]
 struct Notes {
+    /// How long the device takes to be given operations.
+    slowness: Duration,
     asleep: Mutex<bool>,
     fell_asleep: Condvar,
     /// Operations submitted between two calls of `enter`.
@@ -26,6 +30,10 @@ struct Notes {
 }
 
 impl Notes {
+    fn device(self: &Arc<Self>) -> Arc<NotingDevice> {
+        Arc::new(NotingDevice { disk: Arc::new(MemDevice::new(None, 1 << 20)), notes: self.clone() })
+    }
+
     fn until_asleep(&self) {
         drop(self.fell_asleep.wait_while(self.asleep.lock().unwrap(), |asleep| !*asleep).unwrap());
     }
@@ -67,6 +75,7 @@ impl DeviceQueue for NotingQueue {
     fn enter(&mut self, wait: bool) -> io::Result<()> {
         if self.submitted > 0 {
             self.notes.batches.lock().unwrap().push(std::mem::take(&mut self.submitted));
+            thread::sleep(self.notes.slowness);
         }
         if wait {
             *self.notes.asleep.lock().unwrap() = true;
@@ -87,9 +96,8 @@ impl DeviceQueue for NotingQueue {
 #[test]
 fn an_idle_device_is_given_a_few_requests_before_the_others_are_prepared() {
     let notes = Arc::new(Notes::default());
-    let device = NotingDevice { disk: Arc::new(MemDevice::new(None, 1 << 20)), notes: notes.clone() };
     let memory = guest_memory(1);
-    let mut guest = Guest::start(&memory, Arc::new(device), Setup::default());
+    let mut guest = Guest::start(&memory, notes.device(), Setup::default());
     let reads: Vec<_> = (0..32)
         .map(|sector| guest.lay_out(0, &Command::Read { sector, len: 512 }, &Layout::default()))
         .collect();
@@ -100,4 +108,20 @@ fn an_idle_device_is_given_a_few_requests_before_the_others_are_prepared() {
     }
     guest.stop_all();
     assert_eq!(*notes.batches.lock().unwrap(), [2, 2, 2, 2, 2, 3, 4, 5, 7, 3]);
+}
+
+/// Work that was found in time takes its time too, which is not held against looking for it.
+#[test]
+fn what_follows_from_a_poll_that_found_work_does_not_make_it_one_in_vain() {
+    let poll = Duration::from_millis(300);
+    let notes = Arc::new(Notes { slowness: poll + poll / 4, ..Notes::default() });
+    let memory = guest_memory(1);
+    let mut guest = Guest::start(&memory, notes.device(), Setup { poll, ..Setup::default() });
+    for sector in 0..2 {
+        let read = guest.submit(0, &Command::Read { sector, len: 512 });
+        let [read] = guest.wait_for([read]);
+        assert_eq!(read.outcome(), (OK, 513));
+    }
+    assert!(!*notes.asleep.lock().unwrap(), "it polled in vain, or fell asleep at once");
+    guest.stop_all();
 }
