@@ -95,3 +95,27 @@ fn full_disk_is_named_and_nothing_is_left_on_it() {
     assert_eq!(fs::read_dir(&small.0).unwrap().count(), 1);
     assert_eq!(directory.file_names(), ["disk", "small"]);
 }
+
+/// Each queue opens the image once more by it, so a guest would find a disk that does nothing.
+#[test]
+fn without_proc_nothing_is_served() {
+    let directory = Directory::protected("");
+    if !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+        skip("namespaces are not allowed");
+        return;
+    }
+    let mut command = Command::new("timeout");
+    command.args([
+        "10",
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "umount --lazy /proc && exec \"$@\"",
+        "sh",
+        PROGRAM,
+    ]);
+    command.arg("--socket-path").arg(directory.path("socket")).arg("--blk-file").arg(directory.path("disk"));
+    Run::of(command).fails(1, &["cannot open the image once more, by /proc/self/fd", "No such file"]);
+    assert!(!directory.path("socket").exists());
+}

@@ -238,6 +238,11 @@ fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
         drop(image);
         image = Image::open(&args.blk_file, access(args), DirectIo::Never)?;
     }
+    // as each queue will
+    image.open_for_sync().map_err(|source| ServeError::Setup {
+        action: "open the image once more, by /proc/self/fd",
+        source,
+    })?;
     if !image.is_direct() {
         tracing::info!(image = %args.blk_file.display(), "no direct I/O here: going through the page cache");
     }
