@@ -29,6 +29,8 @@ struct Mode {
     name: &'static str,
     device: Arc<NullDevice<MemDevice>>,
     bounce: Bounce,
+    /// The guest's, in bytes. Where it is smaller than a granule the ranges of requests are locked, as they are with PI.
+    block_size: u32,
     /// In nanoseconds: of a read, of a write.
     best: [f64; 2],
     /// Of reads, of writes: how many times as much two queues did as one, in each pair of long runs.
@@ -41,7 +43,14 @@ impl Mode {
         let profile = profile.transpose().expect("a profile that exists");
         let capacity = usize::try_from(CAPACITY).expect("it is small");
         let device = Arc::new(NullDevice::new(MemDevice::new(profile, capacity)));
-        Self { name, device, bounce, best: [f64::INFINITY; 2], gains: Default::default() }
+        Self {
+            name,
+            device,
+            bounce,
+            block_size: GRANULE,
+            best: [f64::INFINITY; 2],
+            gains: Default::default(),
+        }
     }
 }
 
@@ -52,13 +61,14 @@ fn main() {
         Mode::new("pi-64b", Some(Guard::Crc64Nvme), Bounce::Always),
         Mode::new("pi-t10", Some(Guard::Crc16T10Dif), Bounce::Always),
         Mode::new("bounce", None, Bounce::Always),
+        Mode { block_size: 512, ..Mode::new("bounce-512", None, Bounce::Always) },
         Mode::new("zero-copy", None, Bounce::WhenUnaligned),
     ];
     modes.retain(|mode| wanted.as_deref().is_none_or(|wanted| wanted == mode.name));
     for turn in 1..=runs {
-        for Mode { device, bounce, best, gains, .. } in &mut modes {
+        for Mode { device, bounce, block_size, best, gains, .. } in &mut modes {
             for (kind, request_type) in [request_type::IN, request_type::OUT].into_iter().enumerate() {
-                let load = || Load { request_type, block_size: GRANULE, bounce: *bounce, inflight: None };
+                let load = || Load { request_type, block_size: *block_size, bounce: *bounce, inflight: None };
                 best[kind] = best[kind].min(run(device.clone(), load()));
                 if turn % RUNS_TO_A_PAIR == 0 {
                     let long = |queues| {
@@ -76,8 +86,8 @@ fn main() {
     );
     println!("| mode | read | write | two queues: read | write |\n|---|---|---|---|---|");
     for Mode { name, best: [read, write], gains, .. } in modes {
-        let [reads, writes] =
-            gains.map(|gains| median(gains).map_or(String::new(), |gain| format!("{gain:.2} times as many")));
+        let [reads, writes] = gains
+            .map(|gains| median(gains).map(|gain| format!("{gain:.2} times as many")).unwrap_or_default());
         println!("| {name} | {read:.0} ns | {write:.0} ns | {reads} | {writes} |");
     }
 }

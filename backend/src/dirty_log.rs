@@ -34,7 +34,7 @@ pub enum DirtyLogError {
         needed: u64,
     },
     /// Its part of the file is not there, or cannot be mapped.
-    #[error("cannot use the dirty log")]
+    #[error("a dirty log that cannot be mapped")]
     Mapping(#[from] MappingError),
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use stableblk::bounce::Arena;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::disk::{Bounce, Disk};
@@ -57,7 +57,7 @@ pub(crate) fn run<B: BlockDevice>(device: Arc<B>, load: Load) -> f64 {
 }
 
 /// The same where each of `loads` has a queue of the disk, and a worker on a thread of its own, at the same time: the longest time of
-/// them, for the requests of all.
+/// them, for the requests of all. The disk's block size and bounce are those of the first.
 pub(crate) fn run_at_once<B: BlockDevice>(device: Arc<B>, loads: Vec<Load>, batches: usize) -> f64 {
     let disk = disk(Driven::new(device), &loads);
     let requests = loads.len() * batches * usize::from(BATCH);
@@ -70,7 +70,7 @@ pub(crate) fn run_at_once<B: BlockDevice>(device: Arc<B>, loads: Vec<Load>, batc
         let queues: Vec<_> = loads.into_iter().enumerate().map(serve).collect();
         queues.into_iter().map(|queue| queue.join().expect("nobody panics")).max()
     });
-    per_request(elapsed.unwrap_or_default(), requests)
+    per_request(elapsed.expect("there is a queue"), requests)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits are of interest")]
@@ -110,10 +110,7 @@ fn serve<B: BlockDevice>(
     disk.inboxes[index].post(Message::Stop);
     GUEST.set(Some(guest));
     let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
-    // left to itself the scheduler may take milliseconds to notice that the other core idles
-    let mut core = CpuSet::new();
-    core.set(index);
-    sched_setaffinity(None, &core).expect("there are as many cores as queues");
+    keep_to_core(index);
     ready.wait();
     worker.run().expect("nothing fails here");
     for slot in 0..u64::from(BATCH) {
@@ -121,6 +118,16 @@ fn serve<B: BlockDevice>(
         assert_eq!(status, 0, "a request has failed");
     }
     ELAPSED.take().expect("all batches came back")
+}
+
+/// Keeps the thread to the `index`th core that it may use, counted round and round. Left to itself the scheduler may take milliseconds to
+/// notice that another one idles.
+fn keep_to_core(index: usize) {
+    let allowed = sched_getaffinity(None).expect("it can be asked");
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).cycle();
+    let mut one = CpuSet::new();
+    one.set(cores.nth(index).expect("this thread runs on one"));
+    sched_setaffinity(None, &one).expect("it is allowed");
 }
 
 /// Writes the chain of one request of a queue whose part of the disk begins at byte `first`; its head.

@@ -1,15 +1,12 @@
 //! What is done to the whole disk: by a job beside its queues, or while they stand still.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::jobs::Results;
 use super::protocol::{Reply, Size};
 use crate::bounce::Arena;
-use crate::device::{BlockDevice, DeviceQueue, Event, EventSources};
+use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::disk::Disk;
 use crate::growth::{self, GrowthError};
 use crate::inflight::Operation;
@@ -115,10 +112,8 @@ pub(super) fn flush<B: BlockDevice>(disk: &Disk<B>) -> Reply {
 fn try_flush<B: BlockDevice>(disk: &Disk<B>) -> io::Result<()> {
     let info = disk.device.info();
     let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
-    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-    let (kick, wake) = (new_eventfd()?, new_eventfd()?);
-    let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
-    let Some(mut queue) = disk.device.open_queue_if_held(&arena, sources)? else {
+    let events = OwnEvents::new()?;
+    let Some(mut queue) = disk.device.open_queue_if_held(&arena, events.sources())? else {
         // it was closed when it was handed over, which made everything durable
         return Ok(());
     };

@@ -211,8 +211,8 @@ fn is_to_repeat(error: &io::Error) -> bool {
 fn instead(step: PiStep, result: &io::Result<()>) -> Option<Step> {
     let unsupported = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
     match step {
-        PiStep::Other(Step::Fallocate { file, offset, len, by: ZeroBy::PunchHole }) if unsupported => {
-            Some(Step::Fallocate { file, offset, len, by: ZeroBy::ZeroRange })
+        PiStep::Other(Step::Fallocate { offset, len, by: ZeroBy::PunchHole }) if unsupported => {
+            Some(Step::Fallocate { offset, len, by: ZeroBy::ZeroRange })
         }
         _ => None,
     }

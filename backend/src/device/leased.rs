@@ -151,12 +151,10 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::sync::mpsc::{self, RecvTimeoutError};
 
-    use rustix::event::{EventfdFlags, eventfd};
-
     use super::*;
+    use crate::device::OwnEvents;
     use crate::device::mem::MemDevice;
 
     fn mem() -> MemDevice {
@@ -167,8 +165,8 @@ mod tests {
     fn a_hand_over_waits_for_who_has_borrowed_the_disk() {
         let leased = Arc::new(Leased::held(mem(), || panic!("nobody takes it again")));
         let arena = Arena::reserve(0).unwrap();
-        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let events = OwnEvents::new().unwrap();
+        let sources = events.sources();
         let borrowed = leased.open_queue_if_held(&arena, sources).unwrap();
         assert!(borrowed.is_some());
         let (done, handed_over) = mpsc::channel();

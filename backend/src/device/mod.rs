@@ -17,6 +17,7 @@ pub mod null;
 mod nvme;
 mod one_by_one;
 mod opaque_metadata;
+mod own_events;
 mod pi_attribute;
 mod pi_failure;
 mod plain;
@@ -40,6 +41,7 @@ pub use nvme::{
 };
 pub use one_by_one::OneByOne;
 pub use opaque_metadata::UnusableMetadata;
+pub(crate) use own_events::OwnEvents;
 pub use pi_attribute::NoAttribute;
 pub use pi_failure::{PiFailure, PiStatus};
 pub use plain::PlainDevice;

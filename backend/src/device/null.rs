@@ -123,13 +123,11 @@ impl<B: BlockDevice> DeviceQueue for NullQueue<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use integrity::{Guard, IntegrityProfile, PiType};
-    use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
     use crate::bounce::FolioPool;
+    use crate::device::OwnEvents;
     use crate::device::mem::MemDevice;
     use crate::inflight::Piece;
 
@@ -146,10 +144,8 @@ mod tests {
     fn transfer(device: &Arc<NullDevice<MemDevice>>, direction: Direction) -> Transfer {
         let protection = device.info().protection.unwrap();
         let arena = Arena::reserve(protection.metadata_per_page()).unwrap();
-        let (kick, wake) =
-            (eventfd(0, EventfdFlags::empty()).unwrap(), eventfd(0, EventfdFlags::empty()).unwrap());
-        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
-        let mut queue = device.open_queue(&arena, sources).unwrap();
+        let events = OwnEvents::new().unwrap();
+        let mut queue = device.open_queue(&arena, events.sources()).unwrap();
         let mut folio = FolioPool::new(arena).take(LEN, 4096).unwrap();
         folio.parts_mut().0.fill(0xA5);
         folio.parts_mut().1.fill(0xA5);

@@ -2,12 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
-
-use super::{BlockDevice, DeviceQueue, Event, EventSources};
+use super::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::bounce::{Arena, BounceFolio, FolioPool};
 use crate::inflight::{Buffer, Direction, Operation, Piece, Transfer};
 
@@ -17,7 +14,7 @@ pub struct OneByOne<Q> {
     queue: Q,
     pool: FolioPool,
     granule: usize,
-    _events: [OwnedFd; 2],
+    _events: OwnEvents,
 }
 
 impl<Q> fmt::Debug for OneByOne<Q> {
@@ -31,11 +28,8 @@ impl<Q: DeviceQueue> OneByOne<Q> {
     pub fn open<B: BlockDevice<Queue = Q>>(device: &Arc<B>) -> io::Result<Self> {
         let info = device.info();
         let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
-        // nobody signals them
-        let event = || eventfd(0, EventfdFlags::CLOEXEC);
-        let events = [event()?, event()?];
-        let sources = EventSources { kick: events[0].as_fd(), wake: events[1].as_fd() };
-        let queue = device.open_queue(&arena, sources)?;
+        let events = OwnEvents::new()?;
+        let queue = device.open_queue(&arena, events.sources())?;
         Ok(Self { queue, pool: FolioPool::new(arena), granule: info.granule, _events: events })
     }
 

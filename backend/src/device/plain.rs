@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::uring::{self, IMAGE, IMAGE_FOR_SYNC, Ring, Step};
+use super::uring::{self, Ring, Step};
 use super::{
     BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, Zeroing,
 };
@@ -110,64 +110,7 @@ impl DeviceQueue for PlainQueue {
 pub(super) fn first_step(operation: &Operation) -> Step {
     match *operation {
         Operation::Transfer(_) => Step::Transfer,
-        Operation::Zero { offset, len, by, .. } => Step::Fallocate { file: IMAGE, offset, len, by },
-        Operation::Flush { .. } => Step::Sync { file: IMAGE_FOR_SYNC },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::fd::AsFd;
-    use std::os::unix::fs::FileExt;
-    use std::sync::Barrier;
-    use std::thread;
-
-    use rustix::event::{EventfdFlags, eventfd};
-
-    use super::*;
-    use crate::image::{Access, DirectIo};
-    use crate::thin_device::ThinDevice;
-
-    /// What two flushes of each of two queues return, begun at the same time, after `write`.
-    fn flush_by_both(device: &Arc<PlainDevice>, write: impl Fn()) -> Vec<io::Result<()>> {
-        let opened = Barrier::new(3);
-        let flush = || {
-            let arena = Arena::reserve(0).unwrap();
-            let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-            let mut queue =
-                device.open_queue(&arena, EventSources { kick: kick.as_fd(), wake: wake.as_fd() }).unwrap();
-            opened.wait();
-            opened.wait();
-            (0..2).for_each(|request| queue.submit(Operation::Flush { request }));
-            let mut results = Vec::new();
-            while results.len() < 2 {
-                queue.enter(true).unwrap();
-                if let Some(Event::Done(_, result)) = queue.reap() {
-                    results.push(result);
-                }
-            }
-            results
-        };
-        thread::scope(|scope| {
-            let flushing = [(); 2].map(|()| scope.spawn(flush));
-            opened.wait();
-            write();
-            opened.wait();
-            flushing.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn of_flushes_at_the_same_time_each_tells_of_what_was_lost() {
-        let Some(thin) = ThinDevice::attach() else { return };
-        let other = fs::OpenOptions::new().write(true).open(thin.path()).unwrap();
-        for attempt in 0..50 {
-            let image = Image::open(thin.path(), Access::Inspect, DirectIo::Never).unwrap();
-            let device = Arc::new(PlainDevice::new(image));
-            let results =
-                flush_by_both(&device, || other.write_all_at(&vec![attempt; 4 << 20], 2 << 20).unwrap());
-            assert!(results.iter().all(Result::is_err), "attempt {attempt}: {results:?}");
-        }
+        Operation::Zero { offset, len, by, .. } => Step::Fallocate { offset, len, by },
+        Operation::Flush { .. } => Step::Sync,
     }
 }

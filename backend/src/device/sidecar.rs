@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use super::plain::first_step;
-use super::uring::{self, IMAGE_FOR_SYNC, Ring, Step};
+use super::uring::{self, Ring, Step};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
@@ -337,7 +337,7 @@ impl SidecarQueue {
             }
             Asking::BeginFlush(operation) => {
                 let logged = Logged::Flush(journal.begin_flush());
-                self.ring.submit(operation, (Step::Sync { file: IMAGE_FOR_SYNC }, logged));
+                self.ring.submit(operation, (Step::Sync, logged));
             }
             Asking::IsFlushed(operation, mut flush) => match journal.is_flushed(&mut flush) {
                 Ok(false) => self.asking.push(Asking::IsFlushed(operation, flush)),

@@ -35,24 +35,20 @@ const WAKE: u64 = u64::MAX - 1;
 /// One line for all workers.
 static SAY_UNREGISTERED: Once = Once::new();
 
-/// A registered file, by its place in the list given to [`Ring::new`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RegisteredFile(u32);
-
-/// The image, of a ring [over one](Ring::over).
-pub(super) const IMAGE: RegisteredFile = RegisteredFile(0);
+/// What is read and written, by its place in the list given to [`Ring::new`].
+const IMAGE: types::Fixed = types::Fixed(0);
 /// Another open file description of it, by which this ring alone syncs it.
-pub(super) const IMAGE_FOR_SYNC: RegisteredFile = RegisteredFile(1);
+const IMAGE_FOR_SYNC: types::Fixed = types::Fixed(1);
 
 /// What the ring does for an operation: one submission queue entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Reads or writes file 0 as the operation's transfer says.
     Transfer,
-    /// `fallocate` of part of a file, in bytes.
-    Fallocate { file: RegisteredFile, offset: u64, len: u64, by: ZeroBy },
-    /// `fdatasync` of a file.
-    Sync { file: RegisteredFile },
+    /// `fallocate` of part of file 0, in bytes.
+    Fallocate { offset: u64, len: u64, by: ZeroBy },
+    /// `fdatasync` by file 1.
+    Sync,
 }
 
 /// What a ring does for operations, one submission queue entry at a time.
@@ -92,17 +88,15 @@ unsafe impl RingStep for Step {
     fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
         Some(match (operation, self) {
             (Operation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
-            (_, Self::Fallocate { file, offset, len, by }) => {
+            (_, Self::Fallocate { offset, len, by }) => {
                 let mode = match by {
                     ZeroBy::PunchHole | ZeroBy::Deallocate => libc::FALLOC_FL_PUNCH_HOLE,
                     ZeroBy::ZeroRange | ZeroBy::Writing => libc::FALLOC_FL_ZERO_RANGE,
                 };
-                let entry = opcode::Fallocate::new(types::Fixed(file.0), *len).offset(*offset);
+                let entry = opcode::Fallocate::new(IMAGE, *len).offset(*offset);
                 entry.mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
             }
-            (_, Self::Sync { file }) => {
-                opcode::Fsync::new(types::Fixed(file.0)).flags(types::FsyncFlags::DATASYNC).build()
-            }
+            (_, Self::Sync) => opcode::Fsync::new(IMAGE_FOR_SYNC).flags(types::FsyncFlags::DATASYNC).build(),
             (_, Self::Transfer) => return None,
         })
     }
@@ -176,8 +170,8 @@ struct Flushes {
 }
 
 impl Flushes {
-    /// Whether the flush in `slot` is the one that is to begin now.
-    fn is_begun_by(&mut self, slot: usize) -> bool {
+    /// Takes in the flush in `slot`: whether it begins now, and does not wait.
+    fn begins(&mut self, slot: usize) -> bool {
         if self.begun.is_some() {
             self.waiting.push(slot);
             return false;
@@ -299,7 +293,7 @@ impl<S: RingStep> Ring<S> {
         Ok(ring)
     }
 
-    /// A ring over `image`: file 0 is [`IMAGE`], file 1 [`IMAGE_FOR_SYNC`]. As [`Self::new`].
+    /// A ring that reads, writes and syncs `image`. As [`Self::new`].
     pub(super) fn over(image: &Image, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self> {
         let for_sync = image.open_for_sync()?;
         Self::new(arena, &[image.file().as_fd(), for_sync.as_fd()], image.durability(), sources)
@@ -317,7 +311,7 @@ impl<S: RingStep> Ring<S> {
         let slot = self.in_flight.insert((operation, step));
         match done {
             Some(result) => self.done.push_back((slot, result)),
-            None if is_flush && !self.flushes.is_begun_by(slot) => {}
+            None if is_flush && !self.flushes.begins(slot) => {}
             None => self.push_slot(slot),
         }
     }
@@ -439,7 +433,7 @@ impl<S: RingStep> Ring<S> {
 }
 
 pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
-    let (file, offset) = (types::Fixed(0), transfer.offset);
+    let (file, offset) = (IMAGE, transfer.offset);
     let len = u32::try_from(transfer.len).expect("a transfer is at most a folio");
     match (&transfer.buffer, transfer.direction) {
         (Buffer::Bounce(folio), Direction::Read) if fixed_buffer => {
@@ -489,52 +483,73 @@ impl<S: RingStep> Drop for Ring<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use rustix::event::{EventfdFlags, eventfd};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
     use crate::bounce::FolioPool;
+    use crate::device::OwnEvents;
+    use crate::image::{Access, DirectIo};
     use crate::inflight::Piece;
+    use crate::thin_device::ThinDevice;
 
     #[test]
     fn after_a_flush_that_failed_none_is_believed() {
         let arena = Arena::reserve(0).unwrap();
-        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let events = OwnEvents::new().unwrap();
         let file = tempfile::tempfile().unwrap();
         let durability = Durability::default();
+        let ring = |for_sync| {
+            Ring::<Step>::new(&arena, &[file.as_fd(), for_sync], &durability, events.sources()).unwrap()
+        };
         // an eventfd cannot be synced
-        let files = [file.as_fd(), wake.as_fd()];
-        let mut first = Ring::<Step>::new(&arena, &files, &durability, sources).unwrap();
-        let mut second = Ring::<Step>::new(&arena, &files, &durability, sources).unwrap();
-        let flush = |ring: &mut Ring<Step>, file| {
-            ring.submit(Operation::Flush { request: 0 }, Step::Sync { file: RegisteredFile(file) });
+        let (mut good, mut bad) = (ring(file.as_fd()), ring(events.sources().wake));
+        let flush = |ring: &mut Ring<Step>| {
+            ring.submit(Operation::Flush { request: 0 }, Step::Sync);
             ring.enter(true).unwrap();
             match ring.reap() {
                 Some(Event::Done(_, _, result)) => result.map_err(|error| error.raw_os_error()),
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!((flush(&mut first, 0), flush(&mut second, 0)), (Ok(()), Ok(())));
-        assert_eq!(flush(&mut first, 1), Err(Some(libc::EINVAL)));
-        assert_eq!(
-            (flush(&mut first, 0), flush(&mut second, 0)),
-            (Err(Some(libc::EIO)), Err(Some(libc::EIO)))
-        );
+        assert_eq!(flush(&mut good), Ok(()));
+        assert_eq!(flush(&mut bad), Err(Some(libc::EINVAL)));
+        assert_eq!(flush(&mut good), Err(Some(libc::EIO)));
         assert!(durability.is_lost());
+    }
+
+    /// As when of two syncs at the same time only the other one is told of it.
+    #[test]
+    fn what_another_sync_was_told_is_told_to_a_flush_too() {
+        let Some(thin) = ThinDevice::attach() else { return };
+        let image = Image::open(thin.path(), Access::Inspect, DirectIo::Never).unwrap();
+        let (arena, events) = (Arena::reserve(0).unwrap(), OwnEvents::new().unwrap());
+        let mut ring = Ring::<Step>::over(&image, &arena, events.sources()).unwrap();
+        let written = File::options().write(true).open(thin.path()).unwrap();
+        written.write_all_at(&vec![1; 4 << 20], 2 << 20).unwrap();
+        // not by way of what remembers it for all
+        image.file().sync_data().unwrap_err();
+        ring.submit(Operation::Flush { request: 0 }, Step::Sync);
+        ring.enter(true).unwrap();
+        let Some(Event::Done(_, _, result)) = ring.reap() else { panic!("nothing is done") };
+        result.unwrap_err();
     }
 
     #[test]
     fn flushes_asked_for_during_one_are_done_together_by_the_next() {
         let arena = Arena::reserve(0).unwrap();
-        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
+        let events = OwnEvents::new().unwrap();
         let file = tempfile::tempfile().unwrap();
-        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], &Durability::default(), sources).unwrap();
+        let mut ring = Ring::<Step>::new(
+            &arena,
+            &[file.as_fd(), file.as_fd()],
+            &Durability::default(),
+            events.sources(),
+        )
+        .unwrap();
         ring.enter(false).unwrap();
         let flush = |ring: &mut Ring<Step>, request| {
-            ring.submit(Operation::Flush { request }, Step::Sync { file: RegisteredFile(0) });
+            ring.submit(Operation::Flush { request }, Step::Sync);
         };
         (0..4).for_each(|request| flush(&mut ring, request));
         let mut submitted = Vec::new();
@@ -560,11 +575,16 @@ mod tests {
         let arena = Arena::reserve(0).unwrap();
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
         file.set_len(1 << 20).unwrap();
-        let [kick, wake] = [(), ()].map(|()| eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let sources = EventSources { kick: kick.as_fd(), wake: wake.as_fd() };
-        let mut ring = Ring::<Step>::new(&arena, &[file.as_fd()], &Durability::default(), sources).unwrap();
+        let events = OwnEvents::new().unwrap();
+        let mut ring = Ring::<Step>::new(
+            &arena,
+            &[file.as_fd(), file.as_fd()],
+            &Durability::default(),
+            events.sources(),
+        )
+        .unwrap();
         let mut pool = FolioPool::new(arena);
-        ring.submit(Operation::Flush { request: 0 }, Step::Sync { file: RegisteredFile(0) });
+        ring.submit(Operation::Flush { request: 0 }, Step::Sync);
         ring.enter(true).unwrap();
         for request in 1..9 {
             let piece = Piece { request, data_offset: 0, data_len: 4096, lead: 0, merge: false };
