@@ -14,7 +14,7 @@ use vhost::vhost_user::message::VhostUserLog;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::{GuestAddress, MmapRegion, VolatileMemory};
 
-use crate::lost_memory::Announced;
+use crate::lost_memory::{Announced, Loss};
 use crate::mapping::{self, MappingError};
 
 /// `VHOST_LOG_PAGE`, in bytes.
@@ -50,7 +50,7 @@ pub struct DirtyLog {
 #[derive(Debug)]
 struct LogPages {
     // before the mapping, whose pages it guards
-    _announced: Announced,
+    announced: Announced,
     mapping: MmapRegion<()>,
     said_too_small: Once,
 }
@@ -98,6 +98,12 @@ impl DirtyLog {
         self.pages.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Why the front-end's bitmap is lost, if it is: then marks are lost with it.
+    pub fn loss(&self) -> Option<Loss> {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        pages.as_ref().and_then(|pages| pages.announced.loss())
+    }
+
     /// Whether writes are marked.
     #[inline]
     pub fn is_on(&self) -> bool {
@@ -135,7 +141,7 @@ impl DirtyLog {
 impl LogPages {
     fn map(size: u64, offset: u64, file: File) -> Result<Self, DirtyLogError> {
         let (announced, mapping) = mapping::map(file, offset, size, ())?;
-        Ok(Self { _announced: announced, mapping, said_too_small: Once::new() })
+        Ok(Self { announced, mapping, said_too_small: Once::new() })
     }
 
     fn set_bit(&self, page: u64) {
@@ -176,6 +182,11 @@ impl RegionLog {
     /// That of the region at `start`.
     pub fn new(log: Arc<DirtyLog>, start: GuestAddress) -> Self {
         Self { log, start: start.0 }
+    }
+
+    /// All of the log.
+    pub fn dirty_log(&self) -> &DirtyLog {
+        &self.log
     }
 }
 

@@ -15,7 +15,7 @@ use vhost::vhost_user::message::VhostUserInflight;
 use vm_memory::MmapRegion;
 
 pub use self::queue::InflightQueue;
-use crate::lost_memory::Announced;
+use crate::lost_memory::{Announced, Loss};
 use crate::mapping::{self, MappingError};
 
 /// Size of `QueueRegionSplit` up to its descriptor states.
@@ -130,7 +130,7 @@ pub fn create(
 #[derive(Debug)]
 pub struct InflightRegion {
     // before the mapping, whose pages it guards
-    _announced: Announced,
+    announced: Announced,
     mapping: MmapRegion<()>,
     queues: usize,
     queue_size: u16,
@@ -149,6 +149,11 @@ impl InflightRegion {
             return Err(InflightError::TooSmall { size, needed });
         }
         let (announced, mapping) = mapping::map(file, offset, size, ())?;
-        Ok(Self { _announced: announced, mapping, queues: num_queues.into(), queue_size })
+        Ok(Self { announced, mapping, queues: num_queues.into(), queue_size })
+    }
+
+    /// Why the region is lost, if it is.
+    pub fn loss(&self) -> Option<Loss> {
+        self.announced.loss()
     }
 }

@@ -1,72 +1,204 @@
-//! Guest memory that the front-end takes away under us, by truncating the file behind a region.
+//! Guest memory that is lost while it is mapped here: its file was truncated, or its file system has no page left for it.
 //!
-//! The next access is a SIGBUS, which would end the process and with it the disks of other sessions to come. The handler
-//! here puts empty memory in the place of the lost page, for mappings that were announced, and only for them: the guest
-//! reads and writes zeros there, which is what its front-end asked for. A mapping of huge pages can be replaced by whole ones
-//! alone.
+//! An access to such a page raises SIGBUS, whose default action would end the process. For a mapping
+//! that was announced the handler marks the whole mapping as lost, notes why, and maps private
+//! memory over all of it, so that the access ends. Whoever copied from or to the mapping finds the
+//! mark afterwards and fails the request, and the session ends. The private memory is only there so
+//! that threads which are in the middle of a copy can finish it.
+//!
+//! A hardware memory error and a SIGBUS that somebody sent end the process, as by default.
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
 use libc::{c_int, c_void, siginfo_t};
 use rustix::fs::fstatfs;
-use vm_memory::MmapRegion;
+use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
+use vm_memory::{FileOffset, MmapRegion};
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::memory::MEMORY_SLOTS_MAX;
 
-/// A table may be changed by a message while the one it replaces is still mapped; so may an in-flight region and a dirty log.
+/// A table may be changed by a message while the one that it replaces is still mapped. The same is
+/// true of an in-flight region and of a dirty log.
 const SLOTS: usize = 2 * (MEMORY_SLOTS_MAX + 1);
-const PAGE_SIZE: usize = 4096;
+/// The handler tries to allocate this much to find out why a page is lost.
+const PAGE_SIZE: u64 = 4096;
 
-/// Start and end of a mapping; a free slot has start 0. A slot being filled has an end of 0, which no address is below.
+/// Why a mapping was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Loss {
+    /// The file ends before the page.
+    #[error("the front-end truncated the file to {len} bytes")]
+    Truncated {
+        /// The length of the file at that time.
+        len: u64,
+    },
+    /// The file system has no page left. On tmpfs and hugetlbfs pages are taken at the first access.
+    #[error(
+        "its file system has no space left: make room for all of the guest's memory, or allocate it at the start \
+        (`prealloc=on` in QEMU)"
+    )]
+    NoSpace,
+    /// The file system failed in another way.
+    #[error("its file system failed: {}", std::io::Error::from_raw_os_error(*errno))]
+    Failed {
+        /// What the kernel answered when it was asked for the page again.
+        errno: c_int,
+    },
+    /// The page could be had again when the kernel was asked for it.
+    #[error("a page of it could not be had for a moment: its file system was full, or its device failed")]
+    Momentary,
+}
+
+/// The mapping is good.
+const GOOD: u8 = 0;
+/// A handler has found it lost and is replacing it.
+const REPLACING: u8 = 1;
+/// Private memory is in its place.
+const REPLACED: u8 = 2;
+
+/// A mapping that was announced. The fields from `start` to `offset` count while `version` is even.
 #[derive(Debug)]
 struct Slot {
+    /// Odd while the fields are being changed. A reader that finds another version after it has read
+    /// them has read parts of two mappings.
+    version: AtomicU64,
+    /// Its first address; 0 in a free slot.
     start: AtomicUsize,
+    /// The first address behind it.
     end: AtomicUsize,
-    page_size: AtomicUsize,
+    /// The file, which the mapping keeps open.
+    file: AtomicI32,
+    /// Where in the file it starts, in bytes.
+    offset: AtomicU64,
+    state: AtomicU8,
+    /// For [`Loss`]: length of the file if it was truncated, else `u64::MAX`.
+    len: AtomicU64,
+    /// For [`Loss`]: 0 if the page could be had.
+    errno: AtomicI32,
+}
+
+/// What a slot says of its mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mapped {
+    start: usize,
+    end: usize,
+    file: c_int,
+    offset: u64,
 }
 
 impl Slot {
     const fn free() -> Self {
-        Self { start: AtomicUsize::new(0), end: AtomicUsize::new(0), page_size: AtomicUsize::new(0) }
+        Self {
+            version: AtomicU64::new(0),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            file: AtomicI32::new(-1),
+            offset: AtomicU64::new(0),
+            state: AtomicU8::new(GOOD),
+            len: AtomicU64::new(u64::MAX),
+            errno: AtomicI32::new(0),
+        }
+    }
+
+    /// Takes the slot for a change, if it is free and nobody else changes it.
+    fn take(&self) -> bool {
+        let version = self.version.load(Ordering::Relaxed);
+        version.is_multiple_of(2)
+            && self.start.load(Ordering::Relaxed) == 0
+            && self
+                .version
+                .compare_exchange(version, version + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Ends a change.
+    fn publish(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// All of its fields, of one mapping; `None` while they are changed, or if there is none.
+    fn read(&self) -> Option<Mapped> {
+        let version = self.version.load(Ordering::Acquire);
+        let mapped = Mapped {
+            start: self.start.load(Ordering::Relaxed),
+            end: self.end.load(Ordering::Relaxed),
+            file: self.file.load(Ordering::Relaxed),
+            offset: self.offset.load(Ordering::Relaxed),
+        };
+        fence(Ordering::Acquire);
+        let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        (is_whole && mapped.start != 0).then_some(mapped)
+    }
+
+    fn loss(&self) -> Option<Loss> {
+        // the cause is stored before the state
+        (self.state.load(Ordering::Acquire) == REPLACED).then(|| {
+            match (self.len.load(Ordering::Relaxed), self.errno.load(Ordering::Relaxed)) {
+                (u64::MAX, 0) => Loss::Momentary,
+                (u64::MAX, libc::ENOSPC | libc::ENOMEM | libc::EDQUOT) => Loss::NoSpace,
+                (u64::MAX, errno) => Loss::Failed { errno },
+                (len, _) => Loss::Truncated { len },
+            }
+        })
     }
 }
 
 // A handler must not lock or allocate, hence a table of fixed size.
 static ANNOUNCED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
-static LOST_PAGES: AtomicU64 = AtomicU64::new(0);
+/// Mappings that were lost since the process began.
+static LOSSES: AtomicU64 = AtomicU64::new(0);
 
-/// Survives the loss of pages of announced mappings from now on.
+/// Survives the loss of announced mappings from now on.
 pub fn catch() -> std::io::Result<()> {
-    register_signal_handler(libc::SIGBUS, replace_page).map_err(Into::into)
+    register_signal_handler(libc::SIGBUS, handle).map_err(Into::into)
 }
 
-/// How many pages were lost since this was last asked.
-pub fn take_count() -> u64 {
-    LOST_PAGES.swap(0, Ordering::Relaxed)
+/// How many mappings were lost since the process began. To be read after a copy: if the number is
+/// what it was before, all that was copied was the front-end's.
+#[inline]
+pub fn losses() -> u64 {
+    // not before the loads of the copy
+    fence(Ordering::Acquire);
+    LOSSES.load(Ordering::Relaxed)
 }
 
-/// A mapping whose pages may get lost, for as long as this exists. To be dropped before the mapping.
+/// Whether `address` lies in a mapping that is lost.
+pub fn is_lost(address: usize) -> bool {
+    let slot = find(address);
+    slot.is_some_and(|(slot, _)| slot.state.load(Ordering::Acquire) != GOOD)
+}
+
+/// A mapping whose pages may be lost, for as long as this exists. To be dropped before the mapping.
 #[derive(Debug)]
 pub struct Announced(&'static Slot);
 
 impl Announced {
-    /// Announces all of `mapping`. `None`: too many are announced already.
+    /// Announces all of `mapping`, which is of a file. `None`: too many are announced already.
     pub fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
+        let slot = ANNOUNCED.iter().find(|slot| slot.take())?;
         let start = mapping.as_ptr().addr();
-        let take =
-            |slot: &&Slot| slot.start.compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        let slot = ANNOUNCED.iter().find(take)?;
-        let page_size =
-            mapping.file_offset().and_then(|offset| huge_page_size(offset.file())).unwrap_or(PAGE_SIZE);
-        slot.page_size.store(page_size, Ordering::Relaxed);
-        slot.end.store(start + mapping.size(), Ordering::Release);
+        slot.start.store(start, Ordering::Relaxed);
+        slot.end.store(start + mapping.size(), Ordering::Relaxed);
+        let file = mapping.file_offset();
+        slot.file.store(file.map_or(-1, |file| file.file().as_raw_fd()), Ordering::Relaxed);
+        slot.offset.store(file.map_or(0, FileOffset::start), Ordering::Relaxed);
+        slot.len.store(u64::MAX, Ordering::Relaxed);
+        slot.errno.store(0, Ordering::Relaxed);
+        slot.state.store(GOOD, Ordering::Relaxed);
+        slot.publish();
         Some(Self(slot))
+    }
+
+    /// Why the mapping was lost, if it was.
+    pub fn loss(&self) -> Option<Loss> {
+        self.0.loss()
     }
 }
 
@@ -78,85 +210,202 @@ pub(crate) fn huge_page_size(file: &File) -> Option<usize> {
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        self.0.end.store(0, Ordering::Release);
-        self.0.start.store(0, Ordering::Release);
+        // only the owner changes a slot that is taken
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        self.0.start.store(0, Ordering::Relaxed);
+        self.0.end.store(0, Ordering::Relaxed);
+        self.0.publish();
     }
 }
 
-/// The page of an announced mapping that `address` is in: its start and size.
-fn announced_page(address: usize) -> Option<(usize, usize)> {
-    let slot = ANNOUNCED.iter().find(|slot| {
-        let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
-        (start..end).contains(&address)
-    })?;
-    // a power of two, and the mapping begins with a page
-    let size = slot.page_size.load(Ordering::Relaxed);
-    Some((address & !(size - 1), size))
+/// The announced mapping that `address` is in.
+fn find(address: usize) -> Option<(&'static Slot, Mapped)> {
+    ANNOUNCED.iter().find_map(|slot| {
+        let mapped = slot.read()?;
+        (mapped.start..mapped.end).contains(&address).then_some((slot, mapped))
+    })
 }
 
-extern "C" fn replace_page(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo to a handler that is registered with SA_SIGINFO.
     let info = unsafe { &*info };
-    // SAFETY: SIGBUS sets the address.
-    let address = unsafe { info.si_addr() }.addr();
-    if let Some((page, size)) = announced_page(address) {
-        // SAFETY: the page lies in a mapping that stays ours while it is announced; nothing else can be mapped there.
-        let mapped = unsafe {
-            libc::mmap(
-                ptr::with_exposed_provenance_mut(page),
-                size,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-                -1,
-                0,
-            )
-        };
-        if mapped != libc::MAP_FAILED {
-            LOST_PAGES.fetch_add(1, Ordering::Relaxed);
+    // any other code is a hardware memory error, or of a signal that somebody sent
+    if info.si_code == libc::BUS_ADRERR {
+        // SAFETY: the kernel sets the address for this code.
+        let address = unsafe { info.si_addr() }.addr();
+        if let Some((slot, mapped)) = find(address)
+            && replace(slot, mapped, address)
+        {
             return;
         }
     }
-    // A real bus error: end as if there were no handler, by the access that is repeated on return.
-    // SAFETY: signal(2) may be called in a handler.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: signal(2) and raise(3) may be called in a handler. The signal is blocked while its
+    // handler runs, so it is delivered, to its default action, when the handler returns.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+    }
+    // SAFETY: as above.
+    unsafe {
+        libc::raise(signal);
+    }
+}
+
+/// Marks the mapping of `slot` as lost at `address` and puts private memory in its place. False when that cannot be had.
+fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
+    if slot.state.compare_exchange(GOOD, REPLACING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // another thread replaces it, or has done so since this one's access: that is repeated
+        return true;
+    }
+    probe(slot, mapped, address);
+    // before the memory: a thread that reads the private memory finds the number changed
+    LOSSES.fetch_add(1, Ordering::SeqCst);
+    // SAFETY: the addresses from `start` to `end` are one mapping of ours, and stay that while it is
+    // announced: its owner drops the announcement first, and the faulting thread holds the owner.
+    let memory = unsafe {
+        libc::mmap(
+            ptr::with_exposed_provenance_mut(mapped.start),
+            mapped.end - mapped.start,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    slot.state.store(REPLACED, Ordering::Release);
+    memory != libc::MAP_FAILED
+}
+
+/// Finds out why the page at `address` is lost, by asking for it once more.
+fn probe(slot: &Slot, mapped: Mapped, address: usize) {
+    let at = mapped.offset + (address - mapped.start) as u64;
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat may be called in a handler, and fills in the whole struct when it succeeds.
+    if unsafe { libc::fstat(mapped.file, stat.as_mut_ptr()) } == 0 {
+        // SAFETY: it was filled in.
+        let len = unsafe { stat.assume_init() }.st_size.cast_unsigned();
+        if len <= at {
+            return slot.len.store(len, Ordering::Relaxed);
+        }
+    }
+    let page = (at - at % PAGE_SIZE).cast_signed();
+    // SAFETY: a system call, which may be made in a handler. It changes no data: it takes a page for a
+    // hole of the file.
+    let asked =
+        unsafe { libc::fallocate(mapped.file, libc::FALLOC_FL_KEEP_SIZE, page, PAGE_SIZE.cast_signed()) };
+    if asked != 0 {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        slot.errno.store(errno, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
     use rustix::fs::{MemfdFlags, memfd_create};
-    use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+    use vm_memory::VolatileMemory;
 
     use super::*;
 
-    #[test]
-    fn a_truncated_region_reads_as_zeros_and_can_be_written() {
-        catch().unwrap();
+    fn memfd(len: u64) -> File {
         let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
-        file.set_len(16384).unwrap();
-        let region: MmapRegion =
-            MmapRegion::from_file(FileOffset::new(file.try_clone().unwrap(), 0), 16384).unwrap();
-        let announced = Announced::new(&region).unwrap();
-        region.get_ref::<u64>(8192).unwrap().store(7);
-        file.set_len(4096).unwrap();
-        let lost = region.get_ref::<u64>(8192).unwrap();
-        assert_eq!(lost.load(), 0);
-        lost.store(9);
-        assert_eq!(lost.load(), 9);
-        assert!(take_count() >= 1);
-        drop(announced);
+        file.set_len(len).unwrap();
+        file
+    }
+
+    fn map(file: &File, len: usize) -> (Announced, MmapRegion) {
+        let region = MmapRegion::from_file(FileOffset::new(file.try_clone().unwrap(), 0), len).unwrap();
+        (Announced::new(&region).unwrap(), region)
     }
 
     #[test]
-    fn only_announced_addresses_are_ours() {
-        let region: MmapRegion = MmapRegion::new(3 * PAGE_SIZE).unwrap();
-        let address = region.as_ptr().addr();
-        assert_eq!(announced_page(address), None);
-        let announced = Announced::new(&region).unwrap();
-        assert_eq!(announced_page(address), Some((address, PAGE_SIZE)));
-        let last = address + 2 * PAGE_SIZE;
-        assert_eq!(announced_page(last + PAGE_SIZE - 1), Some((last, PAGE_SIZE)));
-        assert_eq!(announced_page(last + PAGE_SIZE), None);
+    fn a_truncated_mapping_is_marked_and_the_access_ends() {
+        catch().unwrap();
+        let file = memfd(16384);
+        let (announced, region) = map(&file, 16384);
+        let (_kept, other) = map(&memfd(4096), 4096);
+        region.get_ref::<u64>(8192).unwrap().store(7);
+        let before = losses();
+        file.set_len(4096).unwrap();
+        assert_eq!(announced.loss(), None);
+        assert_ne!(region.get_ref::<u64>(8192).unwrap().load(), 7);
+        assert!(losses() > before);
+        assert_eq!(announced.loss(), Some(Loss::Truncated { len: 4096 }));
+        // not this page alone: the mapping is given up
+        assert!(is_lost(region.as_ptr().addr()));
+        assert!(!is_lost(other.as_ptr().addr()));
+    }
+
+    /// One mapping a lost page would come to the limit of mappings, and end the process.
+    #[test]
+    fn a_lost_mapping_stays_one_mapping() {
+        const LEN: usize = 64 << 20;
+        catch().unwrap();
+        let file = memfd(LEN as u64);
+        let (announced, region) = map(&file, LEN);
+        file.set_len(0).unwrap();
+        for offset in (0..LEN).step_by(8192) {
+            region.get_ref::<u8>(offset).unwrap().store(1);
+        }
+        assert_eq!(announced.loss(), Some(Loss::Truncated { len: 0 }));
+        let (start, end) = (region.as_ptr().addr() as u64, region.as_ptr().addr() as u64 + LEN as u64);
+        let maps = procfs::process::Process::myself().unwrap().maps().unwrap();
+        let within = maps.iter().filter(|map| map.address.0 < end && map.address.1 > start).count();
+        assert_eq!(within, 1);
+    }
+
+    #[test]
+    fn a_slot_is_found_by_its_own_addresses_alone() {
+        let (announced, region) = map(&memfd(12288), 12288);
+        let start = region.as_ptr().addr();
+        let found = |address| find(address).map(|(_, mapped)| (mapped.start, mapped.end));
+        assert_eq!(found(start), Some((start, start + 12288)));
+        assert_eq!(found(start + 12287), Some((start, start + 12288)));
+        assert_eq!(found(start + 12288), None);
         drop(announced);
-        assert_eq!(announced_page(address), None);
+        assert_eq!(found(start), None);
+    }
+
+    /// A reader must never see the start of one mapping and the end of another.
+    #[test]
+    fn a_slot_that_is_changed_is_not_read() {
+        let slot = Slot::free();
+        assert!(slot.take());
+        assert!(!slot.take(), "two owners");
+        slot.start.store(0x1000, Ordering::Relaxed);
+        slot.end.store(0x2000, Ordering::Relaxed);
+        assert_eq!(slot.read(), None);
+        slot.publish();
+        assert_eq!(slot.read().map(|mapped| (mapped.start, mapped.end)), Some((0x1000, 0x2000)));
+        assert!(!slot.take(), "a slot in use was taken");
+    }
+
+    /// For the test below, in a process of its own: does what the environment says, and should not survive.
+    #[test]
+    fn dies_of_a_signal() {
+        let Ok(how) = std::env::var("STABLEBLK_TEST_SIGBUS") else {
+            return;
+        };
+        catch().unwrap();
+        if how == "sent" {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGBUS).unwrap();
+        } else {
+            let file = memfd(8192);
+            let region: MmapRegion = MmapRegion::from_file(FileOffset::new(file, 0), 8192).unwrap();
+            region.file_offset().unwrap().file().set_len(0).unwrap();
+            region.get_ref::<u8>(0).unwrap().load();
+        }
+        std::process::exit(0);
+    }
+
+    #[test]
+    fn a_sent_signal_and_memory_that_was_not_announced_end_the_process() {
+        for how in ["sent", "not announced"] {
+            let mut test = Command::new(std::env::current_exe().unwrap());
+            test.args(["--exact", "lost_memory::tests::dies_of_a_signal"]).env("STABLEBLK_TEST_SIGBUS", how);
+            let output = test.output().unwrap();
+            assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{how}: {output:?}");
+        }
     }
 }

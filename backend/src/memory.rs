@@ -5,14 +5,30 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use virtio::Segments;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
-use crate::lost_memory::Announced;
+use crate::lost_memory::{self, Announced, Loss};
 use crate::mapping::{self, MappingError};
 
 /// Guest memory as workers see it. What they write to it is marked in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<RegionLog>;
+
+/// Whether a part of `data` lies in memory that is [lost](lost_memory).
+pub fn is_lost(memory: &GuestMemory, data: &Segments) -> bool {
+    data.iter()
+        .flat_map(|segment| memory.get_slices(segment.address, segment.len as usize))
+        .flatten()
+        .any(|slice| lost_memory::is_lost(slice.ptr_guard().as_ptr().addr()))
+}
+
+/// Whether any region of `memory`, or the dirty log that writes to it are marked in, is lost.
+pub fn is_any_lost(memory: &GuestMemory) -> bool {
+    memory.iter().any(|region| {
+        lost_memory::is_lost(region.as_ptr().addr()) || region.bitmap().dirty_log().loss().is_some()
+    })
+}
 
 /// Most memory regions at a time; what libvhost-user offers.
 pub const MEMORY_SLOTS_MAX: usize = 509;
@@ -48,7 +64,7 @@ struct Region {
     frontend_addr: u64,
     size: u64,
     // before the mapping, whose pages it guards
-    _announced: Arc<Announced>,
+    announced: Arc<Announced>,
     mapping: Arc<MmapRegion<RegionLog>>,
 }
 
@@ -65,7 +81,7 @@ impl Region {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
             size: memory_size,
-            _announced: Arc::new(announced),
+            announced: Arc::new(announced),
             mapping: Arc::new(mapping),
         })
     }
@@ -128,6 +144,11 @@ impl MemoryTable {
         let mut regions = self.regions.clone();
         regions.remove(at);
         self.set(regions)
+    }
+
+    /// Guest addresses of regions that are lost, each with the cause.
+    pub fn losses(&self) -> impl Iterator<Item = (u64, Loss)> + '_ {
+        self.regions.iter().filter_map(|region| Some((region.guest_addr, region.announced.loss()?)))
     }
 
     /// The guest address of a front-end address, as ring addresses are given.

@@ -30,7 +30,7 @@ use crate::dirty_log::UsedRingLog;
 use crate::disk::Disk;
 use crate::inbox::{Inbox, Message};
 use crate::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
-use crate::lost_memory;
+use crate::lost_memory::{self, Loss};
 use crate::memory::{MemoryError, MemoryTable};
 use crate::worker::{QueueWorker, Vring};
 
@@ -56,11 +56,16 @@ pub struct Offer {
 pub enum Notice {
     /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
     WhileStopped(Box<dyn FnOnce() -> bool + Send>),
+    /// A worker has ended by itself.
+    WorkerEnded,
 }
 
 impl fmt::Debug for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WhileStopped")
+        f.write_str(match self {
+            Self::WhileStopped(_) => "WhileStopped",
+            Self::WorkerEnded => "WorkerEnded",
+        })
     }
 }
 
@@ -85,10 +90,6 @@ pub fn serve<B: BlockDevice>(
     }
     // closed only now: who waits for its end may count on nothing being in flight
     drop(door);
-    let lost_pages = lost_memory::take_count();
-    if lost_pages > 0 {
-        tracing::error!(lost_pages, "the front-end truncated memory that it shared");
-    }
     Ok(())
 }
 
@@ -110,6 +111,8 @@ struct Session<B> {
     queues: Vec<Queue>,
     /// Where the front-end takes requests of ours, if it does.
     channel: Option<BackendChannel>,
+    /// Mappings that had been lost before this session.
+    losses: u64,
 }
 
 impl<B: BlockDevice> Session<B> {
@@ -128,6 +131,7 @@ impl<B: BlockDevice> Session<B> {
             inflight: None,
             queues,
             channel: None,
+            losses: lost_memory::losses(),
         }
     }
 
@@ -150,7 +154,26 @@ impl<B: BlockDevice> Session<B> {
                 }
                 stopped
             }
+            Notice::WorkerEnded => {
+                self.stop_all()?;
+                Err(VhostError::BackendInternalError)
+            }
         }
+    }
+
+    /// What the front-end shares and is lost, with the cause. To be asked after each use of it.
+    fn lost_memory(&mut self) -> Option<(String, Loss)> {
+        if lost_memory::losses() == self.losses {
+            return None;
+        }
+        let mut regions = self.memory.losses();
+        if let Some((address, loss)) = regions.next() {
+            return Some((format!("the memory region at guest address {address:#x}"), loss));
+        }
+        let inflight = self.inflight.as_ref().and_then(|region| region.loss());
+        inflight
+            .map(|loss| ("the in-flight region".to_owned(), loss))
+            .or_else(|| self.memory.dirty_log().loss().map(|loss| ("the dirty log".to_owned(), loss)))
     }
 
     /// Fails unless `feature` was negotiated.
@@ -227,7 +250,18 @@ impl<B: BlockDevice> Session<B> {
             return Ok(());
         };
         let (call, error, retired) = (queue.call.take(), queue.error.take(), queue.retired);
-        let vring = Vring { index, ring, kick, call, error, inflight, writethrough, used_log, retired };
+        let vring = Vring {
+            index,
+            ring,
+            kick,
+            call,
+            error,
+            inflight,
+            writethrough,
+            used_log,
+            retired,
+            memory_lost: false,
+        };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
         let inbox = self.inbox.clone();
@@ -241,11 +275,15 @@ impl<B: BlockDevice> Session<B> {
                 }
             };
             let _ = started.send(Ok(()));
-            worker.run().inspect_err(|error| {
+            let ended = worker.run();
+            if let Err(error) = &ended {
                 tracing::error!(queue = index, "worker died: {error}");
-                // stopping the queues finds it dead, which ends the session: the front-end can connect anew
-                inbox.post(Notice::WhileStopped(Box::new(|| false)));
-            })
+            }
+            if ended.as_ref().map_or(true, |vring| vring.memory_lost) {
+                // this ends the session: the front-end can connect again
+                inbox.post(Notice::WorkerEnded);
+            }
+            ended
         });
         let thread = thread.map_err(|error| fail("cannot start a worker thread", index, &error))?;
         if let Ok(Ok(())) = outcome.recv() {

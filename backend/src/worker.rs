@@ -36,7 +36,8 @@ use crate::inbox::Message;
 use crate::inflight::Operation;
 use crate::inflight_region::InflightQueue;
 use crate::latency::BatchClock;
-use crate::memory::GuestMemory;
+use crate::lost_memory;
+use crate::memory::{self, GuestMemory};
 use crate::metrics::QueueMetrics;
 use crate::poller::{Poller, Wait};
 use crate::range_lock::Ticket;
@@ -67,6 +68,8 @@ pub struct Vring {
     pub used_log: Option<UsedRingLog>,
     /// The ring was found broken: nothing more is taken from it, whoever serves the queue, until it is set up anew.
     pub retired: bool,
+    /// Memory that the front-end shares was lost, which is why the worker has ended by itself.
+    pub memory_lost: bool,
 }
 
 /// A request that was done, to be counted.
@@ -111,6 +114,8 @@ pub struct QueueWorker<B: BlockDevice> {
     /// A request of which more is begun as soon as its pieces so far were looked at.
     cutting: Option<usize>,
     stopping: bool,
+    /// Mappings that had been lost before this queue was served.
+    losses: u64,
 }
 
 impl<B: BlockDevice> QueueWorker<B> {
@@ -155,10 +160,11 @@ impl<B: BlockDevice> QueueWorker<B> {
             starved: false,
             cutting: None,
             stopping: false,
+            losses: lost_memory::losses(),
         })
     }
 
-    /// Serves the queue; returns it, with nothing in flight, after [`Message::Stop`].
+    /// Serves the queue; returns it, with nothing in flight, after [`Message::Stop`] or when memory was lost.
     ///
     /// Fails only when io_uring does: then what was popped is lost to the driver, but no other queue waits for it.
     pub fn run(mut self) -> io::Result<Vring> {
@@ -182,7 +188,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             }
             self.launch()?;
             self.settle();
-            if self.stopping && self.requests.is_empty() {
+            if (self.finds_memory_lost() || self.stopping) && self.requests.is_empty() {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
@@ -385,12 +391,32 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.disk.release(self.vring.index, self.released.drain(..), |_| {});
     }
 
+    /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is retired, and the worker ends.
+    fn finds_memory_lost(&mut self) -> bool {
+        if !self.vring.memory_lost && lost_memory::losses() != self.losses {
+            let inflight_lost = self.vring.inflight.as_ref().is_some_and(InflightQueue::is_lost);
+            self.vring.memory_lost = inflight_lost || memory::is_any_lost(&self.memory);
+            if self.vring.memory_lost {
+                self.retire(&"memory that the front-end shares is lost");
+            }
+        }
+        self.vring.memory_lost
+    }
+
     /// Nothing more can be believed of this queue, until it is set up anew. What was popped is still finished.
     fn retire(&mut self, reason: &dyn fmt::Display) {
         if !self.vring.retired {
             self.vring.retired = true;
             self.metrics().retired.add(1);
-            tracing::error!(queue = self.vring.index, "queue retired: {reason}");
+            if self.finds_memory_lost() {
+                // a ring in lost memory looks broken
+                tracing::error!(
+                    queue = self.vring.index,
+                    "queue retired: memory that the front-end shares is lost"
+                );
+            } else {
+                tracing::error!(queue = self.vring.index, "queue retired: {reason}");
+            }
             if let Some(error) = &self.vring.error {
                 error.signal();
             }

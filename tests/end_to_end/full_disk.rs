@@ -1,48 +1,15 @@
 //! A file system without room left: the requests that need some fail, the others do not notice.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use tempfile::TempDir;
-
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, SmallFileSystem, pattern};
 use crate::skip::skip;
 
 const MIB: usize = 1 << 20;
 
-/// A file system of 8 MiB, mounted for one test.
-struct SmallFileSystem {
-    path: PathBuf,
-    _directory: TempDir,
-}
-
-impl SmallFileSystem {
-    /// `None` where mounting is not allowed.
-    fn mount() -> Option<Self> {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let path = directory.path().join("small");
-        fs::create_dir(&path).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&path);
-        mount.status().is_ok_and(|status| status.success()).then_some(Self { path, _directory: directory })
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        // lazily: the kernel lets go of an io_uring's files some time after its process has ended
-        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
-    }
-}
-
 #[test]
 fn writes_that_need_room_fail_and_others_go_on() {
-    let Some(file_system) = SmallFileSystem::mount() else {
+    let Some(file_system) = SmallFileSystem::mount(8) else {
         skip("mounting is not allowed");
         return;
     };

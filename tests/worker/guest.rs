@@ -258,6 +258,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             writethrough: self.setup.writethrough,
             used_log: None,
             retired: false,
+            memory_lost: false,
         });
     }
 

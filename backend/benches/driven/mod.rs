@@ -106,6 +106,7 @@ fn serve<B: BlockDevice>(
         writethrough: false,
         used_log: None,
         retired: false,
+        memory_lost: false,
     };
     disk.inboxes[index].post(Message::Stop);
     GUEST.set(Some(guest));

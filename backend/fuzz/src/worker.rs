@@ -70,6 +70,7 @@ pub fn run(input: &[u8]) {
         writethrough: flag(5),
         used_log: None,
         retired: false,
+        memory_lost: false,
     };
     disk.inboxes[0].post(Message::Stop);
     let worker = QueueWorker::new(disk.clone(), memory, vring).expect("the arena is small");

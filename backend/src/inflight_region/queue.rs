@@ -94,6 +94,11 @@ impl InflightQueue {
         self.interrupted.as_ref().map(|heads| u16::try_from(heads.len()).unwrap_or(u16::MAX))
     }
 
+    /// Whether the region is lost, so that a successor will not find what was noted.
+    pub fn is_lost(&self) -> bool {
+        self.region.loss().is_some()
+    }
+
     /// The chain at `head` was popped.
     pub fn popped(&mut self, head: u16) {
         self.descriptor::<AtomicU64>(head, COUNTER).store(self.counter, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use super::handler::Handler;
 use super::{Notice, Session};
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
+use crate::lost_memory::Loss;
 use crate::metrics::Counter;
 
 /// Why a session has ended.
@@ -32,12 +33,25 @@ pub(super) enum Ended {
     /// A queue cannot go on.
     #[error("{request} failed")]
     Failed { request: String },
+    /// A worker has ended by itself, and has logged why.
+    #[error("a queue's worker has ended")]
+    WorkerEnded,
+    /// Memory that the front-end shares cannot be used any more.
+    #[error("{what} is lost: {loss}")]
+    MemoryLost { what: String, loss: Loss },
 }
 
 impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
         Self::Connection(error.into())
     }
+}
+
+/// Whether the front-end is still there.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    More,
+    Last,
 }
 
 /// What came of a message: the reply that its type has, and whether it was done.
@@ -67,18 +81,36 @@ impl<B: BlockDevice> FrontDoor<B> {
     pub(super) fn serve(&mut self) -> Result<(), Ended> {
         loop {
             self.wait()?;
-            for notice in self.inbox.receive() {
-                let heeded = self.session().notice(notice);
-                heeded.map_err(|_| Ended::Failed { request: "a notice of the control thread".to_owned() })?;
+            let outcome = self.take_turn();
+            // before any other cause, which may follow from it
+            if let Some((what, loss)) = self.session().lost_memory() {
+                return Err(Ended::MemoryLost { what, loss });
             }
-            // one at a time, so that no flood of messages keeps notices out
-            match self.connection.receive() {
-                Ok(Some(message)) => self.answer(&message)?,
-                Ok(None) => {}
-                Err(ConnectionError::Disconnected) => return Ok(()),
-                Err(error) => return Err(error.into()),
+            if outcome? == Turn::Last {
+                return Ok(());
             }
         }
+    }
+
+    /// Does what the control thread and the workers say, and answers one message.
+    fn take_turn(&mut self) -> Result<Turn, Ended> {
+        for notice in self.inbox.receive() {
+            let ended = match notice {
+                Notice::WhileStopped(_) => {
+                    Ended::Failed { request: "a notice of the control thread".to_owned() }
+                }
+                Notice::WorkerEnded => Ended::WorkerEnded,
+            };
+            self.session().notice(notice).map_err(|_| ended)?;
+        }
+        // one at a time, so that no flood of messages keeps notices out
+        match self.connection.receive() {
+            Ok(Some(message)) => self.answer(&message)?,
+            Ok(None) => {}
+            Err(ConnectionError::Disconnected) => return Ok(Turn::Last),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Turn::More)
     }
 
     /// Sleeps until there is a part of a message, the end of the stream, or a notice.

@@ -17,6 +17,9 @@ impl<B: BlockDevice> QueueWorker<B> {
             return self.end_transfer(transfer, Some(error.into()));
         }
         let active = &self.requests[transfer.piece.request];
+        if let Err(lost) = self.data.check_unbounced(active, &transfer) {
+            return self.end_transfer(transfer, Some(lost));
+        }
         let outcome = match (transfer.direction, transfer.piece.merge) {
             (Direction::Write, _) => Ok(()),
             (Direction::Read, false) => match self.data.verify(active, &mut transfer) {

@@ -6,18 +6,21 @@ use super::failure::Failure;
 use crate::active::{Active, Work};
 use crate::device::Protection;
 use crate::inflight::{Buffer, Direction, Piece, Transfer};
-use crate::memory::GuestMemory;
+use crate::lost_memory;
+use crate::memory::{self, GuestMemory};
 
 /// Moves and protects the data of transfers.
 #[derive(Debug)]
 pub(super) struct DataPath {
     memory: Arc<GuestMemory>,
     protection: Option<Protection>,
+    /// Mappings that had been lost before this was made.
+    losses: u64,
 }
 
 impl DataPath {
     pub(super) fn new(memory: Arc<GuestMemory>, protection: Option<Protection>) -> Self {
-        Self { memory, protection }
+        Self { memory, protection, losses: lost_memory::losses() }
     }
 
     /// Moves data to and from `memory` from now on.
@@ -35,9 +38,11 @@ impl DataPath {
         };
         let (data, metadata) = folio.parts_mut();
         let part = &mut data[lead..lead + data_len];
-        match active.work {
-            Work::Zero(_) => part.fill(0),
-            _ => active.request.data.copy_to(&*self.memory, data_offset, part)?,
+        if let Work::Zero(_) = active.work {
+            part.fill(0);
+        } else {
+            active.request.data.copy_to(&*self.memory, data_offset, part)?;
+            self.check_memory(active)?;
         }
         if let Some(protection) = self.protection {
             let part = protection.touched(lead..lead + data_len);
@@ -51,6 +56,23 @@ impl DataPath {
         if let (Direction::Read, Buffer::Guest(..)) = (transfer.direction, &transfer.buffer) {
             let Piece { data_offset, data_len, .. } = transfer.piece;
             active.request.data.mark_dirty(&*self.memory, data_offset, data_len as u64);
+        }
+    }
+
+    /// Fails when memory of the request is lost: then what was copied is not what the guest has there.
+    /// To be called after each copy.
+    fn check_memory(&self, active: &Active) -> Result<(), Failure> {
+        if lost_memory::losses() != self.losses && memory::is_lost(&self.memory, &active.request.data) {
+            return Err(Failure::MemoryLost);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::check_memory`], for what the device copied itself.
+    pub(super) fn check_unbounced(&self, active: &Active, transfer: &Transfer) -> Result<(), Failure> {
+        match transfer.buffer {
+            Buffer::Guest(..) => self.check_memory(active),
+            Buffer::Bounce(_) => Ok(()),
         }
     }
 
@@ -97,6 +119,7 @@ impl DataPath {
         if let Buffer::Bounce(folio) = &transfer.buffer {
             let data = &folio.data()[lead..lead + data_len];
             active.request.data.copy_from(&*self.memory, data_offset, data)?;
+            self.check_memory(active)?;
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ pub(super) enum Failure {
     Copy(#[from] CopyError),
     #[error(transparent)]
     Length(#[from] LengthError),
+    /// What was copied is not the guest's, or did not reach it.
+    #[error("the guest's memory is lost")]
+    MemoryLost,
 }
 
 impl Failure {
@@ -34,7 +37,7 @@ impl Failure {
                 None if is_no_space(error) => &metrics.no_space,
                 None => &metrics.device_errors,
             },
-            Self::Copy(_) => &metrics.device_errors,
+            Self::Copy(_) | Self::MemoryLost => &metrics.device_errors,
         }
     }
 }

@@ -60,6 +60,14 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Takes a popped chain in. False when the queue was given up for it.
     fn take(&mut self, parsed: Result<Request, Malformed>) -> bool {
+        if self.finds_memory_lost() {
+            // the chain may have been read from private memory
+            match parsed {
+                Ok(request) => self.answer(request, Status::IoErr, 0),
+                Err(malformed) => malformed.complete(&mut self.vring.ring, &*self.memory),
+            }
+            return false;
+        }
         match parsed {
             Ok(request) => {
                 self.admit(request);
@@ -100,8 +108,10 @@ impl<B: BlockDevice> QueueWorker<B> {
                 let len =
                     self.disk.serial.len().min(usize::try_from(request.data.len()).unwrap_or(usize::MAX));
                 match request.data.copy_from(&*self.memory, 0, &self.disk.serial[..len]) {
-                    Ok(()) => self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0)),
-                    Err(_) => self.answer(request, Status::IoErr, 0),
+                    Ok(()) if !self.finds_memory_lost() => {
+                        self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0));
+                    }
+                    _ => self.answer(request, Status::IoErr, 0),
                 }
             }
             _ => match Active::new(request, self.clock.read(), self.info.zeroing) {

@@ -46,6 +46,11 @@ impl DirtyLog {
         bytes.into_iter().enumerate().flat_map(bits).collect()
     }
 
+    /// Takes all pages away.
+    pub(crate) fn truncate(&self) {
+        self.file.set_len(0).unwrap();
+    }
+
     /// In place: a back-end that finds the end of a file it has mapped moved goes on without the file.
     pub(crate) fn clear(&self) {
         self.file.write_all_at(&vec![0; usize::try_from(self.size).unwrap()], 0).unwrap();

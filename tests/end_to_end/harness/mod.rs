@@ -13,6 +13,7 @@ mod pattern;
 mod process;
 mod queue;
 mod skipping;
+mod small_file_system;
 mod system;
 pub(crate) mod watched;
 
@@ -31,6 +32,7 @@ pub(crate) use memory::GuestMemory;
 pub(crate) use pattern::pattern;
 pub(crate) use process::{Finished, Process, Transcript, finish};
 pub(crate) use queue::{Completion, Queue, Request};
+pub(crate) use small_file_system::SmallFileSystem;
 
 /// Longest wait for anything. Nothing here takes that long, on however busy a machine: a test that reaches it has found a hang.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
