@@ -125,17 +125,19 @@ unsafe impl RingStep for PiStep {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
         match (self, operation) {
             (
                 Self::Checked { metadata_len } | Self::Unchecked { metadata_len },
                 Operation::Transfer(transfer),
             ) => {
-                let attribute = &transfer.buffer.folio()?.metadata()[*metadata_len..];
-                Some(attach(transfer_entry(transfer, fixed_buffer), attribute.as_ptr()))
+                let folio =
+                    transfer.buffer.folio().expect("a transfer of a device with metadata has a folio");
+                let attribute = &folio.metadata()[*metadata_len..];
+                attach(transfer_entry(transfer, fixed_buffer), attribute.as_ptr())
             }
             (Self::Other(step), _) => step.entry(operation, fixed_buffer),
-            _ => None,
+            _ => panic!("{operation:?} is no transfer"),
         }
     }
 

@@ -6,9 +6,9 @@
 #![expect(unsafe_code, reason = "the io-uring crate has no fields for attributes")]
 
 use std::fs::File;
+use std::io;
 use std::mem::transmute;
 use std::os::fd::AsRawFd;
-use std::{io, ptr};
 
 use bitflags::bitflags;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -116,33 +116,58 @@ fn features() -> io::Result<u32> {
     Ok(params[FEATURES_WORD])
 }
 
+/// What the kernel reads from and writes to during [`read_first`]. Addresses in `memory` are at fixed offsets from its start.
+struct FirstRead {
+    /// The data, at a multiple of its length, and room to align it.
+    memory: Vec<u8>,
+    metadata: Vec<u8>,
+    attribute: [u8; ATTRIBUTE_SIZE],
+}
+
 fn read_first(file: &File, len: usize, metadata: &mut [u8]) -> io::Result<()> {
     let mut uring = IoUring::new(1)?;
-    let mut memory = vec![0_u8; 2 * len];
-    let padding = memory.as_ptr().align_offset(len);
-    let data = &mut memory[padding..padding + len];
-    let attribute = PiAttribute {
+    let mut read =
+        Box::new(FirstRead { memory: vec![0; 2 * len], metadata: metadata.to_vec(), attribute: [0; _] });
+    let padding = read.memory.as_ptr().align_offset(len);
+    read.attribute = PiAttribute {
         checks: TagChecks::empty(),
-        metadata: metadata.as_mut_ptr(),
-        metadata_len: metadata.len(),
+        metadata: read.metadata.as_mut_ptr(),
+        metadata_len: read.metadata.len(),
         seed: 0,
     }
     .to_bytes();
     let bytes = u32::try_from(len).map_err(io::Error::other)?;
-    let read = opcode::Read::new(types::Fd(file.as_raw_fd()), data.as_mut_ptr(), bytes).build();
-    let entry = attach(read, ptr::from_ref(&attribute).cast());
-    // SAFETY: data, metadata and attribute outlive the wait for the one completion.
+    let data = read.memory[padding..padding + len].as_mut_ptr();
+    let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), data, bytes).build();
+    let entry = attach(entry, read.attribute.as_ptr());
+    // SAFETY: data, metadata and attribute lie in `read`, which is freed only when the one completion has come.
     unsafe { uring.submission().push(&entry) }.map_err(io::Error::other)?;
-    uring.submit_and_wait(1)?;
-    match uring.completion().next().map(|completion| completion.result()) {
-        Some(done) if usize::try_from(done) == Ok(len) => Ok(()),
-        Some(error) if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    let result = loop {
+        let entered = uring.submit_and_wait(1);
+        if let Some(completion) = uring.completion().next() {
+            break completion.result();
+        }
+        match entered {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                // the kernel may have the entry, and write to the memory later
+                Box::leak(read);
+                return Err(error);
+            }
+            _ => {}
+        }
+    };
+    metadata.copy_from_slice(&read.metadata);
+    match usize::try_from(result) {
+        Ok(done) if done == len => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::from_raw_os_error(-result)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ptr;
+
     use super::*;
 
     #[test]

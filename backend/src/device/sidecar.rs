@@ -351,7 +351,7 @@ impl SidecarQueue {
         self.events.push_back(Event::Done(operation, result));
     }
 
-    /// Takes what the ring has, and tells the log of it in one go.
+    /// Takes what the ring has.
     fn collect(&mut self) {
         while let Some(event) = self.ring.reap() {
             match event {
@@ -365,6 +365,11 @@ impl SidecarQueue {
                 }
             }
         }
+        self.account();
+    }
+
+    /// Tells the log of what came back, in one go.
+    fn account(&mut self) {
         if self.done.is_empty() {
             return;
         }
@@ -384,6 +389,10 @@ impl SidecarQueue {
                     self.ask_again = true;
                 }
                 (Logged::Not, Ok(())) => {
+                    if let Err(error) = log.journal.refuse_if_given_up() {
+                        self.events.push_back(Event::Done(operation, Err(error)));
+                        continue;
+                    }
                     let (intervals, tuples) = device.tuples_of(&mut operation);
                     match log.journal.tuples(&intervals, tuples) {
                         Ok(()) => self.events.push_back(Event::Done(operation, Ok(()))),
@@ -414,6 +423,40 @@ impl SidecarQueue {
             device.log.unlock(log);
             self.finish(operation, Err(error));
         }
+    }
+}
+
+impl Drop for SidecarQueue {
+    /// A queue that was stopped has nothing left. Of one whose worker died, the log must still learn what became of each change that
+    /// it has a record of: else its blocks would be read with tuples of another write, and its page of the log would never be freed.
+    fn drop(&mut self) {
+        let mut back = Vec::new();
+        let is_drained = self.ring.drain(uring::DRAIN_LIMIT, |event| {
+            // of reads the log knows nothing
+            if let uring::Event::Done(
+                operation,
+                (_, logged @ (Logged::Change(_) | Logged::Flush(_))),
+                result,
+            ) = event
+            {
+                back.push((operation, logged, result));
+            }
+        });
+        if !is_drained {
+            return self.device.log.give_up();
+        }
+        self.done.append(&mut back);
+        self.account();
+        let asked = std::mem::take(&mut self.asking).into_iter().filter_map(|asking| match asking {
+            Asking::Intend(operation, intent) if intent.is_logged() => Some((operation, intent)),
+            _ => None,
+        });
+        // their data was not written
+        let unwritten = asked.chain(self.granted.drain(..));
+        let in_doubt =
+            unwritten.map(|(operation, intent)| (operation, intent, io::ErrorKind::BrokenPipe.into()));
+        let in_doubt: Vec<_> = in_doubt.collect();
+        self.look_into(in_doubt);
     }
 }
 
@@ -448,5 +491,89 @@ impl DeviceQueue for SidecarQueue {
             self.collect();
         }
         self.events.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use integrity::sidecar::Superblock;
+    use integrity::{Guard, IntegrityProfile, PiType};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::bounce::FolioPool;
+    use crate::device::OwnEvents;
+    use crate::image::{Access, DirectIo};
+    use crate::inflight::{Buffer, Piece, Transfer};
+
+    const BLOCK: usize = 4096;
+
+    /// A protected disk of 1 MiB in `directory`.
+    fn device(directory: &TempDir, mode: IntentMode) -> Arc<SidecarDevice> {
+        let (path, sidecar) = (directory.path().join("image"), directory.path().join("sidecar"));
+        std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+        let image = Image::open(&path, Access::ReadWrite, DirectIo::Never).unwrap();
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        let superblock = Superblock::new([7; 16], profile, 1 << 20).unwrap();
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&sidecar).unwrap();
+        let created =
+            SidecarFile::create(file, &sidecar, image.file().try_clone().unwrap(), &superblock).unwrap();
+        drop(created);
+        let sidecar = SidecarFile::open(&sidecar, &image, Access::ReadWrite).unwrap();
+        Arc::new(SidecarDevice::open(image, sidecar, mode, 1 << 20).unwrap())
+    }
+
+    /// One transfer of block 0, its folio filled with `byte` and, for a write, with tuples.
+    fn transfer(device: &SidecarDevice, pool: &mut FolioPool, direction: Direction, byte: u8) -> Operation {
+        let mut folio = pool.take(BLOCK, BLOCK).unwrap();
+        let (data, metadata) = folio.parts_mut();
+        data[..BLOCK].fill(byte);
+        device.protection.generate(0, 0..BLOCK, data, metadata).unwrap();
+        let piece = Piece { request: 0, data_offset: 0, data_len: BLOCK, lead: 0, merge: false };
+        Operation::Transfer(Transfer {
+            direction,
+            offset: 0,
+            len: BLOCK,
+            buffer: Buffer::Bounce(folio),
+            piece,
+        })
+    }
+
+    fn finish(queue: &mut SidecarQueue) -> Operation {
+        loop {
+            queue.enter(true).unwrap();
+            while let Some(event) = queue.reap() {
+                if let Event::Done(operation, result) = event {
+                    result.unwrap();
+                    return operation;
+                }
+            }
+        }
+    }
+
+    /// A worker that dies drops its queue with everything in flight.
+    #[test]
+    fn a_queue_that_is_dropped_leaves_no_change_unsettled() {
+        for mode in [IntentMode::Region, IntentMode::Block] {
+            let directory = tempfile::tempdir().unwrap();
+            let device = device(&directory, mode);
+            let metadata = device.protection.metadata_per_page();
+            let (arena, events) = (Arena::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+            let open = || device.open_queue(&arena, events.sources()).unwrap();
+            let mut pool = FolioPool::new(arena.clone());
+            let mut queue = open();
+            queue.submit(transfer(&device, &mut pool, Direction::Write, 1));
+            finish(&mut queue);
+            queue.submit(transfer(&device, &mut pool, Direction::Write, 2));
+            queue.enter(false).unwrap();
+            drop(queue);
+            let mut queue = open();
+            queue.submit(transfer(&device, &mut pool, Direction::Read, 0));
+            let Operation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+            let (data, tuples) = read.buffer.folio().unwrap().parts();
+            device.protection.verify(0, 0..BLOCK, data, tuples).unwrap();
+            drop(queue);
+            device.close().expect("a change is still under way");
+        }
     }
 }

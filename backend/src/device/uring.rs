@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Once;
-use std::{fmt, io, mem};
+use std::time::{Duration, Instant};
+use std::{fmt, io, mem, thread};
 
 use io_uring::squeue::EntryMarker;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
@@ -27,6 +28,14 @@ use crate::inflight::{Buffer, Direction, Operation, Transfer};
 const SUBMISSIONS: u32 = 256;
 /// Entries of the completion queue: as many as can be in flight, so that it never overflows in practice.
 const COMPLETIONS: u32 = 4096;
+
+/// How often a full submission queue is handed over before the kernel is taken to be stuck.
+const PUSH_TRIES: u32 = 10_000;
+
+/// How long the kernel may keep what is in flight of a worker that died without giving any of it back.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How often to look meanwhile, where the kernel does not let us sleep.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// `user_data` of the polls; operations have their slot, which is smaller.
 const KICK: u64 = u64::MAX;
@@ -62,9 +71,10 @@ pub(super) unsafe trait RingStep: fmt::Debug {
     /// The format of its completion queue entries.
     type Completion: cqueue::EntryMarker + Into<cqueue::Entry>;
 
-    /// The entry that does this step of `operation`; `None` when an operation of its kind has no such step. Folios lie in
-    /// fixed buffer 0 when `fixed_buffer`.
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<Self::Submission>;
+    /// The entry that does this step of `operation`. Folios lie in fixed buffer 0 when `fixed_buffer`.
+    ///
+    /// Panics when an operation of its kind has no such step: an operation without an entry would never come back.
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Self::Submission;
 
     /// What the result of a completion says of the step.
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()>;
@@ -85,8 +95,8 @@ unsafe impl RingStep for Step {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
-        Some(match (operation, self) {
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
+        match (operation, self) {
             (Operation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
             (_, Self::Fallocate { offset, len, by }) => {
                 let mode = match by {
@@ -97,8 +107,8 @@ unsafe impl RingStep for Step {
                 entry.mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
             }
             (_, Self::Sync) => opcode::Fsync::new(IMAGE_FOR_SYNC).flags(types::FsyncFlags::DATASYNC).build(),
-            (_, Self::Transfer) => return None,
-        })
+            (_, Self::Transfer) => panic!("{operation:?} is no transfer"),
+        }
     }
 
     fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
@@ -116,7 +126,7 @@ unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry> {
+    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
         self.0.entry(operation, fixed_buffer)
     }
 
@@ -204,8 +214,10 @@ pub(super) struct Ring<S: RingStep> {
     durability: Durability,
     kick: RawFd,
     wake: RawFd,
-    /// The errno with which a submission could not be handed over: its completion will never come.
+    /// The errno with which a submission could not be handed over.
     broken: Option<i32>,
+    /// What is in flight was waited for to no end, and is left to the kernel.
+    given_up: bool,
 }
 
 impl<S: RingStep> fmt::Debug for Ring<S> {
@@ -287,6 +299,7 @@ impl<S: RingStep> Ring<S> {
             kick,
             wake,
             broken: None,
+            given_up: false,
         };
         ring.poll(KICK);
         ring.poll(WAKE);
@@ -369,19 +382,18 @@ impl<S: RingStep> Ring<S> {
                     return Some(if poll == KICK { Event::Kick } else { Event::Wake });
                 }
                 user_data => {
-                    let Some(event) =
-                        usize::try_from(user_data).ok().and_then(|slot| self.finish(slot, entry.result()))
-                    else {
-                        continue;
-                    };
-                    return Some(event);
+                    let slot = usize::try_from(user_data).expect("a slot, as it was submitted");
+                    if let Some(event) = self.finish(slot, entry.result()) {
+                        return Some(event);
+                    }
                 }
             }
         }
     }
 
+    /// What the result of an operation is worth; none if it is done again.
     fn finish(&mut self, slot: usize, result: i32) -> Option<Event<S>> {
-        let (operation, step) = self.in_flight.get(slot)?;
+        let (operation, step) = &self.in_flight[slot];
         if matches!(-result, libc::EAGAIN | libc::EINTR) && step.is_repeatable(operation) {
             self.push_slot(slot);
             return None;
@@ -392,7 +404,7 @@ impl<S: RingStep> Ring<S> {
                 self.push_slot(next);
             }
         }
-        let (operation, step) = self.in_flight.try_remove(slot)?;
+        let (operation, step) = self.in_flight.remove(slot);
         let outcome = step.outcome(&operation, result);
         let outcome = match operation {
             Operation::Flush { .. } => self.durability.outcome(outcome),
@@ -402,32 +414,75 @@ impl<S: RingStep> Ring<S> {
     }
 
     fn push_slot(&mut self, slot: usize) {
-        let fixed_buffer = self.fixed_buffer;
-        let in_flight = self.in_flight.get(slot);
-        if let Some(entry) = in_flight.and_then(|(operation, step)| step.entry(operation, fixed_buffer)) {
-            self.push(entry, slot as u64);
+        let (operation, step) = &self.in_flight[slot];
+        let entry = step.entry(operation, self.fixed_buffer);
+        if let Err(errno) = self.push(entry, slot as u64) {
+            // the kernel never had it
+            self.done.push_back((slot, -errno));
         }
     }
 
     fn poll(&mut self, user_data: u64) {
         let fd = if user_data == KICK { self.kick } else { self.wake };
         let events = u32::from(libc::POLLIN.unsigned_abs());
-        self.push(opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().into(), user_data);
+        // where it fails, the next enter does
+        let _ = self.push(opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().into(), user_data);
     }
 
-    fn push(&mut self, mut entry: S::Submission, user_data: u64) {
+    /// Fails with an errno when the kernel takes no more submissions, which is for good.
+    fn push(&mut self, mut entry: S::Submission, user_data: u64) -> Result<(), i32> {
         entry.set_user_data(user_data);
-        loop {
+        for _ in 0..PUSH_TRIES {
             // SAFETY: the entry's pointers lead, by `RingStep`, into what the submission in `in_flight` owns; it stays there
             // until its completion is reaped.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
-                return;
+                return Ok(());
             }
             // full: hand the batch over
             if let Err(error) = self.enter(false) {
                 self.broken = Some(error.raw_os_error().unwrap_or(libc::EIO));
-                return;
+                break;
             }
+        }
+        // never EAGAIN, with which an operation would be tried again
+        Err(*self.broken.get_or_insert(libc::EBUSY))
+    }
+
+    /// Waits for what is in flight, and gives it to `each`, where no worker is left to do so. False when nothing has come back
+    /// for `limit`: what is left then is still the kernel's, and stays so.
+    pub(super) fn drain(&mut self, limit: Duration, mut each: impl FnMut(Event<S>)) -> bool {
+        let mut deadline = Instant::now() + limit;
+        while !self.given_up && !self.in_flight.is_empty() {
+            let before = self.in_flight.len();
+            while let Some(event) = self.reap() {
+                each(event);
+            }
+            let now = Instant::now();
+            if self.in_flight.len() < before {
+                deadline = now + limit;
+            } else if now >= deadline {
+                let left = self.in_flight.len();
+                tracing::error!(
+                    "{left} operations have not come back from the kernel within {} s: their memory is given up",
+                    limit.as_secs()
+                );
+                self.given_up = true;
+            } else {
+                self.wait_at_most(DRAIN_INTERVAL.min(deadline - now));
+            }
+        }
+        !self.given_up
+    }
+
+    /// Sleeps until there is an event, but not longer than `limit`, whatever the kernel says.
+    fn wait_at_most(&mut self, limit: Duration) {
+        let timeout = types::Timespec::from(limit);
+        let arguments = types::SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args(1, &arguments) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => {}
+            // for the moment, or for good
+            Err(_) => thread::sleep(limit),
         }
     }
 }
@@ -467,12 +522,9 @@ pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue:
 
 impl<S: RingStep> Drop for Ring<S> {
     fn drop(&mut self) {
-        while !self.in_flight.is_empty() {
-            if self.enter(true).is_err() {
-                // The kernel may still write to these buffers: leak them rather than free them.
-                return;
-            }
-            while self.reap().is_some() {}
+        if !self.drain(DRAIN_LIMIT, drop) {
+            // The kernel may still write to these buffers: leak them rather than free them.
+            return;
         }
         // Now, and not when the kernel comes to it: the image is unlocked with the last reference to it.
         let _ = self.uring.submitter().unregister_files();
@@ -516,6 +568,28 @@ mod tests {
         assert_eq!(flush(&mut bad), Err(Some(libc::EINVAL)));
         assert_eq!(flush(&mut good), Err(Some(libc::EIO)));
         assert!(durability.is_lost());
+    }
+
+    /// A worker that died must not wait for ever, nor free what the kernel may still write to.
+    #[test]
+    fn what_never_comes_back_is_left_to_the_kernel() {
+        let (arena, events) = (Arena::reserve(0).unwrap(), OwnEvents::new().unwrap());
+        let (empty, _writer) = rustix::pipe::pipe().unwrap();
+        let (file, durability) = (tempfile::tempfile().unwrap(), Durability::default());
+        let mut ring =
+            Ring::<Step>::new(&arena, &[empty.as_fd(), file.as_fd()], &durability, events.sources()).unwrap();
+        let mut pool = FolioPool::new(arena);
+        let piece = Piece { request: 0, data_offset: 0, data_len: 4096, lead: 0, merge: false };
+        let buffer = Buffer::Bounce(pool.take(4096, 4096).unwrap());
+        // the offset of a pipe
+        let transfer = Transfer { direction: Direction::Read, offset: u64::MAX, len: 4096, buffer, piece };
+        ring.submit(Operation::Transfer(transfer), Step::Transfer);
+        ring.submit(Operation::Flush { request: 1 }, Step::Sync);
+        let mut drained = Vec::new();
+        assert!(!ring.drain(Duration::from_millis(200), |event| drained.push(event)));
+        assert!(matches!(&drained[..], [Event::Done(Operation::Flush { .. }, _, Ok(()))]), "{drained:?}");
+        // at once, the second time
+        assert!(!ring.drain(Duration::from_secs(3600), drop));
     }
 
     /// As when of two syncs at the same time only the other one is told of it.

@@ -127,6 +127,8 @@ pub struct Journal {
     attempts: u64,
     /// Whether there was an intent since the last [`Self::tick`].
     busy: bool,
+    /// What some change has left is unknown and stays so: see [`Self::give_up`].
+    given_up: bool,
     /// Pages that are kept free for changes on their way. So one that fails always finds room, and what follows never waits for it.
     reserved: u64,
 }
@@ -173,6 +175,7 @@ impl Journal {
             settled: 0,
             attempts: 0,
             busy: false,
+            given_up: false,
             reserved: 0,
             superblock,
             layout,
@@ -202,6 +205,7 @@ impl Journal {
     ///
     /// Fails when what it waits for has failed. Then an intent that [is logged](Intent::is_logged) must be settled.
     pub fn intend(&mut self, intent: &mut Intent, change: Change<'_>) -> io::Result<Admission> {
+        self.refuse_if_given_up()?;
         self.busy = true;
         let logged = if let Some(logged) = intent.logged {
             logged
@@ -259,6 +263,17 @@ impl Journal {
         self.data_is_written(logged);
     }
 
+    /// The kernel still has a change, which may land at any time: nothing can be known of the blocks. From now on every intent and
+    /// flush fails, the log does nothing more, and the sidecar stays open, so that it is recovered when it is opened the next time.
+    pub fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    /// Fails when the log was [given up](Self::give_up).
+    pub fn refuse_if_given_up(&self) -> io::Result<()> {
+        if self.given_up { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
     /// Copies the tuples of `intervals`. Fails with a page to read first, to be given to [`Self::fill`], and so on.
     ///
     /// The caller holds the range lock of the intervals.
@@ -294,6 +309,7 @@ impl Journal {
 
     /// Whether the log is as durable as the flush promises. Fails when it cannot be made so.
     pub fn is_flushed(&mut self, flush: &mut Flush) -> io::Result<bool> {
+        self.refuse_if_given_up()?;
         if flush.target <= self.durable {
             return Ok(true);
         }
@@ -302,6 +318,9 @@ impl Journal {
 
     /// What has to become durable now, for the log's thread.
     pub fn begin_commit(&mut self) -> Option<Commit> {
+        if self.given_up {
+            return None;
+        }
         if !std::mem::take(&mut self.commit.wanted) && !self.is_overfull() {
             return None;
         }
@@ -346,7 +365,7 @@ impl Journal {
 
     /// What can go to the array now, for the log's thread.
     pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
-        if !self.checkpoint.wanted || self.checkpointing.is_some() {
+        if self.given_up || !self.checkpoint.wanted || self.checkpointing.is_some() {
             return None;
         }
         self.seal();
@@ -387,6 +406,9 @@ impl Journal {
     /// Whether the log's thread has anything to do.
     #[must_use]
     pub fn has_work(&self) -> bool {
+        if self.given_up {
+            return false;
+        }
         let open_is_complete = !self.open.is_empty() && self.in_flight == [0];
         let checkpoint_helps = open_is_complete || self.complete_through() >= self.tail;
         self.commit.wanted
@@ -412,7 +434,7 @@ impl Journal {
     /// Whether everything is in the array.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tail == self.next && self.open.is_empty() && !self.regions.has_changes()
+        self.tail == self.next && self.open.is_empty() && !self.regions.has_changes() && !self.given_up
     }
 
     /// Begins anew with `superblock`, which is on disk and goes on where this log ends. The log is empty.

@@ -283,13 +283,13 @@ unsafe impl RingStep for NvmeStep {
     type Submission = squeue::Entry128;
     type Completion = cqueue::Entry32;
 
-    fn entry(&self, _operation: &Operation, fixed_buffer: bool) -> Option<squeue::Entry128> {
+    fn entry(&self, _operation: &Operation, fixed_buffer: bool) -> squeue::Entry128 {
         let bytes: [u8; COMMAND_SIZE] = self.command.to_bytes();
         let code = if matches!(self.buffer, CommandBuffer::Vectors) { VECTORS } else { ONE_BUFFER };
         // the data part of a folio is what the ring has registered
         let registered = matches!(self.buffer, CommandBuffer::Folio { registered: true });
         let fixed = (fixed_buffer && registered).then_some(0);
-        Some(opcode::UringCmd80::new(NAMESPACE, code).cmd(bytes).buf_index(fixed).build())
+        opcode::UringCmd80::new(NAMESPACE, code).cmd(bytes).buf_index(fixed).build()
     }
 
     fn outcome(&self, _operation: &Operation, result: i32) -> io::Result<()> {

@@ -166,6 +166,15 @@ impl TagLog {
         grown.recv().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
     }
 
+    /// What a queue had in flight has not come back: nothing is known of its blocks any more.
+    pub(super) fn give_up(&self) {
+        tracing::error!(
+            "the disk fails from now on: what a worker had in flight is lost; start again to recover it"
+        );
+        self.lock().journal.give_up();
+        self.wake_askers();
+    }
+
     fn run(&self) {
         let mut checkpoint = None;
         while self.sleep(checkpoint.is_some()) {
