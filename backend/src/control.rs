@@ -18,7 +18,9 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
+use thiserror::Error;
 
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -37,6 +39,7 @@ use crate::disk::Disk;
 use crate::growth::GrowthError;
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
+use crate::metrics::Counter;
 use crate::report;
 use crate::session::{self, Notice, Offer};
 use crate::socket::{BoundSocket, Endpoint};
@@ -72,6 +75,29 @@ const SIZE: u64 = 5;
 const WATCHDOG: u64 = 6;
 /// The first of the clients of the control socket.
 const CLIENTS: u64 = 16;
+
+/// Why the control thread cannot go on.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// A call of the system that must not fail has failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The session was asked to end and has not.
+    #[error(
+        "{what} after {seconds} s: the storage does not answer; what was not flushed is recovered when the disk is served again"
+    )]
+    Hangs {
+        /// What is still there.
+        what: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+/// How long a session may take to end after SIGTERM. Its requests are in the kernel, which may wait for a device that is gone.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long no front-end, or no client, is accepted after that has failed: the reason may be the whole system's.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where control comes from besides signals, and what is told there.
 #[derive(Debug)]
@@ -116,6 +142,17 @@ impl Running {
         Ok(Self { thread, stream, inbox, connected, ended })
     }
 
+    /// Waits for the end of the session, for as long as that may take. False: it has not ended.
+    fn wait_for_end(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        loop {
+            match poll(&mut [PollFd::new(&self.ended, PollFlags::IN)], Some(&limit)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                polled => return Ok(polled? > 0),
+            }
+        }
+    }
+
     fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("the session panicked");
@@ -130,7 +167,7 @@ pub fn run<B: BlockDevice>(
     endpoint: &Endpoint,
     termination: &mut Termination,
     supervision: Supervision<'_>,
-) -> io::Result<()> {
+) -> Result<(), ControlError> {
     tell_service_manager(NotifyState::Ready);
     let mut control = Control::new(disk, offer, endpoint, supervision)?;
     control.epoll.watch(termination.signalled.as_fd(), TERMINATION)?;
@@ -144,6 +181,7 @@ pub fn run<B: BlockDevice>(
     loop {
         let event = control.epoll.wait(control.rest())?;
         control.look_after_queues();
+        control.accept_again();
         let Some(event) = event else {
             continue;
         };
@@ -156,6 +194,9 @@ pub fn run<B: BlockDevice>(
                     // For the session it is the end of the stream. The front-end sees none before everything in flight is
                     // done: it takes the used rings of that moment for final.
                     let _ = session.stream.shutdown(Shutdown::Read);
+                    if !session.wait_for_end(STOP_LIMIT)? {
+                        return Err(hangs(disk));
+                    }
                     session.join();
                     log_counters(disk);
                 }
@@ -182,6 +223,16 @@ pub fn run<B: BlockDevice>(
     }
 }
 
+/// What of the session is still there.
+fn hangs<B>(disk: &Disk<B>) -> ControlError {
+    let queues = disk.metrics.iter().enumerate().filter(|(_, metrics)| metrics.ring_size.get() > 0);
+    let queues: Vec<_> = queues
+        .map(|(queue, metrics)| format!("queue {queue} with {} requests in flight", metrics.in_flight.get()))
+        .collect();
+    let what = if queues.is_empty() { "the session".to_owned() } else { queues.join(", ") };
+    ControlError::Hangs { what: format!("{what} has not stopped"), seconds: STOP_LIMIT.as_secs() }
+}
+
 /// By the protocol of `sd_notify(3)`, where there is somebody to tell.
 fn tell_service_manager(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
@@ -202,11 +253,15 @@ struct Control<'a, B> {
     log: &'a LogFilter,
     chosen: Chosen,
     size: Option<SizeWatch>,
-    watchdog: Option<Watchdog>,
+    watchdog: Watchdog,
     /// A resize is under way.
     resizing: bool,
     /// The storage may have changed during it.
     measure_again: bool,
+    /// When front-ends are accepted again, after that has failed.
+    accept_at: Option<Instant>,
+    /// How often a front-end was not served.
+    turned_away: Counter,
 }
 
 impl<'a, B: BlockDevice> Control<'a, B> {
@@ -224,8 +279,11 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         if let Some(size) = &size {
             epoll.watch(size.as_fd(), SIZE)?;
         }
-        let queues = disk.metrics.len();
-        let watchdog = watchdog.map(|limit| Watchdog::new(limit, &disk.watch, queues)).transpose()?;
+        if let Some(listener) = endpoint.listener() {
+            // another process may have it too, and accept whom we were told of
+            listener.set_nonblocking(true)?;
+        }
+        let watchdog = Watchdog::new(watchdog, &disk.watch, disk.metrics.len())?;
         if let Some(wake) = Watchdog::wake_fd(&disk.watch) {
             epoll.watch(wake, WATCHDOG)?;
         }
@@ -244,45 +302,72 @@ impl<'a, B: BlockDevice> Control<'a, B> {
             watchdog,
             resizing,
             measure_again,
+            accept_at: None,
+            turned_away: Counter::default(),
         })
     }
 
-    /// How long the watchdog can be left alone.
+    /// How long there is nothing to do without an event.
     fn rest(&self) -> Option<Duration> {
-        self.watchdog.as_ref().and_then(|watchdog| watchdog.rest(Instant::now()))
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let clients = self.clients.as_ref().and_then(Clients::accept_at);
+        [self.watchdog.rest(now), self.accept_at.map(until), clients.map(until)].into_iter().flatten().min()
     }
 
     fn look_after_queues(&mut self) {
-        if let Some(watchdog) = &mut self.watchdog {
-            watchdog.look(&self.disk.watch, &self.disk.metrics, &self.disk.inboxes, Instant::now());
-        }
+        self.watchdog.look(&self.disk.watch, &self.disk.metrics, &self.disk.inboxes, Instant::now());
     }
 
     fn watch_queues(&mut self) {
-        if let Some(watchdog) = &mut self.watchdog {
-            watchdog.woken(&self.disk.watch, Instant::now());
-        }
+        self.watchdog.woken(&self.disk.watch, Instant::now());
     }
 
     fn accept(&mut self) -> io::Result<()> {
         let Some(listener) = self.endpoint.listener() else {
             return Ok(());
         };
-        match listener.accept() {
+        let served = match listener.accept() {
+            // another process has accepted it
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => Err(("accept", error)),
             Ok((stream, _)) => {
                 tracing::info!("front-end connected");
-                self.start_session(stream)?;
-                // the next one waits in the backlog
-                self.epoll.forget(listener.as_fd())?;
+                self.start_session(stream).map_err(|error| ("serve", error))
             }
-            Err(error) => tracing::warn!("cannot accept a front-end: {error}"),
+        };
+        // the next one waits in the backlog: for the end of the session, or for better times
+        self.epoll.forget(listener.as_fd())?;
+        if let Err((action, error)) = served {
+            self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+            if self.turned_away.add_logged() {
+                let times = self.turned_away.get();
+                tracing::error!(times, "cannot {action} a front-end, trying again every second: {error}");
+            }
         }
         Ok(())
     }
 
+    /// Accepts front-ends and clients again some time after that has failed.
+    fn accept_again(&mut self) {
+        let now = Instant::now();
+        if self.accept_at.is_some_and(|at| at <= now)
+            && let Some(listener) = self.endpoint.listener_fd()
+        {
+            let watched = self.epoll.watch(listener, LISTENER);
+            self.accept_at = watched.err().map(|_| now + ACCEPT_PAUSE);
+        }
+        if let Some(clients) = &mut self.clients {
+            clients.accept_again(&self.epoll, now);
+        }
+    }
+
     fn start_session(&mut self, stream: UnixStream) -> io::Result<()> {
         let session = Running::start(self.disk.clone(), self.offer.clone(), stream)?;
-        self.epoll.watch(session.ended.as_fd(), SESSION)?;
+        self.epoll.watch(session.ended.as_fd(), SESSION).inspect_err(|_| {
+            // it would not be waited for
+            let _ = session.stream.shutdown(Shutdown::Both);
+        })?;
         self.running = Some(session);
         Ok(())
     }

@@ -36,9 +36,9 @@ pub const MEMORY_SLOTS_MAX: usize = 509;
 /// Why a region of the front-end's was refused.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// More than [`MEMORY_SLOTS_MAX`].
-    #[error("more than {MEMORY_SLOTS_MAX} memory regions")]
-    TooMany,
+    /// More than were offered.
+    #[error("more than {0} memory regions: each takes an open file, so raise `ulimit -Hn` where that is few")]
+    TooMany(usize),
     /// Start and length overflow, or the region overlaps another one.
     #[error("memory region at guest address {0:#x} overlaps another one or the end of the address space")]
     Overlap(u64),
@@ -91,14 +91,21 @@ impl Region {
 ///
 /// Regions are taken away only while no worker runs. Workers hold a [`GuestMemory`] of their own, and are told when regions
 /// were added.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryTable {
+    /// Most regions at a time.
+    slots: usize,
     regions: Vec<Region>,
     memory: Arc<GuestMemory>,
     log: Arc<DirtyLog>,
 }
 
 impl MemoryTable {
+    /// An empty table for at most `slots` regions, [`MEMORY_SLOTS_MAX`] or fewer.
+    pub fn new(slots: usize) -> Self {
+        Self { slots, regions: Vec::new(), memory: Arc::default(), log: Arc::default() }
+    }
+
     /// The memory of all regions.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
@@ -160,8 +167,8 @@ impl MemoryTable {
     }
 
     fn set(&mut self, mut regions: Vec<Region>) -> Result<(), MemoryError> {
-        if regions.len() > MEMORY_SLOTS_MAX {
-            return Err(MemoryError::TooMany);
+        if regions.len() > self.slots {
+            return Err(MemoryError::TooMany(self.slots));
         }
         regions.sort_by_key(|region| region.guest_addr);
         if let Some(pair) =

@@ -44,6 +44,45 @@ impl Gauge {
     }
 }
 
+/// Why a ring that the front-end has set up gives no requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RingTrouble {
+    /// It lies in no memory that the front-end has shared.
+    NotShared,
+    /// The driver has notified of buffers, and there are none.
+    AlwaysEmpty,
+}
+
+impl RingTrouble {
+    /// As a [`Gauge`] has it; 0 says that there is no trouble.
+    pub const fn code(self) -> u64 {
+        match self {
+            Self::NotShared => 1,
+            Self::AlwaysEmpty => 2,
+        }
+    }
+
+    /// The trouble of a [`Gauge`].
+    pub fn of(gauge: &Gauge) -> Option<Self> {
+        [Self::NotShared, Self::AlwaysEmpty].into_iter().find(|trouble| trouble.code() == gauge.get())
+    }
+
+    /// What is seen, with the likely cause and its cure.
+    pub const fn explain(self) -> &'static str {
+        match self {
+            Self::NotShared => {
+                "the ring is in no memory that the front-end shares: let it share the guest's memory \
+                (QEMU: `-object memory-backend-memfd,id=mem,size=...,share=on -numa node,memdev=mem`; \
+                libvirt: `<access mode='shared'/>` in `<memoryBacking>`)"
+            }
+            Self::AlwaysEmpty => {
+                "the driver has notified of requests, but the ring is empty as seen from here: the front-end \
+                seems to share a private copy of the guest's memory: use `share=on` for QEMU's memory backend"
+            }
+        }
+    }
+}
+
 /// What one queue has done since it was first started.
 #[derive(Debug, Default)]
 pub struct QueueMetrics {
@@ -51,6 +90,14 @@ pub struct QueueMetrics {
     pub ring_size: Gauge,
     /// Seconds for which it has made no progress, as the watchdog last saw it; 0 while it does.
     pub stuck_s: Gauge,
+    /// Turns that its worker has taken. It counts on while the worker is awake.
+    pub turns: Counter,
+    /// 1 while its worker is awake; 0 while that sleeps or there is none.
+    pub awake: Gauge,
+    /// Kicks after which the ring was empty, while no chain was ever popped from it.
+    pub empty_kicks: Gauge,
+    /// What seems to be wrong with its ring, as [`RingTrouble`] has it.
+    pub ring_trouble: Gauge,
     /// Requests popped and not answered yet.
     pub in_flight: Gauge,
     /// Requests that have needed the device and were answered, well or not: it counts on while the queue makes progress.
@@ -94,7 +141,7 @@ impl QueueMetrics {
     /// Whether the queue has ever been of use, or of trouble.
     pub fn has_served(&self) -> bool {
         let answers = [&self.finished, &self.refused, &self.malformed, &self.retired, &self.unsupported];
-        answers.iter().any(|counter| counter.get() > 0)
+        answers.iter().any(|counter| counter.get() > 0) || self.ring_trouble.get() > 0
     }
 
     /// Counts a request that was done, over `len` bytes, in `ns` nanoseconds.

@@ -8,13 +8,13 @@ mod connection;
 mod front_door;
 mod handler;
 mod messages;
+mod patience;
 mod queue;
 
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -24,7 +24,7 @@ use virtio::{ConfigSpace, Features, RingAddresses, SplitRing};
 use self::backend_channel::BackendChannel;
 use self::front_door::FrontDoor;
 use self::messages::refuse;
-use self::queue::{FrontendAddresses, Queue};
+use self::queue::{FrontendAddresses, Queue, Worker};
 use crate::device::BlockDevice;
 use crate::dirty_log::UsedRingLog;
 use crate::disk::Disk;
@@ -32,6 +32,7 @@ use crate::inbox::{Inbox, Message};
 use crate::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
 use crate::lost_memory::{self, Loss};
 use crate::memory::{MemoryError, MemoryTable};
+use crate::metrics::RingTrouble;
 use crate::worker::{QueueWorker, Vring};
 
 /// Feature bits that no driver sees.
@@ -40,6 +41,12 @@ const FRONTEND_FEATURES: VhostUserVirtioFeatures =
 
 /// How often to look whether a worker that does not answer has died.
 const DEAD_WORKER_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a worker may take to use memory that was added.
+const MEMORY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a ring may lie in no shared memory before that is said: regions come one message at a time.
+const UNSHARED_LIMIT: Duration = Duration::from_secs(2);
 
 /// What every session of a disk offers.
 #[derive(Debug, Clone)]
@@ -50,6 +57,8 @@ pub struct Offer {
     pub config: ConfigSpace,
     /// Largest ring accepted, in entries.
     pub queue_size_max: u16,
+    /// Most memory regions accepted; each keeps a descriptor.
+    pub memory_slots: usize,
 }
 
 /// What the control thread tells a session.
@@ -87,6 +96,7 @@ pub fn serve<B: BlockDevice>(
         // queues that died have been logged, and are not served again
         let _ = session.stop_all();
         session.disk.negotiated.set(0);
+        session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
     }
     // closed only now: who waits for its end may count on nothing being in flight
     drop(door);
@@ -113,11 +123,14 @@ struct Session<B> {
     channel: Option<BackendChannel>,
     /// Mappings that had been lost before this session.
     losses: u64,
+    /// Since when a queue that should run has its ring in no shared memory.
+    unshared_since: Option<Instant>,
 }
 
 impl<B: BlockDevice> Session<B> {
     fn new(disk: Arc<Disk<B>>, offer: Offer, inbox: Arc<Inbox<Notice>>) -> Self {
         let queues = disk.inboxes.iter().map(|_| Queue::default()).collect();
+        let memory_slots = offer.memory_slots;
         Self {
             disk,
             offer,
@@ -127,11 +140,12 @@ impl<B: BlockDevice> Session<B> {
             migrating: false,
             protocol_features: VhostUserProtocolFeatures::empty(),
             status: 0,
-            memory: MemoryTable::default(),
+            memory: MemoryTable::new(memory_slots),
             inflight: None,
             queues,
             channel: None,
             losses: lost_memory::losses(),
+            unshared_since: None,
         }
     }
 
@@ -230,13 +244,10 @@ impl<B: BlockDevice> Session<B> {
 
     /// Starts the queue's worker if everything it needs is there.
     fn start_if_ready(&mut self, index: usize) -> VhostResult<()> {
-        let queue = &self.queues[index];
-        // Without the protocol features there is no message to enable a ring: it is enabled by its kick.
-        let enabled = queue.enabled || self.acked & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
-        if !enabled || queue.worker.is_some() || queue.kick.is_none() || queue.size == 0 {
+        let Some(addresses) = self.should_run(index) else {
             return Ok(());
-        }
-        let Some(addresses) = queue.addresses.and_then(|addresses| self.translate(addresses)) else {
+        };
+        let Some(addresses) = self.translate(addresses) else {
             // Regions come and go one message at a time: the one with the rings may be on its way.
             return Ok(());
         };
@@ -264,8 +275,13 @@ impl<B: BlockDevice> Session<B> {
         };
         let (disk, memory) = (self.disk.clone(), self.memory.memory().clone());
         let (started, outcome) = mpsc::sync_channel(1);
+        let (running, ended) = mpsc::channel();
         let inbox = self.inbox.clone();
+        self.disk.metrics[index].empty_kicks.set(0);
+        self.disk.metrics[index].ring_trouble.set(0);
         let thread = thread::Builder::new().name(format!("queue{index}")).spawn(move || {
+            // dropped at the end of the thread
+            let _running: mpsc::Sender<()> = running;
             // the ring of a worker belongs to the thread that made it
             let worker = match QueueWorker::new(disk, memory, vring) {
                 Ok(worker) => worker,
@@ -286,15 +302,58 @@ impl<B: BlockDevice> Session<B> {
             ended
         });
         let thread = thread.map_err(|error| fail("cannot start a worker thread", index, &error))?;
-        if let Ok(Ok(())) = outcome.recv() {
+        let queue = &mut self.queues[index];
+        if let Some(Ok(())) = patience::wait(&outcome, || format!("queue {index} has not opened its device"))
+        {
             self.disk.metrics[index].ring_size.set(queue.size.into());
             tracing::debug!(queue = index, size = queue.size, next_avail = queue.next_avail, "queue started");
-            queue.worker = Some(thread);
+            queue.worker = Some(Worker { thread, ended });
             return Ok(());
         }
         let error = thread.join().ok().and_then(Result::err);
         let error = error.unwrap_or_else(|| io::Error::other("the worker panicked"));
         Err(fail("cannot start the worker", index, &error))
+    }
+
+    /// The addresses of the ring of a queue that is to run and does not, as far as what the front-end has said of it goes.
+    fn should_run(&self, index: usize) -> Option<FrontendAddresses> {
+        let queue = &self.queues[index];
+        // Without the protocol features there is no message to enable a ring: it is enabled by its kick.
+        let enabled = queue.enabled || self.acked & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
+        let ready = enabled && queue.worker.is_none() && queue.kick.is_some() && queue.size > 0;
+        queue.addresses.filter(|_| ready)
+    }
+
+    /// How long until [`Self::report_unshared_rings`] has something to report; none: it has not.
+    fn rest(&mut self) -> Option<Duration> {
+        let is_unshared = |index| {
+            let addresses = self.should_run(index).filter(|addresses| self.translate(*addresses).is_none());
+            addresses.is_some() && self.disk.metrics[index].ring_trouble.get() == 0
+        };
+        if !(0..self.queues.len()).any(is_unshared) {
+            self.unshared_since = None;
+            return None;
+        }
+        let since = *self.unshared_since.get_or_insert_with(Instant::now);
+        Some(UNSHARED_LIMIT.saturating_sub(since.elapsed()))
+    }
+
+    /// Says, once, that the rings of queues which should run lie in no shared memory: their guest waits for ever.
+    fn report_unshared_rings(&mut self) {
+        if self.unshared_since.is_none_or(|since| since.elapsed() < UNSHARED_LIMIT) {
+            return;
+        }
+        let mut said = false;
+        for index in 0..self.queues.len() {
+            let Some(addresses) = self.should_run(index) else { continue };
+            let trouble = &self.disk.metrics[index].ring_trouble;
+            if self.translate(addresses).is_none() && trouble.get() == 0 {
+                trouble.set(RingTrouble::NotShared.code());
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(queue = index, "{}", RingTrouble::NotShared.explain());
+                }
+            }
+        }
     }
 
     /// The addresses as the guest has them; `None` when they are not in any region.
@@ -384,7 +443,13 @@ impl<B: BlockDevice> Session<B> {
         let Some(worker) = queue.worker.take() else {
             return Ok(());
         };
-        let ended = worker.join();
+        let (disk, metrics) = (&self.disk, &self.disk.metrics[index]);
+        patience::wait(&worker.ended, || {
+            disk.inboxes[index].post(Message::TellOldest);
+            let in_flight = metrics.in_flight.get();
+            format!("queue {index} has not stopped, with {in_flight} requests in flight,")
+        });
+        let ended = worker.thread.join();
         // also when it died: nobody serves the ring now
         self.disk.metrics[index].ring_size.set(0);
         match ended {
@@ -455,11 +520,17 @@ impl<B: BlockDevice> Session<B> {
             }
         }
         drop(taken);
+        let start = Instant::now();
         while untaken.recv_timeout(DEAD_WORKER_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             for (queue, inbox) in self.queues.iter().zip(&self.disk.inboxes) {
-                if queue.worker.as_ref().is_some_and(JoinHandle::is_finished) {
+                if queue.worker.as_ref().is_some_and(|worker| worker.thread.is_finished()) {
                     inbox.take();
                 }
+            }
+            if start.elapsed() > MEMORY_LIMIT {
+                let seconds = MEMORY_LIMIT.as_secs();
+                tracing::error!("a queue has not taken the new memory over after {seconds} s");
+                return Err(VhostError::BackendInternalError);
             }
         }
         self.start_all()

@@ -8,8 +8,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 
 /// Longest path of a Unix socket, in bytes: `sun_path` less its terminating zero.
@@ -24,6 +25,9 @@ pub enum SocketError {
     /// Another process accepts connections there.
     #[error("socket {} is in use by another process: stop that process or choose another path", .0.display())]
     InUse(PathBuf),
+    /// Another process has a socket of another type there.
+    #[error("socket {} is of another type and belongs to another service: choose another path", .0.display())]
+    OfAnotherType(PathBuf),
     /// The path names something that is no socket, which we must not remove.
     #[error("{} exists and is not a socket: remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
@@ -108,8 +112,15 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
     let group = group.map(group_id).transpose()?;
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
-        Ok(_) => fs::remove_file(path).map_err(fail("replace"))?,
+        Ok(_) => match connect_now(path) {
+            // the only answer that says that no process has it
+            Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(fail("replace"))?,
+            Err(Errno::NOENT) => {}
+            Err(Errno::PROTOTYPE) => return Err(SocketError::OfAnotherType(path.to_owned())),
+            // also where there is no room for another connection
+            Ok(()) | Err(Errno::AGAIN) => return Err(SocketError::InUse(path.to_owned())),
+            Err(error) => return Err(fail("find out whether another process uses")(error.into())),
+        },
         Err(_) => {}
     }
     // nobody may connect before owner and mode are as asked
@@ -129,6 +140,13 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail("change the mode of"))?;
     Ok(socket)
+}
+
+/// Connects to the stream socket at `path`, without waiting for room in its backlog.
+fn connect_now(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 fn group_id(name: &str) -> Result<u32, SocketError> {
@@ -207,6 +225,44 @@ mod tests {
         assert!(matches!(bind(&path, 0o600, None), Err(SocketError::InUse(_))));
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// A datagram socket, as that of `sd_notify(3)` is, refuses a stream as if nobody were there.
+    #[test]
+    fn a_socket_of_another_type_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::OfAnotherType(_))));
+        assert!(path.exists());
+        let path = dir.path().join("packets");
+        let packets =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&packets, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&packets, 1).unwrap();
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::OfAnotherType(_))));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_whose_backlog_is_full_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect_waiting(&path)).collect();
+        assert!(!waiting.is_empty());
+        assert!(matches!(bind(&path, 0o600, None), Err(SocketError::InUse(_))));
+        assert!(path.exists());
+    }
+
+    /// A connection that waits in the backlog; none when there is no room for it.
+    fn connect_waiting(path: &Path) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(path).unwrap()).is_ok().then_some(socket)
     }
 
     #[test]

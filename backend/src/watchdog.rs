@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::inbox::{Inbox, Message};
-use crate::metrics::QueueMetrics;
+use crate::metrics::{QueueMetrics, RingTrouble};
 
 /// Where workers say that there is work to watch over.
 #[derive(Debug)]
@@ -39,18 +39,33 @@ impl Watch {
     }
 }
 
+/// For how long a ring may be empty although the driver has notified of requests.
+const EMPTY_LIMIT: Duration = Duration::from_secs(2);
+/// The first kick may be that of a front-end which starts the queue.
+const EMPTY_KICKS: u64 = 2;
+
 /// What the watchdog has seen of a queue.
 #[derive(Debug)]
 struct Seen {
     finished: u64,
+    turns: u64,
     since: Instant,
     reported: bool,
+    /// Since when the driver has notified of requests that are not to be seen.
+    empty_since: Option<Instant>,
+}
+
+impl Seen {
+    fn new(now: Instant) -> Self {
+        Self { finished: 0, turns: 0, since: now, reported: false, empty_since: None }
+    }
 }
 
 /// Looks after the queues of a disk.
 #[derive(Debug)]
 pub struct Watchdog {
-    limit: Duration,
+    /// None: only empty rings are looked for.
+    limit: Option<Duration>,
     queues: Vec<Seen>,
     next_look: Option<Instant>,
     /// Nothing was in flight at the last look.
@@ -58,13 +73,13 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Reports queues on which nothing has finished for `limit` while something was in flight.
-    pub fn new(limit: Duration, watch: &Watch, queues: usize) -> io::Result<Self> {
+    /// Reports queues on which nothing has finished for `limit` while something was in flight, workers that have stood still as long,
+    /// and rings that are always empty.
+    pub fn new(limit: Option<Duration>, watch: &Watch, queues: usize) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let _ = watch.wake.set(wake);
         watch.told.store(false, Relaxed);
-        let seen = || Seen { finished: 0, since: Instant::now(), reported: false };
-        let queues = std::iter::repeat_with(seen).take(queues).collect();
+        let queues = std::iter::repeat_with(|| Seen::new(Instant::now())).take(queues).collect();
         Ok(Self { limit, queues, next_look: None, idle: false })
     }
 
@@ -82,13 +97,17 @@ impl Watchdog {
         if self.next_look.is_none() {
             // the rest was no want of progress
             self.queues.iter_mut().for_each(|seen| seen.since = now);
-            self.next_look = Some(now + self.limit / 4);
+            self.next_look = Some(now + self.interval());
         }
     }
 
     /// How long until the next look; none while it rests.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         self.next_look.map(|next| next.saturating_duration_since(now))
+    }
+
+    fn interval(&self) -> Duration {
+        self.limit.map_or(EMPTY_LIMIT, |limit| (limit / 4).min(EMPTY_LIMIT))
     }
 
     /// Looks, if it is time for that. A queue that hangs is logged once, and its worker is asked for its oldest request.
@@ -98,40 +117,152 @@ impl Watchdog {
         }
         let mut idle = true;
         for (index, (seen, metrics)) in self.queues.iter_mut().zip(metrics).enumerate() {
-            let (finished, in_flight) = (metrics.finished.get(), metrics.in_flight.get());
-            let moves = in_flight == 0 || finished != seen.finished;
-            idle &= in_flight == 0 && finished == seen.finished;
-            let still = now.saturating_duration_since(seen.since);
-            if moves {
-                if seen.reported {
-                    tracing::warn!(
-                        queue = index,
-                        seconds = still.as_secs(),
-                        "the queue makes progress again"
-                    );
-                }
-                *seen = Seen { finished, since: now, reported: false };
-                metrics.stuck_s.set(0);
-                continue;
-            }
-            if still < self.limit {
-                continue;
-            }
-            metrics.stuck_s.set(still.as_secs().max(1));
-            if !seen.reported {
-                seen.reported = true;
-                let seconds = still.as_secs();
-                tracing::error!(queue = index, in_flight, seconds, "the queue makes no progress");
-                inboxes[index].post(Message::TellOldest);
-            }
+            idle &= !seen.watches_ring(index, metrics, now);
+            let quiet = seen.look(index, metrics, self.limit, &inboxes[index], now);
+            idle &= quiet;
         }
-        self.next_look = Some(now + self.limit / 4);
-        // Told anew from the first idle look on; what is missed by a worker that has not seen that yet is seen at the second.
+        self.next_look = Some(now + self.interval());
+        // Told again from the first idle look on; what is missed by a worker that has not seen that yet is seen at the second.
         match (idle, self.idle) {
             (true, true) => self.next_look = None,
             (true, false) => watch.told.store(false, Relaxed),
             (false, _) => watch.told.store(true, Relaxed),
         }
         self.idle = idle;
+    }
+}
+
+impl Seen {
+    /// Looks at the progress of the queue. True when there is nothing to watch over.
+    fn look(
+        &mut self,
+        index: usize,
+        metrics: &QueueMetrics,
+        limit: Option<Duration>,
+        inbox: &Inbox,
+        now: Instant,
+    ) -> bool {
+        let (finished, in_flight) = (metrics.finished.get(), metrics.in_flight.get());
+        let (turns, awake) = (metrics.turns.get(), metrics.awake.get() > 0);
+        // one with nothing in flight may still stand in a call that should not block
+        let stands = if in_flight > 0 { finished == self.finished } else { awake && turns == self.turns };
+        let quiet = in_flight == 0 && finished == self.finished && !awake;
+        let still = now.saturating_duration_since(self.since);
+        if !stands {
+            if self.reported {
+                let seconds = still.as_secs();
+                tracing::warn!(queue = index, seconds, "the queue makes progress again");
+            }
+            *self = Self { finished, turns, since: now, reported: false, ..*self };
+            metrics.stuck_s.set(0);
+            return quiet;
+        }
+        if limit.is_none_or(|limit| still < limit) {
+            return quiet;
+        }
+        metrics.stuck_s.set(still.as_secs().max(1));
+        if !self.reported {
+            self.reported = true;
+            let seconds = still.as_secs();
+            if in_flight > 0 {
+                tracing::error!(queue = index, in_flight, seconds, "the queue makes no progress");
+                inbox.post(Message::TellOldest);
+            } else {
+                tracing::error!(
+                    queue = index,
+                    seconds,
+                    "the worker of the queue is blocked, with nothing in flight"
+                );
+            }
+        }
+        quiet
+    }
+
+    /// Looks at the ring, and reports one that seems to be another than the driver's. True while that is to be watched.
+    fn watches_ring(&mut self, index: usize, metrics: &QueueMetrics, now: Instant) -> bool {
+        if metrics.empty_kicks.get() < EMPTY_KICKS || metrics.ring_trouble.get() > 0 {
+            self.empty_since = None;
+            return false;
+        }
+        let since = *self.empty_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < EMPTY_LIMIT {
+            return true;
+        }
+        metrics.ring_trouble.set(RingTrouble::AlwaysEmpty.code());
+        tracing::warn!(queue = index, "{}", RingTrouble::AlwaysEmpty.explain());
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    struct Rig {
+        watch: Watch,
+        metrics: [QueueMetrics; 1],
+        inboxes: [Inbox; 1],
+        watchdog: Watchdog,
+        start: Instant,
+    }
+
+    impl Rig {
+        fn new(limit: Option<Duration>) -> Self {
+            let (watch, start) = (Watch::default(), Instant::now());
+            let watchdog = Watchdog::new(limit, &watch, 1).unwrap();
+            let mut rig = Self {
+                watch,
+                metrics: [QueueMetrics::default()],
+                inboxes: [Inbox::new().unwrap()],
+                watchdog,
+                start,
+            };
+            rig.watchdog.woken(&rig.watch, start);
+            rig
+        }
+
+        /// Looks `seconds` after the start. Whether it will look again.
+        fn look(&mut self, seconds: u64) -> bool {
+            let now = self.start + Duration::from_secs(seconds);
+            self.watchdog.look(&self.watch, &self.metrics, &self.inboxes, now);
+            self.watchdog.rest(now).is_some()
+        }
+    }
+
+    /// As one that blocks in a descriptor which the front-end shares.
+    #[test]
+    fn a_worker_that_is_blocked_with_nothing_in_flight_is_reported() {
+        let mut rig = Rig::new(Some(LIMIT));
+        rig.metrics[0].awake.set(1);
+        rig.metrics[0].turns.add(1);
+        assert!(rig.look(2));
+        assert!(rig.look(8));
+        assert_eq!(rig.metrics[0].stuck_s.get(), 0);
+        assert!(rig.look(14), "a blocked worker is no rest");
+        assert_eq!(rig.metrics[0].stuck_s.get(), 12);
+        rig.metrics[0].turns.add(1);
+        rig.metrics[0].awake.set(0);
+        rig.look(20);
+        assert_eq!(rig.metrics[0].stuck_s.get(), 0);
+    }
+
+    #[test]
+    fn a_ring_that_is_kicked_and_always_empty_is_reported_after_two_seconds() {
+        for limit in [Some(LIMIT), None] {
+            let mut rig = Rig::new(limit);
+            // a front-end kicks each queue that it starts
+            rig.metrics[0].empty_kicks.set(1);
+            rig.look(2);
+            rig.look(10);
+            assert_eq!(rig.metrics[0].ring_trouble.get(), 0);
+            rig.metrics[0].empty_kicks.set(2);
+            rig.watchdog.woken(&rig.watch, rig.start + Duration::from_secs(20));
+            assert!(rig.look(22));
+            assert_eq!(rig.metrics[0].ring_trouble.get(), 0);
+            rig.look(24);
+            assert_eq!(RingTrouble::of(&rig.metrics[0].ring_trouble), Some(RingTrouble::AlwaysEmpty));
+        }
     }
 }

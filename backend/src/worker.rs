@@ -82,6 +82,17 @@ struct Done {
     popped: u64,
 }
 
+/// What the driver's notifications have led to, until the first chain was popped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kicks {
+    /// There was none since the ring was last looked at.
+    None,
+    /// There was one, and the ring is to be looked at.
+    Pending,
+    /// A chain was popped.
+    Served,
+}
+
 /// Serves one queue on its own thread until it is told to stop.
 #[derive(Debug)]
 pub struct QueueWorker<B: BlockDevice> {
@@ -114,6 +125,8 @@ pub struct QueueWorker<B: BlockDevice> {
     /// A request of which more is begun as soon as its pieces so far were looked at.
     cutting: Option<usize>,
     stopping: bool,
+    /// What the driver's notifications have led to so far.
+    kicks: Kicks,
     /// Mappings that had been lost before this queue was served.
     losses: u64,
 }
@@ -160,6 +173,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             starved: false,
             cutting: None,
             stopping: false,
+            kicks: Kicks::None,
             losses: lost_memory::losses(),
         })
     }
@@ -168,7 +182,10 @@ impl<B: BlockDevice> QueueWorker<B> {
     ///
     /// Fails only when io_uring does: then what was popped is lost to the driver, but no other queue waits for it.
     pub fn run(mut self) -> io::Result<Vring> {
-        match self.serve() {
+        self.metrics().awake.set(1);
+        let served = self.serve();
+        self.metrics().awake.set(0);
+        match served {
             Ok(()) => Ok(self.vring),
             Err(error) => {
                 self.abandon();
@@ -181,7 +198,9 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.resume();
         let mut reaped = 0;
         loop {
+            self.metrics().turns.add(1);
             let accepted = self.accept();
+            self.note_kick(accepted);
             if accepted > 0 {
                 // now, not after what follows from it, which takes its time too
                 self.poller.worked();
@@ -236,6 +255,24 @@ impl<B: BlockDevice> QueueWorker<B> {
         !self.starved && !self.ready.is_empty()
     }
 
+    /// Counts kicks for nothing of a ring that never had anything: the driver may see another ring than we do.
+    fn note_kick(&mut self, popped: usize) {
+        let metrics = self.metrics();
+        match (self.kicks, popped) {
+            (Kicks::Served, _) | (Kicks::None, 0) => {}
+            (Kicks::Pending, 0) => {
+                metrics.empty_kicks.set(metrics.empty_kicks.get() + 1);
+                self.disk.watch.tell();
+                self.kicks = Kicks::None;
+            }
+            (Kicks::None | Kicks::Pending, _) => {
+                metrics.empty_kicks.set(0);
+                metrics.ring_trouble.set(0);
+                self.kicks = Kicks::Served;
+            }
+        }
+    }
+
     /// What the worker waits for when there is nothing to do.
     fn wait(&self) -> Wait {
         if self.requests.is_empty() { Wait::Driver } else { Wait::Device }
@@ -273,7 +310,10 @@ impl<B: BlockDevice> QueueWorker<B> {
             std::hint::spin_loop();
             return Ok(());
         }
-        self.device.enter(true)?;
+        self.metrics().awake.set(0);
+        let entered = self.device.enter(true);
+        self.metrics().awake.set(1);
+        entered?;
         self.begin_small();
         self.vring.ring.disable_notifications(&*self.memory);
         self.mark_used_ring();
@@ -294,6 +334,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         {
             reaped += 1;
             match event {
+                Event::Kick if self.kicks == Kicks::None => self.kicks = Kicks::Pending,
                 Event::Kick => {}
                 Event::Wake => self.read_messages(),
                 Event::Done(Operation::Transfer(transfer), result) => self.arrive(transfer, result),
@@ -362,7 +403,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         match published {
             Ok(true) => {
-                if let Some(call) = &self.vring.call {
+                if let Some(call) = &mut self.vring.call {
                     call.signal();
                 }
             }
@@ -417,7 +458,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             } else {
                 tracing::error!(queue = self.vring.index, "queue retired: {reason}");
             }
-            if let Some(error) = &self.vring.error {
+            if let Some(error) = &mut self.vring.error {
                 error.signal();
             }
         }

@@ -31,6 +31,32 @@ fn each_is_offered_where_it_is_true() {
     assert_eq!(offered(&["--num-queues", "1", "--read-only"]), always | mask([RO]));
 }
 
+/// A legacy device's feature that QEMU offers itself and passes on: refused, its guest would hang.
+#[test]
+fn any_layout_is_taken_though_it_is_not_offered() {
+    const ANY_LAYOUT: u64 = 1 << 27;
+    let image = Image::create(16 << 20);
+    let backend = Backend::serve(&image, &[]);
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let offered = frontend.protocol.get_features().unwrap() & !VHOST;
+    frontend.protocol.set_features(offered | ANY_LAYOUT | 1 << 30).unwrap();
+    frontend.queue(0).flush();
+}
+
+/// Without an indirect table a longer request does not fit in the ring.
+#[test]
+fn as_many_segments_are_offered_as_fit_in_a_ring() {
+    const SEG_MAX: u32 = 12;
+    let image = Image::create(16 << 20);
+    for (queue_size, segments) in [("1024", 126), ("128", 126), ("64", 62), ("4", 2), ("2", 1)] {
+        let backend = Backend::serve(&image, &["--queue-size", queue_size]);
+        let memory = GuestMemory::new();
+        let config = Frontend::connect(&backend, &memory).config(SEG_MAX, 4).unwrap();
+        assert_eq!(config, u32::to_le_bytes(segments), "--queue-size {queue_size}");
+    }
+}
+
 #[test]
 fn what_was_not_offered_is_not_taken() {
     let image = Image::create(16 << 20);

@@ -42,6 +42,7 @@ mod rotten_sidecar;
 mod same_page;
 mod session;
 mod setting_up;
+mod shared_descriptors;
 mod shrunk_image;
 mod socket_activation;
 mod two_file_systems;

@@ -32,7 +32,7 @@ pub(crate) struct Dimm {
 }
 
 impl Dimm {
-    fn new(index: u64) -> Self {
+    pub(crate) fn new(index: u64) -> Self {
         let file = memfd_create("dimm", MemfdFlags::CLOEXEC).unwrap();
         // with gaps, which make a region of its own of each
         Self::of(file.into(), DIMMS + index * 2 * DIMM_SIZE, DIMM_SIZE)
@@ -57,7 +57,7 @@ impl Dimm {
     }
 
     /// Writes `data` to the disk out of this memory, and reads it back into it.
-    fn write_and_read(&self, queue: &mut Queue<'_>, sector: u64, data: &[u8]) {
+    pub(crate) fn write_and_read(&self, queue: &mut Queue<'_>, sector: u64, data: &[u8]) {
         let segment = [(self.start, u32::try_from(data.len()).unwrap())];
         self.memory.write_slice(data, GuestAddress(self.start)).unwrap();
         assert_eq!(queue.execute(&Request::write(sector, &segment)).status, OK);

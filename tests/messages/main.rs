@@ -15,6 +15,7 @@ mod input;
 mod messages;
 
 mod dead_worker;
+mod no_descriptors;
 mod notices;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -26,7 +26,7 @@ fn a_queue_that_hangs_is_told_until_it_goes_on() {
     let memory = guest_memory(2);
     let mut guest = Guest::start(&memory, Arc::new(device), Setup { queues: 2, ..Setup::default() });
     let disk = guest.disk.clone();
-    let mut watchdog = Watchdog::new(LIMIT, &disk.watch, 2).unwrap();
+    let mut watchdog = Watchdog::new(Some(LIMIT), &disk.watch, 2).unwrap();
     let start = Instant::now();
     let mut at = |seconds: u64, woken: bool| {
         let now = start + Duration::from_secs(seconds);

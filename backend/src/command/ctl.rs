@@ -203,6 +203,9 @@ impl Display for QueueStatus {
         let state =
             if self.ring_size > 0 { format!("ring of {}", self.ring_size) } else { "stopped".to_owned() };
         writeln!(f, "\nqueue {}: {state}, {} in flight", self.queue, self.in_flight)?;
+        if let Some(trouble) = &self.ring_trouble {
+            writeln!(f, "  {trouble}")?;
+        }
         if self.stuck_s > 0 {
             writeln!(f, "  no progress for {} seconds", self.stuck_s)?;
         }

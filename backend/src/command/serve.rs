@@ -22,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
-use crate::control::{self, Chosen, SizeWatch, Supervision, Termination};
+use crate::control::{self, Chosen, ControlError, SizeWatch, Supervision, Termination};
 use crate::device::{
     self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
@@ -32,6 +32,7 @@ use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
 use crate::lost_memory;
+use crate::memory::MEMORY_SLOTS_MAX;
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
@@ -47,7 +48,7 @@ pub const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
-/// Hint for the driver. The usual ring has 128 entries, two of which header and status take.
+/// Hint for the driver: most data segments of a request. The usual ring has 128 entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
 /// The control socket is for its owner alone.
 const CONTROL_MODE: u32 = 0o600;
@@ -55,9 +56,13 @@ const CONTROL_MODE: u32 = 0o600;
 const ZEROING_SECTORS_MAX: u32 = 1 << 21;
 /// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
 const ZEROING_RANGES_MAX: u32 = 1;
-/// Descriptors of one queue: kick, call, error, wake and its copy, io_uring and one to spare.
-const FILES_PER_QUEUE: u64 = 7;
-/// Descriptors of everything else, memory regions included.
+/// Descriptors of one queue: kick, the rings of call and error, wake and its copy, io_uring, the image for its syncs, and one to spare.
+const FILES_PER_QUEUE: u64 = 8;
+/// Descriptors of a memory region: its file, and for a moment a copy of it on the way to the parser of messages.
+const FILES_PER_SLOT: u64 = 2;
+/// Memory regions that a front-end can count on: what a machine has at its start, and some to plug in.
+const MEMORY_SLOTS_MIN: usize = 32;
+/// Descriptors of everything else.
 const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
 /// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
 const CONTROL_FILES: u64 = 12;
@@ -268,12 +273,13 @@ fn device_serial(file: &File) -> Result<String, ServeError> {
 
 fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
     let queues = args.num_queues;
-    let needed = u64::from(queues) * FILES_PER_QUEUE + FILES_BESIDES;
+    let needed = files_without_memory(queues) + FILES_PER_SLOT * MEMORY_SLOTS_MIN as u64;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < needed) {
-        if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {
-            return Err(ServeError::TooManyQueues { queues, needed, limit });
-        }
+    if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {
+        return Err(ServeError::TooManyQueues { queues, needed, limit });
+    }
+    if current != maximum {
+        // all that may be had: what a front-end shares takes descriptors too
         let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
         raised.map_err(|error| ServeError::Setup {
             action: "raise the limit of open files",
@@ -287,6 +293,18 @@ fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
         return Err(ServeError::TooMuchMemory { queues, needed, total });
     }
     Ok(())
+}
+
+/// Descriptors that are needed before the front-end shares any memory.
+fn files_without_memory(queues: u16) -> u64 {
+    u64::from(queues) * FILES_PER_QUEUE + FILES_BESIDES
+}
+
+/// How many memory regions a front-end may share: each takes an open file.
+fn memory_slots(queues: u16) -> usize {
+    let left = |limit: u64| limit.saturating_sub(files_without_memory(queues)) / FILES_PER_SLOT;
+    let slots = getrlimit(Resource::Nofile).maximum.map_or(u64::MAX, left);
+    usize::try_from(slots).map_or(MEMORY_SLOTS_MAX, |slots| slots.min(MEMORY_SLOTS_MAX))
 }
 
 fn serve<B: BlockDevice>(
@@ -333,6 +351,10 @@ fn serve<B: BlockDevice>(
         chosen: Chosen { image: args.blk_file.display().to_string(), started: Instant::now() },
     };
     let ended = control::run(&disk, &offer, &endpoint, termination, supervision);
+    if let Err(error @ ControlError::Hangs { .. }) = ended {
+        // what still runs has the device open: to be recovered when it is served again
+        return Err(ServeError::Control(error));
+    }
     let closed = disk.device.close();
     ended.map_err(ServeError::Control)?;
     closed.map_err(|source| ServeError::Close { path: args.blk_file.clone(), source })?;
@@ -362,6 +384,12 @@ fn choose_bounce(choice: BounceChoice, info: &DeviceInfo, needed: Option<StableP
     }
 }
 
+/// What fits in a ring of `queue_size` entries without an indirect table. The driver may choose smaller rings, one by one: what a
+/// request of it can have is the smaller of this and the ring's size less two.
+fn seg_max(queue_size: u16) -> u32 {
+    u32::from(queue_size).saturating_sub(2).clamp(1, SEG_MAX)
+}
+
 fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
     let mut features = Features::VERSION_1
         | Features::FLUSH
@@ -382,7 +410,7 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
         u32::try_from(info.zeroing_max / SECTOR_SIZE).unwrap_or(u32::MAX).min(ZEROING_SECTORS_MAX);
     let config = ConfigSpace {
         capacity_sectors: info.capacity.get() / SECTOR_SIZE,
-        seg_max: SEG_MAX,
+        seg_max: seg_max(args.queue_size),
         block_size: args.block_size,
         physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),
         min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
@@ -396,5 +424,6 @@ fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
         write_zeroes_may_unmap: info.zeroing.punch_hole,
         ..ConfigSpace::default()
     };
-    Offer { features, config, queue_size_max: args.queue_size }
+    let memory_slots = memory_slots(args.num_queues);
+    Offer { features, config, queue_size_max: args.queue_size, memory_slots }
 }

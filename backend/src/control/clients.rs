@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use rustix::net::sockopt::socket_peercred;
 
+use super::ACCEPT_PAUSE;
 use super::epoll_set::{EpollSet, Interest};
 use super::protocol::{REQUEST_LEN_MAX, Reply};
+use crate::metrics::Counter;
 use crate::socket::BoundSocket;
 
 /// Connections at a time; one more takes the place of the one that has been quiet for longest.
@@ -20,8 +22,10 @@ pub(crate) const CLIENTS_MAX: usize = 16;
 pub(super) struct Clients {
     socket: BoundSocket,
     listener_token: u64,
-    /// Whether connections are accepted: not after that has failed, until something has changed.
-    listening: bool,
+    /// When connections are accepted again, after that has failed.
+    accept_at: Option<Instant>,
+    /// How often that has failed.
+    failures: Counter,
     /// By number, which is also their token in the epoll set.
     connected: BTreeMap<u64, Client>,
     next: u64,
@@ -54,7 +58,27 @@ impl Clients {
     ) -> io::Result<Self> {
         socket.listener().set_nonblocking(true)?;
         epoll.watch(socket.listener().as_fd(), listener_token)?;
-        Ok(Self { socket, listener_token, listening: true, connected: BTreeMap::new(), next: first_token })
+        Ok(Self {
+            socket,
+            listener_token,
+            accept_at: None,
+            failures: Counter::default(),
+            connected: BTreeMap::new(),
+            next: first_token,
+        })
+    }
+
+    /// When [`Self::accept_again`] has something to do.
+    pub(super) fn accept_at(&self) -> Option<Instant> {
+        self.accept_at
+    }
+
+    /// Accepts connections again, if it is time for that.
+    pub(super) fn accept_again(&mut self, epoll: &EpollSet, now: Instant) {
+        if self.accept_at.is_some_and(|at| at <= now) {
+            let watched = epoll.watch(self.socket.listener().as_fd(), self.listener_token);
+            self.accept_at = watched.err().map(|_| now + ACCEPT_PAUSE);
+        }
     }
 
     /// Takes a connection, if its owner may control us.
@@ -63,9 +87,17 @@ impl Clients {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) => {
-                tracing::warn!("cannot accept on the control socket: {error}");
-                // or it would be told again at once
-                self.listening = epoll.forget(self.socket.listener().as_fd()).is_err();
+                if self.failures.add_logged() {
+                    let times = self.failures.get();
+                    tracing::warn!(
+                        times,
+                        "cannot accept on the control socket, trying again every second: {error}"
+                    );
+                }
+                // the connection that waits would be reported again at once
+                if epoll.forget(self.socket.listener().as_fd()).is_ok() {
+                    self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+                }
                 return;
             }
         };
@@ -153,9 +185,6 @@ impl Clients {
         if changed.is_err() {
             // closing it takes it out of the epoll set
             self.connected.remove(&id);
-            if !self.listening {
-                self.listening = epoll.watch(self.socket.listener().as_fd(), self.listener_token).is_ok();
-            }
         }
     }
 }

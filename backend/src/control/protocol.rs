@@ -114,6 +114,8 @@ pub struct QueueStatus {
     pub ring_size: u64,
     /// Seconds for which nothing has finished although something is in flight; 0 while the queue makes progress.
     pub stuck_s: u64,
+    /// Why the ring gives no requests, with the likely cause; null when it does, or nothing is known.
+    pub ring_trouble: Option<String>,
     /// Requests popped and not answered yet.
     pub in_flight: u64,
     /// What was done, by kind.

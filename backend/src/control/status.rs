@@ -8,7 +8,7 @@ use super::protocol::{FrontendStatus, Kinds, Latency, QueueStatus, Status};
 use crate::device::BlockDevice;
 use crate::disk::{Bounce, Disk};
 use crate::latency::LatencyHistogram;
-use crate::metrics::QueueMetrics;
+use crate::metrics::{QueueMetrics, RingTrouble};
 
 /// Who is connected since when.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +72,7 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
         queue,
         ring_size: metrics.ring_size.get(),
         stuck_s: metrics.stuck_s.get(),
+        ring_trouble: RingTrouble::of(&metrics.ring_trouble).map(|trouble| trouble.explain().to_owned()),
         in_flight: metrics.in_flight.get(),
         done: Kinds {
             reads: latency(&metrics.reads),

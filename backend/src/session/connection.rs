@@ -17,7 +17,8 @@ use rustix::net::{
 use thiserror::Error;
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag};
 
-const HEADER_SIZE: usize = 12;
+/// Bytes of a message's header.
+pub(super) const HEADER_SIZE: usize = 12;
 const VERSION: u32 = 1;
 /// How long a reply may wait for room in the socket: replies that nobody reads must not keep the session from the rest of
 /// its work.
@@ -231,6 +232,14 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Sends `len` zeros, which are no message, if that can be done at once.
+    pub(super) fn send_padding(&self, len: usize) -> io::Result<()> {
+        match send_some(&self.stream, &vec![0; len], &[])? {
+            sent if sent == len => Ok(()),
+            _ => Err(ErrorKind::WriteZero.into()),
+        }
     }
 
     /// Sends `message` if that can be done at once. It must be short and without descriptors.

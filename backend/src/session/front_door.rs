@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
@@ -35,7 +35,7 @@ pub(super) enum Ended {
     Failed { request: String },
     /// A worker has ended by itself, and has logged why.
     #[error("a queue's worker has ended")]
-    WorkerEnded,
+    Worker,
     /// Memory that the front-end shares cannot be used any more.
     #[error("{what} is lost: {loss}")]
     MemoryLost { what: String, loss: Loss },
@@ -94,12 +94,13 @@ impl<B: BlockDevice> FrontDoor<B> {
 
     /// Does what the control thread and the workers say, and answers one message.
     fn take_turn(&mut self) -> Result<Turn, Ended> {
+        self.session().report_unshared_rings();
         for notice in self.inbox.receive() {
             let ended = match notice {
                 Notice::WhileStopped(_) => {
                     Ended::Failed { request: "a notice of the control thread".to_owned() }
                 }
-                Notice::WorkerEnded => Ended::WorkerEnded,
+                Notice::WorkerEnded => Ended::Worker,
             };
             self.session().notice(notice).map_err(|_| ended)?;
         }
@@ -113,13 +114,14 @@ impl<B: BlockDevice> FrontDoor<B> {
         Ok(Turn::More)
     }
 
-    /// Sleeps until there is a part of a message, the end of the stream, or a notice.
+    /// Sleeps until there is a part of a message, the end of the stream, a notice, or something to report.
     fn wait(&self) -> io::Result<()> {
+        let limit = self.session().rest().map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         let mut fds = [
             PollFd::new(&self.connection, PollFlags::IN),
             PollFd::from_borrowed_fd(self.inbox.wake_fd(), PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, limit.as_ref()) {
             Err(error) if error.kind() != ErrorKind::Interrupted => Err(error.into()),
             _ => Ok(()),
         }

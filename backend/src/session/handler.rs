@@ -13,7 +13,7 @@ use vhost::vhost_user::message::MAX_MSG_SIZE;
 use vhost::vhost_user::{BackendReqHandler, Result as VhostResult};
 
 use super::Session;
-use super::connection::{Connection, ConnectionError, Message};
+use super::connection::{Connection, ConnectionError, HEADER_SIZE, Message};
 use crate::device::BlockDevice;
 
 pub(super) struct Handler<B: BlockDevice> {
@@ -37,14 +37,15 @@ impl<B: BlockDevice> Handler<B> {
         message: &Message,
     ) -> Result<(Option<Message>, VhostResult<()>), ConnectionError> {
         self.near.send(message)?;
+        // The crate reads until a message is whole, however long that takes. Where it has lost a part, as the kernel takes it away
+        // together with descriptors for which there is no room, it must find something else to read.
+        self.near.send_padding(MAX_MSG_SIZE + HEADER_SIZE)?;
         let outcome = self.inner.handle_request();
-        if outcome.is_err() {
-            self.discard_rest()?;
-        }
+        self.discard_rest()?;
         Ok((self.near.receive()?, outcome))
     }
 
-    /// A refused message may not have been read to its end.
+    /// The padding, and what was not read of a message that was refused.
     fn discard_rest(&self) -> io::Result<()> {
         let mut rest = [0; MAX_MSG_SIZE];
         loop {

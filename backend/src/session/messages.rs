@@ -21,10 +21,13 @@ use crate::device::BlockDevice;
 use crate::event::{CallFd, KickFd};
 use crate::inbox::Message;
 use crate::inflight_region::{self, InflightRegion};
-use crate::memory::MEMORY_SLOTS_MAX;
 
 /// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
+
+/// `VIRTIO_F_ANY_LAYOUT`, a feature of legacy devices. QEMU offers it to drivers itself, whatever the back-end
+/// offers. Requests are taken in any layout in any case (virtio 1.2, 2.7.4), so there is nothing to refuse.
+const ANY_LAYOUT: u64 = 1 << 27;
 
 /// Refuses a message, which must have changed nothing.
 pub(super) fn refuse(reason: impl Into<String>) -> VhostError {
@@ -60,9 +63,9 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn set_features(&mut self, features: u64) -> VhostResult<()> {
-        let offered = self.get_features()?;
-        if features & !offered != 0 {
-            return Err(refuse(format!("features {:#x} were not offered", features & !offered)));
+        let taken = self.get_features()? | ANY_LAYOUT;
+        if features & !taken != 0 {
+            return Err(refuse(format!("features {:#x} were not offered", features & !taken)));
         }
         self.switch_log(features & LOG_ALL != 0)?;
         if features & !LOG_ALL == self.acked {
@@ -147,12 +150,13 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
-        let queue = self.queue(index.into())?;
-        let call = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
-        if let Some(call) = &call {
+        self.queue(index.into())?;
+        let mut call = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
+        if let Some(call) = &mut call {
             // A driver that reconnects may wait for an interrupt that the last owner of the ring did not send.
             call.signal();
         }
+        let queue = self.queue(index.into())?;
         if queue.worker.is_some() {
             self.disk.inboxes[usize::from(index)].post(Message::Call(call));
         } else {
@@ -238,7 +242,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_max_mem_slots(&mut self) -> VhostResult<u64> {
-        Ok(MEMORY_SLOTS_MAX as u64)
+        Ok(self.offer.memory_slots as u64)
     }
 
     fn add_mem_region(

@@ -1,6 +1,7 @@
 //! A queue as the session has it: what the front-end said of it, and its worker while it runs.
 
 use std::io;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use crate::event::{CallFd, KickFd};
@@ -16,8 +17,14 @@ pub(super) struct FrontendAddresses {
     pub(super) used_log: Option<u64>,
 }
 
-/// A thread that serves a queue, and what it gives back.
-pub(super) type Worker = JoinHandle<io::Result<Vring>>;
+/// A thread that serves a queue.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// What it gives back.
+    pub(super) thread: JoinHandle<io::Result<Vring>>,
+    /// Its sender is dropped when the thread ends.
+    pub(super) ended: Receiver<()>,
+}
 
 /// A queue as the front-end has set it up so far.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use stableblk::device::mem::MemDevice;
 use stableblk::disk::Disk;
 use stableblk::inbox::Inbox;
 use stableblk::lost_memory;
+use stableblk::memory::MEMORY_SLOTS_MAX;
 use stableblk::metrics::QueueMetrics;
 use stableblk::range_lock::{Access, Owner};
 use stableblk::session::{self, Notice, Offer};
@@ -121,7 +122,7 @@ fn offer() -> Offer {
         | Features::EVENT_IDX
         | Features::INDIRECT_DESC
         | Features::VERSION_1;
-    Offer { features, config, queue_size_max: 256 }
+    Offer { features, config, queue_size_max: 256, memory_slots: MEMORY_SLOTS_MAX }
 }
 
 fn profile() -> IntegrityProfile {

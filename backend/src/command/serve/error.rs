@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::super::storage::StorageError;
 use super::super::take_over::TakeOverError;
+use crate::control::ControlError;
 use crate::device::NamespaceError;
 use crate::socket::SocketError;
 
@@ -84,7 +85,7 @@ pub enum ServeError {
     },
     /// Serving ended by a failure.
     #[error("cannot go on serving")]
-    Control(#[source] io::Error),
+    Control(#[source] ControlError),
     /// What was flushed is durable; what was not may be.
     #[error("cannot close {} cleanly: it will be recovered when it is served again", path.display())]
     Close {
