@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use guest::limited;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
@@ -19,7 +20,7 @@ fn everything_is_where_the_rest_of_the_system_looks_for_it() {
     let root = tempfile::tempdir().unwrap();
     let mut make = Command::new("make");
     make.args(["-C", REPOSITORY, "install"]).arg(format!("STABLEBLK={PROGRAM}"));
-    let output = make.arg(format!("DESTDIR={}", root.path().display())).output().expect("start make");
+    let output = limited::output(make.arg(format!("DESTDIR={}", root.path().display()))).expect("start make");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // an absolute path as the installed system will have it
     let installed = |path: &str| root.path().join(path.trim_start_matches('/'));

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use guest::limited;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -101,7 +102,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn of(mut command: Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().unwrap();
+        let Output { status, stdout, stderr } = limited::output(&mut command).unwrap();
         Self {
             code: status.code().expect("not killed by a signal"),
             stdout: String::from_utf8(stdout).unwrap(),

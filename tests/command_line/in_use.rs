@@ -6,6 +6,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use guest::limited;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::directory::{Directory, open};
@@ -48,23 +49,25 @@ fn lock_and_die(directory: &Directory) -> ChildStdin {
     let mut holder =
         holder.current_dir(directory.0.path()).args(["disk", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
     let image = open(&directory.path("disk"));
-    while flock(&image, FlockOperation::NonBlockingLockShared).is_ok() {
-        flock(&image, FlockOperation::Unlock).unwrap();
-        pause();
-    }
+    let is_locked = || {
+        let refused = flock(&image, FlockOperation::NonBlockingLockShared).is_err();
+        refused || flock(&image, FlockOperation::Unlock).is_err()
+    };
+    until(is_locked, "the lock of another process");
     // it has the lock, but may not have started `cat`
-    while children(holder.id()).is_empty() {
-        pause();
-    }
+    until(|| !children(holder.id()).is_empty(), "the program that flock starts");
     // waiting for it would close it
     let lock = holder.stdin.take().unwrap();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    limited::end(&mut holder);
     lock
 }
 
-fn pause() {
-    thread::sleep(Duration::from_millis(5));
+fn until(condition: impl Fn() -> bool, what: &str) {
+    let deadline = Instant::now() + limited::TIME_LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "this does not come: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn children(pid: u32) -> String {
@@ -83,12 +86,10 @@ fn lock_of_a_process_that_was_killed_is_waited_for() {
     let lock = lock_and_die(&directory);
     let mut check = directory.command("check disk");
     let mut check = check.stdout(Stdio::null()).spawn().unwrap();
-    while !has_open(check.id(), &directory.path("disk")) {
-        assert_eq!(check.try_wait().unwrap(), None, "it did not wait");
-        pause();
-    }
+    until(|| has_open(check.id(), &directory.path("disk")), "an open image");
+    assert_eq!(check.try_wait().unwrap(), None, "it did not wait");
     drop(lock);
-    assert!(check.wait().unwrap().success());
+    assert!(limited::wait(&mut check).unwrap().success());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, TIME_LIMIT, pattern};
 use crate::skip::skip;
 
 /// What the back-end says it takes.
@@ -118,7 +118,7 @@ impl Rig {
                 })
                 .collect();
             for (_, is_busy) in &threads {
-                is_busy.recv().expect("the first round");
+                is_busy.recv_timeout(TIME_LIMIT).expect("the first round");
             }
             changes(&mut frontend, &mut queue);
             drop(stop);

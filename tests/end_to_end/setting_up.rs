@@ -10,7 +10,7 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::FrontendReq;
 use virtio::Features;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Request, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Request, TIME_LIMIT, pattern};
 
 /// Nothing says that what a ring needs comes in the order in which QEMU sends it.
 #[test]
@@ -72,7 +72,7 @@ fn features_and_rings_change_under_requests() {
                 }
             }
         });
-        is_busy.recv().expect("the first round");
+        is_busy.recv_timeout(TIME_LIMIT).expect("the first round");
         for round in 0..40 {
             for request in 0..40 {
                 queue.submit(&Request::write(32 * request, &[(buffer, 16 << 10)]));

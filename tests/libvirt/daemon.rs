@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use guest::Qemu;
+use guest::{Qemu, limited};
 
 use crate::domain::poll;
 use crate::skip::skip;
@@ -67,7 +67,7 @@ impl Libvirt {
     pub(crate) fn try_virsh(&self, arguments: &[&str]) -> Result<String, String> {
         let mut virsh = Command::new("timeout");
         virsh.args([COMMAND_LIMIT, "virsh", "-q", "-c", &self.uri()]).args(arguments);
-        let output = virsh.output().expect("start virsh");
+        let output = limited::output(&mut virsh).expect("start virsh");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
@@ -85,7 +85,8 @@ impl Libvirt {
 impl Drop for Libvirt {
     fn drop(&mut self) {
         drop(self.namespace.stdin.take());
-        // fails only when it was waited for before
-        let _ = self.namespace.wait();
+        if limited::wait(&mut self.namespace).is_err() {
+            limited::end(&mut self.namespace);
+        }
     }
 }

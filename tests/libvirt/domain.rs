@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{BootFiles, Guest, Kernel, Qemu, Server, Stableblk};
+use guest::{BootFiles, Guest, Kernel, Qemu, Server, Stableblk, limited};
 use tempfile::TempDir;
 
 use crate::daemon::Libvirt;
@@ -128,7 +128,7 @@ impl Domain {
     /// Runs `stableblk ctl`, which must succeed.
     pub(crate) fn ctl(&self, arguments: &[&str]) {
         let mut ctl = Command::new(PROGRAM);
-        let output = ctl.arg("ctl").arg(self.control_socket()).args(arguments).output();
+        let output = limited::output(ctl.arg("ctl").arg(self.control_socket()).args(arguments));
         let output = output.expect("start stableblk");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use guest::limited;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -85,9 +86,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // fails when it has been waited for
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        limited::end(&mut self.child);
     }
 }
 

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use guest::limited;
+
 /// What a program printed, or why it failed.
 pub(crate) fn output_of(program: &str, args: &[&Path]) -> Result<String, String> {
     // where these are need not be on the path of who runs the tests
     let path = "/usr/sbin:/sbin:/usr/bin:/bin";
-    let output = Command::new(program).args(args).env("PATH", path).output();
+    let output = limited::output(Command::new(program).args(args).env("PATH", path));
     let output = output.map_err(|error| format!("{program}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }

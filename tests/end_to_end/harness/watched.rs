@@ -4,15 +4,19 @@
 use std::fs;
 use std::mem::offset_of;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
 
+use guest::limited;
 use nix::Result;
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use procfs::process::{MMapPath, Process};
 
-use super::Backend;
+use super::{Backend, TIME_LIMIT, wait_until};
 
 /// Bytes of shared memory whose stores are to be seen.
 #[derive(Debug, Clone, Copy)]
@@ -40,15 +44,36 @@ pub(crate) fn debug_registers() -> Result<()> {
         set_register(pid, 0, 0x1000)?;
         set_register(pid, 7, control(0, 8))
     });
-    idle.kill().unwrap();
-    idle.wait().unwrap();
+    limited::end(&mut idle);
     set
 }
 
 fn stop(thread: Pid) -> Result<()> {
     ptrace::seize(thread, ptrace::Options::empty())?;
     ptrace::interrupt(thread)?;
-    waitpid(thread, Some(WaitPidFlag::__WALL)).map(drop)
+    wait_for(thread);
+    Ok(())
+}
+
+/// What has become of `thread`, if anything has.
+fn wait_now(thread: Pid) -> Result<WaitStatus> {
+    waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))
+}
+
+/// Waits until something has become of `traced`.
+fn wait_for(traced: Pid) -> WaitStatus {
+    let mut status = WaitStatus::StillAlive;
+    let mut has_changed = || {
+        status = wait_now(traced).unwrap();
+        status != WaitStatus::StillAlive
+    };
+    let deadline = Instant::now() + TIME_LIMIT;
+    while !has_changed() {
+        assert!(Instant::now() < deadline, "the traced thread {traced} neither stops nor ends");
+        // it is at most a few system calls away from the next stop
+        thread::yield_now();
+    }
+    status
 }
 
 fn set_register(thread: Pid, register: usize, value: u64) -> Result<()> {
@@ -88,7 +113,7 @@ impl WatchedWorker {
     pub(crate) fn run_to_store(&self) -> usize {
         loop {
             ptrace::cont(self.worker, None).unwrap();
-            match waitpid(self.worker, Some(WaitPidFlag::__WALL)).unwrap() {
+            match wait_for(self.worker) {
                 WaitStatus::Stopped(_, Signal::SIGTRAP) => break,
                 WaitStatus::Stopped(..) | WaitStatus::PtraceEvent(..) => {}
                 other => panic!("the worker ended: {other:?}"),
@@ -102,12 +127,19 @@ impl WatchedWorker {
     /// Kills the process where its worker stands.
     pub(crate) fn kill(self, backend: Backend) {
         kill(Pid::from_raw(self.process.pid), Signal::SIGKILL).unwrap();
-        // the process is not gone before its thread was waited for
-        while !matches!(
-            waitpid(self.worker, Some(WaitPidFlag::__WALL)),
-            Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_)
-        ) {}
+        // The process is not gone before its traced thread was waited for. An error is no end: the
+        // thread may be reported in a way that the crate does not know, or be still on its way out.
+        let is_gone = || match wait_now(self.worker) {
+            Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) => true,
+            Err(Errno::ECHILD) => !self.is_thread_there(),
+            _ => false,
+        };
+        wait_until(is_gone, || format!("the traced thread {} does not end", self.worker));
         backend.kill();
+    }
+
+    fn is_thread_there(&self) -> bool {
+        fs::exists(format!("/proc/{}/task/{}", self.process.pid, self.worker)).unwrap()
     }
 
     fn set_register(&self, register: usize, value: u64) {

@@ -8,6 +8,7 @@ mod error;
 mod initramfs;
 mod kernel;
 mod libraries;
+pub mod limited;
 mod machine;
 mod moving;
 mod newc;
@@ -140,7 +141,7 @@ fn write(path: &Path, contents: &[u8]) -> Result<(), GuestError> {
 
 /// Runs a program to its end; its standard output.
 fn output_of(command: &mut Command, program: &'static str) -> Result<String, GuestError> {
-    let output = command.output().map_err(GuestError::program(program))?;
+    let output = limited::output(command).map_err(GuestError::program(program))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {

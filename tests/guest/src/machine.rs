@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{BootFiles, Guest, GuestError, Qemu, parts, read_text, write};
+use crate::{BootFiles, Guest, GuestError, Qemu, limited, parts, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -144,8 +144,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // both fail only when the process is gone already
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        limited::end(&mut self.0);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{GuestError, output_of, read_text};
+use crate::{GuestError, limited, output_of, read_text};
 
 /// From the start to the socket, and from SIGTERM to the end.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -62,7 +62,7 @@ impl Stableblk {
     pub fn check(&self, image: &Path, options: &[&str]) -> Result<serde_json::Value, GuestError> {
         let mut check = Command::new(&self.0);
         let check = check.arg("check").arg(image).arg("--json").args(options);
-        let output = check.output().map_err(failed)?;
+        let output = limited::output(check).map_err(failed)?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         match (output.status.code(), report["mismatched_blocks"].as_u64()) {
             (Some(0), Some(0)) | (Some(1), Some(1..)) => Ok(report),
@@ -93,9 +93,7 @@ impl Server {
 
     /// SIGKILL, wherever it stands.
     pub fn kill(mut self) {
-        // both fail only when the process is gone already
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        limited::end(&mut self.process);
     }
 
     /// How much it has written to storage, in bytes, as the kernel accounts it.
@@ -118,9 +116,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // as above
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        limited::end(&mut self.process);
     }
 }
 
