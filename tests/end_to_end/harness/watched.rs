@@ -16,7 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use procfs::process::{MMapPath, Process};
 
-use super::{Backend, TIME_LIMIT, wait_until};
+use super::{Backend, TIME_LIMIT};
 
 /// Bytes of shared memory whose stores are to be seen.
 #[derive(Debug, Clone, Copy)]
@@ -126,24 +126,38 @@ impl WatchedWorker {
 
     /// Kills the process where its worker stands.
     pub(crate) fn kill(self, backend: Backend) {
-        kill(Pid::from_raw(self.process.pid), Signal::SIGKILL).unwrap();
-        // The process is not gone before its traced thread was waited for. An error is no end: the
-        // thread may be reported in a way that the crate does not know, or be still on its way out.
+        drop(self);
+        backend.kill();
+    }
+
+    fn is_thread_there(&self) -> bool {
+        fs::exists(format!("/proc/{}/task/{}", self.process.pid, self.worker)).unwrap_or(false)
+    }
+
+    fn set_register(&self, register: usize, value: u64) {
+        set_register(self.worker, register, value).unwrap();
+    }
+}
+
+/// Also when a test fails: the process would not be gone before its traced thread was waited for, and whoever waits for it would hang.
+impl Drop for WatchedWorker {
+    fn drop(&mut self) {
+        // fails only when it is gone
+        let _ = kill(Pid::from_raw(self.process.pid), Signal::SIGKILL);
+        // An error is no end: the thread may be reported in a way that the crate does not know, or be still on its way out.
         let is_gone = || match wait_now(self.worker) {
             Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) => true,
             Err(Errno::ECHILD) => !self.is_thread_there(),
             _ => false,
         };
-        wait_until(is_gone, || format!("the traced thread {} does not end", self.worker));
-        backend.kill();
-    }
-
-    fn is_thread_there(&self) -> bool {
-        fs::exists(format!("/proc/{}/task/{}", self.process.pid, self.worker)).unwrap()
-    }
-
-    fn set_register(&self, register: usize, value: u64) {
-        set_register(self.worker, register, value).unwrap();
+        let deadline = Instant::now() + TIME_LIMIT;
+        while !is_gone() {
+            if Instant::now() > deadline {
+                eprintln!("the traced thread {} does not end", self.worker);
+                return;
+            }
+            thread::yield_now();
+        }
     }
 }
 
