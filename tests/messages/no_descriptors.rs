@@ -62,6 +62,8 @@ fn a_message_whose_descriptors_do_not_fit_is_refused() {
         // refused or not: it is answered, or the session ends
         let _ = frontend.set_vring_call(1, &event);
         drop(limited);
+        // the guard has it too
+        stream.shutdown(Shutdown::Both).unwrap();
         drop((frontend, stream));
         session.join();
     }
