@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use integrity::sidecar::SuperblockError;
 
-use crate::image::Holder;
+use crate::image::{Format, Holder};
 use crate::sidecar_file;
+use crate::sidecar_search::Trace;
 
 /// Why a command could not do its work, or could not begin it. Sizes are in bytes.
 #[derive(Debug, thiserror::Error)]
@@ -115,17 +116,45 @@ pub enum Error {
     #[error("{} is a block device: name a file for its sidecar with `--integrity PATH`", .0.display())]
     NoPlaceForSidecar(PathBuf),
     /// The image has no sidecar where it should be.
-    #[error("{image} has no sidecar {}: make it with `stableblk protect {image}{}`",
-        sidecar.display(), integrity_option(image, sidecar), image = image.display())]
+    #[error("{} has no sidecar {}: {}", image.display(), sidecar.display(),
+        no_sidecar_cure(image, sidecar, trace.as_deref()))]
     NoSidecar {
         /// The image.
         image: PathBuf,
         /// Where its sidecar should be.
         sidecar: PathBuf,
+        /// What tells that it had one.
+        trace: Option<Box<Trace>>,
+    },
+    /// The image had a sidecar, which may know of damage that a new one would take as right.
+    #[error("{} gets no new sidecar: {trace}", image.display())]
+    WasProtected {
+        /// The image.
+        image: PathBuf,
+        /// What tells that it was.
+        trace: Box<Trace>,
+    },
+    /// There is something in the place of a new sidecar that is not the image's old one.
+    #[error("{} is {what}, and is left as it is: name another file for the sidecar with \
+        `--integrity PATH`, or move it away", path.display())]
+    NotReplaced {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// The image begins as one of another format does.
+    #[error("{} is {}, not a raw image: {}, or take its bytes as they are with `--force`",
+        image.display(), format.name(), format.cure(image))]
+    ForeignFormat {
+        /// The image.
+        image: PathBuf,
+        /// What it looks like.
+        format: Format,
     },
     /// The file cannot be used as a sidecar.
-    #[error("{} is no usable sidecar, {reason}: restore it, or make it anew with `stableblk protect --force`",
-        path.display())]
+    #[error("{} is no usable sidecar, {reason}: restore it, or move it away and make another with \
+        `stableblk protect --force`", path.display())]
     BadSidecar {
         /// The file.
         path: PathBuf,
@@ -134,8 +163,7 @@ pub enum Error {
     },
     /// The UUID in the sidecar is not that of the image.
     #[error("{} is the sidecar of another image, not of {}: its UUID is {actual}, the image's {expected}; \
-        name the right one with `--integrity PATH`, or make one with `stableblk protect --force`",
-        sidecar.display(), image.display())]
+        {}", sidecar.display(), image.display(), foreign_sidecar_cure(found.as_deref()))]
     ForeignSidecar {
         /// The sidecar.
         sidecar: PathBuf,
@@ -145,10 +173,12 @@ pub enum Error {
         expected: uuid::Uuid,
         /// The UUID that the sidecar carries.
         actual: uuid::Uuid,
+        /// The right one, where it was found.
+        found: Option<PathBuf>,
     },
     /// The sidecar covers an image of another size.
-    #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: name the right one with \
-        `--integrity PATH`, follow a grown image with `stableblk resize`, or make one with `stableblk protect --force`", sidecar.display(), image.display())]
+    #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: {}",
+        sidecar.display(), image.display(), size_cure(image, *covered, *size))]
     SizeDiffers {
         /// The sidecar.
         sidecar: PathBuf,
@@ -208,6 +238,37 @@ impl Error {
                 _ => Self::Io { action, path, source },
             }
         }
+    }
+}
+
+fn no_sidecar_cure(image: &Path, sidecar: &Path, trace: Option<&Trace>) -> String {
+    trace.map_or_else(
+        || {
+            let option = integrity_option(image, sidecar);
+            format!("make it with `stableblk protect {}{option}`", image.display())
+        },
+        Trace::to_string,
+    )
+}
+
+fn foreign_sidecar_cure(found: Option<&Path>) -> String {
+    match found {
+        Some(path) => format!("the image's own was found: use `--integrity {}`", path.display()),
+        None => "name the right one with `--integrity PATH`, or move this one away and make another with \
+            `stableblk protect --force`"
+            .to_owned(),
+    }
+}
+
+fn size_cure(image: &Path, covered: u64, size: u64) -> String {
+    let image = image.display();
+    if size < covered {
+        format!(
+            "the image was truncated; restore it from a backup, or give it its length back with \
+             `truncate -s {covered} {image}`, after which `stableblk check` names the blocks that are lost"
+        )
+    } else {
+        format!("the image has grown; let its sidecar follow with `stableblk resize {image}`")
     }
 }
 

@@ -15,9 +15,12 @@ use crate::device::{Durability, StorageSize};
 use crate::error::Error;
 
 mod direct_io;
+mod format;
 mod lock;
 
 pub use direct_io::{Alignment, DirectIo};
+pub use format::Format;
+pub(crate) use format::read_up_to;
 use lock::EXIT_POLL_INTERVAL;
 pub use lock::Holder;
 pub(crate) use lock::{holder, lock};
@@ -151,6 +154,11 @@ impl Image {
         Ok(())
     }
 
+    /// The format other than raw that it seems to have.
+    pub(crate) fn foreign_format(&self) -> Result<Option<Format>, Error> {
+        Format::of(&self.file, self.size).map_err(Error::io("read", &self.path))
+    }
+
     /// Whether it is a block device rather than a regular file.
     #[must_use]
     pub fn is_block_device(&self) -> bool {
@@ -258,16 +266,23 @@ pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 
 /// Refuses what is not a regular file, nor a block device if that would do.
 pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool) -> Result<(), Error> {
-    let kind = match file_type {
-        it if it.is_file() || (device && it.is_block_device()) => return Ok(()),
+    if file_type.is_file() || (device && file_type.is_block_device()) {
+        return Ok(());
+    }
+    Err(Error::WrongKind { path: path.to_owned(), kind: kind(file_type), device })
+}
+
+/// What something is, with its article.
+pub(crate) fn kind(file_type: FileType) -> &'static str {
+    match file_type {
+        it if it.is_file() => "a regular file",
         it if it.is_dir() => "a directory",
         it if it.is_block_device() => "a block device",
         it if it.is_char_device() => "a character device",
         it if it.is_fifo() => "a FIFO",
         it if it.is_socket() => "a socket",
         _ => "no file",
-    };
-    Err(Error::WrongKind { path: path.to_owned(), kind, device })
+    }
 }
 
 fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, Error> {

@@ -30,6 +30,7 @@ pub mod report;
 pub mod session;
 pub mod sidecar_file;
 pub mod sidecar_media;
+pub mod sidecar_search;
 pub mod socket;
 #[cfg(test)]
 mod thin_device;

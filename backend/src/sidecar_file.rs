@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::image::{self, Access, Alignment, Image};
 use crate::sidecar_media::SidecarMedia;
+use crate::sidecar_search::Trace;
 
 /// Zeros that are written at a time.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
@@ -42,9 +43,22 @@ pub struct GrowingSidecar {
     loaded: Loaded,
 }
 
-/// Where the sidecar of `image` is when nobody says otherwise: `.pi` behind the whole name.
+/// Where the sidecar of `image` is when nobody says otherwise: `.pi` behind the whole name. For a symbolic
+/// link to a file, the one beside the link is taken where it exists, else the one beside the file: so a new
+/// one is made beside the file, where every name of it finds it.
 #[must_use]
 pub fn default_path(image: &Path) -> PathBuf {
+    let beside = with_suffix(image);
+    if !image.is_symlink() || beside.symlink_metadata().is_ok() {
+        return beside;
+    }
+    match image.canonicalize() {
+        Ok(target) if target.is_file() => with_suffix(&target),
+        _ => beside,
+    }
+}
+
+fn with_suffix(image: &Path) -> PathBuf {
     let mut path = OsString::from(image);
     path.push(".pi");
     path.into()
@@ -80,7 +94,7 @@ impl SidecarFile {
 
     /// The same for an image that may have been resized.
     pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
-        let file = open_file(path, image.path(), access)?;
+        let file = open_file(path, image, access)?;
         image::lock(&file, path, access)?;
         let len = file.metadata().map_err(Error::io("look at", path))?.len();
         if len < 2 * SUPERBLOCK_SIZE {
@@ -226,6 +240,7 @@ impl SidecarFile {
                 image: image.path().to_owned(),
                 expected,
                 actual,
+                found: Trace::of(image, &self.path)?.and_then(|trace| trace.found().map(ToOwned::to_owned)),
             }),
             [] => {
                 let (image, sidecar) = (image.path().display(), self.path.display());
@@ -273,10 +288,12 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn open_file(path: &Path, image: &Path, access: Access) -> Result<File, Error> {
+fn open_file(path: &Path, image: &Image, access: Access) -> Result<File, Error> {
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::NoSidecar { image: image.to_owned(), sidecar: path.to_owned() });
+            let trace = Trace::of(image, path)?.map(Box::new);
+            let (image, sidecar) = (image.path().to_owned(), path.to_owned());
+            return Err(Error::NoSidecar { image, sidecar, trace });
         }
         metadata => {
             let metadata = metadata.map_err(Error::io("look at", path))?;

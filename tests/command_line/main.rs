@@ -8,6 +8,8 @@ mod skip;
 
 mod check;
 mod create;
+mod formats;
+mod identity;
 mod in_use;
 mod protect;
 mod refused;

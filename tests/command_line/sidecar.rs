@@ -39,7 +39,7 @@ fn sidecar_can_be_elsewhere() {
     directory.stableblk("info disk --integrity pi/a").succeeds();
     directory
         .stableblk("check disk --integrity pi/b")
-        .fails(2, &["disk has no sidecar pi/b", "stableblk protect disk --integrity pi/b"]);
+        .fails(2, &["disk has no sidecar pi/b", "was protected before", "--integrity PATH"]);
 }
 
 fn in_both_copies(spoil: impl Fn(u64)) {
@@ -53,7 +53,7 @@ fn check_refuses_a_sidecar_that_cannot_be_right() {
     let cases: [(Spoil, &[&str]); 9] = [
         (
             |it| fs::remove_file(it.path("disk.pi")).unwrap(),
-            &["disk has no sidecar disk.pi", "stableblk protect disk"],
+            &["disk has no sidecar disk.pi", "stableblk protect --force disk"],
         ),
         (
             |it| open(&it.path("disk.pi")).set_len(9000).unwrap(),

@@ -1,19 +1,19 @@
 //! `stableblk check`: every block against its tuple.
 
+mod compare;
 mod findings;
 mod recovered;
 mod report;
 
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
-use integrity::sidecar::{is_adopted, mismatches};
 
-use self::findings::Findings;
-use self::recovered::Recovered;
+pub(super) use self::compare::compare;
+pub(super) use self::findings::Findings;
+pub(super) use self::recovered::Recovered;
 use self::report::Report;
-use super::scan::{Chunk, Unreadable, Visitor, scan};
+pub(super) use self::report::write_range;
 use super::{ImageArgs, print};
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
@@ -45,67 +45,8 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     let path = sidecar.path().to_owned();
     let recovered = if args.recover { Recovered::now(&mut sidecar) } else { Recovered::dry_run(&sidecar) }
         .map_err(load_error("recover", &path))?;
-    let check = Check { image: &image, sidecar: &sidecar, recovered: &recovered, findings: Mutex::default() };
-    scan(&image, sidecar.profile(), "checking", &check)?;
-    let findings = check.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let findings = compare(&image, &sidecar, &recovered, "checking")?;
     let all_match = findings.all_match();
     print(&Report::new(&image, &sidecar, recovered.outcome(), findings), args.json)?;
     Ok(ExitCode::from(u8::from(!all_match)))
-}
-
-/// Goes over the image.
-struct Check<'a> {
-    image: &'a Image,
-    sidecar: &'a SidecarFile,
-    recovered: &'a Recovered,
-    findings: Mutex<Findings>,
-}
-
-impl Check<'_> {
-    fn find(&self, add: impl FnOnce(&mut Findings)) {
-        // findings are whole at any time
-        add(&mut self.findings.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Visitor for Check<'_> {
-    /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and zero: nothing has to be read to know
-    /// that they match.
-    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
-        let Self { image, sidecar, recovered, .. } = self;
-        let data = image.next_data(offset).map_err(Error::io("find the holes of", image.path()))?;
-        if data == Some(offset) {
-            return Ok(data);
-        }
-        let interval_size = sidecar.profile().interval_size() as u64;
-        let interval = offset / interval_size;
-        let written =
-            sidecar.next_written(interval).map_err(Error::io("find the holes of", sidecar.path()))?;
-        let changed = recovered.next_changed(sidecar.layout(), interval);
-        let tuples = written.into_iter().chain(changed).map(|interval| interval * interval_size);
-        Ok(data.into_iter().chain(tuples).min())
-    }
-
-    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error> {
-        let profile = self.sidecar.profile();
-        let Chunk { first_interval, data, tuples } = chunk;
-        self.recovered
-            .read_tuples(self.sidecar, first_interval, tuples)
-            .map_err(Error::io("read", self.sidecar.path()))?;
-        let adopted = (first_interval..)
-            .zip(tuples.chunks_exact(profile.tuple_size()))
-            .filter(|(_, tuple)| is_adopted(profile, tuple));
-        let mismatches = mismatches(profile, first_interval, data, tuples)
-            .expect("a chunk has room for the tuples of its data");
-        self.find(|findings| {
-            mismatches.for_each(|mismatch| findings.add_mismatch(&mismatch));
-            adopted.for_each(|(lba, _)| findings.add_adopted(lba));
-        });
-        Ok(())
-    }
-
-    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
-        self.find(|findings| findings.add_unreadable(&unreadable.intervals));
-        Ok(())
-    }
 }

@@ -1,5 +1,8 @@
 //! `stableblk protect`: a sidecar for an image that exists, or tuples for what a device holds whose metadata has room for them.
 
+mod accepted;
+mod old_sidecar;
+
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
@@ -10,6 +13,8 @@ use rustix::fs::{Gid, Mode, Uid};
 use thiserror::Error;
 use uuid::Uuid;
 
+use self::accepted::Accepted;
+use self::old_sidecar::OldSidecar;
 use super::serve::Integrity;
 use super::storage::{Storage, StorageError};
 use super::take_over::{TakeOverError, take_over};
@@ -20,6 +25,7 @@ use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDe
 use crate::error::Error;
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::SidecarFile;
+use crate::sidecar_search::Trace;
 
 /// Make the sidecar of an existing raw image
 ///
@@ -31,7 +37,8 @@ pub struct ProtectArgs {
     image: ImageArgs,
     #[command(flatten)]
     profile: ProfileArgs,
-    /// Replace a sidecar, or tuples, that are there: what the image now holds is taken to be right
+    /// Replace the image's sidecar, or tuples, that are there, or were: what the image now holds is taken to be right. What it
+    /// holds that the old sidecar does not match is reported. Also takes an image that looks like one of another format
     #[arg(long)]
     force: bool,
 }
@@ -80,14 +87,22 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
 
 /// Makes the sidecar whole before anyone can see it. Blocks of zeros become unwritten.
 fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
-    let path = args.image.sidecar_path();
-    if !args.force && path.symlink_metadata().is_ok() {
-        return Err(Error::Exists { path, cure: SIDECAR_EXISTS });
+    let old = OldSidecar::at(&args.image.sidecar_path(), image)?;
+    if !args.force {
+        refuse_without_force(args, image, old.as_ref())?;
     }
+    // where a symbolic link leads, for what is replaced is the file
+    let path = old.as_ref().map_or_else(|| Ok(args.image.sidecar_path()), OldSidecar::real_path)?;
     let profile = args.profile.profile();
     let (size, interval_size) = (image.size(), profile.interval_size());
     if size == 0 || !size.is_multiple_of(interval_size as u64) {
         return Err(Error::UnevenSize { image: args.image.image.clone(), size, interval_size });
+    }
+    if args.force {
+        let old = old.as_ref().map(OldSidecar::path);
+        if let Some(accepted) = Accepted::find(image, &path, old)? {
+            print(&accepted, false)?;
+        }
     }
     let superblock = new_superblock(image.path(), size, profile)?;
     let uuid = Uuid::from_bytes(superblock.uuid());
@@ -102,8 +117,12 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
 
     // where this fails, a crash before the image has its UUID makes another run necessary, and no more
     let _ = image.announce_uuid(uuid);
-    let existing = if args.force { Existing::Replace } else { Existing::Keep };
-    unfinished.publish(existing).map_err(Error::io("create", &path))?;
+    match &old {
+        // its lock is held until the new one has its place
+        Some(old) => old.still_there().and_then(|()| unfinished.publish(Existing::Replace)),
+        None => unfinished.publish(Existing::Keep),
+    }
+    .map_err(Error::io("create", &path))?;
     // not before: the image must not part from a sidecar that could still be needed
     if let Err(error) = image.set_uuid(uuid) {
         warn_of_missing_uuid(image.path(), &error);
@@ -111,6 +130,21 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
     let done = format!("{}: protected by {}\n", image.path().display(), path.display());
     print(&done, false)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses an image that is protected, that was, or that is not raw.
+fn refuse_without_force(args: &ProtectArgs, image: &Image, old: Option<&OldSidecar>) -> Result<(), Error> {
+    if let Some(old) = old {
+        return Err(Error::Exists { path: old.path().to_owned(), cure: SIDECAR_EXISTS });
+    }
+    let image_path = || args.image.image.clone();
+    if let Some(trace) = Trace::of(image, &args.image.sidecar_path())? {
+        return Err(Error::WasProtected { image: image_path(), trace: Box::new(trace) });
+    }
+    match image.foreign_format()? {
+        Some(format) => Err(Error::ForeignFormat { image: image_path(), format }),
+        None => Ok(()),
+    }
 }
 
 const SIDECAR_EXISTS: &str = "the image is protected; to trust what it holds now, replace it with `--force`";

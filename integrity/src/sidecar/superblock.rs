@@ -167,6 +167,14 @@ impl Superblock {
         Ok(Self { uuid, layout, state: State::Clean, epoch: 1, tail: 1, generation: 1 })
     }
 
+    /// The UUID in a copy that may be damaged, or of another version; none when the bytes do not begin
+    /// as a copy does.
+    #[must_use]
+    pub fn claimed_uuid(bytes: &[u8]) -> Option<[u8; 16]> {
+        let bytes: &[u8; SECTOR_SIZE] = bytes.first_chunk().filter(|it| it.starts_with(&MAGIC))?;
+        Some(field(bytes, UUID_AT))
+    }
+
     /// Reads one copy back. The bytes may come from anywhere: every one of them is checked.
     pub fn decode(bytes: &[u8]) -> Result<Self, SuperblockError> {
         if !bytes.starts_with(&MAGIC) {

@@ -12,29 +12,29 @@ const RANGES_MAX: usize = 1 << 20;
 
 /// What all threads found so far, in no order.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
-    pub(super) bad: Vec<BadRange>,
-    pub(super) mismatched_blocks: u64,
-    pub(super) unreadable_blocks: u64,
+pub(in crate::command) struct Findings {
+    pub(in crate::command) bad: Vec<BadRange>,
+    pub(in crate::command) mismatched_blocks: u64,
+    pub(in crate::command) unreadable_blocks: u64,
     /// Bad blocks in none of the ranges.
-    pub(super) unlisted_blocks: u64,
-    pub(super) adopted: Vec<LbaRange>,
-    pub(super) adopted_blocks: u64,
+    pub(in crate::command) unlisted_blocks: u64,
+    pub(in crate::command) adopted: Vec<LbaRange>,
+    pub(in crate::command) adopted_blocks: u64,
 }
 
 impl Findings {
-    pub(super) fn add_mismatch(&mut self, mismatch: &Mismatch) {
+    pub(in crate::command) fn add_mismatch(&mut self, mismatch: &Mismatch) {
         self.mismatched_blocks += 1;
         self.add_bad(mismatch.into());
     }
 
-    pub(super) fn add_unreadable(&mut self, intervals: &Range<u64>) {
+    pub(in crate::command) fn add_unreadable(&mut self, intervals: &Range<u64>) {
         self.unreadable_blocks += intervals.end - intervals.start;
         let range = LbaRange { first_lba: intervals.start, last_lba: intervals.end - 1 };
         self.add_bad(BadRange { range, check: Check::Unreadable, first_tag: None });
     }
 
-    pub(super) fn add_adopted(&mut self, lba: u64) {
+    pub(in crate::command) fn add_adopted(&mut self, lba: u64) {
         self.adopted_blocks += 1;
         join(&mut self.adopted, LbaRange { first_lba: lba, last_lba: lba });
     }
@@ -47,12 +47,12 @@ impl Findings {
     }
 
     /// Whether there is nothing that a guest could not read.
-    pub(super) fn all_match(&self) -> bool {
+    pub(in crate::command) fn all_match(&self) -> bool {
         self.mismatched_blocks + self.unreadable_blocks == 0
     }
 
     /// In the order of LBAs, ranges joined that were found by different threads.
-    pub(super) fn sorted(self) -> Self {
+    pub(in crate::command) fn sorted(self) -> Self {
         Self { bad: sorted(self.bad), adopted: sorted(self.adopted), ..self }
     }
 }
@@ -94,13 +94,13 @@ fn sorted<T: Joined>(mut ranges: Vec<T>) -> Vec<T> {
 
 /// Neighbouring blocks.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct LbaRange {
-    pub(super) first_lba: u64,
-    pub(super) last_lba: u64,
+pub(in crate::command) struct LbaRange {
+    pub(in crate::command) first_lba: u64,
+    pub(in crate::command) last_lba: u64,
 }
 
 impl LbaRange {
-    pub(super) fn blocks(self) -> u64 {
+    pub(in crate::command) fn blocks(self) -> u64 {
         self.last_lba - self.first_lba + 1
     }
 }
@@ -130,13 +130,13 @@ impl Joined for LbaRange {
 
 /// Neighbouring blocks that fail the same check.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct BadRange {
+pub(in crate::command) struct BadRange {
     #[serde(flatten)]
-    pub(super) range: LbaRange,
-    pub(super) check: Check,
+    pub(in crate::command) range: LbaRange,
+    pub(in crate::command) check: Check,
     /// Tags of the first block.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) first_tag: Option<TagValues>,
+    pub(in crate::command) first_tag: Option<TagValues>,
 }
 
 impl Joined for BadRange {
@@ -168,7 +168,7 @@ impl From<&Mismatch> for BadRange {
 /// Which check failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Check {
+pub(in crate::command) enum Check {
     GuardTag,
     ApplicationTag,
     ReferenceTag,
@@ -205,9 +205,9 @@ impl fmt::Display for Check {
 
 /// In hexadecimal, for JSON's numbers do not hold 64 bits everywhere.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct TagValues {
-    pub(super) expected: String,
-    pub(super) actual: String,
+pub(in crate::command) struct TagValues {
+    pub(in crate::command) expected: String,
+    pub(in crate::command) actual: String,
 }
 
 impl TagValues {

@@ -10,7 +10,7 @@ use crate::sidecar_file::SidecarFile;
 
 /// What has become of the sidecar, or would.
 #[derive(Debug, Default)]
-pub(super) struct Recovered {
+pub(in crate::command) struct Recovered {
     recovery: Option<Recovery>,
     /// Whether it was done.
     done: bool,
@@ -20,12 +20,12 @@ pub(super) struct Recovered {
 
 impl Recovered {
     /// Recovers the sidecar if it needs it.
-    pub(super) fn now(sidecar: &mut SidecarFile) -> Result<Self, LoadError> {
+    pub(in crate::command) fn now(sidecar: &mut SidecarFile) -> Result<Self, LoadError> {
         Ok(Self { recovery: sidecar.recover()?, done: true, pages: BTreeMap::new() })
     }
 
     /// Finds out what recovery would do, and writes nothing.
-    pub(super) fn dry_run(sidecar: &SidecarFile) -> Result<Self, LoadError> {
+    pub(in crate::command) fn dry_run(sidecar: &SidecarFile) -> Result<Self, LoadError> {
         if !sidecar.needs_recovery() {
             return Ok(Self::default());
         }
@@ -38,12 +38,17 @@ impl Recovered {
     }
 
     /// What it found, and whether it was done; none of an image that was closed cleanly.
-    pub(super) fn outcome(&self) -> Option<(&Recovery, bool)> {
+    pub(in crate::command) fn outcome(&self) -> Option<(&Recovery, bool)> {
         Some((self.recovery.as_ref()?, self.done))
     }
 
     /// Fills `tuples` with those of `first` and the following.
-    pub(super) fn read_tuples(&self, sidecar: &SidecarFile, first: u64, tuples: &mut [u8]) -> io::Result<()> {
+    pub(in crate::command) fn read_tuples(
+        &self,
+        sidecar: &SidecarFile,
+        first: u64,
+        tuples: &mut [u8],
+    ) -> io::Result<()> {
         let layout = sidecar.layout();
         let count = (tuples.len() / sidecar.profile().tuple_size()) as u64;
         let mut rest = tuples;
@@ -62,7 +67,7 @@ impl Recovered {
     }
 
     /// The first interval at or after `interval` whose tuple recovery may change without having done so.
-    pub(super) fn next_changed(&self, layout: &Layout, interval: u64) -> Option<u64> {
+    pub(in crate::command) fn next_changed(&self, layout: &Layout, interval: u64) -> Option<u64> {
         let (&page, _) = self.pages.range(layout.page_of(interval)..).next()?;
         Some(layout.intervals_of(page).start.max(interval))
     }

@@ -53,20 +53,25 @@ impl<'a> Report<'a> {
             unlisted_blocks: findings.unlisted_blocks,
         }
     }
+}
 
-    fn write_range(&self, bad: &BadRange, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BadRange { range, check, first_tag } = bad;
-        let byte = range.first_lba * self.interval_size as u64;
-        match range.blocks() {
-            1 => write!(f, "{range} (byte {byte}): {check}")?,
-            blocks => write!(f, "{range} ({blocks} blocks from byte {byte}): {check}")?,
-        }
-        if let Some(TagValues { expected, actual }) = first_tag {
-            let of_first = if range.blocks() == 1 { "" } else { " in the first" };
-            write!(f, ",{of_first} expected {expected}, actual {actual}")?;
-        }
-        writeln!(f)
+/// One line for `bad`, whose blocks have `interval_size` bytes.
+pub(in crate::command) fn write_range(
+    bad: &BadRange,
+    interval_size: usize,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let BadRange { range, check, first_tag } = bad;
+    let byte = range.first_lba * interval_size as u64;
+    match range.blocks() {
+        1 => write!(f, "{range} (byte {byte}): {check}")?,
+        blocks => write!(f, "{range} ({blocks} blocks from byte {byte}): {check}")?,
     }
+    if let Some(TagValues { expected, actual }) = first_tag {
+        let of_first = if range.blocks() == 1 { "" } else { " in the first" };
+        write!(f, ",{of_first} expected {expected}, actual {actual}")?;
+    }
+    writeln!(f)
 }
 
 impl fmt::Display for Report<'_> {
@@ -79,7 +84,7 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "{range}: adopted after a crash, as found")?;
         }
         for bad in &self.ranges {
-            self.write_range(bad, f)?;
+            write_range(bad, *interval_size, f)?;
         }
         if self.unlisted_blocks != 0 {
             writeln!(f, "... and {} more blocks", self.unlisted_blocks)?;

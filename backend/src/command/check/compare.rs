@@ -1,0 +1,90 @@
+//! Every block of an image against its tuple.
+
+use std::sync::{Mutex, PoisonError};
+
+use integrity::sidecar::{is_adopted, mismatches};
+
+use super::super::scan::{Chunk, Unreadable, Visitor, scan};
+use super::{Findings, Recovered};
+use crate::error::Error;
+use crate::image::Image;
+use crate::sidecar_file::SidecarFile;
+
+/// What of `image` does not match `sidecar`, with the tuples of `recovered`. Where the image is larger than the
+/// sidecar is of, the rest of it is not looked at. The image consists of whole intervals.
+pub(in crate::command) fn compare(
+    image: &Image,
+    sidecar: &SidecarFile,
+    recovered: &Recovered,
+    title: &'static str,
+) -> Result<Findings, Error> {
+    let check = Check { image, sidecar, recovered, findings: Mutex::default() };
+    scan(image, sidecar.profile(), title, &check)?;
+    Ok(check.findings.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Goes over the image.
+struct Check<'a> {
+    image: &'a Image,
+    sidecar: &'a SidecarFile,
+    recovered: &'a Recovered,
+    findings: Mutex<Findings>,
+}
+
+impl Check<'_> {
+    fn find(&self, add: impl FnOnce(&mut Findings)) {
+        // findings are whole at any time
+        add(&mut self.findings.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Visitor for Check<'_> {
+    /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and zero: nothing has to be read to know
+    /// that they match.
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
+        let Self { image, sidecar, recovered, .. } = self;
+        let interval_size = sidecar.profile().interval_size() as u64;
+        let interval = offset / interval_size;
+        if interval >= sidecar.layout().intervals() {
+            return Ok(None);
+        }
+        let data = image.next_data(offset).map_err(Error::io("find the holes of", image.path()))?;
+        if data == Some(offset) {
+            return Ok(data);
+        }
+        let written =
+            sidecar.next_written(interval).map_err(Error::io("find the holes of", sidecar.path()))?;
+        let changed = recovered.next_changed(sidecar.layout(), interval);
+        let tuples = written.into_iter().chain(changed).map(|interval| interval * interval_size);
+        Ok(data.into_iter().chain(tuples).min())
+    }
+
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error> {
+        let profile = self.sidecar.profile();
+        let Chunk { first_interval, data, tuples } = chunk;
+        // the image may be larger than what the sidecar covers
+        let covered = self.sidecar.layout().intervals().saturating_sub(first_interval);
+        let covered =
+            usize::try_from(covered).unwrap_or(usize::MAX).min(data.len() / profile.interval_size());
+        let data = &data[..covered * profile.interval_size()];
+        let tuples = &mut tuples[..covered * profile.tuple_size()];
+        self.recovered
+            .read_tuples(self.sidecar, first_interval, tuples)
+            .map_err(Error::io("read", self.sidecar.path()))?;
+        let adopted = (first_interval..)
+            .zip(tuples.chunks_exact(profile.tuple_size()))
+            .filter(|(_, tuple)| is_adopted(profile, tuple));
+        let mismatches = mismatches(profile, first_interval, data, tuples)
+            .expect("a chunk has room for the tuples of its data");
+        self.find(|findings| {
+            mismatches.for_each(|mismatch| findings.add_mismatch(&mismatch));
+            adopted.for_each(|(lba, _)| findings.add_adopted(lba));
+        });
+        Ok(())
+    }
+
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+        self.find(|findings| findings.add_unreadable(&unreadable.intervals));
+        Ok(())
+    }
+}

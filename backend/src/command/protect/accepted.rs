@@ -1,0 +1,94 @@
+//! What `protect --force` takes as right although the old sidecar says otherwise.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use super::super::check::{Findings, Recovered, compare, write_range};
+use crate::error::Error;
+use crate::image::{Access, Image};
+use crate::report;
+use crate::sidecar_file::{SidecarFile, load_error};
+use crate::sidecar_search::Trace;
+
+/// Ranges that are listed; the others are counted.
+const RANGES_MAX: usize = 100;
+
+/// What was found when the image was compared with its old sidecar.
+#[derive(Debug)]
+pub(super) struct Accepted<'a> {
+    image: &'a Image,
+    sidecar: PathBuf,
+    outcome: Result<Compared, Error>,
+}
+
+#[derive(Debug)]
+struct Compared {
+    findings: Findings,
+    interval_size: usize,
+    /// Those that both files have.
+    blocks: u64,
+}
+
+impl<'a> Accepted<'a> {
+    /// Compares `image` with its sidecar `old`, or with one of its own that is found although the new one is to
+    /// be at `path`; none where there is neither.
+    pub(super) fn find(image: &'a Image, path: &Path, old: Option<&Path>) -> Result<Option<Self>, Error> {
+        let found = match old {
+            Some(old) => Some(old.to_owned()),
+            None => Trace::of(image, path)?.and_then(|trace| trace.found().map(ToOwned::to_owned)),
+        };
+        Ok(found.map(|sidecar| Self { image, outcome: compare_with(image, &sidecar), sidecar }))
+    }
+}
+
+fn compare_with(image: &Image, path: &Path) -> Result<Compared, Error> {
+    let sidecar = SidecarFile::open_for_any_size(path, image, Access::Inspect)?;
+    let interval_size = sidecar.profile().interval_size();
+    if !image.size().is_multiple_of(interval_size as u64) {
+        sidecar.refuse_wrong_size(image)?;
+    }
+    let recovered = Recovered::dry_run(&sidecar).map_err(load_error("recover", path))?;
+    let findings = compare(image, &sidecar, &recovered, "comparing")?.sorted();
+    let blocks = sidecar.layout().intervals().min(image.size() / interval_size as u64);
+    Ok(Compared { findings, interval_size, blocks })
+}
+
+impl fmt::Display for Accepted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (image, sidecar) = (self.image.path().display(), self.sidecar.display());
+        let Compared { findings, interval_size, blocks } = match &self.outcome {
+            Ok(compared) => compared,
+            Err(error) => {
+                return writeln!(
+                    f,
+                    "{image}: cannot be compared with the old sidecar {sidecar}, so whatever it holds is \
+                     accepted: {}",
+                    report::chain(error)
+                );
+            }
+        };
+        for bad in findings.bad.iter().take(RANGES_MAX) {
+            write_range(bad, *interval_size, f)?;
+        }
+        if let Some(more) = findings.bad.len().checked_sub(RANGES_MAX).filter(|more| *more > 0) {
+            writeln!(f, "... and {more} more ranges")?;
+        }
+        match findings.mismatched_blocks + findings.unreadable_blocks {
+            0 => writeln!(f, "{image}: all of {blocks} blocks match the old sidecar {sidecar}"),
+            bad => writeln!(
+                f,
+                "{image}: {bad} of {blocks} blocks do not match the old sidecar {sidecar} and are accepted \
+                 as they are"
+            ),
+        }
+    }
+}
+
+impl Serialize for Accepted<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Cow::from(self.to_string()))
+    }
+}

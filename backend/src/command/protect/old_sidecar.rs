@@ -1,0 +1,85 @@
+//! What is in the place of a new sidecar. Only the image's own sidecar is ever replaced, and only while
+//! nobody uses it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::image::{self, Access, Image};
+use crate::sidecar_file;
+use crate::sidecar_search::{claimed_uuids, open_to_look};
+
+/// The sidecar that the image has now, locked.
+#[derive(Debug)]
+pub(super) struct OldSidecar {
+    path: PathBuf,
+    /// Holds the lock.
+    file: File,
+}
+
+impl OldSidecar {
+    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is there.
+    pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, Error> {
+        let left_alone = |what: &str| Error::NotReplaced { path: path.to_owned(), what: what.to_owned() };
+        let metadata = match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return if path.is_symlink() { Err(left_alone("a link to nothing")) } else { Ok(None) };
+            }
+            metadata => metadata.map_err(Error::io("look at", path))?,
+        };
+        if is_same(&metadata, image.file()).map_err(Error::io("look at", image.path()))? {
+            return Err(left_alone("the image itself"));
+        }
+        if !metadata.is_file() {
+            return Err(left_alone(image::kind(metadata.file_type())));
+        }
+        let file = open_to_look(path).map_err(Error::io("read", path))?;
+        let claimed = claimed_uuids(&file).map_err(Error::io("read", path))?;
+        let Some(&first) = claimed.first() else { return Err(left_alone("not a sidecar")) };
+        if !is_own(&claimed, &image.uuids()?, path, image) {
+            return Err(left_alone(&format!("the sidecar of another image (its UUID is {first})")));
+        }
+        image::lock(&file, path, Access::ReadWrite)?;
+        Ok(Some(Self { path: path.to_owned(), file }))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the file is that symbolic links lead to.
+    pub(super) fn real_path(&self) -> Result<PathBuf, Error> {
+        if self.path.is_symlink() {
+            self.path.canonicalize().map_err(Error::io("look at", &self.path))
+        } else {
+            Ok(self.path.clone())
+        }
+    }
+
+    /// Fails when something else has taken its place since it was locked.
+    pub(super) fn still_there(&self) -> io::Result<()> {
+        if is_same(&self.path.metadata()?, &self.file)? {
+            Ok(())
+        } else {
+            Err(io::Error::other("another file has taken the place of the old sidecar meanwhile"))
+        }
+    }
+}
+
+fn is_same(metadata: &std::fs::Metadata, file: &File) -> io::Result<bool> {
+    let file = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()) == (file.dev(), file.ino()))
+}
+
+/// An image without a UUID, on a file system without attributes say, has its sidecar in one place.
+fn is_own(claimed: &[Uuid], carried: &[Uuid], path: &Path, image: &Image) -> bool {
+    if carried.is_empty() {
+        path == sidecar_file::default_path(image.path())
+    } else {
+        claimed.iter().any(|uuid| carried.contains(uuid))
+    }
+}

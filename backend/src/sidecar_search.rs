@@ -1,0 +1,106 @@
+//! Whose sidecar a file is, and where the sidecar of an image is that is not in its place.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use integrity::sidecar::{SECTOR_SIZE, SUPERBLOCK_SIZE, Superblock};
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::image::{Image, read_up_to};
+
+/// Entries of a directory that are looked at, so that a large one does not cost a minute.
+const ENTRIES_MAX: usize = 4096;
+
+/// The UUIDs in the superblocks of `file`: none when it is no sidecar, two when its copies differ. A
+/// damaged superblock counts too, for it is a superblock of ours nevertheless.
+pub(crate) fn claimed_uuids(file: &File) -> io::Result<Vec<Uuid>> {
+    let mut uuids = Vec::new();
+    for copy in [0, SUPERBLOCK_SIZE] {
+        let mut sector = [0; SECTOR_SIZE];
+        read_up_to(file, copy, &mut sector)?;
+        uuids.extend(Superblock::claimed_uuid(&sector).map(Uuid::from_bytes));
+    }
+    uuids.dedup();
+    Ok(uuids)
+}
+
+/// Opens a file that may be anything by now: a FIFO does not make us wait.
+pub(crate) fn open_to_look(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// What tells that an image was protected: the UUID it carries, and sidecars with that UUID.
+#[derive(Debug)]
+pub struct Trace {
+    image: PathBuf,
+    uuid: Uuid,
+    found: Option<PathBuf>,
+}
+
+impl Trace {
+    /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its sidecar
+    /// beside the image, beside what a symbolic link leads to, and where it is to be.
+    pub(crate) fn of(image: &Image, named: &Path) -> Result<Option<Self>, Error> {
+        let uuids = image.uuids()?;
+        let Some(&uuid) = uuids.first() else { return Ok(None) };
+        let found = find(image.path(), named, &uuids);
+        Ok(Some(Self { image: image.path().to_owned(), uuid, found }))
+    }
+
+    /// The sidecar that was found.
+    pub(crate) fn found(&self) -> Option<&Path> {
+        self.found.as_deref()
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, uuid, found } = self;
+        write!(
+            f,
+            "it was protected before, with the UUID {uuid}; `stableblk protect --force {}` takes what it \
+             holds now as right; ",
+            image.display()
+        )?;
+        match found {
+            Some(path) => write!(f, "its sidecar was found: use `--integrity {}`", path.display()),
+            None => f.write_str(
+                "no sidecar with that UUID is beside it: restore it, or name it with `--integrity PATH`",
+            ),
+        }
+    }
+}
+
+/// The first sidecar, by name, with one of `uuids` in the directories where one may be.
+fn find(image: &Path, named: &Path, uuids: &[Uuid]) -> Option<PathBuf> {
+    let target = image.canonicalize().ok();
+    let mut directories: Vec<&Path> = [Some(image), target.as_deref(), Some(named)]
+        .into_iter()
+        .flatten()
+        .filter_map(Path::parent)
+        .collect();
+    directories.dedup();
+    directories.into_iter().find_map(|directory| find_in(directory, uuids))
+}
+
+fn find_in(directory: &Path, uuids: &[Uuid]) -> Option<PathBuf> {
+    let is_here = directory == Path::new("");
+    let entries = fs::read_dir(if is_here { Path::new(".") } else { directory }).ok()?;
+    let mut sidecars: Vec<_> = entries
+        .take(ENTRIES_MAX)
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().contains(".pi"))
+        .map(|entry| if is_here { entry.file_name().into() } else { entry.path() })
+        .filter(|path: &PathBuf| path.metadata().is_ok_and(|metadata| metadata.is_file()))
+        .filter(|path| {
+            let claimed = open_to_look(path).and_then(|file| claimed_uuids(&file));
+            claimed.is_ok_and(|claimed| claimed.iter().any(|uuid| uuids.contains(uuid)))
+        })
+        .collect();
+    sidecars.sort();
+    sidecars.into_iter().next()
+}
