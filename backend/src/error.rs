@@ -176,6 +176,16 @@ pub enum Error {
         /// The right one, where it was found.
         found: Option<PathBuf>,
     },
+    /// The image may have been written without it.
+    #[error("{image} was served without its sidecar {} (`--integrity none --force`) and may have been written since: \
+        take what it holds now as right with `stableblk protect --force {image}`",
+        sidecar.display(), image = image.display())]
+    StaleSidecar {
+        /// The sidecar.
+        sidecar: PathBuf,
+        /// The image.
+        image: PathBuf,
+    },
     /// The sidecar covers an image of another size.
     #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: {}",
         sidecar.display(), image.display(), size_cure(image, *covered, *size))]

@@ -17,6 +17,8 @@ use crate::error::Error;
 mod direct_io;
 mod format;
 mod lock;
+mod qemu_lock;
+mod stale;
 
 pub use direct_io::{Alignment, DirectIo};
 pub use format::Format;
@@ -67,6 +69,7 @@ impl Access {
 pub struct Image {
     path: PathBuf,
     file: File,
+    access: Access,
     size: u64,
     is_block_device: bool,
     /// `None` when I/O goes through the page cache.
@@ -94,7 +97,7 @@ impl Image {
         let direct_alignment = direct_io.turn_on(&file).map_err(Error::io("set up direct I/O on", path))?;
         let is_block_device = file_type.is_block_device();
         let (path, durability) = (path.to_owned(), Durability::default());
-        Ok(Self { path, file, size, is_block_device, direct_alignment, durability })
+        Ok(Self { path, file, access, size, is_block_device, direct_alignment, durability })
     }
 
     /// The path it was opened by.
@@ -107,6 +110,12 @@ impl Image {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// What it was opened for.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// What it has now, which others may have changed.
@@ -180,9 +189,13 @@ impl Image {
     /// The UUIDs of sidecars that are the image's own: one, or two when [`announce_uuid`](Self::announce_uuid) came to no end. None
     /// when it was copied without its attributes, or its file system has no attributes.
     pub fn uuids(&self) -> Result<Vec<Uuid>, Error> {
+        self.uuids_in(UUID_ATTRIBUTE)
+    }
+
+    fn uuids_in(&self, attribute: &str) -> Result<Vec<Uuid>, Error> {
         let mut text = [0; 2 * uuid::fmt::Hyphenated::LENGTH + 2];
         let failed = Error::io("read the UUID of", &self.path);
-        match rustix::fs::fgetxattr(&self.file, UUID_ATTRIBUTE, &mut text) {
+        match rustix::fs::fgetxattr(&self.file, attribute, &mut text) {
             Ok(len) => {
                 let uuids = text[..len].split(|&byte| byte == b' ').map(Uuid::try_parse_ascii);
                 uuids
@@ -196,7 +209,9 @@ impl Image {
 
     /// Gives the image a UUID to carry.
     pub fn set_uuid(&self, uuid: Uuid) -> io::Result<()> {
-        set_uuid(&self.file, uuid)
+        set_uuid(&self.file, uuid)?;
+        self.forget_stale_sidecars();
+        Ok(())
     }
 
     /// Lets the image carry `uuid` besides the one it has, if it has one, until [`set_uuid`](Self::set_uuid): of two sidecars of which
@@ -205,7 +220,7 @@ impl Image {
         let Some(old) = self.uuids().map_err(io::Error::other)?.first().copied() else {
             return Ok(());
         };
-        set_uuid_attribute(&self.file, &format!("{old} {uuid}"))?;
+        set_attribute(&self.file, UUID_ATTRIBUTE, &format!("{old} {uuid}"))?;
         self.file.sync_all()
     }
 
@@ -246,11 +261,11 @@ pub(crate) fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
 
 /// See [`Image::set_uuid`]; for a file that is not an image yet.
 pub(crate) fn set_uuid(file: &File, uuid: Uuid) -> io::Result<()> {
-    set_uuid_attribute(file, &uuid.hyphenated().to_string())
+    set_attribute(file, UUID_ATTRIBUTE, &uuid.hyphenated().to_string())
 }
 
-fn set_uuid_attribute(file: &File, text: &str) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(file, UUID_ATTRIBUTE, text.as_bytes(), XattrFlags::empty())?)
+fn set_attribute(file: &File, name: &str, text: &str) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(file, name, text.as_bytes(), XattrFlags::empty())?)
 }
 
 /// See [`Image::next_data`].

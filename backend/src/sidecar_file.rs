@@ -116,6 +116,7 @@ impl SidecarFile {
         }
         let sidecar = Self { path: path.to_owned(), media, loaded };
         sidecar.refuse_wrong_uuid(image)?;
+        sidecar.refuse_stale(image, access)?;
         Ok(sidecar)
     }
 
@@ -229,6 +230,19 @@ impl SidecarFile {
             covered,
             size: image.size(),
         })
+    }
+
+    /// Refuses a sidecar that writes have passed by; who only looks is warned.
+    fn refuse_stale(&self, image: &Image, access: Access) -> Result<(), Error> {
+        if !image.stale_sidecars()?.contains(&Uuid::from_bytes(self.superblock().uuid())) {
+            return Ok(());
+        }
+        let stale = Error::StaleSidecar { sidecar: self.path.clone(), image: image.path().to_owned() };
+        if access == Access::Inspect {
+            warn!("{stale}");
+            return Ok(());
+        }
+        Err(stale)
     }
 
     fn refuse_wrong_uuid(&self, image: &Image) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 mod error;
 mod options;
+mod unprotected;
 
 use std::fs::File;
 use std::path::Path;
@@ -14,6 +15,7 @@ use self::options::BounceChoice;
 #[cfg(feature = "bench-null")]
 use self::options::DeviceChoice;
 pub use self::options::{Integrity, ServeArgs};
+pub use self::unprotected::{Protected, UnprotectedError};
 use super::lease::lease;
 use super::storage::{Storage, StorageError};
 use super::take_over::refuse_other_data;
@@ -93,8 +95,14 @@ fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
     // a socket that can be seen says that the disk will be served; a sidecar that is opened is marked dirty
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
+            let admission = unprotected::admit(args, &image)?;
             let doors = open_doors(args, log)?;
-            let device = lease(args, PlainDevice::new(image), |args| Ok(PlainDevice::new(open_image(args)?)));
+            admission.enter(&image)?;
+            let device = lease(args, PlainDevice::new(image), |args| {
+                let image = open_image(args)?;
+                unprotected::admit(args, &image)?.enter(&image)?;
+                Ok(PlainDevice::new(image))
+            });
             serve_device(args, device, needed, &serial, doors, &mut termination)
         }
         Storage::Sidecar(path) => {

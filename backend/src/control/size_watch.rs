@@ -1,6 +1,6 @@
 //! Notice of an image that may have another size: by the kernel, without polling.
 //!
-//! A file tells when somebody who had it open for writing closes it (inotify): `truncate -s`, `fallocate`, `qemu-img resize`. Our own
+//! A file tells when somebody who had it open for writing closes it (inotify): `truncate -s`, `fallocate`. Our own
 //! writes close nothing. A block device's driver announces a change of its capacity to all who listen (`NETLINK_KOBJECT_UEVENT`).
 
 use std::io;

@@ -23,7 +23,7 @@ impl DeviceInfo {
         let zeroing = if image.is_block_device() {
             Zeroing::of_block_device(image.file())
         } else {
-            Zeroing::of_regular_file(image.file(), image.size())
+            Zeroing::of_regular_file(image)
         };
         Self {
             capacity: Capacity::new(image.size()),

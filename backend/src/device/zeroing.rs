@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat};
 
 use super::block_integrity::attribute;
 use crate::active::ZeroBy;
+use crate::image::{Access, Image};
 
 /// Which of fallocate's modes are used on a file, and which commands on a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,17 @@ pub struct Zeroing {
 }
 
 impl Zeroing {
-    /// What a regular file of `size` bytes, open for writing, can do: tried past its end, where a hole changes nothing.
-    /// A zeroed range would reserve space there, so that is not tried: where a guest wants its space kept, zeros are
-    /// written.
-    pub fn of_regular_file(file: impl AsFd, size: u64) -> Self {
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Self { punch_hole: fallocate(file, hole, size, 4096).is_ok(), zero_range: false, deallocate: false }
+    /// What the regular file of `image` can do, tried on a file without a name in its directory: what is not locked is not to be
+    /// changed, not even past its end, where its owner may write by now. Where no such file can be made, a locked image is tried
+    /// past its end, and of another it is assumed that it can: whoever takes it over tries again.
+    /// A zeroed range would reserve space, so that is not tried: where a guest wants its space kept, zeros are written.
+    pub fn of_regular_file(image: &Image) -> Self {
+        let punch_hole = match image.access() {
+            Access::Inspect | Access::Read => false,
+            Access::Preview => punches_beside(image).unwrap_or(true),
+            Access::ReadWrite => punches_beside(image).unwrap_or_else(|| punches(image.file(), image.size())),
+        };
+        Self { punch_hole, zero_range: false, deallocate: false }
     }
 
     /// What a block device can do. The kernel zeroes ranges of any, writing where the device has no command for it; holes
@@ -56,20 +62,43 @@ impl Zeroing {
     }
 }
 
+/// Whether a hole can be punched into a new file on the image's file system; none where none can be made there.
+fn punches_beside(image: &Image) -> Option<bool> {
+    let path = image.path().canonicalize().ok()?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path.parent()?, flags, Mode::RUSR | Mode::WUSR).ok()?;
+    // a file may be mounted into a directory of another file system
+    let is_there = fstat(&file).ok()?.st_dev == fstat(image.file()).ok()?.st_dev;
+    is_there.then(|| punches(file, 0))
+}
+
+/// Whether a hole can be punched at `offset`, where `file` ends.
+fn punches(file: impl AsFd, offset: u64) -> bool {
+    fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, 4096).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use crate::image::DirectIo;
+
     use super::*;
 
     #[test]
-    fn probing_leaves_size_and_space_alone() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(1 << 20).unwrap();
-        let blocks = file.metadata().unwrap().blocks();
-        Zeroing::of_regular_file(&file, 1 << 20);
-        let after = file.metadata().unwrap();
-        assert_eq!((after.len(), after.blocks()), (1 << 20, blocks));
+    fn probing_changes_nothing_of_the_image() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let of = || {
+            let metadata = file.as_file().metadata().unwrap();
+            (metadata.len(), metadata.blocks(), metadata.ctime(), metadata.ctime_nsec())
+        };
+        let before = of();
+        for access in [Access::Preview, Access::ReadWrite] {
+            let image = Image::open(file.path(), access, DirectIo::Never).unwrap();
+            Zeroing::of_regular_file(&image);
+            assert_eq!(of(), before);
+        }
     }
 
     #[test]

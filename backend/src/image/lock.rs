@@ -1,4 +1,4 @@
-//! Who may use a file: `flock`, and who holds it when it is refused.
+//! Who may use a file: `flock` and QEMU's locks, and who holds them when it is refused.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use procfs::{Lock, LockType};
 use rustix::fs::{FlockOperation, Stat};
 use rustix::io::Errno;
 
-use super::Access;
+use super::{Access, qemu_lock};
 use crate::error::Error;
 
 /// How long a process that is gone may keep its lock. Its I/O ends within that, unless the device hangs.
@@ -51,7 +51,7 @@ impl Holder {
         }
     }
 
-    fn of_process(pid: i32) -> Self {
+    pub(super) fn of_process(pid: i32) -> Self {
         let stat = Process::new(pid).and_then(|process| process.stat());
         let Ok(stat) = stat else {
             return Self::Exiting { pid };
@@ -84,11 +84,17 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
     };
     let deadline = Instant::now() + EXIT_WAIT_MAX;
     loop {
-        match rustix::fs::flock(file, operation) {
-            Err(Errno::WOULDBLOCK) => {}
-            locked => return locked.map_err(Error::io("lock", path)),
-        }
-        match holder(file) {
+        let holder = match rustix::fs::flock(file, operation) {
+            Err(Errno::WOULDBLOCK) => flock_holder(file),
+            Err(error) => return Err(Error::io("lock", path)(error)),
+            Ok(()) if qemu_lock::take(file, access).map_err(Error::io("lock", path))? => return Ok(()),
+            Ok(()) => {
+                // what cannot be had whole is not held
+                rustix::fs::flock(file, FlockOperation::Unlock).map_err(Error::io("lock", path))?;
+                qemu_lock::holder(file, access)
+            }
+        };
+        match holder {
             // it let go between the two calls, or is about to
             None | Some(Holder::Exiting { .. }) if Instant::now() < deadline => {
                 thread::sleep(EXIT_POLL_INTERVAL);
@@ -101,8 +107,13 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
     }
 }
 
-/// Who has locked the file that is open as `file`, as far as `/proc/locks` tells.
+/// Who has the file that is open as `file` locked, as far as can be found out.
 pub(crate) fn holder(file: &File) -> Option<Holder> {
+    flock_holder(file).or_else(|| qemu_lock::holder(file, Access::ReadWrite))
+}
+
+/// Who has locked the file that is open as `file` by `flock`, as far as `/proc/locks` tells.
+fn flock_holder(file: &File) -> Option<Holder> {
     let stat = rustix::fs::fstat(file).ok()?;
     let pid = procfs::locks()
         .ok()?

@@ -58,6 +58,11 @@ pub fn qemu_storage_daemon() -> Command {
     unpacked_or_installed("qemu-utils", "qemu-storage-daemon")
 }
 
+/// A program of QEMU's for images, such as `qemu-img`.
+pub fn qemu_tool(name: &str) -> Command {
+    unpacked_or_installed("qemu-utils", name)
+}
+
 /// What was unpacked into the cache needs its own libraries.
 fn unpacked_or_installed(directory: &str, program: &str) -> Command {
     let unpacked = cache().join(directory).join("usr");

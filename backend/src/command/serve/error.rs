@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::super::storage::StorageError;
 use super::super::take_over::TakeOverError;
 use crate::control::ControlError;
+use super::UnprotectedError;
 use crate::device::NamespaceError;
 use crate::socket::SocketError;
 
@@ -20,6 +21,9 @@ pub enum ServeError {
     /// Somebody else has the image.
     #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
     InUse(crate::error::Error),
+    /// The image is not served without its tuples.
+    #[error(transparent)]
+    Unprotected(#[from] UnprotectedError),
     /// The metadata of the device cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),

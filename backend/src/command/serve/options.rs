@@ -109,6 +109,9 @@ pub struct ServeArgs {
     /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
     #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
     pub(super) integrity: Integrity,
+    /// With `--integrity none`, serve an image that is protected. Its sidecar is marked first, and is not used again
+    #[arg(long)]
+    pub(super) force: bool,
     /// Copy guest data into stable folios: auto (with protection information), always, never
     #[arg(long, value_enum, default_value_t = BounceChoice::Auto, hide_possible_values = true)]
     pub(super) bounce: BounceChoice,

@@ -1,0 +1,140 @@
+//! Serving an image without its tuples (`--integrity none`), which makes a sidecar that it has wrong.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use super::ServeArgs;
+use crate::image::{Access, Image};
+use crate::sidecar_file;
+use crate::sidecar_search::{Trace, claimed_uuids, open_to_look};
+
+/// Why a protected image is not served so.
+#[derive(Debug, Error)]
+pub enum UnprotectedError {
+    /// The image cannot be examined.
+    #[error(transparent)]
+    Image(#[from] crate::error::Error),
+    /// Its guest's writes would look like damage later.
+    #[error(
+        "{protected}: what is written by `--integrity none` would not match it; leave `--integrity none` away, or \
+         give up the sidecar by `--force`"
+    )]
+    Protected {
+        /// By what.
+        protected: Protected,
+    },
+    /// The image has no room for the mark.
+    #[error(
+        "{protected}, which cannot be marked as no longer right since the image carries no UUID: move its sidecar \
+         away first"
+    )]
+    Unmarkable {
+        /// By what.
+        protected: Protected,
+    },
+}
+
+/// What protects an image.
+#[derive(Debug)]
+pub struct Protected {
+    image: PathBuf,
+    sidecar: Option<PathBuf>,
+    uuids: Vec<Uuid>,
+}
+
+impl std::fmt::Display for Protected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is protected by ", self.image.display())?;
+        match (&self.sidecar, self.uuids.first()) {
+            (Some(sidecar), _) => write!(f, "{}", sidecar.display()),
+            (None, Some(uuid)) => write!(f, "the sidecar with the UUID {uuid}"),
+            (None, None) => f.write_str("a sidecar"),
+        }
+    }
+}
+
+/// That an image may be served without tuples, and what becomes of its sidecar.
+#[derive(Debug)]
+#[must_use = "a sidecar must be marked before the image is written"]
+pub(super) enum Admission {
+    /// It has none.
+    NotProtected,
+    /// It stays right, for nothing is written.
+    ReadOnly(Protected),
+    /// It is marked already, or will be.
+    LeavesBehind(Protected),
+}
+
+/// Admits `image` to be served without tuples. One that is protected is refused unless it is only read, its sidecar
+/// is marked already, or `--force` is given. Changes nothing.
+pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, UnprotectedError> {
+    if let Some(format) = image.foreign_format()? {
+        let path = image.path();
+        tracing::warn!(
+            "{} is {} and is served as if it were raw: {}",
+            path.display(),
+            format.name(),
+            format.cure(path)
+        );
+    }
+    let Some(protected) = protection(image)? else { return Ok(Admission::NotProtected) };
+    if image.access() == Access::Read {
+        return Ok(Admission::ReadOnly(protected));
+    }
+    match (args.force, protected.uuids.is_empty()) {
+        (false, _) if !is_marked(image, &protected)? => Err(UnprotectedError::Protected { protected }),
+        (true, true) => Err(UnprotectedError::Unmarkable { protected }),
+        _ => Ok(Admission::LeavesBehind(protected)),
+    }
+}
+
+fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::error::Error> {
+    let marked = image.stale_sidecars()?;
+    Ok(!protected.uuids.is_empty() && protected.uuids.iter().all(|uuid| marked.contains(uuid)))
+}
+
+impl Admission {
+    /// Marks the sidecar that `image` leaves behind, and says so. What another process still has is marked when it is
+    /// taken over.
+    pub(super) fn enter(self, image: &Image) -> Result<(), UnprotectedError> {
+        match self {
+            Self::NotProtected => {}
+            Self::ReadOnly(protected) => tracing::warn!(
+                "{protected}, which `--integrity none` does not use: what is read is not checked"
+            ),
+            Self::LeavesBehind(protected) => {
+                if image.access() == Access::ReadWrite && !is_marked(image, &protected)? {
+                    image
+                        .mark_stale(&protected.uuids)
+                        .map_err(crate::error::Error::io("mark", image.path()))?;
+                }
+                tracing::warn!(
+                    "{protected}, which is no longer right from now on: `stableblk protect --force {}` makes another",
+                    image.path().display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An image carries the UUID of its sidecar, or else has one at the default path.
+fn protection(image: &Image) -> Result<Option<Protected>, crate::error::Error> {
+    if image.is_block_device() {
+        return Ok(None);
+    }
+    let path = sidecar_file::default_path(image.path());
+    let is_sidecar = path.metadata().is_ok_and(|metadata| metadata.is_file())
+        && open_to_look(&path).and_then(|file| claimed_uuids(&file)).is_ok_and(|it| !it.is_empty());
+    let trace = Trace::of(image, &path)?;
+    if trace.is_none() && !is_sidecar {
+        return Ok(None);
+    }
+    let sidecar = match &trace {
+        Some(trace) => trace.found().map(ToOwned::to_owned),
+        None => Some(path),
+    };
+    Ok(Some(Protected { image: image.path().to_owned(), sidecar, uuids: image.uuids()? }))
+}

@@ -1,0 +1,195 @@
+//! QEMU's locks on image files, so that neither opens what the other writes.
+//!
+//! QEMU has a byte of the file for each permission: who has a permission holds a shared lock on its byte from
+//! [`HELD_FROM`] on, and who does not let others have it, one on its byte from [`UNSHARED_FROM`] on
+//! (`block/file-posix.c`). Whether another has such a lock is asked by testing for an exclusive one. The locks
+//! are of the open file description, as `flock`'s are, and live as long. `flock` decides between two of us;
+//! these never conflict between us where it does not.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use bitflags::bitflags;
+use nix::fcntl::{FcntlArg, fcntl};
+use procfs::process::all_processes;
+use rustix::io::Errno;
+
+use super::{Access, Holder};
+
+/// `RAW_LOCK_PERM_BASE`
+const HELD_FROM: i64 = 100;
+/// `RAW_LOCK_SHARED_BASE`
+const UNSHARED_FROM: i64 = 200;
+/// Beyond the last permission that QEMU has ever had.
+const BYTES: i64 = 8;
+
+bitflags! {
+    /// `BLK_PERM_*`
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Permissions: u8 {
+        const CONSISTENT_READ = 1;
+        const WRITE = 2;
+        const WRITE_UNCHANGED = 4;
+        const RESIZE = 8;
+    }
+}
+
+impl Permissions {
+    fn bytes(self, from: i64) -> impl Iterator<Item = i64> {
+        (0..BYTES).filter(move |bit| self.bits() >> bit & 1 != 0).map(move |bit| from + bit)
+    }
+}
+
+/// What one who opens a file does with it, and what he does not let others do.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    held: Permissions,
+    unshared: Permissions,
+}
+
+impl Claim {
+    /// Others may always read: `qemu-img info -U` asks for no more.
+    fn of(access: Access) -> Option<Self> {
+        match access {
+            Access::Inspect | Access::Preview => None,
+            Access::Read => Some(Self {
+                held: Permissions::CONSISTENT_READ,
+                unshared: Permissions::WRITE | Permissions::RESIZE,
+            }),
+            Access::ReadWrite => Some(Self {
+                held: Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE,
+                unshared: Permissions::WRITE | Permissions::WRITE_UNCHANGED | Permissions::RESIZE,
+            }),
+        }
+    }
+
+    /// The bytes that are locked for it.
+    fn bytes(self) -> impl Iterator<Item = i64> {
+        self.held.bytes(HELD_FROM).chain(self.unshared.bytes(UNSHARED_FROM))
+    }
+
+    /// The bytes that nobody else may have locked.
+    fn conflicting_bytes(self) -> impl Iterator<Item = i64> {
+        self.unshared.bytes(HELD_FROM).chain(self.held.bytes(UNSHARED_FROM))
+    }
+}
+
+/// Takes the locks of `access` for the open file description of `file`. False, with none taken, when another
+/// has one that conflicts. Where the file system has no such locks, QEMU has none either.
+pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
+    let Some(claim) = Claim::of(access) else { return Ok(true) };
+    for byte in claim.bytes() {
+        match set(file, byte, 1, libc::F_RDLCK) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                release(file);
+                return Ok(false);
+            }
+            Err(Errno::NOLCK | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // in this order, so that of two who do so at the same time at least one sees the other
+    let free = conflict(file, claim).is_none();
+    if !free {
+        release(file);
+    }
+    Ok(free)
+}
+
+fn release(file: &File) {
+    // fails for a file without locks alone
+    let _ = set(file, HELD_FROM, BYTES, libc::F_UNLCK);
+    let _ = set(file, UNSHARED_FROM, BYTES, libc::F_UNLCK);
+}
+
+/// Who has a lock that conflicts with `access`.
+pub(super) fn holder(file: &File, access: Access) -> Option<Holder> {
+    let byte = conflict(file, Claim::of(access)?)?;
+    Some(process_with_lock(file, byte).map_or(Holder::Unknown, Holder::of_process))
+}
+
+/// The first byte that another has locked and must not.
+fn conflict(file: &File, claim: Claim) -> Option<i64> {
+    claim.conflicting_bytes().find(|&byte| {
+        let mut lock = lock(byte, 1, libc::F_WRLCK);
+        let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));
+        asked.is_ok() && i32::from(lock.l_type) != libc::F_UNLCK
+    })
+}
+
+fn set(file: &File, start: i64, len: i64, kind: libc::c_int) -> Result<(), Errno> {
+    let set = fcntl(file, FcntlArg::F_OFD_SETLK(&lock(start, len, kind)));
+    set.map(drop).map_err(|error| Errno::from_raw_os_error(error as i32))
+}
+
+fn lock(start: i64, len: i64, kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(kind).expect("a lock's type is small"),
+        l_whence: i16::try_from(libc::SEEK_SET).expect("it is zero"),
+        l_start: start,
+        l_len: len,
+        // of these locks it must be zero
+        l_pid: 0,
+    }
+}
+
+/// The kernel does not say whose such a lock is, but lists those of each descriptor with it.
+fn process_with_lock(file: &File, byte: i64) -> Option<i32> {
+    let metadata = file.metadata().ok()?;
+    all_processes().ok()?.flatten().find_map(|process| {
+        let has_lock = process.fd().ok()?.flatten().any(|descriptor| {
+            let directory = format!("/proc/{}", process.pid);
+            let is_same = fs::metadata(format!("{directory}/fd/{}", descriptor.fd))
+                .is_ok_and(|open| (open.dev(), open.ino()) == (metadata.dev(), metadata.ino()));
+            is_same
+                && fs::read_to_string(format!("{directory}/fdinfo/{}", descriptor.fd))
+                    .is_ok_and(|info| info.lines().any(|line| is_lock_on(line, byte)))
+        });
+        has_lock.then_some(process.pid)
+    })
+}
+
+/// Whether a line of fdinfo is that of a lock on `byte`:
+/// `lock: 1: OFDLCK  ADVISORY  READ -1 08:01:131 101 103`
+fn is_lock_on(line: &str, byte: i64) -> bool {
+    let Some(lock) = line.strip_prefix("lock:") else { return false };
+    let mut fields = lock.split_whitespace().rev();
+    let (Some(end), Some(start)) = (fields.next(), fields.next()) else { return false };
+    let end = if end == "EOF" { Ok(i64::MAX) } else { end.parse() };
+    let is_flock = lock.contains(" FLOCK ");
+    !is_flock && matches!((start.parse::<i64>(), end), (Ok(start), Ok(end)) if (start..=end).contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_exclude_all_but_those_who_only_look() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let [first, second, third] = [open(), open(), open()];
+        assert!(take(&first, Access::Read).unwrap());
+        assert!(take(&second, Access::Read).unwrap(), "readers exclude each other");
+        assert!(!take(&third, Access::ReadWrite).unwrap());
+        let name = holder(&third, Access::ReadWrite).unwrap().to_string();
+        assert!(name.contains(&format!("(pid {})", std::process::id())), "{name}");
+        drop((first, second));
+        assert!(take(&third, Access::ReadWrite).unwrap(), "a lock outlived its description");
+        assert!(take(&third, Access::ReadWrite).unwrap(), "one is in its own way");
+        assert!(!take(&open(), Access::Read).unwrap());
+        assert!(take(&open(), Access::Inspect).unwrap());
+    }
+
+    #[test]
+    fn lines_of_fdinfo_are_read() {
+        let line = "lock:\t1: OFDLCK ADVISORY  READ -1 fe:01:1580 101 103";
+        assert!(is_lock_on(line, 101) && is_lock_on(line, 103));
+        assert!(!is_lock_on(line, 100) && !is_lock_on(line, 104));
+        assert!(is_lock_on("lock:\t1: POSIX  ADVISORY  WRITE 12 fe:01:1580 0 EOF", 203));
+        assert!(!is_lock_on("lock:\t1: FLOCK  ADVISORY  WRITE 12 fe:01:1580 0 EOF", 203));
+        assert!(!is_lock_on("pos:\t101", 101));
+    }
+}
