@@ -7,44 +7,65 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+/// What is a filter.
+const CURE: &str =
+    "say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug";
+
+/// The module whose parts log.
+const PROGRAM: &str = "stableblk";
+
 /// Why a filter is none.
 #[derive(Debug, Error)]
 pub enum FilterError {
     /// A word that would be taken for a module, so that nothing else was logged.
-    #[error(
-        "{0:?} is no level: say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug"
-    )]
+    #[error("{0:?} is no level: {CURE}")]
     NoLevel(String),
+    /// Names of modules that are not here, and no level for the others.
+    #[error("{0:?} lets nothing of stableblk through, not even errors: {CURE}")]
+    SilencesAll(String),
     /// Not a filter's syntax.
-    #[error(
-        "{filter:?} is no filter: say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug"
-    )]
+    #[error("{filter:?} is no filter, {reason}: {CURE}")]
     Syntax {
         /// What was said.
         filter: String,
-        /// What is wrong with it.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
+        /// What is wrong with it. Not a source, for the cure is to come last.
+        reason: tracing_subscriber::filter::ParseError,
     },
     /// There is no log any more.
     #[error("the log is closed")]
     Closed,
 }
 
-/// Reads a filter.
+/// Reads a filter. One that would silence errors, by a slip of the pen, is refused: `off` says so.
 pub fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
-    EnvFilter::try_new(filter).map_err(|source| FilterError::Syntax { filter: filter.to_owned(), source })
+    refuse_bare_modules(filter)?;
+    refuse_silence(filter)?;
+    EnvFilter::try_new(filter).map_err(|reason| FilterError::Syntax { filter: filter.to_owned(), reason })
+}
+
+fn directives(filter: &str) -> impl Iterator<Item = &str> {
+    filter.split(',').map(str::trim)
+}
+
+fn is_level(directive: &str) -> bool {
+    !directive.is_empty() && directive.parse::<LevelFilter>().is_ok()
 }
 
 /// Refuses a bare word that is no level: as the name of a module, which it would be, it silences all others.
 fn refuse_bare_modules(filter: &str) -> Result<(), FilterError> {
-    let is_bare = |directive: &&str| {
-        let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
-        !is_level && !directive.contains(['=', '['])
-    };
-    match filter.split(',').map(str::trim).find(is_bare) {
+    match directives(filter).find(|directive| !is_level(directive) && !directive.contains(['=', '['])) {
         Some(directive) => Err(FilterError::NoLevel(directive.to_owned())),
         None => Ok(()),
+    }
+}
+
+fn refuse_silence(filter: &str) -> Result<(), FilterError> {
+    let lets_through =
+        |directive: &str| is_level(directive) || directive.starts_with(PROGRAM) || directive.starts_with('[');
+    if directives(filter).any(lets_through) {
+        Ok(())
+    } else {
+        Err(FilterError::SilencesAll(filter.to_owned()))
     }
 }
 
@@ -70,7 +91,6 @@ impl LogFilter {
 
     /// What is logged from now on.
     pub fn set(&self, text: &str) -> Result<(), FilterError> {
-        refuse_bare_modules(text)?;
         let filter = parse(text)?;
         if !(self.reload)(filter) {
             return Err(FilterError::Closed);
@@ -98,7 +118,7 @@ mod tests {
             log.set(good).unwrap();
             assert_eq!(log.text(), good);
         }
-        for bad in ["", "debgu", "info,stableblk", "stableblk=loud"] {
+        for bad in ["", "debgu", "info,stableblk", "stableblk=loud", "sesion=debug"] {
             assert!(log.set(bad).is_err(), "{bad:?} was taken");
             assert_eq!(log.text(), "info,a=debug");
         }

@@ -3,10 +3,13 @@
 use std::io;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stableblk::command::{check, create, ctl, info, man, protect, resize, serve};
 use stableblk::log_filter::{self, FilterError, LogFilter};
 use stableblk::report;
+
+const DEFAULT_LOG: &str = "info";
 
 /// vhost-user-blk back-end that keeps guest writes stable and protects them by T10/NVMe protection information
 #[derive(Debug, Parser)]
@@ -23,7 +26,7 @@ struct Cli {
     #[arg(long)]
     print_capabilities: bool,
     /// What to log to stderr: error, warn, info, debug, trace, or a filter as in `RUST_LOG`
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, global = true, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     log: String,
     /// How to log
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
@@ -64,10 +67,20 @@ fn main() -> ExitCode {
     if let Err(error) = vmm_sys_util::signal::block_signal(libc::SIGXFSZ) {
         return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
     }
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // Before anything is opened: a descriptor that is open now was inherited.
+    let inherited = match (&cli.command, &cli.serve) {
+        (None, Some(args)) => args.inherited_socket(),
+        _ => Ok(None),
+    };
     let log = match start_log(&cli) {
         Ok(log) => log,
-        Err(error) => return fail(&error, 2),
+        Err(error) => {
+            let from_environment = matches.value_source("log") == Some(ValueSource::EnvVariable);
+            let name = if from_environment { "RUST_LOG" } else { "--log" };
+            return fail(&io::Error::other(format!("{name}: {error}")), 2);
+        }
     };
     match (&cli.command, &cli.serve) {
         (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
@@ -81,14 +94,19 @@ fn main() -> ExitCode {
         (Some(Command::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
-        (None, Some(args)) => serve::run(args, &log).unwrap_or_else(|error| fail(&error, 1)),
+        (None, Some(args)) => inherited
+            .map_err(Into::into)
+            .and_then(|inherited| serve::run(args, inherited, &log))
+            .unwrap_or_else(|error| fail(&error, 1)),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     }
 }
 
 fn start_log(cli: &Cli) -> Result<LogFilter, FilterError> {
+    // a variable that is empty says nothing
+    let filter = if cli.log.trim().is_empty() { DEFAULT_LOG } else { &cli.log };
     let log = tracing_subscriber::fmt()
-        .with_env_filter(log_filter::parse(&cli.log)?)
+        .with_env_filter(log_filter::parse(filter)?)
         .with_writer(io::stderr)
         .with_target(false);
     Ok(match cli.log_format {
@@ -96,13 +114,13 @@ fn start_log(cli: &Cli) -> Result<LogFilter, FilterError> {
             let log = log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            LogFilter::new(&cli.log, move |filter| handle.reload(filter).is_ok())
+            LogFilter::new(filter, move |filter| handle.reload(filter).is_ok())
         }
         LogFormat::Json => {
             let log = log.json().with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            LogFilter::new(&cli.log, move |filter| handle.reload(filter).is_ok())
+            LogFilter::new(filter, move |filter| handle.reload(filter).is_ok())
         }
     })
 }

@@ -44,8 +44,20 @@ pub enum SocketError {
     #[error("systemd passed {0} sockets, but a disk has one: use a socket unit for each disk")]
     ManyActivated(usize),
     /// What systemd's environment variables say is not so.
-    #[error("LISTEN_FDS does not fit the open descriptors")]
-    Activation(#[source] io::Error),
+    #[error(
+        "LISTEN_FDS does not fit the open descriptors ({0}): unset it, or start by a systemd socket unit"
+    )]
+    Activation(io::Error),
+    /// What they name is not a socket that can be served on.
+    #[error(
+        "descriptor {fd}, which LISTEN_FDS names, is {what}: unset LISTEN_FDS, or start by a systemd socket unit"
+    )]
+    BadActivation {
+        /// The number.
+        fd: RawFd,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// `--fd` names something else.
     #[error("--fd {fd} is {what}: pass a listening or connected Unix stream socket")]
     BadFd {
@@ -157,16 +169,14 @@ fn group_id(name: &str) -> Result<u32, SocketError> {
     group.map(|group| group.gid.as_raw()).ok_or_else(|| SocketError::NoGroup(name.to_owned()))
 }
 
-/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which.
+/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which. Only what was inherited is there
+/// to be taken over, when this is called before anything is opened.
 pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     let bad = |what| SocketError::BadFd { fd, what };
     if fd <= 2 {
         return Err(bad("one of the standard streams"));
     }
-    if fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_err() {
-        return Err(bad("not open"));
-    }
-    let owned = own(fd);
+    let owned = own(fd).ok_or_else(|| bad("not open"))?;
     let kind = (socket_domain(&owned), socket_type(&owned));
     if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) {
         return Err(bad("no Unix stream socket"));
@@ -179,20 +189,29 @@ pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     }
 }
 
-/// Descriptor of the one socket that systemd passed to this process, `None` when it passed none (`sd_listen_fds(3)`).
-pub fn activated() -> Result<Option<RawFd>, SocketError> {
+/// The one socket that systemd passed to this process, `None` when it passed none (`sd_listen_fds(3)`).
+pub fn activated() -> Result<Option<Endpoint>, SocketError> {
     let mut passed = sd_notify::listen_fds().map_err(SocketError::Activation)?;
-    match passed.len() {
-        0 | 1 => Ok(passed.next()),
-        count => Err(SocketError::ManyActivated(count)),
+    match (passed.next(), passed.len()) {
+        (None, _) => Ok(None),
+        (Some(fd), 0) => inherit(fd).map(Some).map_err(|error| match error {
+            SocketError::BadFd { fd, what } => SocketError::BadActivation { fd, what },
+            other => other,
+        }),
+        (Some(_), more) => Err(SocketError::ManyActivated(more + 1)),
     }
 }
 
+/// `None` when it is not open.
 #[expect(unsafe_code, reason = "a descriptor given by number on the command line has no other owner")]
-fn own(fd: RawFd) -> OwnedFd {
+fn own(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: this command takes no address and changes nothing, whatever the number is.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
     // SAFETY: the descriptor is open, is not a standard stream, and was passed to this process for this use: nothing
-    // else here knows its number.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    // else here knows its number, for nothing here has been opened yet.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl Endpoint {

@@ -11,6 +11,7 @@ mod create;
 mod formats;
 mod identity;
 mod in_use;
+mod log;
 mod protect;
 mod refused;
 mod sidecar;

@@ -75,3 +75,23 @@ fn what_is_no_such_socket_is_refused() {
     }
     image.assert_clean();
 }
+
+/// Whatever this process opens itself is not taken for what was passed to it.
+#[test]
+fn what_was_not_inherited_is_refused() {
+    let image = Image::create(1 << 20);
+    let nothing = r#"exec "$0" "$@" 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-"#;
+    for fd in 3..=9 {
+        let mut command = Command::new("sh");
+        command.args(["-c", nothing, PROGRAM, "--fd", &fd.to_string(), "--blk-file"]).arg(image.path());
+        let refused = finish(&mut command);
+        assert_eq!(refused.code, Some(1), "--fd {fd}: {}", refused.stderr);
+        assert!(refused.stderr.contains("not open"), "--fd {fd}: {}", refused.stderr);
+    }
+    let mut command = Command::new("sh");
+    let script = format!("export LISTEN_FDS=1 LISTEN_PID=$$; {nothing}");
+    let refused = finish(command.args(["-c", &script, PROGRAM, "--blk-file"]).arg(image.path()));
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("LISTEN_FDS"), "{}", refused.stderr);
+    image.assert_clean();
+}

@@ -11,7 +11,7 @@ fn a_guest_uses_its_disk_to_the_new_end() {
     domain.wait_for_round_on(256);
     domain.ctl(&["resize", "--size", "384M"]);
     domain.wait_for_round_on(384);
-    // the image alone, as by `qemu-img resize`
+    // the image alone, as by a person
     let grown = Command::new("truncate").args(["--size", "512M"]).arg(domain.image()).status();
     assert!(grown.expect("start truncate").success());
     domain.wait_for_round_on(512);

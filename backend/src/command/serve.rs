@@ -69,9 +69,10 @@ const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
 /// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
 const CONTROL_FILES: u64 = 12;
 
-/// Serves until a signal. Nothing on disk changes before everything needed has been found in order.
-pub fn run(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
-    match run_as(args, log) {
+/// Serves until a signal, on the socket that was inherited if there is one. Nothing on disk changes before everything needed
+/// has been found in order.
+pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Result<ExitCode, ServeError> {
+    match run_as(args, Entrance { inherited, log }) {
         Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
             Err(ServeError::InUse(error))
         }
@@ -79,15 +80,14 @@ pub fn run(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
     }
 }
 
-fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
+fn run_as(args: &ServeArgs, entrance: Entrance<'_>) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
-    args.inherited_fd()?;
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
     lost_memory::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;
     device::probe_io_uring().map_err(ServeError::IoUring)?;
     if Namespace::is_at(&args.blk_file) {
-        return serve_namespace(args, log, &mut termination);
+        return serve_namespace(args, entrance, &mut termination);
     }
     let image = open_image(args)?;
     let serial = args.serial.clone().map_or_else(|| default_serial(&image), Ok)?;
@@ -96,7 +96,7 @@ fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
     match Storage::choose(&image, &args.blk_file, &args.integrity)? {
         Storage::Plain => {
             let admission = unprotected::admit(args, &image)?;
-            let doors = open_doors(args, log)?;
+            let doors = entrance.open(args)?;
             admission.enter(&image)?;
             let device = lease(args, PlainDevice::new(image), |args| {
                 let image = open_image(args)?;
@@ -107,7 +107,7 @@ fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
         }
         Storage::Sidecar(path) => {
             let sidecar = open_sidecar(args, &path, &image)?;
-            let doors = open_doors(args, log)?;
+            let doors = entrance.open(args)?;
             let device = open_protected(args, image, sidecar, &path)?;
             let device = lease(args, device, move |args| {
                 let image = open_image(args)?;
@@ -119,7 +119,7 @@ fn run_as(args: &ServeArgs, log: &LogFilter) -> Result<ExitCode, ServeError> {
         Storage::KernelPi(integrity) => {
             let device = open_kernel_pi(args, image, &integrity)?;
             let device = lease(args, device, move |args| open_kernel_pi(args, open_image(args)?, &integrity));
-            let doors = open_doors(args, log)?;
+            let doors = entrance.open(args)?;
             serve_device(args, device, needed, &serial, doors, &mut termination)
         }
     }
@@ -165,7 +165,7 @@ fn own<B: BlockDevice>(args: &ServeArgs, device: B) -> Result<B, ServeError> {
 /// Serves an NVMe namespace by its character device.
 fn serve_namespace(
     args: &ServeArgs,
-    log: &LogFilter,
+    entrance: Entrance<'_>,
     termination: &mut Termination,
 ) -> Result<ExitCode, ServeError> {
     if args.integrity != Integrity::Auto {
@@ -181,7 +181,7 @@ fn serve_namespace(
     let device = lease(args, device, |args| {
         own(args, NvmePassthroughDevice::new(Namespace::open(&args.blk_file, access(args))?))
     });
-    let doors = open_doors(args, log)?;
+    let doors = entrance.open(args)?;
     serve_device(args, device, None, &serial, doors, termination)
 }
 
@@ -193,9 +193,26 @@ struct Doors<'a> {
     log: &'a LogFilter,
 }
 
-fn open_doors<'a>(args: &ServeArgs, log: &'a LogFilter) -> Result<Doors<'a>, SocketError> {
-    let control = args.control.as_deref().map(|path| socket::bind(path, CONTROL_MODE, None)).transpose()?;
-    Ok(Doors { endpoint: open_endpoint(args)?, control, log })
+/// What there is of it before anything is opened.
+#[derive(Debug)]
+struct Entrance<'a> {
+    inherited: Option<Endpoint>,
+    log: &'a LogFilter,
+}
+
+impl<'a> Entrance<'a> {
+    fn open(self, args: &ServeArgs) -> Result<Doors<'a>, SocketError> {
+        let control =
+            args.control.as_deref().map(|path| socket::bind(path, CONTROL_MODE, None)).transpose()?;
+        let endpoint = match (self.inherited, &args.socket_path) {
+            (Some(endpoint), _) => endpoint,
+            (None, Some(path)) => {
+                Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
+            }
+            (None, None) => return Err(SocketError::None),
+        };
+        Ok(Doors { endpoint, control, log: self.log })
+    }
 }
 
 /// What tells of a larger image; without it, `ctl resize` does.
@@ -203,16 +220,6 @@ fn watch_size(path: &Path) -> Option<SizeWatch> {
     let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
     let watch = if is_file { SizeWatch::of_file(path) } else { SizeWatch::of_devices() };
     watch.inspect_err(|error| tracing::warn!("cannot watch the image's size: {error}")).ok()
-}
-
-fn open_endpoint(args: &ServeArgs) -> Result<Endpoint, SocketError> {
-    Ok(match (args.inherited_fd()?, &args.socket_path) {
-        (Some(fd), _) => socket::inherit(fd)?,
-        (None, Some(path)) => {
-            Endpoint::Bound(socket::bind(path, args.socket_mode, args.socket_group.as_deref())?)
-        }
-        (None, None) => return Err(SocketError::None),
-    })
 }
 
 fn serve_device<B: BlockDevice>(

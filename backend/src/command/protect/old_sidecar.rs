@@ -6,8 +6,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use uuid::Uuid;
-
 use crate::error::Error;
 use crate::image::{self, Access, Image};
 use crate::sidecar_file;
@@ -22,7 +20,8 @@ pub(super) struct OldSidecar {
 }
 
 impl OldSidecar {
-    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is there.
+    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is there. An image
+    /// without a UUID, on a file system without attributes say, has its sidecar at the default path alone.
     pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, Error> {
         let left_alone = |what: &str| Error::NotReplaced { path: path.to_owned(), what: what.to_owned() };
         let metadata = match path.metadata() {
@@ -40,7 +39,13 @@ impl OldSidecar {
         let file = open_to_look(path).map_err(Error::io("read", path))?;
         let claimed = claimed_uuids(&file).map_err(Error::io("read", path))?;
         let Some(&first) = claimed.first() else { return Err(left_alone("not a sidecar")) };
-        if !is_own(&claimed, &image.uuids()?, path, image) {
+        let carried = image.uuids()?;
+        if carried.is_empty() && path != sidecar_file::default_path(image.path()) {
+            return Err(left_alone(
+                "a sidecar, but the image has no UUID by which it could be known as its own",
+            ));
+        }
+        if !carried.is_empty() && !claimed.iter().any(|uuid| carried.contains(uuid)) {
             return Err(left_alone(&format!("the sidecar of another image (its UUID is {first})")));
         }
         image::lock(&file, path, Access::ReadWrite)?;
@@ -73,13 +78,4 @@ impl OldSidecar {
 fn is_same(metadata: &std::fs::Metadata, file: &File) -> io::Result<bool> {
     let file = file.metadata()?;
     Ok((metadata.dev(), metadata.ino()) == (file.dev(), file.ino()))
-}
-
-/// An image without a UUID, on a file system without attributes say, has its sidecar in one place.
-fn is_own(claimed: &[Uuid], carried: &[Uuid], path: &Path, image: &Image) -> bool {
-    if carried.is_empty() {
-        path == sidecar_file::default_path(image.path())
-    } else {
-        claimed.iter().any(|uuid| carried.contains(uuid))
-    }
 }

@@ -9,7 +9,7 @@ use integrity::sidecar::IntentMode;
 use parse_size::Config;
 use virtio::DEVICE_ID_LEN;
 
-use crate::socket::{self, SocketError};
+use crate::socket::{self, Endpoint, SocketError};
 use crate::{poller, wake_up_cost};
 
 /// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
@@ -164,11 +164,13 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The socket that somebody else made, named here or, when no path is, by systemd.
-    pub(super) fn inherited_fd(&self) -> Result<Option<RawFd>, SocketError> {
+    /// The socket that somebody else made, named here or, when no path is, by systemd. To be called before anything is opened,
+    /// so that a descriptor of our own is not taken for it.
+    pub fn inherited_socket(&self) -> Result<Option<Endpoint>, SocketError> {
         match (self.fd, &self.socket_path) {
+            (Some(fd), _) => socket::inherit(fd).map(Some),
+            (None, Some(_)) => Ok(None),
             (None, None) => socket::activated()?.map(Some).ok_or(SocketError::None),
-            _ => Ok(self.fd),
         }
     }
 }
