@@ -3,6 +3,7 @@
 
 mod clients;
 mod epoll_set;
+mod file_watch;
 mod jobs;
 pub mod protocol;
 mod quiet;
@@ -28,6 +29,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 pub(crate) use self::clients::CLIENTS_MAX;
 use self::clients::Clients;
 use self::epoll_set::EpollSet;
+pub use self::file_watch::Role;
 use self::jobs::Jobs;
 use self::protocol::{Reply, Request};
 use self::quiet::{Done, Quiet};
@@ -451,9 +453,9 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         }
     }
 
-    /// The image was closed by somebody who could write, or a device has changed.
+    /// The image was closed by somebody who could write, a file was renamed or deleted, or a device has changed.
     fn storage_changed(&mut self) {
-        if let Some(size) = &self.size {
+        if let Some(size) = &mut self.size {
             size.take();
         }
         if self.resizing {

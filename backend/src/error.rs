@@ -210,6 +210,15 @@ pub enum Error {
         /// The length that its header asks for.
         expected: u64,
     },
+    /// Nothing can be written there.
+    #[error("cannot {action} {}, which is on a read-only file system: remount that read-write, name a place \
+        elsewhere, or serve an image with `--read-only`", path.display())]
+    ReadOnlyFileSystem {
+        /// What was to be done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+    },
     /// There is no space left for a file.
     #[error("no space left for {}: free some, or name a file on another file system", .0.display())]
     NoSpace(PathBuf),
@@ -244,6 +253,7 @@ impl Error {
             let (path, source) = (path.to_owned(), source.into());
             match source.kind() {
                 io::ErrorKind::PermissionDenied => Self::Permission { action, path },
+                io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnlyFileSystem { action, path },
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(path),
                 _ => Self::Io { action, path, source },
             }

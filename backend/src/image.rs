@@ -256,7 +256,17 @@ pub(crate) fn read_at_least(file: &File, offset: u64, len: usize, buffer: &mut [
 /// The kernel tells each description once of data that it could not write. Of two syncs by one description, at the same time, one would
 /// succeed without that data.
 pub(crate) fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
-    options.open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(without_proc)
+}
+
+/// Tells of a missing /proc, where `error` comes of that.
+pub(crate) fn without_proc(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self/fd").exists() {
+        let reason =
+            "No such file or directory, for /proc is not mounted: mount it with `mount -t proc proc /proc`";
+        return io::Error::new(io::ErrorKind::NotFound, reason);
+    }
+    error
 }
 
 /// See [`Image::set_uuid`]; for a file that is not an image yet.

@@ -34,6 +34,12 @@ pub enum SocketError {
     /// The directory that it is to be in does not exist.
     #[error("there is no directory {} for the socket: make it or choose another path", .0.display())]
     NoDirectory(PathBuf),
+    /// This user may not make files there.
+    #[error("no permission to make socket {}: run as a user who may write to its directory, or choose another path", .0.display())]
+    Permission(PathBuf),
+    /// Nobody may.
+    #[error("socket {} would be on a read-only file system: choose another path, in /run say", .0.display())]
+    ReadOnlyFileSystem(PathBuf),
     /// There is no such group.
     #[error("there is no group {0}: name an existing one with --socket-group")]
     NoGroup(String),
@@ -143,7 +149,11 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
         Some(directory) if error.kind() == io::ErrorKind::NotFound => {
             SocketError::NoDirectory(directory.to_owned())
         }
-        _ => fail("listen on")(error),
+        _ => match error.kind() {
+            io::ErrorKind::PermissionDenied => SocketError::Permission(path.to_owned()),
+            io::ErrorKind::ReadOnlyFilesystem => SocketError::ReadOnlyFileSystem(path.to_owned()),
+            _ => fail("listen on")(error),
+        },
     })?;
     let inode = fs::symlink_metadata(path).map_err(fail("examine"))?.ino();
     let socket = BoundSocket { listener, path: path.to_owned(), inode };

@@ -47,6 +47,7 @@ mod setting_up;
 mod shared_descriptors;
 mod shrunk_image;
 mod socket_activation;
+mod troubleshooting;
 mod two_file_systems;
 mod unprotected;
 mod unstable_guest;

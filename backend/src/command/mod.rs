@@ -40,7 +40,7 @@ pub struct ImageArgs {
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
     /// The sidecar with the image's protection information [default: IMAGE.pi]
-    #[arg(long = "integrity", value_name = "PATH")]
+    #[arg(long = "integrity", value_name = "PATH", value_parser = parse_sidecar)]
     pub sidecar: Option<PathBuf>,
 }
 
@@ -104,8 +104,23 @@ impl ProfileArgs {
 }
 
 /// For clap: a size of a disk in bytes, or with a unit of powers of 1024.
-fn parse_size(text: &str) -> Result<u64, parse_size::Error> {
-    Config::new().with_binary().parse_size(text)
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    let size = Config::new().with_binary().parse_size(text);
+    size.map_err(
+        |_| "no size: give bytes, or a number with a unit of powers of 1024, such as 512M, 10G or 2T",
+    )
+}
+
+/// For clap: where a sidecar is. What serving takes for no path is none here either.
+fn parse_sidecar(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("an empty path: leave `--integrity` away for IMAGE.pi".to_owned()),
+        "none" | "auto" => Err(format!(
+            "a word that serving knows, and no path: leave `--integrity` away for IMAGE.pi, or say ./{text} for a \
+             file of that name"
+        )),
+        path => Ok(path.into()),
+    }
 }
 
 fn refuse_uneven_size(size: u64, interval_size: u64) -> Result<(), Error> {

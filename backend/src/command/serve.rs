@@ -5,7 +5,7 @@ mod options;
 mod unprotected;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
 use crate::bounce::ARENA_SIZE;
-use crate::control::{self, Chosen, ControlError, SizeWatch, Supervision, Termination};
+use crate::control::{self, Chosen, ControlError, Role, SizeWatch, Supervision, Termination};
 use crate::device::{
     self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
@@ -107,7 +107,7 @@ fn run_as(args: &ServeArgs, entrance: Entrance<'_>) -> Result<ExitCode, ServeErr
         }
         Storage::Sidecar(path) => {
             let sidecar = open_sidecar(args, &path, &image)?;
-            let doors = entrance.open(args)?;
+            let doors = Doors { sidecar: Some(path.clone()), ..entrance.open(args)? };
             let device = open_protected(args, image, sidecar, &path)?;
             let device = lease(args, device, move |args| {
                 let image = open_image(args)?;
@@ -191,6 +191,8 @@ struct Doors<'a> {
     endpoint: Endpoint,
     control: Option<BoundSocket>,
     log: &'a LogFilter,
+    /// To be watched beside the image.
+    sidecar: Option<PathBuf>,
 }
 
 /// What there is of it before anything is opened.
@@ -211,14 +213,20 @@ impl<'a> Entrance<'a> {
             }
             (None, None) => return Err(SocketError::None),
         };
-        Ok(Doors { endpoint, control, log: self.log })
+        Ok(Doors { endpoint, control, log: self.log, sidecar: None })
     }
 }
 
-/// What tells of a larger image; without it, `ctl resize` does.
-fn watch_size(path: &Path) -> Option<SizeWatch> {
-    let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
-    let watch = if is_file { SizeWatch::of_file(path) } else { SizeWatch::of_devices() };
+/// What tells of a larger image, without which `ctl resize` does, and of files that are taken away.
+fn watch_storage(image: &Path, sidecar: Option<&Path>) -> Option<SizeWatch> {
+    let is_file = image.metadata().is_ok_and(|meta| meta.is_file());
+    let watch = if is_file {
+        let sidecar = sidecar.map(|sidecar| (Role::Sidecar, sidecar));
+        let files: Vec<_> = [(Role::Image, image)].into_iter().chain(sidecar).collect();
+        SizeWatch::of_files(&files)
+    } else {
+        SizeWatch::of_devices()
+    };
     watch.inspect_err(|error| tracing::warn!("cannot watch the image's size: {error}")).ok()
 }
 
@@ -357,10 +365,10 @@ fn serve<B: BlockDevice>(
         read_only = args.read_only,
         "serving"
     );
-    let Doors { endpoint, control, log } = doors;
+    let Doors { endpoint, control, log, sidecar } = doors;
     let supervision = Supervision {
         socket: control,
-        size: watch_size(&args.blk_file),
+        size: watch_storage(&args.blk_file, sidecar.as_deref()),
         watchdog: (args.watchdog_seconds > 0).then(|| Duration::from_secs(args.watchdog_seconds.into())),
         log,
         chosen: Chosen { image: args.blk_file.display().to_string(), started: Instant::now() },

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::image::without_proc;
+
 /// A file under construction, on the file system of its future path.
 #[derive(Debug)]
 pub(super) struct UnfinishedFile {
@@ -78,7 +80,8 @@ impl UnfinishedFile {
 
 fn link(file: &File, path: &Path) -> io::Result<()> {
     let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    let linked = rustix::fs::linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    linked.map_err(|error| without_proc(error.into()))
 }
 
 fn directory(path: &Path) -> &Path {

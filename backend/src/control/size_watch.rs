@@ -11,6 +11,8 @@ use rustix::fs::inotify;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+use super::file_watch::{Role, WatchedFile};
+
 /// The multicast group of the kernel's own events.
 const KERNEL_EVENTS: u32 = 1;
 /// Longer than any event: the kernel's buffer has 2 KiB.
@@ -18,16 +20,20 @@ const EVENT_LEN_MAX: usize = 4096;
 /// Events that are taken at once; what is left wakes again.
 const EVENTS_MAX: usize = 64;
 
-/// Tells when to measure an image.
+/// Tells when to measure an image, and looks after its files.
 #[derive(Debug)]
-pub struct SizeWatch(OwnedFd);
+pub struct SizeWatch {
+    events: OwnedFd,
+    files: Vec<WatchedFile>,
+}
 
 impl SizeWatch {
-    /// Watches the regular file at `path`.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&watch, path, inotify::WatchFlags::CLOSE_WRITE)?;
-        Ok(Self(watch))
+    /// Watches regular files by their paths.
+    pub fn of_files(files: &[(Role, &Path)]) -> io::Result<Self> {
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let files = files.iter().map(|(role, path)| WatchedFile::new(&events, *role, path));
+        let files = files.collect::<io::Result<_>>()?;
+        Ok(Self { events, files })
     }
 
     /// Watches all devices: few have events, and a measurement costs little.
@@ -35,20 +41,26 @@ impl SizeWatch {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))?;
         bind(&socket, &SocketAddrNetlink::new(0, KERNEL_EVENTS))?;
-        Ok(Self(socket))
+        Ok(Self { events: socket, files: Vec::new() })
     }
 
     /// Readable when there are events.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.events.as_fd()
     }
 
-    /// Takes events. What they say is of no interest: whoever is told measures for himself.
-    pub(super) fn take(&self) {
+    /// Takes events, and looks after the files. What the events say is of no interest: the files are looked at, and
+    /// the image is measured.
+    pub(super) fn take(&mut self) {
+        self.take_events();
+        self.files.iter_mut().for_each(WatchedFile::look);
+    }
+
+    fn take_events(&self) {
         let mut event = [0; EVENT_LEN_MAX];
         for _ in 0..EVENTS_MAX {
-            let taken = match recv(&self.0, &mut event, RecvFlags::empty()) {
-                Err(rustix::io::Errno::NOTSOCK) => rustix::io::read(&self.0, &mut event).map(drop),
+            let taken = match recv(&self.events, &mut event, RecvFlags::empty()) {
+                Err(rustix::io::Errno::NOTSOCK) => rustix::io::read(&self.events, &mut event).map(drop),
                 // events were lost: as good a reason to measure as any
                 Err(rustix::io::Errno::NOBUFS) => Ok(()),
                 taken => taken.map(drop),
@@ -78,7 +90,7 @@ mod tests {
     #[test]
     fn a_file_tells_when_its_writer_closes_it_and_not_of_writes() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let watch = SizeWatch::of_file(file.path()).unwrap();
+        let mut watch = SizeWatch::of_files(&[(Role::Image, file.path())]).unwrap();
         file.as_file().write_all_at(&[7; 512], 0).unwrap();
         assert!(!is_readable(&watch), "a write was told");
         OpenOptions::new().write(true).open(file.path()).unwrap().set_len(8192).unwrap();

@@ -35,32 +35,78 @@ impl MemoryFile {
 
     /// Does `transfer`. The result is what io_uring would say: bytes, or an errno below zero.
     pub(super) fn transfer(&self, transfer: &Transfer) -> i32 {
-        let file = self.0.as_raw_fd();
-        let Ok(offset) = libc::off_t::try_from(transfer.offset) else { return -libc::EINVAL };
         // a vector is for many runs of bytes: for one the kernel need not fetch it
-        let vectors = match &transfer.buffer {
-            Buffer::Bounce(_) => &[],
-            Buffer::Guest(guest, _) => guest.as_slice(),
+        let done = match &transfer.buffer {
+            Buffer::Bounce(folio) => {
+                let run = libc::iovec { iov_base: folio.as_ptr().cast(), iov_len: transfer.len };
+                self.run(transfer.direction, &run, transfer.offset)
+            }
+            Buffer::Guest(guest, _) => match guest.as_slice() {
+                [run] => self.run(transfer.direction, run, transfer.offset),
+                runs => self.runs(transfer.direction, runs, transfer.offset),
+            },
         };
-        let run = match (&transfer.buffer, vectors) {
-            (Buffer::Bounce(folio), _) => Some((folio.as_ptr().cast(), transfer.len)),
-            (_, &[libc::iovec { iov_base, iov_len }]) => Some((iov_base, iov_len)),
-            _ => None,
-        };
-        let count = libc::c_int::try_from(vectors.len()).expect("at most UIO_MAXIOV");
-        let done = match (run, transfer.direction) {
-            // SAFETY: the run is memory that the transfer owns, or keeps mapped, past this call; nobody has a reference to it.
-            (Some((start, len)), Direction::Read) => unsafe { libc::pread(file, start, len, offset) },
-            // SAFETY: as above.
-            (Some((start, len)), Direction::Write) => unsafe { libc::pwrite(file, start, len, offset) },
-            // SAFETY: as above, of each run that the vectors name.
-            (None, Direction::Read) => unsafe { libc::preadv(file, vectors.as_ptr(), count, offset) },
-            // SAFETY: as above.
-            (None, Direction::Write) => unsafe { libc::pwritev(file, vectors.as_ptr(), count, offset) },
-        };
-        let errno = || -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-        i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno)
+        match usize::try_from(done) {
+            Ok(count) if count > 0 && count < transfer.len && transfer.direction == Direction::Write => {
+                self.why_not_whole(transfer, count).unwrap_or(done)
+            }
+            _ => done,
+        }
     }
+
+    /// Why only `done` bytes of a write were written: what the next of them says. None when that is written now.
+    fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
+        let next = next_byte(transfer, done)?;
+        let error = self.run(Direction::Write, &next, transfer.offset + done as u64);
+        (error < 0).then_some(error)
+    }
+
+    fn run(&self, direction: Direction, run: &libc::iovec, offset: u64) -> i32 {
+        let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
+        let (file, start, len) = (self.0.as_raw_fd(), run.iov_base, run.iov_len);
+        result(match direction {
+            // SAFETY: the run is memory that the transfer owns, or keeps mapped, past this call; nobody has a reference to it.
+            Direction::Read => unsafe { libc::pread(file, start, len, offset) },
+            // SAFETY: as above.
+            Direction::Write => unsafe { libc::pwrite(file, start, len, offset) },
+        })
+    }
+
+    fn runs(&self, direction: Direction, runs: &[libc::iovec], offset: u64) -> i32 {
+        let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
+        let file = self.0.as_raw_fd();
+        let count = libc::c_int::try_from(runs.len()).expect("at most UIO_MAXIOV");
+        result(match direction {
+            // SAFETY: each run that the vectors name is memory as in `run`.
+            Direction::Read => unsafe { libc::preadv(file, runs.as_ptr(), count, offset) },
+            // SAFETY: as above.
+            Direction::Write => unsafe { libc::pwritev(file, runs.as_ptr(), count, offset) },
+        })
+    }
+}
+
+/// Byte `at` of what `transfer` writes.
+fn next_byte(transfer: &Transfer, at: usize) -> Option<libc::iovec> {
+    let folio;
+    let runs = match &transfer.buffer {
+        Buffer::Bounce(it) => {
+            folio = [libc::iovec { iov_base: it.as_ptr().cast(), iov_len: transfer.len }];
+            &folio[..]
+        }
+        Buffer::Guest(guest, _) => guest.as_slice(),
+    };
+    let mut before = 0;
+    let run = runs.iter().find(|run| {
+        before += run.iov_len;
+        at < before
+    })?;
+    let start = run.iov_base.cast::<u8>().wrapping_add(at - (before - run.iov_len));
+    Some(libc::iovec { iov_base: start.cast(), iov_len: 1 })
+}
+
+fn result(done: libc::ssize_t) -> i32 {
+    let errno = || -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    i32::try_from(done).ok().filter(|done| *done >= 0).unwrap_or_else(errno)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::{fmt, io, mem, thread};
 
 use io_uring::squeue::EntryMarker;
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+use rustix::process::{Resource, getrlimit};
 use slab::Slab;
 
 use super::memory_file::MemoryFile;
@@ -36,6 +37,8 @@ const PUSH_TRIES: u32 = 10_000;
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How often to look meanwhile, where the kernel does not let us sleep.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Memory that a ring locks besides its entries, rounded up to pages.
+const RING_HEADER: usize = 8 << 10;
 
 /// `user_data` of the polls; operations have their slot, which is smaller.
 const KICK: u64 = u64::MAX;
@@ -256,6 +259,27 @@ fn build<S: squeue::EntryMarker, C: cqueue::EntryMarker>() -> io::Result<IoUring
         }
         other => other,
     }
+    .map_err(explain::<S, C>)
+}
+
+/// Names the limit that a ring did not fit into.
+fn explain<S, C>(error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::ENOMEM) {
+        return error;
+    }
+    let limit = match getrlimit(Resource::Memlock).current {
+        Some(limit) => format!("{} KiB", limit >> 10),
+        None => "unlimited".to_owned(),
+    };
+    let entries = SUBMISSIONS as usize * mem::size_of::<S>() + COMPLETIONS as usize * mem::size_of::<C>();
+    let ring = (entries + RING_HEADER) >> 10;
+    let reason = format!(
+        "Cannot allocate memory: RLIMIT_MEMLOCK ({limit}) is too small for the rings of all processes of this user; \
+         each queue that is used locks {ring} KiB, 64 queues {} MiB, and 8 MiB more each where there is room: raise \
+         it (`ulimit -l`, LimitMEMLOCK= in a systemd unit), or use fewer queues",
+        (64 * ring).div_ceil(1 << 10)
+    );
+    io::Error::new(io::ErrorKind::OutOfMemory, reason)
 }
 
 impl<S: RingStep> Ring<S> {

@@ -12,6 +12,7 @@ mod memory;
 mod pattern;
 mod process;
 mod queue;
+mod seccomp;
 mod skipping;
 mod small_file_system;
 mod system;
@@ -32,6 +33,7 @@ pub(crate) use memory::GuestMemory;
 pub(crate) use pattern::pattern;
 pub(crate) use process::{Finished, Process, Transcript, finish};
 pub(crate) use queue::{Completion, Queue, Request};
+pub(crate) use seccomp::refuse_system_call;
 pub(crate) use small_file_system::SmallFileSystem;
 
 /// Longest wait for anything. Nothing here takes that long, on however busy a machine: a test that reaches it has found a hang.

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use super::super::storage::StorageError;
 use super::super::take_over::TakeOverError;
-use crate::control::ControlError;
 use super::UnprotectedError;
+use crate::control::ControlError;
 use crate::device::NamespaceError;
 use crate::socket::SocketError;
 
@@ -74,10 +74,8 @@ pub enum ServeError {
         total: u64,
     },
     /// No io_uring.
-    #[error(
-        "io_uring cannot be used: allow it (sysctl kernel.io_uring_disabled=0, the container's seccomp profile)"
-    )]
-    IoUring(#[source] io::Error),
+    #[error("io_uring cannot be used: {}", io_uring_cure(.0))]
+    IoUring(io::Error),
     /// The process could not be set up.
     #[error("cannot {action}")]
     Setup {
@@ -106,5 +104,21 @@ impl ServeError {
     pub(in crate::command) fn is_in_use(&self) -> bool {
         use crate::error::Error::InUse;
         matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
+    }
+}
+
+fn io_uring_cure(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => format!(
+            "{error}; allow it: `sysctl kernel.io_uring_disabled=0`, and io_uring_setup, io_uring_enter and \
+             io_uring_register in the container's seccomp profile"
+        ),
+        Some(libc::ENOSYS) => format!(
+            "{error}; run Linux 6.1 or later with CONFIG_IO_URING, or allow io_uring_setup, io_uring_enter and \
+             io_uring_register in the container's seccomp profile"
+        ),
+        // tells its cure itself
+        None if error.kind() == io::ErrorKind::OutOfMemory => error.to_string(),
+        _ => format!("{error}; run Linux 6.1 or later"),
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use integrity::sidecar::IntentMode;
-use parse_size::Config;
 use virtio::DEVICE_ID_LEN;
 
+use super::super::parse_size;
 use crate::socket::{self, Endpoint, SocketError};
 use crate::{poller, wake_up_cost};
 
@@ -208,7 +208,7 @@ fn parse_block_size(text: &str) -> Result<u32, String> {
 }
 
 fn parse_tuple_cache(text: &str) -> Result<u64, String> {
-    let size = Config::new().with_binary().parse_size(text).map_err(|error| error.to_string())?;
+    let size = parse_size(text)?;
     if size < TUPLE_CACHE_MIN {
         return Err(format!("{size} bytes, less than the {TUPLE_CACHE_MIN} that the largest requests need"));
     }
