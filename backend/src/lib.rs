@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod inflight;
 pub mod inflight_region;
 pub mod latency;
+pub mod log;
 pub mod log_filter;
 pub mod lost_memory;
 pub mod mapping;

@@ -1,12 +1,14 @@
 //! Command line to exit code.
 
-use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
+use std::{io, panic};
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stableblk::command::{check, create, ctl, info, man, protect, resize, serve};
-use stableblk::log_filter::{self, FilterError, LogFilter};
+use stableblk::log::{self, LogFormat, LogWriter};
+use stableblk::log_filter::{self, LogFilter};
 use stableblk::report;
 
 const DEFAULT_LOG: &str = "info";
@@ -29,8 +31,8 @@ struct Cli {
     #[arg(long, global = true, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     log: String,
     /// How to log
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
+    #[arg(long, global = true, value_enum, default_value_t = LogFormatName::Text)]
+    log_format: LogFormatName,
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +54,7 @@ enum Command {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
+enum LogFormatName {
     Text,
     Json,
 }
@@ -74,7 +76,7 @@ fn main() -> ExitCode {
         (None, Some(args)) => args.inherited_socket(),
         _ => Ok(None),
     };
-    let log = match start_log(&cli) {
+    let (writer, log) = match start_log(&cli) {
         Ok(log) => log,
         Err(error) => {
             let from_environment = matches.value_source("log") == Some(ValueSource::EnvVariable);
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
             return fail(&io::Error::other(format!("{name}: {error}")), 2);
         }
     };
-    match (&cli.command, &cli.serve) {
+    let code = match (&cli.command, &cli.serve) {
         (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Check(args)), _) => check::run(args).unwrap_or_else(|error| fail(&error, 2)),
@@ -97,35 +99,49 @@ fn main() -> ExitCode {
         (None, Some(args)) => inherited
             .map_err(Into::into)
             .and_then(|inherited| serve::run(args, inherited, &log))
-            .unwrap_or_else(|error| fail(&error, 1)),
+            .unwrap_or_else(|error| {
+                // the lines before this one come first
+                writer.flush(LOG_LIMIT);
+                fail(&error, 1)
+            }),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
-    }
+    };
+    writer.flush(LOG_LIMIT);
+    code
 }
 
-fn start_log(cli: &Cli) -> Result<LogFilter, FilterError> {
+/// How long the last lines of the log may take to be read.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+
+fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
     // a variable that is empty says nothing
-    let filter = if cli.log.trim().is_empty() { DEFAULT_LOG } else { &cli.log };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(log_filter::parse(filter)?)
-        .with_writer(io::stderr)
-        .with_target(false);
-    Ok(match cli.log_format {
-        LogFormat::Text => {
-            let log = log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            LogFilter::new(filter, move |filter| handle.reload(filter).is_ok())
-        }
-        LogFormat::Json => {
-            let log = log.json().with_filter_reloading();
-            let handle = log.reload_handle();
-            log.init();
-            LogFilter::new(filter, move |filter| handle.reload(filter).is_ok())
-        }
-    })
+    let text = if cli.log.trim().is_empty() { DEFAULT_LOG } else { &cli.log };
+    let filter = log_filter::parse(text).map_err(io::Error::other)?;
+    // a thread that serves must not wait for whoever reads the log
+    let writer = if cli.command.is_none() { LogWriter::start(io::stderr())? } else { LogWriter::direct() };
+    let at_panic = writer.clone();
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        at_panic.flush(LOG_LIMIT);
+        report(panic);
+    }));
+    let format = match cli.log_format {
+        LogFormatName::Text => LogFormat::Text,
+        LogFormatName::Json => LogFormat::Json,
+    };
+    let filter = log::start(&writer, format, text, filter);
+    Ok((writer, filter))
 }
 
+/// Says what failed, as the last line, unless standard error is full and nothing reads it.
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("stableblk: {}", report::chain(error));
+    let line = format!("stableblk: {}\n", log::escape(&report::chain(error)));
+    match LogWriter::start(io::stderr()) {
+        Ok(writer) => {
+            writer.write_line(line.as_bytes());
+            writer.flush(LOG_LIMIT);
+        }
+        Err(_) => eprint!("{line}"),
+    }
     ExitCode::from(code)
 }

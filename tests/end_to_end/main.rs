@@ -28,6 +28,7 @@ mod interrupts;
 mod kill_at_each_store;
 mod kill_cycles;
 mod large_image;
+mod log;
 mod lost_memory;
 mod malformed_chain;
 mod memory_changes;

@@ -7,6 +7,7 @@ use indicatif::BinaryBytes;
 use serde::Serialize;
 
 use crate::image::Image;
+use crate::log::escape;
 
 /// Sizes are in bytes.
 #[derive(Debug, Serialize)]
@@ -33,10 +34,10 @@ impl ImageInfo {
 
 impl fmt::Display for ImageInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "image      {}", self.image)?;
+        writeln!(f, "image      {}", escape(&self.image))?;
         writeln!(f, "format     {}", self.format)?;
         writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
         writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
-        writeln!(f, "in use by  {}", self.in_use_by.as_deref().unwrap_or("nobody"))
+        writeln!(f, "in use by  {}", escape(self.in_use_by.as_deref().unwrap_or("nobody")))
     }
 }

@@ -56,6 +56,10 @@ impl Process {
         [count("fd"), count("task"), count("map_files")]
     }
 
+    pub(crate) fn stdout(&self) -> &Transcript {
+        &self.stdout
+    }
+
     pub(crate) fn stderr(&self) -> &Transcript {
         &self.stderr
     }

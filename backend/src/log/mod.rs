@@ -1,0 +1,33 @@
+//! The log: lines on standard error, which neither block a thread that serves, nor forge other lines, nor come without bound.
+
+mod limit;
+mod writer;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, registry, reload};
+
+use self::limit::Limit;
+pub use self::writer::{LogWriter, escape};
+use crate::log_filter::LogFilter;
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// Starts the log by `writer`. `filter`, as `text` has it, says what is logged until it is changed.
+pub fn start(writer: &LogWriter, format: LogFormat, text: &str, filter: EnvFilter) -> LogFilter {
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_target(false).with_ansi(false).with_writer(writer.clone());
+    let limited = registry().with(filter).with(Limit::new(writer.clone(), format));
+    match format {
+        LogFormat::Text => limited.with(lines).init(),
+        LogFormat::Json => limited.with(lines.json()).init(),
+    }
+    LogFilter::new(text, move |filter| handle.reload(filter).is_ok())
+}

@@ -1,0 +1,208 @@
+//! Where the lines of the log go: to standard error, by a thread of its own where nothing may wait for its reader.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait for the reader of the log; more are dropped, and counted.
+const LINES_MAX: usize = 1024;
+/// How often to look whether there is room.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What the thread is given.
+#[derive(Debug)]
+enum Item {
+    Line(Vec<u8>),
+    /// Everything before this is written.
+    Flushed(SyncSender<()>),
+}
+
+/// Writes lines to standard error, or has them written. All clones are one.
+#[derive(Debug, Clone)]
+pub struct LogWriter(Arc<Destination>);
+
+#[derive(Debug)]
+enum Destination {
+    /// By the thread that logs.
+    Direct,
+    /// By a thread of its own.
+    Thread {
+        lines: SyncSender<Item>,
+        /// Lines for which there was no room.
+        lost: Arc<AtomicU64>,
+    },
+}
+
+impl LogWriter {
+    /// Writes each line at once, for a command that has nothing else to do.
+    pub fn direct() -> Self {
+        Self(Arc::new(Destination::Direct))
+    }
+
+    /// Starts a thread that writes lines to `output`. A line for which there is no room, since nothing reads the output, is dropped.
+    pub fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, received) = mpsc::sync_channel(LINES_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let counted = lost.clone();
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_lines(&received, output, &counted))?;
+        Ok(Self(Arc::new(Destination::Thread { lines, lost })))
+    }
+
+    /// Writes one line, which ends with a newline.
+    pub fn write_line(&self, line: &[u8]) {
+        let line = escape_line(line);
+        match &*self.0 {
+            // there is no other place to say that it failed
+            Destination::Direct => drop(io::stderr().write_all(&line)),
+            Destination::Thread { lines, lost } => {
+                if lines.try_send(Item::Line(line)).is_err() {
+                    lost.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Waits until all lines so far are written, but not longer than `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let Destination::Thread { lines, .. } = &*self.0 else { return };
+        let deadline = Instant::now() + limit;
+        let (flushed, done) = mpsc::sync_channel(1);
+        let mut item = Item::Flushed(flushed);
+        while let Err(TrySendError::Full(unsent)) = lines.try_send(item) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(POLL_INTERVAL);
+            item = unsent;
+        }
+        // on a time-out the reader has gone, and the lines with it
+        let _ = done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// The thread's work, to the end of the process.
+fn write_lines(lines: &Receiver<Item>, mut output: impl Write, lost: &AtomicU64) {
+    for item in lines {
+        match item {
+            // as above
+            Item::Line(line) => drop(output.write_all(&line)),
+            Item::Flushed(done) => {
+                let _ = output.flush();
+                let _ = done.try_send(());
+            }
+        }
+        let lost = lost.swap(0, Relaxed);
+        if lost > 0 {
+            let line = format!("stableblk: {lost} lines of the log were dropped, since nothing read it\n");
+            let _ = output.write_all(line.as_bytes());
+        }
+    }
+}
+
+/// One event. The layer that formats it writes it in one call.
+impl Write for &LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_line(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+/// `line` with each control character but its last newline escaped.
+fn escape_line(line: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(line);
+    let mut escaped = escape(text.strip_suffix('\n').unwrap_or(&text)).into_owned().into_bytes();
+    escaped.push(b'\n');
+    escaped
+}
+
+/// `text` with each control character escaped: names come from files and processes of others, and could else forge lines or
+/// command a terminal.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Sender;
+
+    use super::*;
+
+    /// Writes nothing before it is allowed to.
+    struct Gate {
+        open: Receiver<()>,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // also when the test has gone
+            let _ = self.open.recv();
+            let _ = self.written.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_not_read_holds_nothing_up_and_says_what_was_dropped() {
+        let (open, gate) = mpsc::channel();
+        let (written, lines) = mpsc::channel();
+        let writer = LogWriter::start(Gate { open: gate, written }).unwrap();
+        let count = 3 * LINES_MAX;
+        (0..count).for_each(|line| writer.write_line(format!("{line}\n").as_bytes()));
+        writer.flush(Duration::from_millis(1));
+        // no more is held up from here on
+        drop(open);
+        writer.flush(Duration::from_secs(60));
+        let lines: Vec<_> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+        let dropped: usize = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("stableblk: ")?.split(' ').next()?.parse::<usize>().ok())
+            .sum();
+        let kept = lines.iter().filter(|line| !line.starts_with("stableblk")).count();
+        assert!(kept >= LINES_MAX, "{kept} lines were kept");
+        assert_eq!(kept + dropped, count);
+    }
+
+    #[test]
+    fn a_name_forges_no_line_and_commands_no_terminal() {
+        let line = b"in use by \x1b[31m\nFORGED \xff \xc2\x9b2J\n";
+        let expected = "in use by \\u{1b}[31m\\nFORGED \u{fffd} \\u{9b}2J\n";
+        assert_eq!(String::from_utf8(escape_line(line)).unwrap(), expected);
+        assert_eq!(escape("na\u{ef}ve \u{1f4be}"), "na\u{ef}ve \u{1f4be}");
+    }
+}
