@@ -2,6 +2,9 @@
 
 .PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak install prerequisites FORCE
 
+# what scripts/install-prerequisites unpacks
+CACHE = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stableblk
+
 # seconds that each fuzz target and the soak run, and messages of the soak's front-ends
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
@@ -19,8 +22,7 @@ test: prerequisites
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --locked -p stableblk --features bench-null -- -D warnings
 	cd tests/guest/programs && cargo clippy --all-targets --locked -- -D warnings
-	cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked --debug
-	cargo deny --log-level error check licenses bans sources
+	PATH="$$PATH:$(CACHE)/cargo-deny/bin" cargo deny --log-level error check licenses bans sources
 	cargo test --workspace --locked --no-fail-fast
 	cd tests/guest/programs && cargo test --locked
 
