@@ -78,8 +78,8 @@ impl Disk {
             let mut protect = Command::new(stableblk);
             protect.arg("protect").arg(disk.image()).arg("--integrity").arg(sidecar).args(["--guard", guard]);
             output_of(protect, disk.directory.path(), PROTECT_TIME)?;
+            disk.forget_uuid()?;
         }
-        disk.forget_uuid()?;
         Ok(disk)
     }
 
@@ -132,7 +132,7 @@ impl Disk {
         }
     }
 
-    /// The image carries the UUID of one sidecar, by which the other one would be refused.
+    /// The image carries the UUID of its sidecar, by which another one would be refused, and `protect` too.
     fn forget_uuid(&self) -> Result<(), BenchError> {
         match removexattr(self.image(), "user.stableblk.uuid") {
             // a file system without such attributes

@@ -50,6 +50,6 @@ fn what_is_written_is_read() {
     let image = Image::create_in(Path::new(TMPFS), 16 << 20, &[]);
     use_disk(&image, &[]);
     image.assert_clean();
-    use_disk(&image, &["--integrity", "none"]);
+    use_disk(&image, &["--integrity", "none", "--force"]);
     use_disk(&image, &["--integrity", "none", "--bounce", "always"]);
 }

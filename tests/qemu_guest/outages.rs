@@ -93,7 +93,7 @@ impl Disks {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let config =
             fs::read_to_string(repository.join("qemu-configs/multi-queue.cfg")).expect("configuration");
-        let config = config.replace("reconnect = \"1\"", reconnect)
+        let config = config.replace("reconnect-ms = \"1000\"", reconnect)
             + "\n[chardev \"stop\"]\n backend = \"socket\"\n path = \"stop.sock\"\n\
                [device \"disk1\"]\n driver = \"vhost-user-blk-pci\"\n chardev = \"stop\"\n num-queues = \"1\"\n";
         let path = self.path("outages.cfg");

@@ -74,7 +74,7 @@ impl Guest<'_> {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_on(&self, qemu: Qemu, scratch: &Path) -> Result<String, GuestError> {
-        let mut machine = Machine::new(self, qemu, &self.boot_files(scratch)?, scratch);
+        let mut machine = Machine::new(self, qemu, &self.boot_files(scratch)?, scratch)?;
         let mut attempt = 1;
         let ending = loop {
             match machine.run(self.time_limit)? {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{BootFiles, Guest, GuestError, Qemu, limited, parts, read_text, write};
+use crate::{BootFiles, Guest, GuestError, Qemu, limited, read_text, write};
 
 /// From QEMU's start to the guest's first program; some 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
@@ -37,7 +37,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(guest: &Guest, qemu: Qemu, boot: &BootFiles, scratch: &Path) -> Self {
+    pub(crate) fn new(
+        guest: &Guest,
+        qemu: Qemu,
+        boot: &BootFiles,
+        scratch: &Path,
+    ) -> Result<Self, GuestError> {
+        let config = qemu.config(guest.config, scratch)?;
         let [console, output, errors] =
             ["console.log", "output.log", "qemu.log"].map(|name| scratch.join(name));
         let mut qemu = qemu.command();
@@ -46,7 +52,7 @@ impl Machine {
             // KVM guests hang on some of the machines that the tests run on; emulation works on all
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
             .arg("-readconfig")
-            .arg(parts::qemu_config(guest.config))
+            .arg(config)
             .arg("-kernel")
             .arg(&boot.kernel)
             .arg("-initrd")
@@ -56,7 +62,7 @@ impl Machine {
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        Self { qemu, console, output, errors }
+        Ok(Self { qemu, console, output, errors })
     }
 
     /// With further arguments for QEMU.

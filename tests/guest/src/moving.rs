@@ -138,7 +138,7 @@ impl Running {
         arguments: &[&str],
     ) -> Result<Self, GuestError> {
         let monitor = format!("unix:{MONITOR},server=on,wait=off");
-        let machine = Machine::new(guest, qemu, boot, directory);
+        let machine = Machine::new(guest, qemu, boot, directory)?;
         let mut machine = machine.with_arguments(&["-qmp", &monitor]).with_arguments(arguments);
         let mut process = machine.start()?;
         let path = directory.join(MONITOR);

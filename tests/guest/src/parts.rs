@@ -6,7 +6,15 @@ use std::{
     process::Command,
 };
 
-use crate::GuestError;
+use crate::{GuestError, output_of, read_text, write};
+
+/// How the files of `qemu-configs/` say that QEMU is to connect again, and how QEMU before 9.2 is told.
+struct Reconnect {
+    since_9_2: &'static str,
+    before: &'static str,
+}
+
+const RECONNECT: Reconnect = Reconnect { since_9_2: "reconnect-ms = \"1000\"", before: "reconnect = \"1\"" };
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -26,7 +34,37 @@ impl Qemu {
         self == Self::Installed || cache().join(self.directory()).join("usr/bin").join(QEMU).exists()
     }
 
-    pub(crate) fn command(self) -> Command {
+    /// A file of `qemu-configs/`, or the whole path of another, as this QEMU knows it: a copy in `scratch` where it is too old for
+    /// `reconnect-ms`.
+    ///
+    /// # Errors
+    /// [`GuestError`]: when the file cannot be read or copied, or QEMU does not say its version.
+    pub fn config(self, name: &str, scratch: &Path) -> Result<PathBuf, GuestError> {
+        let path = qemu_config(name);
+        let text = read_text(&path)?;
+        if !text.contains(RECONNECT.since_9_2) || self.version()? >= (9, 2) {
+            return Ok(path);
+        }
+        let copy = scratch.join("older-qemu.cfg");
+        write(&copy, text.replace(RECONNECT.since_9_2, RECONNECT.before).as_bytes())?;
+        Ok(copy)
+    }
+
+    /// Major and minor number.
+    ///
+    /// # Errors
+    /// [`GuestError`]: when QEMU does not say them.
+    pub fn version(self) -> Result<(u32, u32), GuestError> {
+        let said = output_of(self.command().arg("--version"), QEMU)?;
+        let numbers = said.split_once("version ").map(|(_, rest)| rest.split(['.', ' ', '(']));
+        let mut numbers = numbers.into_iter().flatten().map_while(|number| number.parse().ok());
+        let version = numbers.next().zip(numbers.next());
+        version.ok_or_else(|| GuestError::program(QEMU)(format!("no version in {said:?}")))
+    }
+
+    /// The program, to be given arguments.
+    #[must_use]
+    pub fn command(self) -> Command {
         let mut command = unpacked_or_installed(self.directory(), QEMU);
         // as unpacked it does not find its firmware
         for firmware in
