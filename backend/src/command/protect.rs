@@ -78,10 +78,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
             .map_err(|reason| StorageError::Access { path: path.clone(), reason })?;
         take_over(&Arc::new(device), path, args.force)?
     };
-    print(
-        &format!("{}: protected by its own metadata, {taken} blocks were given tuples\n", path.display()),
-        false,
-    )?;
+    print(&taken.report(path), false)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,6 +9,7 @@ use integrity::Tag;
 use integrity::sidecar::{Mismatch, is_unwritten, mismatches};
 use thiserror::Error;
 
+use super::check::Findings;
 use crate::bounce::{BounceFolio, FOLIO_SIZE_MAX};
 use crate::device::{BlockDevice, DeviceInfo, OneByOne, Protection, TupleRule};
 
@@ -108,18 +109,30 @@ pub(super) fn refuse_other_data<B: BlockDevice>(device: B, path: &Path) -> Resul
     }
 }
 
+/// What was taken over.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// Blocks that were given tuples.
+    pub(super) blocks: u64,
+    /// Those of them that had a tuple, which was wrong.
+    pub(super) accepted: Findings,
+    /// In bytes.
+    pub(super) block_size: usize,
+}
+
 /// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds now; with `force`, each block whose
-/// tuple is wrong. Each block is written whole, with its tuple, so this can be interrupted and repeated. Returns the number of blocks.
+/// tuple is wrong. Each block is written whole, with its tuple, so this can be interrupted and repeated.
 pub(super) fn take_over<B: BlockDevice>(
     device: &Arc<B>,
     path: &Path,
     force: bool,
-) -> Result<u64, TakeOverError> {
+) -> Result<Taken, TakeOverError> {
     let Some(protection) = own_tuples(&**device) else {
         return Err(TakeOverError::HasProtectionInformation(path.to_owned()));
     };
     let mut blocks = Blocks::open(device, protection, path)?;
     let (mut taken, mut left, mut first_left) = (0, 0, None);
+    let mut accepted = Findings::default();
     for (offset, len) in parts(device.info(), u64::MAX) {
         let mut folio = blocks.read(offset, len)?;
         let (to_take, to_leave): (Vec<_>, Vec<_>) = blocks
@@ -128,6 +141,9 @@ pub(super) fn take_over<B: BlockDevice>(
             .partition(|wrong| force || has_no_tuple(wrong));
         for wrong in &to_take {
             blocks.give_tuple(wrong.lba(), offset, &mut folio);
+            if !has_no_tuple(wrong) {
+                accepted.add_mismatch(wrong);
+            }
         }
         if !to_take.is_empty() {
             folio = blocks.write(offset, len, folio)?;
@@ -141,7 +157,9 @@ pub(super) fn take_over<B: BlockDevice>(
     device.close().map_err(|source| TakeOverError::Flush { device: path.to_owned(), source })?;
     match first_left {
         Some(found) => Err(TakeOverError::Mismatches { device: path.to_owned(), left, found, taken }),
-        None => Ok(taken),
+        None => {
+            Ok(Taken { blocks: taken, accepted: accepted.sorted(), block_size: protection.interval_size() })
+        }
     }
 }
 
@@ -234,6 +252,12 @@ mod tests {
         disk.media().data[lba * BLOCK..][..BLOCK].fill(value);
     }
 
+    fn taken(disk: &Arc<MemDevice>, force: bool) -> u64 {
+        let taken = take_over(disk, Path::new("disk"), force).unwrap();
+        assert_eq!(taken.accepted.mismatched_blocks, 0);
+        taken.blocks
+    }
+
     fn refused(disk: MemDevice) -> Option<u64> {
         match refuse_other_data(disk, Path::new("disk")) {
             Ok(_) => None,
@@ -250,7 +274,7 @@ mod tests {
         assert_eq!(refused(disk()), None, "nothing was written");
         let ours = Arc::new(disk());
         write(&ours, 9, 1);
-        assert_eq!(take_over(&ours, Path::new("disk"), false).unwrap(), 1);
+        assert_eq!(taken(&ours, false), 1);
         write(&ours, 7, 1);
         assert_eq!(refused(Arc::into_inner(ours).unwrap()), None, "one block of a disk of ours");
         let beyond = disk();
@@ -263,8 +287,8 @@ mod tests {
         let disk = Arc::new(disk());
         write(&disk, 3, 1);
         write(&disk, 4000, 2);
-        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 2);
-        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 0, "all have tuples");
+        assert_eq!(taken(&disk, false), 2);
+        assert_eq!(taken(&disk, false), 0, "all have tuples");
         write(&disk, 4000, 3);
         // as a controller returns what was never written
         write(&disk, 5, 0xFF);
@@ -273,8 +297,10 @@ mod tests {
             Err(TakeOverError::Mismatches { left: 1, taken: 1, found, .. }) => assert_eq!(found.lba(), 4000),
             other => panic!("{other:?}"),
         }
-        assert_eq!(take_over(&disk, Path::new("disk"), true).unwrap(), 1);
-        assert_eq!(take_over(&disk, Path::new("disk"), false).unwrap(), 0);
+        let forced = take_over(&disk, Path::new("disk"), true).unwrap();
+        assert_eq!((forced.blocks, forced.accepted.mismatched_blocks), (1, 1));
+        assert_eq!(forced.accepted.bad[0].range.first_lba, 4000);
+        assert_eq!(taken(&disk, false), 0);
         let media = disk.media();
         let tuples = media.tuples.chunks_exact(16).filter(|tuple| !is_unwritten(tuple)).count();
         assert_eq!(tuples, 3, "blocks of zeros stay unwritten");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::super::check::{Findings, Recovered, compare, write_range};
+use super::super::take_over::Taken;
 use crate::error::Error;
 use crate::image::{Access, Image};
 use crate::report;
@@ -70,12 +71,7 @@ impl fmt::Display for Accepted<'_> {
                 );
             }
         };
-        for bad in findings.bad.iter().take(RANGES_MAX) {
-            write_range(bad, *interval_size, f)?;
-        }
-        if let Some(more) = findings.bad.len().checked_sub(RANGES_MAX).filter(|more| *more > 0) {
-            writeln!(f, "... and {more} more ranges")?;
-        }
+        write!(f, "{}", List { findings, interval_size: *interval_size })?;
         match findings.mismatched_blocks + findings.unreadable_blocks {
             0 => writeln!(f, "{image}: all of {blocks} blocks match the old sidecar {sidecar}"),
             bad => writeln!(
@@ -84,6 +80,41 @@ impl fmt::Display for Accepted<'_> {
                  as they are"
             ),
         }
+    }
+}
+
+/// Blocks that are accepted although their tuples are wrong.
+struct List<'a> {
+    findings: &'a Findings,
+    interval_size: usize,
+}
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bad = &self.findings.bad;
+        for bad in bad.iter().take(RANGES_MAX) {
+            write_range(bad, self.interval_size, f)?;
+        }
+        match bad.len().saturating_sub(RANGES_MAX) {
+            0 => Ok(()),
+            more => writeln!(f, "... and {more} more ranges"),
+        }
+    }
+}
+
+impl Taken {
+    /// What became of the device at `path`.
+    pub(super) fn report(&self, path: &Path) -> String {
+        let (path, accepted) = (path.display(), self.accepted.mismatched_blocks);
+        let list = List { findings: &self.accepted, interval_size: self.block_size };
+        let summary = match accepted {
+            0 => String::new(),
+            _ => {
+                format!("{path}: blocks accepted although their tuples do not match: {accepted}\n")
+            }
+        };
+        let blocks = self.blocks;
+        format!("{list}{summary}{path}: protected by its own metadata, {blocks} blocks were given tuples\n")
     }
 }
 
