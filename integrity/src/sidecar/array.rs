@@ -8,13 +8,15 @@
 //!
 //! A sector of zeros is a sector of unwritten tuples, so the array can be sparse. A sector is written whole, and a medium keeps
 //! 512 bytes together, so no crash leaves one that does not match its checksum: such a sector has rotted, and its tuples are lost.
+//! So are those of a sector that cannot be read.
 
 use std::io;
 use std::ops::Range;
 
 use super::layout::Layout;
-use super::media::{File, Media};
+use super::media::Media;
 use super::tuples::lost_tuple;
+use super::unreadable::read_sidecar;
 use super::{PAGE_SIZE, SECTOR_SIZE, crc_of, field, is_zero, put};
 
 const CRC_AT: usize = SECTOR_SIZE - 8;
@@ -111,10 +113,10 @@ impl TuplePage {
         byte(intervals.start)..byte(intervals.end)
     }
 
-    /// Reads page `page`.
+    /// Reads page `page`; tuples of sectors that cannot be read are lost.
     pub fn read(layout: &Layout, media: &impl Media, page: u64) -> io::Result<Self> {
         let mut bytes = [0; PAGE_SIZE];
-        media.read(File::Sidecar, layout.page_offset(page), &mut bytes)?;
+        read_sidecar(media, layout.page_offset(page), &mut bytes)?;
         Ok(Self::decode(layout, page, &bytes))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::dirty_map::MapSector;
+use super::dirty_map::MapPage;
 use super::log::LogPage;
 use super::media::{File, Media, Reason};
 
@@ -11,7 +11,7 @@ use super::media::{File, Media, Reason};
 #[derive(Debug)]
 pub struct Commit {
     pub(super) attempt: u64,
-    pub(super) sectors: Vec<MapSector>,
+    pub(super) map: Vec<MapPage>,
     /// Pages of the log, with their offsets.
     pub(super) pages: Vec<(u64, LogPage)>,
     /// The last of the pages.
@@ -23,8 +23,8 @@ pub struct Commit {
 impl Commit {
     /// Writes it all, and syncs once. Bits that are only taken away need no sync.
     pub fn run(&self, media: &impl Media) -> io::Result<()> {
-        for (offset, sector) in &self.sectors {
-            media.write(*offset, sector)?;
+        for (offset, page) in &self.map {
+            media.write(*offset, &page[..])?;
         }
         for (offset, page) in &self.pages {
             media.write(*offset, &page[..])?;

@@ -5,21 +5,26 @@
 //! | 0 | 4032 bits, region 0 in the lowest bit of byte 0 |
 //! | 504 | CRC-64/NVME of bytes 0 to 503 |
 //!
-//! A sector of zeros has no dirty region. One that does not match its checksum has rotted: all its regions count as dirty, which
-//! costs recovery time and certainty, but never an error.
+//! A sector of zeros has no dirty region. One that does not match its checksum has rotted: all its
+//! regions count as dirty, which costs recovery time and certainty, but never an error. So it is
+//! with a sector that cannot be read; that is why sectors are written by whole pages: to write a
+//! part of a page that cannot be read, the page cache would have to read it.
 
 use std::collections::BTreeSet;
 use std::io;
 
 use super::layout::{Layout, REGION_SIZE};
-use super::media::{File, Media};
-use super::{SECTOR_SIZE, crc_of, field, is_zero, put};
+use super::media::Media;
+use super::unreadable::read_sidecar;
+use super::{PAGE_SIZE, SECTOR_SIZE, crc_of, field, is_zero, put};
 
 const CRC_AT: usize = SECTOR_SIZE - 8;
 const BITS: u64 = CRC_AT as u64 * 8;
 
-/// A sector of the map, with its offset in the sidecar.
-pub(super) type MapSector = (u64, [u8; SECTOR_SIZE]);
+/// A page of the map, with its offset in the sidecar.
+pub(super) type MapPage = (u64, Box<[u8; PAGE_SIZE]>);
+
+const SECTORS_PER_PAGE: usize = PAGE_SIZE / SECTOR_SIZE;
 
 /// Bytes of the map of an image of `image_size` bytes.
 pub(super) fn map_len(image_size: u64) -> u64 {
@@ -30,7 +35,7 @@ pub(super) fn map_len(image_size: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct DirtyMap {
     bits: Vec<[u8; CRC_AT]>,
-    /// Sectors that differ from those on disk.
+    /// Pages that differ from those on disk.
     changed: BTreeSet<usize>,
 }
 
@@ -45,7 +50,7 @@ impl DirtyMap {
     pub(super) fn read(layout: &Layout, media: &impl Media) -> io::Result<(Self, usize)> {
         let mut map = Self::clean(layout);
         let mut bytes = vec![0; map.bits.len() * SECTOR_SIZE];
-        media.read(File::Sidecar, layout.map_offset(), &mut bytes)?;
+        read_sidecar(media, layout.map_offset(), &mut bytes)?;
         let mut rotten = 0;
         for (sector, bits) in bytes.chunks_exact(SECTOR_SIZE).zip(&mut map.bits) {
             if is_zero(sector) || u64::from_be_bytes(field(sector, CRC_AT)) == crc_of(&sector[..CRC_AT]) {
@@ -70,7 +75,7 @@ impl DirtyMap {
         } else {
             self.bits[sector][byte] &= !bit;
         }
-        self.changed.insert(sector);
+        self.changed.insert(sector / SECTORS_PER_PAGE);
     }
 
     /// The dirty regions among the first `regions`.
@@ -82,27 +87,31 @@ impl DirtyMap {
         !self.changed.is_empty()
     }
 
-    /// The sectors that have changed since the last call.
-    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapSector> {
+    /// The pages that have changed since the last call.
+    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapPage> {
         let changed = std::mem::take(&mut self.changed);
-        changed
-            .into_iter()
-            .map(|number| {
-                let mut sector = [0; SECTOR_SIZE];
-                sector[..CRC_AT].copy_from_slice(&self.bits[number]);
-                if !is_zero(&sector) {
-                    let crc = crc_of(&sector[..CRC_AT]);
-                    put(&mut sector, CRC_AT, &crc.to_be_bytes());
-                }
-                (layout.map_offset() + (number * SECTOR_SIZE) as u64, sector)
-            })
-            .collect()
+        let page = |number| (layout.map_offset() + (number * PAGE_SIZE) as u64, self.page(number));
+        changed.into_iter().map(page).collect()
     }
 
-    /// These sectors did not get to the disk.
-    pub(super) fn changed_again(&mut self, layout: &Layout, sectors: &[MapSector]) {
-        let number = |sector: &MapSector| index((sector.0 - layout.map_offset()) / SECTOR_SIZE as u64);
-        self.changed.extend(sectors.iter().map(number));
+    /// These pages did not get to the disk.
+    pub(super) fn changed_again(&mut self, layout: &Layout, pages: &[MapPage]) {
+        let number = |page: &MapPage| index((page.0 - layout.map_offset()) / PAGE_SIZE as u64);
+        self.changed.extend(pages.iter().map(number));
+    }
+
+    /// A page as it lies on disk; what no region has of it is zero.
+    fn page(&self, number: usize) -> Box<[u8; PAGE_SIZE]> {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        let sectors = self.bits.iter().skip(number * SECTORS_PER_PAGE);
+        for (sector, bits) in
+            page.chunks_exact_mut(SECTOR_SIZE).zip(sectors).filter(|(_, bits)| !is_zero(*bits))
+        {
+            put(sector, 0, bits);
+            let crc = crc_of(bits);
+            put(sector, CRC_AT, &crc.to_be_bytes());
+        }
+        page
     }
 }
 

@@ -336,7 +336,7 @@ impl Journal {
         let first = self.next - pages.len() as u64;
         Some(Commit {
             attempt: self.attempts,
-            sectors: self.regions.take_changes(&self.layout),
+            map: self.regions.take_changes(&self.layout),
             pages: (first..).map(|seq| self.layout.log_page_offset(seq)).zip(pages).collect(),
             through: self.next - 1,
             regions,

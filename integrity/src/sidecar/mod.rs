@@ -28,6 +28,7 @@ mod rules;
 mod session;
 mod superblock;
 mod tuples;
+mod unreadable;
 mod verdict;
 
 pub use array::{Change, PageBytes, TuplePage, change_tuples, read_tuples};

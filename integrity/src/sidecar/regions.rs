@@ -12,7 +12,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 
 use super::commit::Commit;
-use super::dirty_map::{DirtyMap, MapSector};
+use super::dirty_map::{DirtyMap, MapPage};
 use super::layout::Layout;
 
 /// Regions, an aligned run of them, that one sync marks for a write at most.
@@ -97,7 +97,7 @@ impl Regions {
         for &region in &commit.regions {
             self.map.set(region, false);
         }
-        self.map.changed_again(layout, &commit.sectors);
+        self.map.changed_again(layout, &commit.map);
     }
 
     /// Takes the dirty bits of regions of which no page from `tail` on has a record.
@@ -113,8 +113,8 @@ impl Regions {
         self.map.has_changes()
     }
 
-    /// The sectors of the map that have changed since the last call.
-    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapSector> {
+    /// The pages of the map that have changed since the last call.
+    pub(super) fn take_changes(&mut self, layout: &Layout) -> Vec<MapPage> {
         self.map.take_changes(layout)
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let failed = Commit {
             attempt: 1,
             regions: regions.begin_marking(),
-            sectors: regions.take_changes(&layout),
+            map: regions.take_changes(&layout),
             pages: Vec::new(),
             through: 0,
         };

@@ -7,7 +7,8 @@ use super::PAGE_SIZE;
 use super::array::Change;
 use super::layout::Layout;
 use super::log::{LogId, SealedPage};
-use super::media::{File, Media};
+use super::media::Media;
+use super::unreadable::read_sidecar;
 
 /// A record, and the page of the log that it was in.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Replay {
         let mut replay = Self::default();
         let mut bytes = [0; PAGE_SIZE];
         for seq in seqs {
-            media.read(File::Sidecar, layout.log_page_offset(seq), &mut bytes)?;
+            read_sidecar(media, layout.log_page_offset(seq), &mut bytes)?;
             let Some(page) = SealedPage::decode(&bytes, layout, id, seq) else {
                 break;
             };

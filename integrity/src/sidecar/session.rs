@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::PAGE_SIZE;
 use super::journal::Journal;
 use super::layout::Layout;
 use super::media::{File, Media, Reason};
@@ -99,6 +100,7 @@ pub(super) fn empty(journal: &mut Journal, media: &impl Media) -> io::Result<()>
 
 fn clean_map(media: &impl Media, layout: &Layout) -> io::Result<()> {
     // written, not punched: a bit that is set later must not wait for the file system to find a block
-    let zeros = vec![0; usize::try_from(layout.map_used()).map_err(io::Error::other)?];
+    let len = usize::try_from(layout.map_used()).map_err(io::Error::other)?;
+    let zeros = vec![0; len.next_multiple_of(PAGE_SIZE)];
     media.write(layout.map_offset(), &zeros)
 }

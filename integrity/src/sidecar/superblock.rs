@@ -1,7 +1,8 @@
 //! The superblock: what a sidecar says of itself, of its image and of how it was left.
 //!
-//! It lies twice in the file, at bytes 0 and 4096, each copy alone in its block and whole in one 512-byte sector. Multi-byte
-//! fields are big-endian, as in the tuples.
+//! It lies twice in the file, at bytes 0 and 4096, each copy alone in its page and whole in the
+//! page's first 512-byte sector. Pages are written whole, which mends one that could not be read.
+//! Multi-byte fields are big-endian, as in the tuples.
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
@@ -27,7 +28,8 @@ use std::io;
 
 use super::layout::{Layout, LayoutError};
 use super::media::{File, Media, Reason};
-use super::{SECTOR_SIZE, crc_of, field, put};
+use super::unreadable::read_sidecar;
+use super::{PAGE_SIZE, SECTOR_SIZE, crc_of, field, put};
 use crate::{Guard, IntegrityProfile, PiType};
 
 /// The format version that this crate reads and writes.
@@ -113,6 +115,12 @@ pub enum SuperblockError {
         expected: u64,
         /// Found in the superblock.
         actual: u64,
+    },
+    /// The medium cannot read it.
+    #[error("unreadable superblock: {}", io::Error::from_raw_os_error(*errno))]
+    Unreadable {
+        /// What it says instead.
+        errno: i32,
     },
     /// A field has a value that this version does not define.
     #[error("unsupported {field} {value}")]
@@ -248,6 +256,13 @@ impl Superblock {
         bytes
     }
 
+    /// The page of one copy.
+    fn page(&self) -> Box<[u8; PAGE_SIZE]> {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        put(&mut page[..], 0, &self.encode());
+        page
+    }
+
     /// The UUID that image and sidecar share.
     #[must_use]
     pub fn uuid(&self) -> [u8; 16] {
@@ -291,9 +306,9 @@ impl Superblock {
 
     /// Writes both copies to a new sidecar.
     pub fn create(&self, media: &impl Media) -> io::Result<()> {
-        let bytes = self.encode();
-        media.write(0, &bytes)?;
-        media.write(SUPERBLOCK_SIZE, &bytes)
+        let page = self.page();
+        media.write(0, &page[..])?;
+        media.write(SUPERBLOCK_SIZE, &page[..])
     }
 }
 
@@ -302,8 +317,11 @@ impl Loaded {
     pub fn from(media: &impl Media) -> Result<Self, LoadError> {
         let copy = |copy| -> Result<Result<Superblock, SuperblockError>, io::Error> {
             let mut bytes = [0; SECTOR_SIZE];
-            media.read(File::Sidecar, copy * SUPERBLOCK_SIZE, &mut bytes)?;
-            Ok(Superblock::decode(&bytes))
+            let unreadable = read_sidecar(media, copy * SUPERBLOCK_SIZE, &mut bytes)?;
+            Ok(match unreadable.and_then(|error| error.raw_os_error()) {
+                Some(errno) => Err(SuperblockError::Unreadable { errno }),
+                None => Superblock::decode(&bytes),
+            })
         };
         match (copy(0)?, copy(1)?) {
             (Ok(first), Ok(second)) if first.generation < second.generation => {
@@ -320,12 +338,12 @@ impl Loaded {
     /// Durable when it returns; the other copy follows with the next sync.
     pub fn replace(&mut self, media: &impl Media, superblock: Superblock) -> io::Result<()> {
         let superblock = Superblock { generation: self.superblock.generation + 1, ..superblock };
-        let bytes = superblock.encode();
+        let page = superblock.page();
         let (older, newer) = (1 - self.newest, self.newest);
-        media.write(older as u64 * SUPERBLOCK_SIZE, &bytes)?;
+        media.write(older as u64 * SUPERBLOCK_SIZE, &page[..])?;
         media.sync(File::Sidecar, Reason::Superblock)?;
         *self = Self { superblock, damaged: None, newest: older };
-        media.write(newer as u64 * SUPERBLOCK_SIZE, &bytes)
+        media.write(newer as u64 * SUPERBLOCK_SIZE, &page[..])
     }
 }
 
