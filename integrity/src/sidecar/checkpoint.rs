@@ -13,6 +13,7 @@ use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media, Reason};
 use super::replay::{Cursor, Replay};
+use super::rules::Rules;
 use super::superblock::{Loaded, Superblock};
 
 /// Pages of the log that are in memory at a time: the more, the fewer pages of the array are written again.
@@ -52,14 +53,27 @@ pub struct Checkpoint {
     superblock: Loaded,
     stage: Stage,
     spoiled: Spoiled,
+    rules: Rules,
+    /// A flush of the guest's has failed for the durability that was lost: the superblock need not
+    /// say so any more.
+    told: bool,
 }
 
 impl Checkpoint {
-    /// Of `pages` of the log that `superblock` is of: they are all durable, and their data is all written.
-    pub(super) fn new(attempt: u64, id: LogId, superblock: Loaded, pages: Range<u64>) -> Self {
+    /// Of `pages` of the log that `superblock` is of: they are all durable, and their data is all
+    /// written. If the guest was `told` of durability that was lost, the superblock will not say so
+    /// any more.
+    pub(super) fn new(
+        attempt: u64,
+        id: LogId,
+        superblock: Loaded,
+        pages: Range<u64>,
+        rules: Rules,
+        told: bool,
+    ) -> Self {
         let layout = superblock.superblock.layout().clone();
         let spoiled = Spoiled::default();
-        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled }
+        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled, rules, told }
     }
 
     /// To be set when a sync of the sidecar has failed elsewhere.
@@ -74,7 +88,8 @@ impl Checkpoint {
         }
         match &mut self.stage {
             Stage::SyncData => {
-                media.sync(File::Image, Reason::CheckpointData)?;
+                let synced = media.sync(File::Image, Reason::CheckpointData);
+                synced.map_err(|error| self.superblock.lose_durability(media, self.rules, error))?;
                 self.stage = Stage::Read(self.pages.start);
             }
             Stage::Read(from) if *from == self.pages.end => self.stage = Stage::SyncTuples,
@@ -99,7 +114,9 @@ impl Checkpoint {
                 self.stage = Stage::MoveTail;
             }
             Stage::MoveTail => {
-                let moved = Superblock { tail: self.pages.end, ..self.superblock.superblock.clone() };
+                let before = &self.superblock.superblock;
+                let durability_lost = before.durability_lost && !self.told;
+                let moved = Superblock { tail: self.pages.end, durability_lost, ..before.clone() };
                 self.superblock.replace(media, moved)?;
                 return Ok(true);
             }

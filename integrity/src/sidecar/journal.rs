@@ -23,6 +23,7 @@ use super::checkpoint::{Checkpoint, Spoiled};
 use super::commit::Commit;
 use super::layout::Layout;
 use super::log::{LogId, LogPage, OpenPage, pages_for};
+use super::media::{File, Media, Reason};
 use super::regions::Regions;
 use super::rules::Rules;
 use super::superblock::{IntentMode, Loaded};
@@ -129,6 +130,9 @@ pub struct Journal {
     busy: bool,
     /// What some change has left is unknown and stays so: see [`Self::give_up`].
     given_up: bool,
+    /// A flush of the guest's has failed for durability that was lost, and the superblock still
+    /// says that it was.
+    told: bool,
     /// Pages that are kept free for changes on their way. So one that fails always finds room, and what follows never waits for it.
     reserved: u64,
 }
@@ -176,6 +180,7 @@ impl Journal {
             attempts: 0,
             busy: false,
             given_up: false,
+            told: false,
             reserved: 0,
             superblock,
             layout,
@@ -370,7 +375,7 @@ impl Journal {
         }
         self.seal();
         let through = self.complete_through();
-        if through < self.tail {
+        if through < self.tail && !self.told {
             // what is wanted can only be had when some change is complete
             self.checkpoint.wanted = !self.is_empty();
             return None;
@@ -382,8 +387,9 @@ impl Journal {
         }
         self.attempts += 1;
         self.checkpoint.wanted = false;
+        let pages = self.tail..through + 1;
         let checkpoint =
-            Checkpoint::new(self.attempts, self.id, self.superblock.clone(), self.tail..through + 1);
+            Checkpoint::new(self.attempts, self.id, self.superblock.clone(), pages, self.rules, self.told);
         self.checkpointing = Some(checkpoint.spoiled());
         Some(checkpoint)
     }
@@ -397,6 +403,7 @@ impl Journal {
         if result.is_err() {
             return;
         }
+        self.told &= self.superblock.superblock.durability_lost;
         self.tail = pages.end;
         self.committed = self.committed.max(pages.end - 1);
         self.cache.checkpointed(pages.end - 1);
@@ -410,7 +417,7 @@ impl Journal {
             return false;
         }
         let open_is_complete = !self.open.is_empty() && self.in_flight == [0];
-        let checkpoint_helps = open_is_complete || self.complete_through() >= self.tail;
+        let checkpoint_helps = self.told || open_is_complete || self.complete_through() >= self.tail;
         self.commit.wanted
             || self.is_overfull()
             || (self.checkpoint.wanted && self.checkpointing.is_none() && checkpoint_helps)
@@ -431,10 +438,32 @@ impl Journal {
         self.checkpoint.wanted = !self.is_empty();
     }
 
-    /// Whether everything is in the array.
+    /// Whether everything is in the array, and the superblock says nothing that is over.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tail == self.next && self.open.is_empty() && !self.regions.has_changes() && !self.given_up
+        let is_written = self.tail == self.next && self.open.is_empty() && !self.regions.has_changes();
+        is_written && !self.told && !self.given_up
+    }
+
+    /// A flush of the guest's has failed for [durability that was lost](Self::durability_lost) in
+    /// an earlier session. The superblock is to forget it, by a checkpoint.
+    pub fn loss_was_told(&mut self) {
+        self.told = self.superblock.superblock.durability_lost;
+        self.checkpoint.wanted |= self.told;
+    }
+
+    /// Whether the superblock says that [durability was lost](super::Superblock::durability_lost),
+    /// in this session or an earlier one.
+    #[must_use]
+    pub fn durability_lost(&self) -> bool {
+        self.superblock.superblock.durability_lost
+    }
+
+    /// Syncs the image while no checkpoint is under way. A failure is written down in the
+    /// superblock.
+    pub(super) fn sync_image(&mut self, media: &impl Media, reason: Reason) -> io::Result<()> {
+        let synced = media.sync(File::Image, reason);
+        synced.map_err(|error| self.superblock.lose_durability(media, self.rules, error))
     }
 
     /// Begins anew with `superblock`, which is on disk and goes on where this log ends. The log is empty.

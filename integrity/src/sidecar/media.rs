@@ -22,6 +22,8 @@ pub enum Reason {
     CheckpointTuples,
     /// A superblock, before anything relies on what it says.
     Superblock,
+    /// All data, before the image is let go of.
+    Close,
     /// The data that a killed process left in the page cache, before it is judged.
     RecoveryLeftovers,
     /// Recovered tuples, before the log forgets them.

@@ -20,6 +20,7 @@ mod growth;
 mod journal;
 mod layout;
 mod log;
+mod loss;
 mod media;
 mod recovery;
 mod regions;

@@ -29,5 +29,9 @@ bitflags! {
         const MAP_AFTER_SUPERBLOCK = 1 << 9;
         /// A write whose data failed is settled by a record of what the blocks hold.
         const SETTLE_FAILED_WRITES = 1 << 10;
+        /// That a sync of the image has failed is written down before the image is let go of.
+        const LOSS_WRITTEN_DOWN = 1 << 16;
+        /// What was written down of that stays until a flush of the guest's has failed for it.
+        const LOSS_KEPT = 1 << 17;
     }
 }

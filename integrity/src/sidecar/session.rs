@@ -19,6 +19,9 @@ pub struct Opened {
     pub recovered: Option<Recovery>,
     /// The copy of the superblock that was not good, if one was not; it is good now.
     pub damaged: Option<(usize, SuperblockError)>,
+    /// Whether a sync of the image failed in an earlier session, and a flush of the guest's is to
+    /// fail for it: see [`Superblock::durability_lost`].
+    pub durability_lost: bool,
 }
 
 /// Opens a sidecar for serving, and recovers it first where it was not closed. Of the tuple array `cache_bytes` are kept in memory.
@@ -34,12 +37,14 @@ pub fn open(
     let damaged = loaded.damaged.clone();
     let recovered = match loaded.superblock.state {
         State::Clean => None,
-        State::Open(_) => Some(recover(media, &loaded.superblock, rules)?),
+        State::Open(_) => Some(recover(media, &mut loaded, rules)?),
     };
     let now = &loaded.superblock;
     let epoch = if rules.contains(Rules::NEW_EPOCH) { now.epoch + 1 } else { now.epoch };
     let tail = recovered.as_ref().map_or(now.tail, |recovered| recovered.next);
-    let opened = Superblock { state: State::Open(mode), epoch, tail, ..now.clone() };
+    let was_lost = now.durability_lost;
+    let durability_lost = was_lost && rules.contains(Rules::LOSS_KEPT);
+    let opened = Superblock { state: State::Open(mode), epoch, tail, durability_lost, ..now.clone() };
     if recovered.is_some() && !rules.contains(Rules::MAP_AFTER_SUPERBLOCK) {
         clean_map(media, opened.layout())?;
     }
@@ -47,14 +52,22 @@ pub fn open(
     if recovered.is_some() {
         clean_map(media, loaded.superblock.layout())?;
     }
-    Ok(Opened { journal: Journal::new(loaded, mode, cache_bytes, rules), recovered, damaged })
+    Ok(Opened {
+        journal: Journal::new(loaded, mode, cache_bytes, rules),
+        recovered,
+        damaged,
+        durability_lost: was_lost,
+    })
 }
 
 /// Brings what the log tells into the array, durably. The superblock has still to give up the log.
-fn recover(media: &impl Media, superblock: &Superblock, rules: Rules) -> io::Result<Recovery> {
+fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<Recovery> {
     // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards; what it wrote to the sidecar
     // only helps to judge, and is made durable with the verdicts
-    media.sync(File::Image, Reason::RecoveryLeftovers)?;
+    media
+        .sync(File::Image, Reason::RecoveryLeftovers)
+        .map_err(|error| loaded.lose_durability(media, rules, error))?;
+    let superblock = &loaded.superblock;
     let recovery = Recovery::run(media, superblock, rules, |page| page.write(superblock.layout(), media))?;
     media.sync(File::Sidecar, Reason::RecoveryTuples)?;
     Ok(recovery)
@@ -62,8 +75,12 @@ fn recover(media: &impl Media, superblock: &Superblock, rules: Rules) -> io::Res
 
 /// Ends a session: brings everything into the array, and the superblock says so. All changes must be complete.
 ///
-/// Fails when the medium does; the sidecar can then be opened again, and is recovered.
+/// Fails when the medium does; the sidecar can then be opened again, and is recovered. It says so
+/// by then if it was the image that could not be synced, now or earlier in the session: its next
+/// owner is to know.
 pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
+    // even if the log is empty: a sync that has failed before fails this one too
+    journal.sync_image(media, Reason::Close)?;
     empty(journal, media)?;
     let mut superblock = journal.superblock().clone();
     let closed = Superblock { state: State::Clean, tail: journal.next(), ..superblock.superblock.clone() };

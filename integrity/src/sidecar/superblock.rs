@@ -21,7 +21,9 @@
 //! |     64 |     8 | tail of the log: the sequence number of the first page that still counts |
 //! |     72 |     8 | bytes of the dirty map |
 //! |     80 |     8 | pages of the log |
-//! |     88 |   416 | zero |
+//! |     88 |     8 | zero |
+//! |     96 |     4 | flags: bit 0 durability was lost, see [`Superblock::durability_lost`] |
+//! |    100 |   404 | zero |
 //! |    504 |     8 | CRC-64/NVME of bytes 0 to 503 |
 
 use std::io;
@@ -60,7 +62,12 @@ const TAIL_AT: usize = 64;
 const MAP_LEN_AT: usize = 72;
 const LOG_PAGES_AT: usize = 80;
 const RESERVED_AT: usize = 88;
+const FLAGS_AT: usize = 96;
+const FLAGS_END: usize = 100;
 const CRC_AT: usize = SECTOR_SIZE - 8;
+
+/// The flag of [`Superblock::durability_lost`]. There is no other.
+const DURABILITY_LOST: u32 = 1 << 0;
 
 /// How a write says, durably, that it is about to change blocks, before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +98,7 @@ pub struct Superblock {
     pub(super) epoch: u64,
     pub(super) tail: u64,
     pub(super) generation: u64,
+    pub(super) durability_lost: bool,
 }
 
 /// Why bytes are not a superblock, or values cannot make one.
@@ -172,7 +180,15 @@ impl Superblock {
             return Err(SuperblockError::UnsupportedProfile);
         }
         let layout = Layout::new(profile, image_size)?;
-        Ok(Self { uuid, layout, state: State::Clean, epoch: 1, tail: 1, generation: 1 })
+        Ok(Self {
+            uuid,
+            layout,
+            state: State::Clean,
+            epoch: 1,
+            tail: 1,
+            generation: 1,
+            durability_lost: false,
+        })
     }
 
     /// The UUID in a copy that may be damaged, or of another version; none when the bytes do not begin
@@ -199,7 +215,8 @@ impl Superblock {
         if actual != expected {
             return Err(SuperblockError::Damaged { expected, actual });
         }
-        if let Some(at) = (RESERVED_AT..CRC_AT).chain([ZERO_AT]).find(|&at| bytes[at] != 0) {
+        let reserved = (RESERVED_AT..FLAGS_AT).chain(FLAGS_END..CRC_AT).chain([ZERO_AT]);
+        if let Some(at) = reserved.into_iter().find(|&at| bytes[at] != 0) {
             return Err(unsupported("field at byte", at as u64));
         }
         let number = |at| u64::from_be_bytes(field(bytes, at));
@@ -212,6 +229,10 @@ impl Superblock {
             2 => State::Open(IntentMode::Block),
             code => return Err(unsupported("state", code.into())),
         };
+        let flags = u32::from_be_bytes(field(bytes, FLAGS_AT));
+        if flags & !DURABILITY_LOST != 0 {
+            return Err(unsupported("flags", flags.into()));
+        }
         let counted = |field, at| match number(at) {
             value @ 1..COUNT_MAX => Ok(value),
             value => Err(unsupported(field, value)),
@@ -223,6 +244,7 @@ impl Superblock {
             epoch: counted("epoch", EPOCH_AT)?,
             tail: counted("tail", TAIL_AT)?,
             generation: counted("generation", GENERATION_AT)?,
+            durability_lost: flags & DURABILITY_LOST != 0,
         })
     }
 
@@ -251,6 +273,8 @@ impl Superblock {
         put(&mut bytes, TAIL_AT, &self.tail.to_be_bytes());
         put(&mut bytes, MAP_LEN_AT, &self.layout.map_len().to_be_bytes());
         put(&mut bytes, LOG_PAGES_AT, &self.layout.log_pages().to_be_bytes());
+        let flags = if self.durability_lost { DURABILITY_LOST } else { 0 };
+        put(&mut bytes, FLAGS_AT, &flags.to_be_bytes());
         let crc = crc_of(&bytes[..CRC_AT]);
         put(&mut bytes, CRC_AT, &crc.to_be_bytes());
         bytes
@@ -297,6 +321,13 @@ impl Superblock {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether a sync of the image has failed, so that writes which a guest takes for durable after
+    /// its next flush may be lost, and no guest has been told so by a flush that failed.
+    #[must_use]
+    pub fn durability_lost(&self) -> bool {
+        self.durability_lost
     }
 
     /// The same for an image that has grown to `image_size` bytes.
@@ -424,6 +455,8 @@ mod tests {
         let layout = superblock.layout();
         assert_eq!([48, 56, 64, 72, 80].map(number), [1, 5, 6, layout.map_len(), layout.log_pages()]);
         assert!(bytes[88..504].iter().all(|&byte| byte == 0));
+        superblock.durability_lost = true;
+        assert_eq!(superblock.encode()[96..100], [0, 0, 0, 1]);
         let crc = crc::Crc::<u64>::new(&crc::CRC_64_NVME).checksum(&bytes[..504]);
         assert_eq!(bytes[504..], crc.to_be_bytes());
     }
@@ -452,6 +485,10 @@ mod tests {
             (INTERVAL_SIZE_AT, &[0, 0, 0, 1], "interval size", 1),
             (INTERVAL_SIZE_AT, &[0, 0, 0, 0], "interval size", 0),
             (ZERO_AT, &[1], "field at byte", 47),
+            (FLAGS_AT, &[0, 0, 0, 2], "flags", 2),
+            (FLAGS_AT, &[0x80, 0, 0, 1], "flags", 0x8000_0001),
+            (FLAGS_AT - 1, &[1], "field at byte", 95),
+            (FLAGS_END, &[1], "field at byte", 100),
             (300, &[1], "field at byte", 300),
             (GENERATION_AT, &[0x40], "generation", (1 << 62) + 1),
             (EPOCH_AT, &[0; 8], "epoch", 0),
@@ -504,10 +541,11 @@ mod tests {
             intervals in 1_u64..1 << 34,
             state in prop::sample::select(&STATES[..]),
             epoch in 1_u64..1 << 40,
+            durability_lost: bool,
         ) {
             let profile = IntegrityProfile::new(guard, PiType::Type1, 1 << interval_shift).unwrap();
             let mut superblock = Superblock::new(uuid, profile, intervals << interval_shift).unwrap();
-            (superblock.epoch, superblock.state) = (epoch, state);
+            (superblock.epoch, superblock.state, superblock.durability_lost) = (epoch, state, durability_lost);
             prop_assert_eq!(Superblock::decode(&superblock.encode()), Ok(superblock));
         }
 

@@ -15,12 +15,16 @@ use crate::promise::Promise;
 use crate::recorder::Point;
 use crate::sectors::Sector;
 use crate::setup::Setup;
+use crate::unreadable;
 use crate::violation::Violation;
 
 type Seen = HashSet<u128, QuickHasher>;
 
 /// The crash after which nothing was recovered yet, and the crash during or after that recovery.
 const CRASHES: usize = 2;
+
+/// Of so many states with a sector that cannot be read, one is written to until it can be.
+const MENDED: u128 = 4;
 
 #[derive(Debug)]
 pub(crate) struct Explorer<'s> {
@@ -30,6 +34,7 @@ pub(crate) struct Explorer<'s> {
     points: [Seen; CRASHES],
     states: [Seen; CRASHES],
     found: Option<(Violation, String)>,
+    unreadable: u64,
     /// What is being explored, for reports.
     pub(crate) label: String,
 }
@@ -42,6 +47,7 @@ impl<'s> Explorer<'s> {
             points: Default::default(),
             states: Default::default(),
             found: None,
+            unreadable: 0,
             label: String::new(),
         }
     }
@@ -49,6 +55,12 @@ impl<'s> Explorer<'s> {
     /// States of the medium after a crash, all different, that were recovered and checked.
     pub(crate) fn states(&self) -> u64 {
         self.states.iter().map(|seen| seen.len() as u64).sum()
+    }
+
+    /// Of those, states that were recovered once more with a sector of the sidecar that cannot be
+    /// read.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// What was found first, and how it came about.
@@ -107,11 +119,27 @@ impl<'s> Explorer<'s> {
                 // what the guest reads from now on must stay
                 self.point(&media.medium(), &Rc::new(now), crashes + 1);
                 self.corrupt(medium, promise, key);
+                self.make_unreadable(medium, promise, key);
             }
             Ok(_) => {}
         }
         for (medium, promise) in media.take_points() {
             self.point(&medium, &promise, crashes + 1);
+        }
+    }
+
+    /// Makes a sector of the sidecar unreadable, another one in each state.
+    fn make_unreadable(&mut self, medium: &Medium, promise: &Promise, key: u128) {
+        if !medium.choices().is_empty() {
+            return;
+        }
+        let Some(at) = unreadable::sector(medium, key) else {
+            return;
+        };
+        self.unreadable += 1;
+        let mends = key.is_multiple_of(MENDED);
+        if let Err(violation) = unreadable::check(self.setup, medium.clone(), promise, at, mends) {
+            self.report(violation, &format!("sector {at} of the sidecar unreadable"));
         }
     }
 

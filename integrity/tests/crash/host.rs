@@ -80,6 +80,8 @@ pub(crate) struct Host<'m> {
     progress: Vec<Progress>,
     /// Writes that there ever were: each has data of its own.
     writes: u64,
+    /// Durability was lost in an earlier session: the next flush fails for it.
+    owes_failure: bool,
 }
 
 impl<'m> Host<'m> {
@@ -93,6 +95,7 @@ impl<'m> Host<'m> {
     ) -> Self {
         let progress = vec![Progress::default(); promise.len()];
         let (requests, flushes) = (Vec::new(), Vec::new());
+        let owes_failure = opened.durability_lost;
         let host = Self {
             setup,
             media,
@@ -103,6 +106,7 @@ impl<'m> Host<'m> {
             promise,
             progress,
             writes,
+            owes_failure,
         };
         host.media.promise(&host.promise);
         host
@@ -248,11 +252,20 @@ impl<'m> Host<'m> {
                 flush.is_synced = true;
             }
             match self.journal.is_flushed(&mut flush.flush) {
+                Ok(true) if self.owes_failure => self.loss_is_told(),
                 Ok(true) => self.flushed(&flush.complete),
                 Ok(false) => self.flushes.push(flush),
                 Err(_) => {}
             }
         }
+    }
+
+    /// A flush has failed because durability was lost in an earlier session.
+    fn loss_is_told(&mut self) {
+        self.owes_failure = false;
+        self.journal.loss_was_told();
+        self.promise.owed = false;
+        self.publish();
     }
 
     /// The log's thread does one thing. In the midst of a commit requests ask again if `meddling`.
@@ -283,7 +296,11 @@ impl<'m> Host<'m> {
         };
         match checkpoint.step(self.media) {
             Ok(false) => self.checkpoint = Some(checkpoint),
-            last => self.journal.end_checkpoint(checkpoint, &last.map(drop)),
+            last => {
+                self.journal.end_checkpoint(checkpoint, &last.map(drop));
+                self.promise.owed |= self.media.durability_lost() && self.journal.durability_lost();
+                self.publish();
+            }
         }
         self.note_quiet();
         true
@@ -304,12 +321,18 @@ impl<'m> Host<'m> {
         self.finish_requests()?;
         self.finish_flushes()?;
         self.drive(|host| host.checkpoint.is_none())?;
-        if sidecar::close(&mut self.journal, self.media).is_err() {
+        let closed = sidecar::close(&mut self.journal, self.media);
+        if closed.is_err() && (self.journal.durability_lost() || !self.media.owes()) {
+            self.promise.owed |= self.media.owes();
+            self.publish();
             return Ok(false);
+        }
+        if self.media.durability_lost() {
+            return Err(Violation::LossForgotten);
         }
         let complete: Vec<_> = self.progress.iter().map(|progress| progress.complete).collect();
         self.flushed(&complete);
-        for block in &mut self.promise {
+        for block in &mut *self.promise {
             block.quiet = true;
         }
         self.publish();
@@ -464,7 +487,7 @@ impl<'m> Host<'m> {
 
     fn note_quiet(&mut self) {
         if self.journal.is_empty() && self.requests.is_empty() {
-            for block in &mut self.promise {
+            for block in &mut *self.promise {
                 block.quiet = true;
             }
             self.publish();

@@ -19,4 +19,5 @@ mod schedules;
 mod search;
 mod sectors;
 mod setup;
+mod unreadable;
 mod violation;

@@ -1,5 +1,8 @@
 //! Two files on a medium with a volatile cache, and what a power cut leaves of them.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use stableblk_integrity::sidecar::{File, SECTOR_SIZE};
 
 use crate::sectors::{Contents, Sector};
@@ -20,14 +23,20 @@ pub(crate) struct Cached {
     pub(crate) current: Contents,
     /// Writes since the last sync, in order, without those that a sector had already.
     pending: Vec<(u64, Sector)>,
+    /// Sectors that cannot be read until they are written.
+    unreadable: BTreeSet<u64>,
 }
+
+/// Sectors of a page of the page cache.
+const SECTORS_PER_PAGE: u64 = 8;
 
 impl Cached {
     fn at_rest(durable: Contents) -> Self {
-        Self { current: durable.clone(), durable, pending: Vec::new() }
+        Self { current: durable.clone(), durable, ..Self::default() }
     }
 
     pub(crate) fn write(&mut self, at: u64, sector: Sector) {
+        self.unreadable.remove(&at);
         let is_volatile = self.pending.iter().any(|entry| entry.0 == at);
         if self.current.get(at) == sector && (is_volatile || self.durable.get(at) == sector) {
             return;
@@ -42,6 +51,11 @@ impl Cached {
         for (at, _) in self.pending.drain(..) {
             self.durable.set(at, self.current.get(at));
         }
+    }
+
+    /// Whether there is a sector among `places` that cannot be read.
+    fn is_unreadable(&self, places: Range<u64>) -> bool {
+        self.unreadable.range(places).next().is_some()
     }
 
     fn choices(&self, file: File) -> impl Iterator<Item = Choice> {
@@ -86,6 +100,26 @@ impl Medium {
         self.file(file).current.read(sector_at(offset), buffer);
     }
 
+    /// Whether `len` bytes can be read. What cannot is seen by [`Self::read`] nevertheless.
+    pub(crate) fn is_readable(&self, file: File, offset: u64, len: u64) -> bool {
+        !self.file(file).is_unreadable(sector_at(offset)..sector_at(offset + len))
+    }
+
+    /// Whether `len` bytes can be written: the page cache reads a page of which only a part is
+    /// written.
+    pub(crate) fn is_writable(&self, file: File, offset: u64, len: u64) -> bool {
+        let (first, end) = (sector_at(offset), sector_at(offset + len));
+        let page = |at: u64| at / SECTORS_PER_PAGE * SECTORS_PER_PAGE;
+        let partial = [(first, page(first)), (end, page(end))].into_iter().filter(|(at, page)| at != page);
+        let cached = self.file(file);
+        partial.into_iter().all(|(_, page)| !cached.is_unreadable(page..page + SECTORS_PER_PAGE))
+    }
+
+    /// From now on a sector cannot be read.
+    pub(crate) fn make_unreadable(&mut self, file: File, at: u64) {
+        self.file_mut(file).unreadable.insert(at);
+    }
+
     pub(crate) fn write(&mut self, file: File, offset: u64, bytes: &[u8]) {
         let sectors = bytes.as_chunks::<SECTOR_SIZE>().0;
         assert_eq!(sectors.len() * SECTOR_SIZE, bytes.len(), "whole sectors are written");
@@ -112,6 +146,15 @@ impl Medium {
         self.file_mut(file).pending.clear();
     }
 
+    /// Forgets what the medium does not have, but for what the next sync brings to it.
+    pub(crate) fn drop_cache(&mut self, file: File) {
+        let cached = self.file_mut(file);
+        cached.current = cached.durable.clone();
+        for &(at, sector) in &cached.pending {
+            cached.current.set(at, sector);
+        }
+    }
+
     /// Makes a sector at rest something else.
     pub(crate) fn damage(&mut self, file: File, offset: u64, sector: Sector) {
         let cached = self.file_mut(file);
@@ -134,7 +177,8 @@ impl Medium {
             };
             contents.set(choice.at, choice.options[chosen]);
         }
-        Self { image: Cached::at_rest(image), sidecar: Cached::at_rest(sidecar) }
+        let unreadable = self.sidecar.unreadable.clone();
+        Self { image: Cached::at_rest(image), sidecar: Cached { unreadable, ..Cached::at_rest(sidecar) } }
     }
 }
 

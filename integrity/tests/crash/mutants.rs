@@ -23,6 +23,7 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         (File::Sidecar, Reason::Superblock),
         (File::Image, Reason::RecoveryLeftovers),
         (File::Sidecar, Reason::RecoveryTuples),
+        (File::Image, Reason::Close),
     ];
     let syncs = syncs.into_iter().map(|(file, reason)| (Mutant::WithoutSync(file, reason), BOTH));
     let modes = |rule| match rule {
@@ -35,7 +36,14 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         _ => BOTH,
     };
     let rules = Rules::all().iter().map(|rule| (Mutant::WithoutRule(rule), modes(rule)));
-    [(Mutant::FlushWithoutData, BOTH)].into_iter().chain(syncs).chain(rules).collect()
+    let others = [
+        (Mutant::FlushWithoutData, BOTH),
+        (Mutant::UnreadableStops, BOTH),
+        // with intents by block no sector of zeros says more than one that is missing
+        (Mutant::UnreadableIsZero, REGION),
+        (Mutant::PagesInPart, BOTH),
+    ];
+    others.into_iter().chain(syncs).chain(rules).collect()
 }
 
 impl fmt::Display for Mutant {
@@ -47,6 +55,9 @@ impl fmt::Display for Mutant {
                 f.pad(&format!("not {}", rule.iter_names().map(|(name, _)| name).collect::<String>()))
             }
             Self::FlushWithoutData => f.pad("flush without a sync of Image"),
+            Self::UnreadableStops => f.pad("EIO is no damage"),
+            Self::UnreadableIsZero => f.pad("EIO is taken for zeros"),
+            Self::PagesInPart => f.pad("pages written in part"),
         }
     }
 }

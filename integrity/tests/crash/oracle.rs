@@ -29,12 +29,15 @@ pub(crate) fn check(
     corruption: Option<Corruption>,
     is_first: bool,
 ) -> Result<Promise, Violation> {
+    if promise.owed && !opened.durability_lost {
+        return Err(Violation::LossForgotten);
+    }
     let recovered = opened.recovered.as_ref();
     let adopted: HashSet<u64> =
         recovered.iter().flat_map(|found| found.adoptions.iter().map(|adoption| adoption.lba)).collect();
     let profile = setup.profile();
     let mut now = Vec::with_capacity(promise.len());
-    for (block, (&lba, promise)) in setup.lbas.iter().zip(promise).enumerate() {
+    for (block, (&lba, promise)) in setup.lbas.iter().zip(&**promise).enumerate() {
         if lba >= opened.journal.layout().intervals() {
             if !promise.allows(&setup.zeros()) {
                 return Err(Violation::WrongData);
@@ -67,7 +70,7 @@ pub(crate) fn check(
         }
         now.push(BlockPromise::of(held));
     }
-    Ok(now)
+    Ok(Promise::of(now, opened.durability_lost))
 }
 
 /// Whether recovery may take corruption of a block for a write that was cut off.

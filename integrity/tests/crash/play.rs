@@ -8,7 +8,6 @@ use stableblk_integrity::sidecar::Loaded;
 use crate::cuts::cuts;
 use crate::host::{self, Command, Host};
 use crate::oracle;
-use crate::promise::BlockPromise;
 use crate::recorder::{Damage, Recorder};
 use crate::setup::Setup;
 use crate::violation::Violation;
@@ -138,7 +137,7 @@ impl<'m> Play<'m> {
     fn reopen(&mut self, size: Option<u64>) -> Result<(), Violation> {
         let mut host = self.host.take().expect("a session");
         if !host.close()? {
-            if !self.media.is_faulty() {
+            if !self.media.is_faulty() && !self.media.durability_lost() {
                 return Err(Violation::Failed);
             }
             self.host = Some(host);
@@ -169,13 +168,17 @@ impl<'m> Play<'m> {
 
     /// Begins a new session after that of `host`, however it ended.
     fn open(&mut self, host: Host<'_>) -> Result<(), Violation> {
-        let (promise, writes) = (host.promised().clone(), host.writes());
+        let (mut promise, writes) = (host.promised().clone(), host.writes());
         drop(host);
-        self.media.promise(&promise.iter().map(BlockPromise::during_recovery).collect());
+        self.media.promise(&promise.during_recovery());
+        self.media.opened_again();
         let first = host::open(self.setup, self.media);
         let is_first = first.is_ok();
-        if !is_first && self.media.is_faulty() {
+        if !is_first {
+            promise.owed |= self.media.owes();
+            self.media.promise(&promise.during_recovery());
             self.media.heal();
+            self.media.opened_again();
         }
         let opened = first.or_else(|_| host::open(self.setup, self.media));
         let mut opened = opened.map_err(|_| Violation::CannotOpen)?;

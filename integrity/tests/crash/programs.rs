@@ -46,7 +46,10 @@ pub(crate) fn exhaust_faults(explorer: &mut Explorer<'_>, setup: &Setup, alphabe
                 let mut faulty = before.to_vec();
                 faulty.push(Op::Fail { after, count: 1, damage, errno: EIO });
                 let rest = [last.clone(), Op::Heal, Op::Finish, Op::Flush, Op::Checkpoint];
-                for op in rest {
+                // and by the next owner, where what the image was to get is lost
+                let next = [Op::Reopen, Op::Flush, Op::Kill];
+                let next = if damage == Damage::Part { &next[..] } else { &[] };
+                for op in rest.into_iter().chain(next.iter().cloned()) {
                     faulty.push(op);
                     run(explorer, setup, &faulty);
                 }

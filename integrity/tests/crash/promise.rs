@@ -1,5 +1,6 @@
 //! What the guest may rely on, block by block.
 
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use stableblk_integrity::sidecar::SECTOR_SIZE;
@@ -60,7 +61,7 @@ impl BlockPromise {
     }
 
     /// The same while a recovery goes on: one that is cut off leaves marks in tuples, and no report.
-    pub(crate) fn during_recovery(&self) -> Self {
+    fn during_recovery(&self) -> Self {
         let mut promise = self.clone();
         if !self.is_settled() {
             for version in &mut promise.versions {
@@ -71,5 +72,37 @@ impl BlockPromise {
     }
 }
 
-/// Of all the blocks of the model.
-pub(crate) type Promise = Vec<BlockPromise>;
+/// What is promised of a disk: of each block of the model, and of the next flush.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Promise {
+    blocks: Vec<BlockPromise>,
+    /// It is written down that durability was lost, and no flush has failed for it yet: whoever
+    /// opens the sidecar is told.
+    pub(crate) owed: bool,
+}
+
+impl Promise {
+    pub(crate) fn of(blocks: Vec<BlockPromise>, owed: bool) -> Self {
+        Self { blocks, owed }
+    }
+
+    /// See [`BlockPromise::during_recovery`].
+    pub(crate) fn during_recovery(&self) -> Self {
+        let blocks = self.blocks.iter().map(BlockPromise::during_recovery).collect();
+        Self { blocks, ..*self }
+    }
+}
+
+impl Deref for Promise {
+    type Target = [BlockPromise];
+
+    fn deref(&self) -> &[BlockPromise] {
+        &self.blocks
+    }
+}
+
+impl DerefMut for Promise {
+    fn deref_mut(&mut self) -> &mut [BlockPromise] {
+        &mut self.blocks
+    }
+}

@@ -5,10 +5,11 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-use stableblk_integrity::sidecar::{File, Media, Reason};
+use stableblk_integrity::sidecar::{File, Media, Reason, SECTOR_SIZE};
 
 use crate::medium::Medium;
 use crate::promise::Promise;
+use crate::setup::Mutant;
 
 /// What a failing operation has done nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,21 +39,29 @@ pub(crate) struct Recorder {
     medium: RefCell<Medium>,
     promise: RefCell<Rc<Promise>>,
     points: RefCell<Option<Vec<Point>>>,
-    /// A sync that is left out.
-    ignored: Option<(File, Reason)>,
+    mutant: Mutant,
     fault: RefCell<Option<Fault>>,
     operations: Cell<u64>,
+    /// A sync of the image has failed since the storage was opened: none is believed.
+    durability_lost: Cell<bool>,
+    /// Operations on the sidecar that have failed since the storage was opened.
+    sidecar_failures: Cell<u64>,
 }
 
+const EIO: i32 = 5;
+const ENOMEM: i32 = 12;
+
 impl Recorder {
-    pub(crate) fn new(medium: Medium, promise: Rc<Promise>, ignored: Option<(File, Reason)>) -> Self {
+    pub(crate) fn new(medium: Medium, promise: Rc<Promise>, mutant: Mutant) -> Self {
         Self {
             medium: RefCell::new(medium),
             promise: RefCell::new(promise),
             points: RefCell::new(None),
-            ignored,
+            mutant,
             fault: RefCell::new(None),
             operations: Cell::new(0),
+            durability_lost: Cell::new(false),
+            sidecar_failures: Cell::new(0),
         }
     }
 
@@ -75,6 +84,21 @@ impl Recorder {
 
     pub(crate) fn heal(&self) {
         self.fault.replace(None);
+    }
+
+    /// The storage is opened by another process, which knows nothing.
+    pub(crate) fn opened_again(&self) {
+        self.durability_lost.set(false);
+        self.sidecar_failures.set(0);
+    }
+
+    pub(crate) fn durability_lost(&self) -> bool {
+        self.durability_lost.get()
+    }
+
+    /// Whether durability was lost, and nothing kept the host from writing that down.
+    pub(crate) fn owes(&self) -> bool {
+        self.durability_lost() && self.sidecar_failures.get() == 0
     }
 
     pub(crate) fn is_faulty(&self) -> bool {
@@ -117,15 +141,21 @@ impl Recorder {
         }
     }
 
-    fn failing(&self) -> Option<(Damage, io::Error)> {
+    fn failing(&self, file: File) -> Option<(Damage, io::Error)> {
         let number = self.operations.replace(self.operations.get() + 1);
         let fault = self.fault.borrow();
         let fault = fault.as_ref().filter(|fault| fault.operations.contains(&number))?;
+        if file == File::Sidecar {
+            self.sidecar_failures.set(self.sidecar_failures.get() + 1);
+        }
         Some((fault.damage, io::Error::from_raw_os_error(fault.errno)))
     }
 
     fn write_to(&self, file: File, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let failing = self.failing();
+        if !self.medium.borrow().is_writable(file, offset, bytes.len() as u64) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let failing = self.failing(file);
         let written = match &failing {
             None | Some((Damage::All, _)) => bytes,
             Some((Damage::Part, _)) => &bytes[..bytes.len().min(512)],
@@ -137,30 +167,57 @@ impl Recorder {
     }
 
     fn sync_file(&self, file: File) -> io::Result<()> {
-        let failing = self.failing();
+        let failing = self.failing(file);
         match &failing {
             None | Some((Damage::All, _)) => self.medium.borrow_mut().sync(file),
-            // data that the image's file system gives up is gone for everyone; the guest was told
-            Some((Damage::Part, _)) if file == File::Sidecar => self.medium.borrow_mut().lose(file),
-            Some(_) => {}
+            Some((Damage::Part, _)) => self.medium.borrow_mut().lose(file),
+            Some((Damage::None, _)) => {}
         }
         self.point();
-        failing.map_or(Ok(()), |(_, error)| Err(error))
+        let result = failing.map_or(Ok(()), |(_, error)| Err(error));
+        if file == File::Sidecar {
+            return result;
+        }
+        if self.durability_lost.replace(self.durability_lost() || result.is_err()) && result.is_ok() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        result
     }
 }
 
 impl Media for Recorder {
     fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.medium.borrow().read(file, offset, buffer);
-        Ok(())
+        let medium = self.medium.borrow();
+        medium.read(file, offset, buffer);
+        if medium.is_readable(file, offset, buffer.len() as u64) {
+            return Ok(());
+        }
+        match self.mutant {
+            Mutant::UnreadableIsZero => {
+                for (offset, sector) in
+                    (offset..).step_by(SECTOR_SIZE).zip(buffer.chunks_exact_mut(SECTOR_SIZE))
+                {
+                    if !medium.is_readable(file, offset, SECTOR_SIZE as u64) {
+                        sector.fill(0);
+                    }
+                }
+                Ok(())
+            }
+            Mutant::UnreadableStops => Err(io::Error::from_raw_os_error(ENOMEM)),
+            _ => Err(io::Error::from_raw_os_error(EIO)),
+        }
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.mutant == Mutant::PagesInPart {
+            let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) + 1;
+            return self.write_to(File::Sidecar, offset, &bytes[..end.next_multiple_of(SECTOR_SIZE)]);
+        }
         self.write_to(File::Sidecar, offset, bytes)
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        let failing = self.failing();
+        let failing = self.failing(File::Sidecar);
         if !matches!(failing, Some((Damage::None, _))) {
             self.medium.borrow_mut().zero(File::Sidecar, offset, len);
         }
@@ -169,9 +226,14 @@ impl Media for Recorder {
     }
 
     fn sync(&self, file: File, reason: Reason) -> io::Result<()> {
-        if self.ignored == Some((file, reason)) {
+        if self.mutant == Mutant::WithoutSync(file, reason) {
             return Ok(());
         }
-        self.sync_file(file)
+        self.sync_file(file)?;
+        if reason == Reason::RecoveryLeftovers {
+            self.medium.borrow_mut().drop_cache(file);
+            self.point();
+        }
+        Ok(())
     }
 }

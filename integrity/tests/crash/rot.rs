@@ -1,4 +1,5 @@
-//! Bits that flip at rest: each is found, by the name of what it hit, and the rest goes on.
+//! Bits that flip at rest, and sectors that cannot be read: each is found, by the name of what it
+//! hit, and the rest goes on.
 
 use std::rc::Rc;
 
@@ -40,6 +41,19 @@ fn flip(medium: &mut Medium, file: File, offset: u64) {
     medium.damage(file, sector * SECTOR_SIZE as u64, Sector::of(&bytes));
 }
 
+/// The sector with the byte at `offset` cannot be read.
+fn make_unreadable(medium: &mut Medium, file: File, offset: u64) {
+    medium.make_unreadable(file, offset / SECTOR_SIZE as u64);
+}
+
+/// What can happen to a byte of the sidecar.
+const DAMAGES: [fn(&mut Medium, File, u64); 2] = [flip, make_unreadable];
+
+/// Each mode with each damage.
+fn cases() -> impl Iterator<Item = (IntentMode, fn(&mut Medium, File, u64))> {
+    MODES.into_iter().flat_map(|mode| DAMAGES.into_iter().map(move |damage| (mode, damage)))
+}
+
 fn opened(setup: &Setup, medium: Medium) -> (Recorder, Opened) {
     let media = setup.recorder(medium, Rc::default());
     let opened = host::open(setup, &media).expect("it can be opened");
@@ -73,10 +87,10 @@ fn data_is_found_by_its_guard() {
 
 #[test]
 fn tuples_are_lost_by_the_sector() {
-    for mode in MODES {
+    for (mode, damage) in cases() {
         let setup = Setup::tight_cache(mode);
         let mut medium = left_by(&setup, &[written(&setup), vec![Op::Reopen]].concat());
-        flip(&mut medium, File::Sidecar, setup.layout().page_offset(1) + 40);
+        damage(&mut medium, File::Sidecar, setup.layout().page_offset(1) + 40);
         let (media, mut opened) = opened(&setup, medium);
         let found = read(&setup, &media, &mut opened);
         for (lba, found) in setup.lbas.iter().zip(found) {
@@ -93,10 +107,10 @@ fn tuples_are_lost_by_the_sector() {
 
 #[test]
 fn a_page_of_the_log_is_missed() {
-    for mode in MODES {
+    for (mode, damage) in cases() {
         let setup = Setup::small(mode);
         let mut medium = left_by(&setup, &vec![written(&setup); 3].concat());
-        flip(&mut medium, File::Sidecar, setup.layout().log_page_offset(2) + 100);
+        damage(&mut medium, File::Sidecar, setup.layout().log_page_offset(2) + 100);
         let (media, mut opened) = opened(&setup, medium);
         let recovered = opened.recovered.take().expect("a recovery");
         assert_eq!((recovered.log_pages, recovered.log_gap), (1, Some(2)));
@@ -108,23 +122,25 @@ fn a_page_of_the_log_is_missed() {
 
 #[test]
 fn a_sector_of_the_map_makes_its_regions_dirty() {
-    let setup = Setup::small(IntentMode::Region);
-    let mut medium = left_by(&setup, &written(&setup));
-    flip(&mut medium, File::Sidecar, setup.layout().map_offset() + 8);
-    let (media, mut opened) = opened(&setup, medium);
-    let recovered = opened.recovered.take().expect("a recovery");
-    assert_eq!((recovered.rotten_map_sectors, recovered.adopted_blocks), (1, 0));
-    assert!(read(&setup, &media, &mut opened).iter().all(Result::is_ok));
+    for damage in DAMAGES {
+        let setup = Setup::small(IntentMode::Region);
+        let mut medium = left_by(&setup, &written(&setup));
+        damage(&mut medium, File::Sidecar, setup.layout().map_offset() + 8);
+        let (media, mut opened) = opened(&setup, medium);
+        let recovered = opened.recovered.take().expect("a recovery");
+        assert_eq!((recovered.rotten_map_sectors, recovered.adopted_blocks), (1, 0));
+        assert!(read(&setup, &media, &mut opened).iter().all(Result::is_ok));
+    }
 }
 
 #[test]
 fn one_superblock_stands_in_for_the_other() {
-    for mode in MODES {
+    for (mode, damage) in cases() {
         for ops in [vec![], vec![Op::Reopen], vec![Op::Checkpoint]] {
             for copy in 0..2 {
                 let setup = Setup::small(mode);
                 let mut medium = left_by(&setup, &[written(&setup), ops.clone()].concat());
-                flip(&mut medium, File::Sidecar, copy * SUPERBLOCK_SIZE + 60);
+                damage(&mut medium, File::Sidecar, copy * SUPERBLOCK_SIZE + 60);
                 let (media, mut opened) = opened(&setup, medium);
                 assert_eq!(opened.damaged.as_ref().map(|damaged| damaged.0 as u64), Some(copy));
                 assert!(read(&setup, &media, &mut opened).iter().all(Result::is_ok));
@@ -136,11 +152,13 @@ fn one_superblock_stands_in_for_the_other() {
 
 #[test]
 fn without_a_superblock_there_is_no_sidecar() {
-    let setup = Setup::small(IntentMode::Region);
-    let mut medium = left_by(&setup, &written(&setup));
-    flip(&mut medium, File::Sidecar, 60);
-    flip(&mut medium, File::Sidecar, SUPERBLOCK_SIZE + 60);
-    let media = setup.recorder(medium, Rc::default());
-    let error = host::open(&setup, &media).expect_err("nothing to go by");
-    assert!(error.to_string().starts_with("damaged superblock"), "{error}");
+    for (damage, says) in DAMAGES.into_iter().zip(["damaged superblock", "unreadable superblock"]) {
+        let setup = Setup::small(IntentMode::Region);
+        let mut medium = left_by(&setup, &written(&setup));
+        damage(&mut medium, File::Sidecar, 60);
+        damage(&mut medium, File::Sidecar, SUPERBLOCK_SIZE + 60);
+        let media = setup.recorder(medium, Rc::default());
+        let error = host::open(&setup, &media).expect_err("nothing to go by");
+        assert!(error.to_string().starts_with(says), "{error}");
+    }
 }

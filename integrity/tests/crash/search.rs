@@ -4,6 +4,7 @@
 //! `STABLEBLK_SOAK_SECONDS` goes on with fresh seeds for so long.
 
 use std::env;
+use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stableblk_integrity::sidecar::IntentMode;
@@ -13,6 +14,22 @@ use crate::explorer::Explorer;
 use crate::programs;
 use crate::schedules::{self, Style};
 use crate::setup::{Mutant, Setup};
+
+/// States that were recovered and checked.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    states: u64,
+    /// Those that were recovered once more with a sector of the sidecar that cannot be read; not
+    /// among `states`.
+    unreadable: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.states += other.states;
+        self.unreadable += other.unreadable;
+    }
+}
 
 /// States in each of the modes.
 const STATES: u64 = 600_000;
@@ -32,14 +49,18 @@ fn soak() {
     let Ok(seconds) = env::var("STABLEBLK_SOAK_SECONDS") else { return };
     let end = Instant::now() + Duration::from_secs(seconds.parse().expect("a number of seconds"));
     let first = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() << 20;
-    let (mut seed, mut states) = (first, 0);
+    let (mut seed, mut tally) = (first, Tally::default());
     while Instant::now() < end {
         for mode in [IntentMode::Region, IntentMode::Block] {
-            states += schedule(mode, seed);
+            tally += schedule(mode, seed);
         }
         seed += 1;
     }
-    say(&format!("{states} states of {} schedules, from seed {first} on", seed - first));
+    let Tally { states, unreadable } = tally;
+    say(&format!(
+        "{states} states of {} schedules, from seed {first} on, {unreadable} of them once more with EIO",
+        seed - first
+    ));
 }
 
 fn search(mode: IntentMode) {
@@ -47,28 +68,29 @@ fn search(mode: IntentMode) {
         schedule(mode, seed.parse().expect("a number"));
         return;
     }
-    let mut states = 0;
+    let mut tally = Tally::default();
     let small = Setup::small(mode);
     let alphabet = programs::everything();
-    states += explored(&small, |explorer| programs::exhaust(explorer, &small, &alphabet, 4));
-    states += explored(&small, |explorer| programs::exhaust_faults(explorer, &small, &alphabet, 2));
+    tally += explored(&small, |explorer| programs::exhaust(explorer, &small, &alphabet, 4));
+    tally += explored(&small, |explorer| programs::exhaust_faults(explorer, &small, &alphabet, 2));
     for (setup, program) in directed::all(mode, Mutant::None) {
-        states += explored(&setup, |explorer| directed::run(explorer, &setup, &program));
+        tally += explored(&setup, |explorer| directed::run(explorer, &setup, &program));
     }
-    let programs = states;
+    let programs = tally.states;
     let mut seed = 0;
-    while states < STATES {
-        states += schedule(mode, seed);
+    while tally.states < STATES {
+        tally += schedule(mode, seed);
         seed += 1;
     }
     say(&format!(
-        "{mode:?}: {programs} states of all short programs, {} of {seed} schedules",
-        states - programs
+        "{mode:?}: {programs} states of all short programs, {} of {seed} schedules, {} of them once more with EIO",
+        tally.states - programs,
+        tally.unreadable
     ));
 }
 
-/// Runs the schedule of `seed`. Returns the number of states.
-fn schedule(mode: IntentMode, seed: u64) -> u64 {
+/// Runs the schedule of `seed`.
+fn schedule(mode: IntentMode, seed: u64) -> Tally {
     let setup = match seed % 8 {
         0 => Setup::two_regions(mode),
         1 => Setup::marked_ahead(mode),
@@ -81,14 +103,14 @@ fn schedule(mode: IntentMode, seed: u64) -> u64 {
     explored(&setup, |explorer| schedules::run(explorer, &setup, style, seed))
 }
 
-/// Explores, and reports what must not be. Returns the number of states.
-fn explored(setup: &Setup, explore: impl FnOnce(&mut Explorer<'_>)) -> u64 {
+/// Explores, and reports what must not be.
+fn explored(setup: &Setup, explore: impl FnOnce(&mut Explorer<'_>)) -> Tally {
     let mut explorer = Explorer::new(setup, 0);
     explore(&mut explorer);
     if let Some((violation, how)) = explorer.found() {
         panic!("{:?} mode: {violation}: {how}", setup.mode);
     }
-    explorer.states()
+    Tally { states: explorer.states(), unreadable: explorer.unreadable() }
 }
 
 /// Tells what a test has found although it passes, which `println` would not.

@@ -26,6 +26,12 @@ pub(crate) enum Mutant {
     WithoutRule(Rules),
     /// The guest's flush does not sync the image.
     FlushWithoutData,
+    /// The error of a sector that cannot be read is none that counts as damage.
+    UnreadableStops,
+    /// A sector that cannot be read is one of zeros.
+    UnreadableIsZero,
+    /// Of a page only the sectors that hold something are written.
+    PagesInPart,
 }
 
 #[derive(Debug, Clone)]
@@ -110,16 +116,12 @@ impl Setup {
     }
 
     pub(crate) fn recorder(&self, medium: Medium, promise: Rc<Promise>) -> Recorder {
-        let ignored = match self.mutant {
-            Mutant::WithoutSync(file, reason) => Some((file, reason)),
-            _ => None,
-        };
-        Recorder::new(medium, promise, ignored)
+        Recorder::new(medium, promise, self.mutant)
     }
 
     /// A new sidecar on its medium.
     pub(crate) fn created(&self) -> Medium {
-        let recorder = Recorder::new(Medium::default(), Rc::default(), None);
+        let recorder = Recorder::new(Medium::default(), Rc::default(), Mutant::None);
         self.superblock().create(&recorder).expect("nothing fails");
         let mut medium = recorder.medium();
         medium.sync(File::Sidecar);
@@ -128,7 +130,7 @@ impl Setup {
 
     /// What a new disk promises: zeros.
     pub(crate) fn unwritten(&self) -> Promise {
-        vec![BlockPromise::of(self.zeros()); self.lbas.len()]
+        Promise::of(vec![BlockPromise::of(self.zeros()); self.lbas.len()], false)
     }
 
     /// With a log as short as it may be.

@@ -22,6 +22,10 @@ pub(crate) enum Violation {
     Stuck,
     #[error("dirty bit left by a closed session")]
     LeftDirty,
+    #[error("page that was written and cannot be read")]
+    NotMended,
+    #[error("lost durability forgotten")]
+    LossForgotten,
     #[error("failure where the medium had none")]
     Failed,
 }
