@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     /// The thread has to be woken.
     sleeping: bool,
+    /// It sleeps without a limit, because the log is empty.
+    resting: bool,
     stopping: bool,
     growing: Option<Growing>,
     /// Sectors of the array that were found damaged.
@@ -70,6 +72,7 @@ impl TagLog {
             shared: Mutex::new(Shared {
                 journal,
                 sleeping: false,
+                resting: false,
                 stopping: false,
                 growing: None,
                 lost_sectors: Counter::default(),
@@ -98,9 +101,10 @@ impl TagLog {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread if there is work for it now.
+    /// Wakes the thread if there is work for it now, or will be after a pause.
     pub(super) fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
-        let wake = shared.sleeping && shared.journal.has_work();
+        let has_work = shared.journal.has_work() || shared.resting && !shared.journal.is_empty();
+        let wake = shared.sleeping && has_work;
         shared.sleeping &= !wake;
         drop(shared);
         if wake {
@@ -195,7 +199,8 @@ impl TagLog {
         let mut shared = self.lock();
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.journal.has_work() {
             shared.sleeping = true;
-            if shared.journal.is_empty() {
+            shared.resting = shared.journal.is_empty();
+            if shared.resting {
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
             } else {
                 let (woken, timeout) =
