@@ -123,6 +123,8 @@ impl Media for SidecarMedia {
 
 #[cfg(test)]
 mod tests {
+    use integrity::sidecar::{Superblock, TuplePage};
+    use integrity::{Guard, IntegrityProfile, PiType};
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     use super::*;
@@ -150,6 +152,30 @@ mod tests {
         for media in [&other, &media] {
             media.sync(sidecar::File::Sidecar, Reason::Growth).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_page_that_the_kernel_cannot_read_loses_its_tuples_until_it_is_written() {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        let superblock = Superblock::new([1; 16], profile, 4096 * 248 * 2).unwrap();
+        let layout = superblock.layout();
+        let Some(thin) = ThinDevice::attach_with(layout.sidecar_size()) else { return };
+        let sidecar = File::options().read(true).write(true).open(thin.path()).unwrap();
+        let media = SidecarMedia::new(tempfile::tempfile().unwrap(), Alignment::ANY, sidecar);
+        let media = media.with_layout(layout);
+        superblock.create(&media).unwrap();
+        let pages = [0, 1].map(|page| TuplePage { page, tuples: vec![7; 248 * 16], lost: Vec::new() });
+        for page in &pages {
+            page.write(layout, &media).unwrap();
+        }
+        media.sync(sidecar::File::Sidecar, Reason::Growth).unwrap();
+        fadvise(media.sidecar(), 0, None, Advice::DontNeed).unwrap();
+        thin.cut_off(layout.page_offset(1));
+        let read = |page| TuplePage::read(layout, &media, page).unwrap();
+        let lost = |page: TuplePage| page.lost.into_iter().flatten().count();
+        assert_eq!((lost(read(0)), lost(read(1))), (0, 248));
+        pages[1].write(layout, &media).unwrap();
+        assert_eq!((lost(read(1)), read(1).tuples == pages[1].tuples), (0, true));
     }
 
     /// Whether a read would find its bytes in the page cache; `None` where that is all there is.

@@ -15,7 +15,12 @@ pub(crate) struct ThinDevice {
 impl ThinDevice {
     /// `None`, and says so, where there are no mounts or no loop devices.
     pub(crate) fn attach() -> Option<Self> {
-        let device = Self::try_attach();
+        Self::attach_with(8 << 20)
+    }
+
+    /// As [`Self::attach`], of one that says it has `size` bytes.
+    pub(crate) fn attach_with(size: u64) -> Option<Self> {
+        let device = Self::try_attach(size);
         if device.is_none() {
             eprintln!("SKIPPED: mounts and loop devices are not allowed");
         }
@@ -27,7 +32,13 @@ impl ThinDevice {
         &self.path
     }
 
-    fn try_attach() -> Option<Self> {
+    /// Cuts off what it is made of: what was behind cannot be read until it is written.
+    pub(crate) fn cut_off(&self, len: u64) {
+        let backing = File::options().write(true).open(self.directory.path().join("backing")).unwrap();
+        backing.set_len(len).unwrap();
+    }
+
+    fn try_attach(size: u64) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
         let mounted = Command::new("mount").args(mount).arg(directory.path()).status();
@@ -36,7 +47,7 @@ impl ThinDevice {
         }
         let mut device = Self { path: PathBuf::new(), directory };
         let backing = device.directory.path().join("backing");
-        File::create(&backing).unwrap().set_len(8 << 20).unwrap();
+        File::create(&backing).unwrap().set_len(size).unwrap();
         let attached = Command::new("losetup").args(["--find", "--show"]).arg(backing).output().ok()?;
         let path = String::from_utf8(attached.stdout).unwrap();
         device.path = PathBuf::from(path.trim_end());
