@@ -11,7 +11,7 @@ use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::device::{Durability, StorageSize};
+use crate::device::{Durability, LossMark, StorageSize};
 use crate::error::Error;
 
 mod direct_io;
@@ -139,9 +139,22 @@ impl Image {
         self.durability.outcome(for_sync.sync_all())
     }
 
-    /// Makes what was written durable.
-    pub(crate) fn sync_data(&self) -> io::Result<()> {
-        self.durability.outcome(self.file.sync_data())
+    /// From now on what is lost is written down on the image, and a flush fails for what was. For
+    /// whoever serves it and may write.
+    pub(crate) fn mark_losses(&mut self) -> io::Result<()> {
+        self.durability = Durability::marked(LossMark::of(&self.file)?);
+        Ok(())
+    }
+
+    /// Makes what was written durable, for the last time. If that cannot be, now or since a sync
+    /// has failed, it is written down for the next owner.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        self.durability.close(self.file.sync_data())
+    }
+
+    /// Whether it carries the mark that durability was lost, and no flush has failed for it since.
+    pub(crate) fn durability_lost(&self) -> bool {
+        LossMark::is_on(&self.file)
     }
 
     /// Whether that can still be.

@@ -415,15 +415,21 @@ impl<B: BlockDevice> Session<B> {
         Ok(())
     }
 
-    /// A migration's switch-over: its source stops all queues while it still logs. From the reply on the disk is the destination's,
-    /// until queues start here again because the migration came to nothing.
-    fn hand_over_if_migrated(&self) {
+    /// A migration's switch-over: its source stops all queues while it still logs. From the reply
+    /// on the disk is the destination's, until queues start here again because the migration came
+    /// to nothing. Fails, which ends the session, when the disk could not be closed: the front-end
+    /// must not believe that all of it is on the disk.
+    fn hand_over_if_migrated(&self) -> VhostResult<()> {
         if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.disk.device.hand_over() {
-            tracing::error!("handed the disk over to be recovered: cannot close it: {error}");
-        }
+        self.disk.device.hand_over().map_err(|error| {
+            let error = crate::report::chain(&error);
+            tracing::error!(
+                "cannot close the disk before its hand-over, so the migration is refused: {error}"
+            );
+            VhostError::BackendInternalError
+        })
     }
 
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.

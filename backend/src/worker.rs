@@ -141,7 +141,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let device = disk.device.open_queue(&arena, sources)?;
         // after it was taken: what was open before may have lost it
         let info = DeviceInfo { durability: disk.device.durability(), ..info };
-        disk.metrics[vring.index].flushes_fail.set(info.durability.is_lost().into());
+        disk.metrics[vring.index].flushes_fail.set(info.durability.flushes_fail().into());
         let poller = Poller::new(disk.poll);
         // Who dies in a zero-copy read leaves a kernel that writes to guest memory until the read ends. The lock of the image
         // keeps a successor from serving until then, but for a read-only disk it is shared.
@@ -342,7 +342,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                     self.end_plain(request, "zeroing", result);
                 }
                 Event::Done(Operation::Flush { request }, result) => {
-                    self.metrics().flushes_fail.set(self.info.durability.is_lost().into());
+                    self.metrics().flushes_fail.set(self.info.durability.flushes_fail().into());
                     self.end_plain(request, "flush", result);
                 }
             }

@@ -29,6 +29,7 @@ mod kill_at_each_store;
 mod kill_cycles;
 mod large_image;
 mod log;
+mod lost_durability;
 mod lost_memory;
 mod malformed_chain;
 mod memory_changes;

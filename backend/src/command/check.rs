@@ -24,7 +24,7 @@ use crate::sidecar_file::{SidecarFile, load_error};
 /// An image whose writer was cut off is checked as recovery would leave it. An LBA counts intervals of the image, 4096 bytes each unless the sidecar was made with `--interval 512`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit status: 0 when every block matches, 1 when some do not or cannot be read, 2 when the check was not possible."
+    after_help = "Exit status: 0 when every block matches, 1 when some do not or cannot be read, 2 when the check was not possible, 4 when every block matches but writes may be missing because a sync of the image failed when it was served."
 )]
 pub struct CheckArgs {
     #[command(flatten)]
@@ -37,7 +37,11 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// Prints the blocks that do not match; exit code 1 when there are any. An error means that the check was not possible.
+/// The exit status of an image all of whose blocks match, but which may lack writes.
+const DURABILITY_LOST: u8 = 4;
+
+/// Prints the blocks that do not match; exit code 1 when there are any. An error means that the
+/// check was not possible.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     let access = if args.recover { Access::ReadWrite } else { Access::Read };
     let image = Image::open(&args.image.image, access, DirectIo::WherePossible)?;
@@ -47,6 +51,11 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
         .map_err(load_error("recover", &path))?;
     let findings = compare(&image, &sidecar, &recovered, "checking")?;
     let all_match = findings.all_match();
-    print(&Report::new(&image, &sidecar, recovered.outcome(), findings), args.json)?;
-    Ok(ExitCode::from(u8::from(!all_match)))
+    let report = Report::new(&image, &sidecar, recovered.outcome(), findings);
+    print(&report, args.json)?;
+    Ok(match (all_match, report.durability_lost()) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(DURABILITY_LOST),
+        (true, false) => ExitCode::SUCCESS,
+    })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::image_info::ImageInfo;
 use crate::device::{
-    BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages, TupleRule,
+    BlockIntegrity, KernelPiDevice, LossMark, Namespace, NamespaceError, Source, StablePages, TupleRule,
 };
 use crate::image::{Access, Image};
 use crate::report;
@@ -85,6 +85,7 @@ impl DeviceInfo {
                 size: namespace.capacity(),
                 direct_io: true,
                 in_use_by: None,
+                durability_lost: LossMark::is_on(namespace.file()),
             },
             integrity: Some(MetadataInfo::new(&format.profile, format.rule, None)),
             stable_pages: None,

@@ -9,6 +9,10 @@ use serde::Serialize;
 use crate::image::Image;
 use crate::log::escape;
 
+/// What is said, for people, of an image whose durability was lost.
+pub(super) const DURABILITY_LOST: &str = "lost: a sync of the image failed when it was served, so writes that were not flushed \
+    before that may be missing; the next flush of its guest fails for it, once";
+
 /// Sizes are in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct ImageInfo {
@@ -17,6 +21,8 @@ pub(super) struct ImageInfo {
     pub(super) size: u64,
     pub(super) direct_io: bool,
     pub(super) in_use_by: Option<String>,
+    /// A sync of it failed when it was served, and no flush of a guest has failed for that since.
+    pub(super) durability_lost: bool,
 }
 
 impl ImageInfo {
@@ -28,6 +34,7 @@ impl ImageInfo {
             size: image.size(),
             direct_io: image.is_direct(),
             in_use_by: image.holder().map(|holder| holder.to_string()),
+            durability_lost: image.durability_lost(),
         }
     }
 }
@@ -38,6 +45,10 @@ impl fmt::Display for ImageInfo {
         writeln!(f, "format     {}", self.format)?;
         writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
         writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
-        writeln!(f, "in use by  {}", escape(self.in_use_by.as_deref().unwrap_or("nobody")))
+        writeln!(f, "in use by  {}", escape(self.in_use_by.as_deref().unwrap_or("nobody")))?;
+        if self.durability_lost {
+            writeln!(f, "durability {DURABILITY_LOST}")?;
+        }
+        Ok(())
     }
 }

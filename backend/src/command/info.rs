@@ -120,8 +120,10 @@ impl<'a> Info<'a> {
             State::Open(IntentMode::Block) => ("dirty", Some("block")),
         };
         let damaged = sidecar.loaded().damaged.as_ref();
+        let mut image_info = ImageInfo::new(image, image.path());
+        image_info.durability_lost |= superblock.durability_lost();
         Ok(Self {
-            image: ImageInfo::new(image, image.path()),
+            image: image_info,
             sidecar: sidecar.path().to_string_lossy(),
             sidecar_version: VERSION,
             uuid: Uuid::from_bytes(superblock.uuid()).to_string(),

@@ -171,18 +171,27 @@ fn serve_namespace(
     if args.integrity != Integrity::Auto {
         return Err(ServeError::NamespaceWithIntegrity(args.blk_file.clone()));
     }
-    let namespace = Namespace::open(&args.blk_file, access(args))?;
+    let namespace = open_namespace(args)?;
     let (path, size, block_size) = (args.blk_file.clone(), namespace.capacity(), args.block_size);
     if size == 0 || !size.is_multiple_of(block_size.into()) {
         return Err(ServeError::BlockSize { path, size, block_size });
     }
     let serial = args.serial.clone().map_or_else(|| device_serial(namespace.file()), Ok)?;
     let device = own(args, NvmePassthroughDevice::new(namespace))?;
-    let device = lease(args, device, |args| {
-        own(args, NvmePassthroughDevice::new(Namespace::open(&args.blk_file, access(args))?))
-    });
+    let device = lease(args, device, |args| own(args, NvmePassthroughDevice::new(open_namespace(args)?)));
     let doors = entrance.open(args)?;
     serve_device(args, device, None, &serial, doors, termination)
+}
+
+fn open_namespace(args: &ServeArgs) -> Result<Namespace, ServeError> {
+    let mut namespace = Namespace::open(&args.blk_file, access(args))?;
+    if access(args) == Access::ReadWrite {
+        namespace.mark_losses().map_err(|source| ServeError::Setup {
+            action: "open the namespace once more, by /proc/self/fd",
+            source,
+        })?;
+    }
+    Ok(namespace)
 }
 
 /// Where we are asked for something.
@@ -267,7 +276,11 @@ fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
         image = Image::open(&args.blk_file, access(args), DirectIo::Never)?;
     }
     // as each queue will
-    image.open_for_sync().map_err(|source| ServeError::Setup {
+    let opened_again = image.open_for_sync().map(drop).and_then(|()| match access(args) {
+        Access::ReadWrite => image.mark_losses(),
+        Access::Inspect | Access::Preview | Access::Read => Ok(()),
+    });
+    opened_again.map_err(|source| ServeError::Setup {
         action: "open the image once more, by /proc/self/fd",
         source,
     })?;
@@ -379,9 +392,13 @@ fn serve<B: BlockDevice>(
         return Err(ServeError::Control(error));
     }
     let closed = disk.device.close();
+    let closed = closed.map_err(|reason| ServeError::Close { path: args.blk_file.clone(), reason });
+    if let (Err(_), Err(error)) = (&ended, &closed) {
+        // of two failures only one can be returned
+        tracing::error!("{}", crate::report::chain(error));
+    }
     ended.map_err(ServeError::Control)?;
-    closed.map_err(|source| ServeError::Close { path: args.blk_file.clone(), source })?;
-    Ok(ExitCode::SUCCESS)
+    closed.map(|()| ExitCode::SUCCESS)
 }
 
 fn choose_bounce(choice: BounceChoice, info: &DeviceInfo, needed: Option<StablePages>) -> Bounce {

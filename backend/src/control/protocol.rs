@@ -82,7 +82,8 @@ pub struct Status {
     pub integrity: Option<String>,
     /// Which requests are copied into stable folios: all, or those that are not aligned.
     pub bounce: String,
-    /// Whether a flush has failed: all others do too then, until a restart.
+    /// Whether a flush has failed: all others do too then, until a restart. Also before the first
+    /// flush, if it is to fail for durability that was lost before the restart.
     pub flushes_fail: bool,
     /// What is logged.
     pub log: String,

@@ -105,7 +105,7 @@ impl BlockDevice for KernelPiDevice {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.image.sync_data()
+        self.image.close()
     }
 }
 

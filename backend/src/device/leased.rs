@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Leased<B> {
     info: DeviceInfo,
     open: Open<B>,
     held: Mutex<Option<Arc<B>>>,
+    /// It was handed over, and could not be closed before that.
+    hand_over_failed: AtomicBool,
 }
 
 impl<B> fmt::Debug for Leased<B> {
@@ -36,12 +39,23 @@ impl<B: BlockDevice> Leased<B> {
     /// `device`, which is held, and how it is taken again after it was handed over.
     pub fn held(device: B, open: impl Fn() -> io::Result<B> + Send + Sync + 'static) -> Self {
         let info = device.info().clone();
-        Self { info, open: Box::new(open), held: Mutex::new(Some(Arc::new(device))) }
+        Self::new(info, Some(Arc::new(device)), open)
     }
 
     /// One that somebody else still has, and that was found to be `info`.
     pub fn awaited(info: DeviceInfo, open: impl Fn() -> io::Result<B> + Send + Sync + 'static) -> Self {
-        Self { info, open: Box::new(open), held: Mutex::new(None) }
+        Self::new(info, None, open)
+    }
+
+    fn new(
+        info: DeviceInfo,
+        held: Option<Arc<B>>,
+        open: impl Fn() -> io::Result<B> + Send + Sync + 'static,
+    ) -> Self {
+        // that of what is held is asked of it; a copy here would keep its files open
+        let info = DeviceInfo { durability: Durability::default(), ..info };
+        let hand_over_failed = AtomicBool::new(false);
+        Self { info, open: Box::new(open), held: Mutex::new(held), hand_over_failed }
     }
 
     fn lease(&self) -> MutexGuard<'_, Option<Arc<B>>> {
@@ -60,6 +74,7 @@ impl<B: BlockDevice> Leased<B> {
             return Err(error);
         }
         tracing::info!("took the disk over");
+        self.hand_over_failed.store(false, Ordering::Relaxed);
         Ok(held.insert(Arc::new(device)).clone())
     }
 
@@ -126,7 +141,13 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.lease().take().map_or(Ok(()), |device| device.close())
+        match self.lease().take() {
+            Some(device) => device.close(),
+            None if self.hand_over_failed.load(Ordering::Relaxed) => {
+                Err(io::Error::other("it was handed over without being closed: see the log above"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn hand_over(&self) -> io::Result<()> {
@@ -144,7 +165,10 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         let closed = device.close();
         // so the files are closed with this, and unlocked by that
         drop(device);
-        tracing::info!("handed the disk over");
+        if closed.is_ok() {
+            tracing::info!("handed the disk over");
+        }
+        self.hand_over_failed.store(closed.is_err(), Ordering::Relaxed);
         closed
     }
 }

@@ -9,6 +9,7 @@ mod durability;
 pub mod faulty;
 mod kernel_pi;
 mod leased;
+mod loss_mark;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
 mod memory_file;
@@ -36,6 +37,7 @@ pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use durability::Durability;
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use leased::Leased;
+pub use loss_mark::LossMark;
 pub use nvme::{
     Namespace, NamespaceError, NamespaceFormat, NvmePassthroughDevice, NvmePassthroughQueue, UnusableFormat,
 };

@@ -75,7 +75,7 @@ impl BlockDevice for PlainDevice {
     }
 
     fn close(&self) -> io::Result<()> {
-        self.image.sync_data()
+        self.image.close()
     }
 }
 

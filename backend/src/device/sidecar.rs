@@ -60,12 +60,20 @@ impl SidecarDevice {
         mode: IntentMode,
         cache_bytes: usize,
     ) -> Result<Self, LoadError> {
-        let Opened { journal, recovered, damaged: _ } =
+        let Opened { journal, recovered, damaged: _, durability_lost } =
             sidecar::open(sidecar.media(), mode, cache_bytes, Rules::all())?;
         if let Some(recovery) = recovered {
             report(&recovery);
         }
         let device = Self::new(image, sidecar, journal, cache_bytes);
+        if durability_lost {
+            let log = Arc::downgrade(&device.log);
+            device.info.durability.owe(move || {
+                if let Some(log) = log.upgrade() {
+                    log.loss_was_told();
+                }
+            });
+        }
         *device.thread() = Some(device.log.start()?);
         Ok(device)
     }
@@ -255,6 +263,7 @@ impl BlockDevice for SidecarDevice {
         match self.thread().take() {
             Some(thread) => {
                 self.log.stop(thread);
+                self.info.durability.settle();
                 self.log.close()
             }
             None => Ok(()),
@@ -478,6 +487,8 @@ impl DeviceQueue for SidecarQueue {
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
+        // before the log is locked for the flushes that it is asked for: it is told too
+        self.ring.tell();
         self.ask();
         self.ring.enter(wait && self.events.is_empty() && !self.ask_again)
     }

@@ -180,6 +180,9 @@ struct Flushes {
     together: Vec<usize>,
     /// Those that were asked for since it began.
     waiting: Vec<usize>,
+    /// A flush has failed that settles what was lost before. Whoever asked for it has seen that by
+    /// the time that the ring is used again.
+    is_telling: bool,
 }
 
 impl Flushes {
@@ -345,6 +348,9 @@ impl<S: RingStep> Ring<S> {
             _ => None,
         };
         let is_flush = matches!(operation, Operation::Flush { .. });
+        if is_flush {
+            self.tell();
+        }
         let slot = self.in_flight.insert((operation, step));
         match done {
             Some(result) => self.done.push_back((slot, result)),
@@ -358,6 +364,7 @@ impl<S: RingStep> Ring<S> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
         }
+        self.tell();
         let wait = wait && self.done.is_empty();
         if !wait && !self.needs_enter() {
             return Ok(());
@@ -431,10 +438,22 @@ impl<S: RingStep> Ring<S> {
         let (operation, step) = self.in_flight.remove(slot);
         let outcome = step.outcome(&operation, result);
         let outcome = match operation {
-            Operation::Flush { .. } => self.durability.outcome(outcome),
+            Operation::Flush { .. } => {
+                let outcome = self.durability.flush_outcome(outcome);
+                self.flushes.is_telling |= outcome.is_err();
+                outcome
+            }
             _ => outcome,
         };
         Some(Event::Done(operation, step, outcome))
+    }
+
+    /// What was reaped has been passed on: a flush that failed among it settles what was lost
+    /// before.
+    pub(super) fn tell(&mut self) {
+        if mem::take(&mut self.flushes.is_telling) {
+            self.durability.was_told();
+        }
     }
 
     fn push_slot(&mut self, slot: usize) {

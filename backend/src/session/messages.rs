@@ -137,7 +137,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         // the ring is the front-end's now, to set up anew
         queue.retired = false;
         let base = queue.left_at.unwrap_or(queue.next_avail);
-        self.hand_over_if_migrated();
+        self.hand_over_if_migrated()?;
         Ok(VhostUserVringState::new(index, base.into()))
     }
 

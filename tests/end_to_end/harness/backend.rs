@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::failing_syncs::{Which, with_failing_syncs};
 use super::process::{Finished, Process, Transcript, finish};
 use super::{Image, wait_until};
 
@@ -28,22 +29,39 @@ pub(crate) fn copy_program(to: &Path) {
     assert!(Command::new("cp").arg(PROGRAM).arg(to).status().unwrap().success());
 }
 
-/// The command that serves `image` at `socket`.
+/// The command that serves `image` at `socket`. Where `args` say where the tuples are, that counts.
 pub(crate) fn serve_command(socket: &Path, image: &Image, args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("--socket-path").arg(socket).arg("--blk-file").arg(image.path());
-    command.args(image.integrity_option()).args(args);
+    if !args.contains(&"--integrity") {
+        command.args(image.integrity_option());
+    }
+    command.args(args);
     command
 }
 
 impl Backend {
     /// Serves `image`, ready for front-ends when this returns.
     pub(crate) fn serve(image: &Image, args: &[&str]) -> Self {
+        Self::serve_by(image, args, |_| None)
+    }
+
+    /// As [`Self::serve`], with syncs that fail, where that can be done.
+    pub(crate) fn serve_with_failing_syncs(image: &Image, args: &[&str], which: Which<'_>) -> Option<Self> {
+        with_failing_syncs(&Command::new(PROGRAM), which)?;
+        Some(Self::serve_by(image, args, |command| with_failing_syncs(command, which)))
+    }
+
+    /// Serves `image` by the command that `replace` makes of its own, if it makes one.
+    fn serve_by(image: &Image, args: &[&str], replace: impl Fn(&Command) -> Option<Command>) -> Self {
         // not beside the image: the path of a socket is short
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let control = directory.path().join("control");
-        let process = Process::start(serve_command(&socket, image, args).arg("--control").arg(&control));
+        let mut command = serve_command(&socket, image, args);
+        command.arg("--control").arg(&control);
+        let mut command = replace(&command).unwrap_or(command);
+        let process = Process::start(&mut command);
         // said after it listens
         process.stderr().wait_for("serving");
         Self { process, socket, control, _directory: directory }
@@ -91,11 +109,16 @@ impl Backend {
     }
 
     /// SIGTERM: it must end by itself, in order, and take its socket away. Returns its log.
-    pub(crate) fn stop(mut self) -> String {
+    pub(crate) fn stop(self) -> String {
+        self.terminate(Some(0))
+    }
+
+    /// As [`Self::stop`], with this exit status.
+    pub(crate) fn terminate(mut self, expected: Option<i32>) -> String {
         self.process.signal(Signal::TERM);
         let status = self.process.wait();
         let log = self.log().whole();
-        assert!(status.success(), "{status} after SIGTERM:\n{log}");
+        assert_eq!(status.code(), expected, "{status} after SIGTERM:\n{log}");
         assert!(!self.socket.exists(), "the socket is still there");
         assert!(!self.control.exists(), "the control socket is still there");
         log

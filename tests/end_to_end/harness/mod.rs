@@ -3,6 +3,7 @@
 mod backend;
 mod crash;
 mod dirty_log;
+mod failing_syncs;
 mod frontend;
 mod frozen;
 mod image;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 pub(crate) use backend::{Backend, PROGRAM, copy_program, serve_command};
 pub(crate) use crash::crash;
 pub(crate) use dirty_log::DirtyLog;
+pub(crate) use failing_syncs::{Which, with_failing_syncs};
 pub(crate) use frontend::{Frontend, message};
 pub(crate) use frozen::FileSystem;
 pub(crate) use image::Image;

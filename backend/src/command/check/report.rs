@@ -6,6 +6,7 @@ use std::fmt;
 use integrity::sidecar::Recovery;
 use serde::Serialize;
 
+use super::super::image_info::DURABILITY_LOST;
 use super::findings::{BadRange, Findings, LbaRange, TagValues};
 use crate::image::Image;
 use crate::sidecar_file::SidecarFile;
@@ -28,6 +29,9 @@ pub(super) struct Report<'a> {
     ranges: Vec<BadRange>,
     /// Mismatched or unreadable blocks in none of the ranges, because there were too many.
     unlisted_blocks: u64,
+    /// A sync of the image failed when it was served, and no flush of a guest has failed for that
+    /// since.
+    durability_lost: bool,
 }
 
 impl<'a> Report<'a> {
@@ -51,7 +55,13 @@ impl<'a> Report<'a> {
             unreadable_blocks: findings.unreadable_blocks,
             ranges: findings.bad,
             unlisted_blocks: findings.unlisted_blocks,
+            durability_lost: sidecar.superblock().durability_lost() || image.durability_lost(),
         }
+    }
+
+    /// Whether blocks may lack what was written to them last, although they match.
+    pub(super) fn durability_lost(&self) -> bool {
+        self.durability_lost
     }
 }
 
@@ -88,6 +98,9 @@ impl fmt::Display for Report<'_> {
         }
         if self.unlisted_blocks != 0 {
             writeln!(f, "... and {} more blocks", self.unlisted_blocks)?;
+        }
+        if self.durability_lost {
+            writeln!(f, "{image}: durability {DURABILITY_LOST}")?;
         }
         write!(f, "{image}: {blocks} blocks of {interval_size} bytes, ")?;
         match (mismatched_blocks, unreadable_blocks) {

@@ -89,13 +89,17 @@ pub enum ServeError {
     #[error("cannot go on serving")]
     Control(#[source] ControlError),
     /// What was flushed is durable; what was not may be.
-    #[error("cannot close {} cleanly: it will be recovered when it is served again", path.display())]
+    #[error(
+        "cannot close {}, so what was not flushed may be lost, {}: serve it again, which recovers it, and check the guest's \
+         file systems if a flush of it then fails",
+        path.display(),
+        crate::report::chain(reason)
+    )]
     Close {
         /// The image.
         path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
+        /// What the system said. Not a source, for the cure is to come last.
+        reason: io::Error,
     },
 }
 

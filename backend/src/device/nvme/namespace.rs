@@ -14,6 +14,7 @@ use super::format::{NamespaceFormat, UnusableFormat};
 use super::identify::{IDENTIFY_SIZE, IdentifyController, IdentifyNamespace, IdentifyNvmNamespace};
 use super::status::NvmeStatus;
 use crate::bounce::FOLIO_SIZE_MAX;
+use crate::device::{Durability, LossMark};
 use crate::error::Error;
 use crate::image::{Access, Holder, lock};
 
@@ -61,6 +62,7 @@ pub enum NamespaceError {
 pub struct Namespace {
     path: PathBuf,
     file: File,
+    durability: Durability,
     /// The block device of the same namespace, held so that nobody mounts it meanwhile.
     _block_device: Option<File>,
     pub(super) nsid: u32,
@@ -98,6 +100,7 @@ impl Namespace {
             .map_err(|source| NamespaceError::Format { path: path.to_owned(), source })?;
         Ok(Self {
             path: path.to_owned(),
+            durability: Durability::default(),
             file,
             _block_device: block_device,
             nsid,
@@ -117,6 +120,18 @@ impl Namespace {
     /// The open character device.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// From now on what is lost is written down on its node, and a flush fails for what was. For
+    /// whoever serves it and may write.
+    pub fn mark_losses(&mut self) -> io::Result<()> {
+        self.durability = Durability::marked(LossMark::of(&self.file)?);
+        Ok(())
+    }
+
+    /// Whether what is written to it can still be made durable.
+    pub fn durability(&self) -> &Durability {
+        &self.durability
     }
 
     /// How it is formatted.

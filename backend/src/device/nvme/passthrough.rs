@@ -20,8 +20,8 @@ use crate::bounce::{Arena, FOLIO_SIZE_MIN};
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{self, Ring, RingStep};
 use crate::device::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Durability, Event, EventSources, Protection, StorageSize,
-    TupleRule, Zeroing,
+    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule,
+    Zeroing,
 };
 use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
@@ -59,7 +59,7 @@ impl NvmePassthroughDevice {
             protection: Some(protection),
             zeroing: zeroing(&namespace),
             zeroing_max: u64::MAX,
-            durability: Durability::default(),
+            durability: namespace.durability().clone(),
         };
         Self { namespace, protection, info }
     }
@@ -238,7 +238,7 @@ impl BlockDevice for NvmePassthroughDevice {
 
     /// Queues have flushed what their drivers asked for; the rest is as durable as the controller makes it.
     fn close(&self) -> io::Result<()> {
-        self.info.durability.outcome(self.namespace.flush())
+        self.info.durability.close(self.namespace.flush())
     }
 }
 

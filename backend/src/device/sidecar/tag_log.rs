@@ -140,6 +140,14 @@ impl TagLog {
         Ok(())
     }
 
+    /// A flush has failed for durability that was lost in an earlier session: the superblock is to
+    /// forget it.
+    pub(super) fn loss_was_told(&self) {
+        let mut shared = self.lock();
+        shared.journal.loss_was_told();
+        self.unlock(shared);
+    }
+
     /// Starts the thread.
     pub(super) fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
         let log = self.clone();
