@@ -1,4 +1,5 @@
-//! The files of `qemu-configs/`, and the README's command line, as QEMU, libvirt and management software take them.
+//! The files of `qemu-configs/`, and the README's command line, as QEMU, libvirt and management
+//! software take them.
 
 #[path = "skip.rs"]
 mod skip;

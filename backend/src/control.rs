@@ -453,7 +453,8 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         }
     }
 
-    /// The image was closed by somebody who could write, a file was renamed or deleted, or a device has changed.
+    /// A process that could write the image has closed it, a file was renamed or deleted, or a
+    /// device has changed.
     fn storage_changed(&mut self) {
         if let Some(size) = &mut self.size {
             size.take();

@@ -43,9 +43,9 @@ pub struct GrowingSidecar {
     loaded: Loaded,
 }
 
-/// Where the sidecar of `image` is when nobody says otherwise: `.pi` behind the whole name. For a symbolic
-/// link to a file, the one beside the link is taken where it exists, else the one beside the file: so a new
-/// one is made beside the file, where every name of it finds it.
+/// Where the sidecar of `image` is by default: `.pi` behind the whole name. For a symbolic link to
+/// a file, the one beside the link is taken where it exists, else the one beside the file. So a new
+/// sidecar is made beside the file, where every name of the image finds it.
 #[must_use]
 pub fn default_path(image: &Path) -> PathBuf {
     let beside = with_suffix(image);
@@ -232,7 +232,7 @@ impl SidecarFile {
         })
     }
 
-    /// Refuses a sidecar that writes have passed by; who only looks is warned.
+    /// Refuses a sidecar that does not know of writes to the image; inspection gets a warning.
     fn refuse_stale(&self, image: &Image, access: Access) -> Result<(), Error> {
         if !image.stale_sidecars()?.contains(&Uuid::from_bytes(self.superblock().uuid())) {
             return Ok(());

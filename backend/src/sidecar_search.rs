@@ -1,4 +1,4 @@
-//! Whose sidecar a file is, and where the sidecar of an image is that is not in its place.
+//! Finds out to which image a sidecar belongs, and finds a sidecar that is not in its place.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -15,8 +15,8 @@ use crate::image::{Image, read_up_to};
 /// Entries of a directory that are looked at, so that a large one does not cost a minute.
 const ENTRIES_MAX: usize = 4096;
 
-/// The UUIDs in the superblocks of `file`: none when it is no sidecar, two when its copies differ. A
-/// damaged superblock counts too, for it is a superblock of ours nevertheless.
+/// The UUIDs in the superblocks of `file`: none when it is no sidecar, two when its copies differ.
+/// A damaged superblock counts too, for it is a superblock of ours nevertheless.
 pub(crate) fn claimed_uuids(file: &File) -> io::Result<Vec<Uuid>> {
     let mut uuids = Vec::new();
     for copy in [0, SUPERBLOCK_SIZE] {
@@ -42,8 +42,8 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its sidecar
-    /// beside the image, beside what a symbolic link leads to, and where it is to be.
+    /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its
+    /// sidecar beside the image, beside what a symbolic link leads to, and where it is to be.
     pub(crate) fn of(image: &Image, named: &Path) -> Result<Option<Self>, Error> {
         let uuids = image.uuids()?;
         let Some(&uuid) = uuids.first() else { return Ok(None) };

@@ -35,7 +35,7 @@ pub enum SocketError {
     #[error("there is no directory {} for the socket: make it or choose another path", .0.display())]
     NoDirectory(PathBuf),
     /// This user may not make files there.
-    #[error("no permission to make socket {}: run as a user who may write to its directory, or choose another path", .0.display())]
+    #[error("no permission to make socket {}: run as a user with write permission for its directory, or choose another path", .0.display())]
     Permission(PathBuf),
     /// Nobody may.
     #[error("socket {} would be on a read-only file system: choose another path, in /run say", .0.display())]
@@ -179,8 +179,8 @@ fn group_id(name: &str) -> Result<u32, SocketError> {
     group.map(|group| group.gid.as_raw()).ok_or_else(|| SocketError::NoGroup(name.to_owned()))
 }
 
-/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which. Only what was inherited is there
-/// to be taken over, when this is called before anything is opened.
+/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which. Only
+/// what was inherited is there to be taken over, when this is called before anything is opened.
 pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     let bad = |what| SocketError::BadFd { fd, what };
     if fd <= 2 {
@@ -199,7 +199,8 @@ pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     }
 }
 
-/// The one socket that systemd passed to this process, `None` when it passed none (`sd_listen_fds(3)`).
+/// The one socket that systemd passed to this process, `None` when it passed none
+/// (`sd_listen_fds(3)`).
 pub fn activated() -> Result<Option<Endpoint>, SocketError> {
     let mut passed = sd_notify::listen_fds().map_err(SocketError::Activation)?;
     match (passed.next(), passed.len()) {
@@ -219,8 +220,8 @@ fn own(fd: RawFd) -> Option<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: the descriptor is open, is not a standard stream, and was passed to this process for this use: nothing
-    // else here knows its number, for nothing here has been opened yet.
+    // SAFETY: the descriptor is open, is not a standard stream, and was passed to this process for
+    // this use: nothing else here knows its number, for nothing here has been opened yet.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

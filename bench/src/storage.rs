@@ -132,7 +132,8 @@ impl Disk {
         }
     }
 
-    /// The image carries the UUID of its sidecar, by which another one would be refused, and `protect` too.
+    /// The image carries the UUID of its sidecar, by which another one would be refused, and
+    /// `protect` too.
     fn forget_uuid(&self) -> Result<(), BenchError> {
         match removexattr(self.image(), "user.stableblk.uuid") {
             // a file system without such attributes

@@ -1,5 +1,5 @@
-//! `protect` replaces a sidecar of the image's own and nothing else, and an image that was protected is
-//! not taken for one that was not.
+//! `protect` replaces a sidecar of the image's own and nothing else, and an image that was
+//! protected is not taken for one that was not.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -14,7 +14,8 @@ fn uuid(directory: &Directory, sidecar: &str) -> String {
     uuid::Uuid::from_bytes(superblock(&directory.path(sidecar)).uuid()).to_string()
 }
 
-/// `protect --force disk --integrity NAME` is refused with these words, and so is it without `--force`.
+/// `protect --force disk --integrity NAME` is refused with these words, and so is it without
+/// `--force`.
 fn is_left_alone(directory: &Directory, name: &str, words: &[&str]) {
     let before = directory.path(name).metadata().unwrap();
     let content = before.is_file().then(|| fs::read(directory.path(name)).unwrap());

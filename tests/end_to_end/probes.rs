@@ -8,8 +8,8 @@ use crate::harness::{Backend, Image};
 
 const SIZE: u64 = 1 << 20;
 
-/// Space behind the end of the image, as another host has it that makes the image larger meanwhile: a hole
-/// there would be a hole in what its guest has flushed.
+/// Space behind the end of the image, as another host has it that makes the image larger meanwhile:
+/// a hole there would be a hole in what its guest has flushed.
 #[test]
 fn a_destination_of_a_migration_changes_nothing_behind_the_end() {
     for args in [&["--incoming", "--integrity", "none"][..], &["--integrity", "none"]] {

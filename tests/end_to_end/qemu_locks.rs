@@ -108,7 +108,8 @@ fn readers_of_both_kinds_share_an_image() {
     backend.stop();
 }
 
-/// The locks are those of the open file description that does the I/O: they go with it, and not before.
+/// The locks are those of the open file description that does the I/O: they go with it, and not
+/// before.
 #[test]
 fn a_killed_back_end_leaves_no_lock() {
     let image = Image::create(1 << 20);

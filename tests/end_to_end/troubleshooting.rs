@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
@@ -20,11 +21,9 @@ use crate::skip::skip;
 const SIZE: u64 = 1 << 20;
 /// `__NR_io_uring_setup`, the same on all architectures.
 const IO_URING_SETUP: u32 = 425;
-/// Somebody of whom nobody else here makes use: what is locked in memory is counted for each user.
-const SOMEBODY: u32 = 64_321;
 
-/// What one row stands for: its message, as in the table, and how it comes about. None where that cannot be
-/// done here.
+/// The message of one row, as in the table, and what leads to it. None where that cannot be done
+/// here.
 type Case = (&'static str, fn() -> Option<String>);
 
 const CASES: &[Case] = &[
@@ -150,7 +149,8 @@ const CASES: &[Case] = &[
     }),
     ("cannot start the worker ... Cannot allocate memory", || {
         let place = Place::new()?;
-        // enough for one ring, or for the one with which the start finds out whether there can be any
+        // enough for one ring, or for the one with which the start finds out whether there can be
+        // any
         let process = Process::start(&mut place.serve(120));
         process.stderr().wait_for("serving");
         let memory = GuestMemory::new();
@@ -202,7 +202,8 @@ fn each_message_of_the_readme_is_printed_and_names_its_cure() {
     assert!(named >= 20, "{named} messages name their cure");
 }
 
-/// A message, its cause and its cure. Code in the first and the last is to be in one line that is printed.
+/// A message, its cause and its cure. Code in the first and the last is to be in one line that is
+/// printed.
 struct Row {
     cells: Vec<String>,
 }
@@ -281,7 +282,7 @@ fn shell(script: &str, command: &Command) -> Command {
     shell
 }
 
-/// `command` after `script`, whose mounts nobody else sees.
+/// `command` after `script`, whose mounts no other process sees.
 fn in_mounts_of_its_own(script: &str, command: &Command) -> Option<String> {
     let probe = Command::new("unshare").args(["--mount", "sh", "-c", script]).status();
     if !probe.is_ok_and(|status| status.success()) {
@@ -310,8 +311,8 @@ fn readable() -> Permissions {
     Permissions::from_mode(0o644)
 }
 
-/// What serving says to somebody who is not root, for whom `change` was made, of an image of his own and a socket
-/// in a directory of root's.
+/// What serving prints for a user other than root, after `change`, with a socket in a directory of
+/// root's.
 fn as_somebody(change: fn(&Image)) -> Option<String> {
     let place = Place::new()?;
     change(&place.image);
@@ -320,22 +321,29 @@ fn as_somebody(change: fn(&Image)) -> Option<String> {
     fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(&place.program);
     command.args(serve_command(&closed.join("socket"), &place.image, &[]).get_args());
-    Some(stderr(command.uid(SOMEBODY).gid(SOMEBODY)))
+    Some(stderr(command.uid(place.user).gid(place.user)))
 }
 
-/// A place where somebody who is not root can serve an image.
+/// How many places there have been.
+static PLACES: AtomicU32 = AtomicU32::new(0);
+
+/// A place where a user other than root can serve an image.
 struct Place {
+    /// A user that nothing else uses: locked memory is counted for each user, and is given back some
+    /// time after a process has ended.
+    user: u32,
     directory: TempDir,
     program: PathBuf,
     image: Image,
 }
 
 impl Place {
-    /// None for who is not root, and so cannot become somebody else.
+    /// None without root's permission to become another user.
     fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
+        let user = 20_000 + (std::process::id() * 4 + PLACES.fetch_add(1, Relaxed)) % 40_000;
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("stableblk");
         copy_program(&program);
@@ -346,7 +354,7 @@ impl Place {
         for path in [image.path(), &image.sidecar_path()] {
             fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
         }
-        Some(Self { directory, program, image })
+        Some(Self { user, directory, program, image })
     }
 
     fn socket(&self) -> PathBuf {
@@ -357,7 +365,8 @@ impl Place {
     fn serve(&self, locked_kib: u64) -> Command {
         let serve = serve_command(&self.socket(), &self.image, &[]);
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", &SOMEBODY.to_string(), "--regid", &SOMEBODY.to_string(), "--clear-groups"]);
+        let user = self.user.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
         command.args(["sh", "-c", &format!("ulimit -l {locked_kib} && exec \"$0\" \"$@\"")]);
         command.arg(&self.program).args(serve.get_args());
         command

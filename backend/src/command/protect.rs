@@ -37,8 +37,9 @@ pub struct ProtectArgs {
     image: ImageArgs,
     #[command(flatten)]
     profile: ProfileArgs,
-    /// Replace the image's sidecar, or tuples, that are there, or were: what the image now holds is taken to be right. What it
-    /// holds that the old sidecar does not match is reported. Also takes an image that looks like one of another format
+    /// Replace the image's sidecar, or tuples, that are there, or were: what the image now holds is
+    /// taken to be right. What it holds that the old sidecar does not match is reported. Also takes
+    /// an image that looks like one of another format
     #[arg(long)]
     force: bool,
 }

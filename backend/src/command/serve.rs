@@ -69,8 +69,8 @@ const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
 /// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
 const CONTROL_FILES: u64 = 12;
 
-/// Serves until a signal, on the socket that was inherited if there is one. Nothing on disk changes before everything needed
-/// has been found in order.
+/// Serves until a signal, on the socket that was inherited if there is one. Nothing on disk changes
+/// before everything needed has been found in order.
 pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Result<ExitCode, ServeError> {
     match run_as(args, Entrance { inherited, log }) {
         Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
@@ -226,7 +226,8 @@ impl<'a> Entrance<'a> {
     }
 }
 
-/// What tells of a larger image, without which `ctl resize` does, and of files that are taken away.
+/// Watches for a larger image, and for files that are deleted or replaced. Without the watch, only
+/// `ctl resize` makes the disk grow.
 fn watch_storage(image: &Path, sidecar: Option<&Path>) -> Option<SizeWatch> {
     let is_file = image.metadata().is_ok_and(|meta| meta.is_file());
     let watch = if is_file {
@@ -369,6 +370,9 @@ fn serve<B: BlockDevice>(
         bounce,
         poll: args.poll_us.limit(),
     });
+    let Doors { endpoint, control, log, sidecar } = doors;
+    let size = watch_storage(&args.blk_file, sidecar.as_deref());
+    // all is ready when it is said
     tracing::info!(
         image = %args.blk_file.display(),
         bytes = info.capacity.get(),
@@ -378,10 +382,9 @@ fn serve<B: BlockDevice>(
         read_only = args.read_only,
         "serving"
     );
-    let Doors { endpoint, control, log, sidecar } = doors;
     let supervision = Supervision {
         socket: control,
-        size: watch_storage(&args.blk_file, sidecar.as_deref()),
+        size,
         watchdog: (args.watchdog_seconds > 0).then(|| Duration::from_secs(args.watchdog_seconds.into())),
         log,
         chosen: Chosen { image: args.blk_file.display().to_string(), started: Instant::now() },

@@ -120,8 +120,9 @@ pub(super) struct Taken {
     pub(super) block_size: usize,
 }
 
-/// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds now; with `force`, each block whose
-/// tuple is wrong. Each block is written whole, with its tuple, so this can be interrupted and repeated.
+/// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds
+/// now; with `force`, each block whose tuple is wrong. Each block is written whole, with its tuple,
+/// so this can be interrupted and repeated.
 pub(super) fn take_over<B: BlockDevice>(
     device: &Arc<B>,
     path: &Path,

@@ -1,16 +1,16 @@
-//! Files that are deleted, replaced or cut off while they are served: the kernel says so, and we say what to
-//! do. The guest is served on as well as can be, for it notices nothing of a name.
+//! Files that are deleted, replaced or cut off while they are served. The kernel reports it, and
+//! the log says what to do. Serving continues: the guest does not depend on the name of a file.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{WatchFlags, add_watch};
 
-/// What tells of a name or a length that may have changed. Our own writes have none of these.
+/// Events after which a name or a length may have changed. Our own writes cause none of them.
 const EVENTS: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::ATTRIB)
     .union(WatchFlags::MOVE_SELF)
@@ -59,15 +59,18 @@ enum Trouble {
 }
 
 impl WatchedFile {
-    /// The regular file at `path`, of which `watch` is told from now on.
+    /// The regular file at `path`, whose events `watch` has from now on.
     pub(super) fn new(watch: impl AsFd, role: Role, path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-        add_watch(watch, path, EVENTS)?;
+        // the same file, whatever has the name by now
+        add_watch(watch, format!("/proc/self/fd/{}", file.as_raw_fd()), EVENTS)?;
         let len = file.metadata()?.len();
-        Ok(Self { role, path: path.to_owned(), file, len, said: None })
+        let mut watched = Self { role, path: path.to_owned(), file, len, said: None };
+        watched.look();
+        Ok(watched)
     }
 
-    /// Looks what has become of it, and says so once.
+    /// Looks for trouble, and logs each kind once.
     pub(super) fn look(&mut self) {
         let trouble = match self.trouble() {
             Ok(trouble) => trouble,
@@ -90,7 +93,7 @@ impl WatchedFile {
             Some(named) if !is_same(&named) => Some(Trouble::Replaced),
             None if file.nlink() == 0 => Some(Trouble::Deleted),
             None => Some(Trouble::Renamed),
-            // what becomes of an image of another length is told by what measures it
+            // the length of the image is measured elsewhere
             Some(_) if self.role == Role::Sidecar && file.len() < self.len => {
                 Some(Trouble::CutOff { len: file.len() })
             }
@@ -129,8 +132,6 @@ impl WatchedFile {
     }
 
     fn cure(&self) -> String {
-        use std::os::fd::AsRawFd;
-
         let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
         format!("copy it with `cp --sparse=always /proc/{pid}/fd/{fd} NEW`")
     }

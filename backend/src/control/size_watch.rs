@@ -1,7 +1,8 @@
 //! Notice of an image that may have another size: by the kernel, without polling.
 //!
-//! A file tells when somebody who had it open for writing closes it (inotify): `truncate -s`, `fallocate`. Our own
-//! writes close nothing. A block device's driver announces a change of its capacity to all who listen (`NETLINK_KOBJECT_UEVENT`).
+//! For a file, inotify reports that a process that could write has closed it: `truncate -s`,
+//! `fallocate`. Our own writes close nothing. A block device's driver announces a change of its
+//! capacity to all who listen (`NETLINK_KOBJECT_UEVENT`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,8 +50,8 @@ impl SizeWatch {
         self.events.as_fd()
     }
 
-    /// Takes events, and looks after the files. What the events say is of no interest: the files are looked at, and
-    /// the image is measured.
+    /// Takes events, and looks at the files. The content of the events is of no interest: the files
+    /// are examined, and the image is measured.
     pub(super) fn take(&mut self) {
         self.take_events();
         self.files.iter_mut().for_each(WatchedFile::look);

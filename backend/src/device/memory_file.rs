@@ -54,7 +54,8 @@ impl MemoryFile {
         }
     }
 
-    /// Why only `done` bytes of a write were written: what the next of them says. None when that is written now.
+    /// Why only `done` bytes of a write were written: what the next of them says. None when that is
+    /// written now.
     fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
         let next = next_byte(transfer, done)?;
         let error = self.run(Direction::Write, &next, transfer.offset + done as u64);

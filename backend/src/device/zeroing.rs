@@ -21,10 +21,12 @@ pub struct Zeroing {
 }
 
 impl Zeroing {
-    /// What the regular file of `image` can do, tried on a file without a name in its directory: what is not locked is not to be
-    /// changed, not even past its end, where its owner may write by now. Where no such file can be made, a locked image is tried
-    /// past its end, and of another it is assumed that it can: whoever takes it over tries again.
-    /// A zeroed range would reserve space, so that is not tried: where a guest wants its space kept, zeros are written.
+    /// What the regular file of `image` can do. The probe uses a file without a name in the image's
+    /// directory: an image that is not locked must not be changed, not even past its end, where its
+    /// owner may have written meanwhile. Where no such file can be made, a locked image is probed
+    /// past its end, and an image that is not locked is assumed to have holes: taking it over
+    /// probes again. A zeroed range would reserve space, so that is not tried: where a guest wants
+    /// its space kept, zeros are written.
     pub fn of_regular_file(image: &Image) -> Self {
         let punch_hole = match image.access() {
             Access::Inspect | Access::Read => false,
@@ -62,7 +64,8 @@ impl Zeroing {
     }
 }
 
-/// Whether a hole can be punched into a new file on the image's file system; none where none can be made there.
+/// Whether a hole can be punched into a new file on the image's file system; none where no file can
+/// be made there.
 fn punches_beside(image: &Image) -> Option<bool> {
     let path = image.path().canonicalize().ok()?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -1,5 +1,6 @@
-//! Image formats other than raw, by their magic numbers. A raw image may begin with one of them too, for
-//! its guest writes what it likes there: so a format is a reason to ask, never one to refuse for good.
+//! Image formats other than raw, by their magic numbers. A raw image may begin with one of them
+//! too, for its guest writes what it likes there: so a format is a reason to ask, never one to
+//! refuse for good.
 
 use std::fs::{File, OpenOptions};
 use std::io;

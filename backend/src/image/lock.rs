@@ -1,4 +1,4 @@
-//! Who may use a file: `flock` and QEMU's locks, and who holds them when it is refused.
+//! The locks of a file, `flock` and QEMU's, and the process that holds them when they are refused.
 
 use std::fmt;
 use std::fs::{self, File};

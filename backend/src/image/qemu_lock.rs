@@ -1,10 +1,11 @@
 //! QEMU's locks on image files, so that neither opens what the other writes.
 //!
-//! QEMU has a byte of the file for each permission: who has a permission holds a shared lock on its byte from
-//! [`HELD_FROM`] on, and who does not let others have it, one on its byte from [`UNSHARED_FROM`] on
-//! (`block/file-posix.c`). Whether another has such a lock is asked by testing for an exclusive one. The locks
-//! are of the open file description, as `flock`'s are, and live as long. `flock` decides between two of us;
-//! these never conflict between us where it does not.
+//! QEMU has two bytes of the file for each permission (`block/file-posix.c`). A process that uses a
+//! permission holds a shared lock on its byte from [`HELD_FROM`] on; a process that does not allow
+//! others to use it holds a shared lock on its byte from [`UNSHARED_FROM`] on. A test for an
+//! exclusive lock finds the locks of others. The locks belong to the open file description, as
+//! those of `flock` do, and live as long. Between two processes of ours, `flock` decides: where it
+//! does not refuse, these locks do not conflict.
 
 use std::fs::{self, File};
 use std::io;
@@ -41,7 +42,7 @@ impl Permissions {
     }
 }
 
-/// What one who opens a file does with it, and what he does not let others do.
+/// The permissions that an open file uses, and those that others may not use meanwhile.
 #[derive(Debug, Clone, Copy)]
 struct Claim {
     held: Permissions,
@@ -49,7 +50,7 @@ struct Claim {
 }
 
 impl Claim {
-    /// Others may always read: `qemu-img info -U` asks for no more.
+    /// Others may always read: `qemu-img info -U` asks for nothing else.
     fn of(access: Access) -> Option<Self> {
         match access {
             Access::Inspect | Access::Preview => None,
@@ -69,14 +70,15 @@ impl Claim {
         self.held.bytes(HELD_FROM).chain(self.unshared.bytes(UNSHARED_FROM))
     }
 
-    /// The bytes that nobody else may have locked.
+    /// The bytes that no other description may have locked.
     fn conflicting_bytes(self) -> impl Iterator<Item = i64> {
         self.unshared.bytes(HELD_FROM).chain(self.held.bytes(UNSHARED_FROM))
     }
 }
 
-/// Takes the locks of `access` for the open file description of `file`. False, with none taken, when another
-/// has one that conflicts. Where the file system has no such locks, QEMU has none either.
+/// Takes the locks of `access` for the open file description of `file`. Returns false, and takes
+/// none, when another description has one that conflicts. On a file system without such locks QEMU
+/// has none either.
 pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
     let Some(claim) = Claim::of(access) else { return Ok(true) };
     for byte in claim.bytes() {
@@ -90,7 +92,8 @@ pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
-    // in this order, so that of two who do so at the same time at least one sees the other
+    // in this order, so that of two processes that do so at the same time at least one sees the
+    // other
     let free = conflict(file, claim).is_none();
     if !free {
         release(file);
@@ -104,13 +107,13 @@ fn release(file: &File) {
     let _ = set(file, UNSHARED_FROM, BYTES, libc::F_UNLCK);
 }
 
-/// Who has a lock that conflicts with `access`.
+/// The process with a lock that conflicts with `access`.
 pub(super) fn holder(file: &File, access: Access) -> Option<Holder> {
     let byte = conflict(file, Claim::of(access)?)?;
     Some(process_with_lock(file, byte).map_or(Holder::Unknown, Holder::of_process))
 }
 
-/// The first byte that another has locked and must not.
+/// The first byte that another description has locked and that conflicts with `claim`.
 fn conflict(file: &File, claim: Claim) -> Option<i64> {
     claim.conflicting_bytes().find(|&byte| {
         let mut lock = lock(byte, 1, libc::F_WRLCK);
@@ -135,7 +138,8 @@ fn lock(start: i64, len: i64, kind: libc::c_int) -> libc::flock {
     }
 }
 
-/// The kernel does not say whose such a lock is, but lists those of each descriptor with it.
+/// The kernel does not name the owner of such a lock, but lists the locks of each descriptor in its
+/// fdinfo.
 fn process_with_lock(file: &File, byte: i64) -> Option<i32> {
     let metadata = file.metadata().ok()?;
     all_processes().ok()?.flatten().find_map(|process| {
@@ -167,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writers_exclude_all_but_those_who_only_look() {
+    fn writers_exclude_all_but_inspection() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let open = || File::options().read(true).write(true).open(file.path()).unwrap();
         let [first, second, third] = [open(), open(), open()];
@@ -178,7 +182,7 @@ mod tests {
         assert!(name.contains(&format!("(pid {})", std::process::id())), "{name}");
         drop((first, second));
         assert!(take(&third, Access::ReadWrite).unwrap(), "a lock outlived its description");
-        assert!(take(&third, Access::ReadWrite).unwrap(), "one is in its own way");
+        assert!(take(&third, Access::ReadWrite).unwrap(), "a description conflicts with itself");
         assert!(!take(&open(), Access::Read).unwrap());
         assert!(take(&open(), Access::Inspect).unwrap());
     }

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::{Image, set_attribute};
 use crate::error::Error;
 
-/// The extended attribute with the UUIDs of such sidecars, as in [`UUID_ATTRIBUTE`](super::UUID_ATTRIBUTE).
+/// The extended attribute with the UUIDs of such sidecars, as in
+/// [`UUID_ATTRIBUTE`](super::UUID_ATTRIBUTE).
 const STALE_ATTRIBUTE: &str = "user.stableblk.stale";
 
 impl Image {
@@ -24,8 +25,8 @@ impl Image {
         self.file.sync_all()
     }
 
-    /// Forgets them, for a new one has taken their place. Without consequence when it fails: the new one has
-    /// another UUID.
+    /// Forgets them, for a new one has taken their place. Without consequence when it fails: the
+    /// new one has another UUID.
     pub(super) fn forget_stale_sidecars(&self) {
         match rustix::fs::fremovexattr(&self.file, STALE_ATTRIBUTE) {
             Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}

@@ -191,8 +191,8 @@ impl Superblock {
         })
     }
 
-    /// The UUID in a copy that may be damaged, or of another version; none when the bytes do not begin
-    /// as a copy does.
+    /// The UUID in a copy that may be damaged, or of another version; none when the bytes do not
+    /// begin as a copy does.
     #[must_use]
     pub fn claimed_uuid(bytes: &[u8]) -> Option<[u8; 16]> {
         let bytes: &[u8; SECTOR_SIZE] = bytes.first_chunk().filter(|it| it.starts_with(&MAGIC))?;
@@ -459,6 +459,18 @@ mod tests {
         assert_eq!(superblock.encode()[96..100], [0, 0, 0, 1]);
         let crc = crc::Crc::<u64>::new(&crc::CRC_64_NVME).checksum(&bytes[..504]);
         assert_eq!(bytes[504..], crc.to_be_bytes());
+    }
+
+    #[test]
+    fn a_damaged_copy_still_claims_its_uuid() {
+        let mut bytes = superblock().encode();
+        assert_eq!(Superblock::claimed_uuid(&bytes), Some([7; 16]));
+        bytes[VERSION_AT] ^= 1;
+        bytes[CRC_AT] ^= 1;
+        assert_eq!(Superblock::claimed_uuid(&bytes), Some([7; 16]));
+        assert_eq!(Superblock::claimed_uuid(&bytes[..40]), None, "it is too short");
+        bytes[0] ^= 1;
+        assert_eq!(Superblock::claimed_uuid(&bytes), None);
     }
 
     #[test]

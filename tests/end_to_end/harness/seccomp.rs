@@ -22,10 +22,12 @@ pub(crate) fn refuse_system_call(command: &mut Command, number: u32, errno: i32)
         // SAFETY: this call takes no address.
         let confined = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
         let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
-        // SAFETY: `program` and the four statements that it names live until the call returns; the kernel copies them.
+        // SAFETY: `program` and the four statements that it names live until the call returns; the
+        // kernel copies them.
         let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) };
         if confined == 0 && filtered == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // SAFETY: the closure makes two system calls and allocates nothing, so it may run between fork and exec.
+    // SAFETY: the closure makes two system calls and allocates nothing, so it may run between fork
+    // and exec.
     unsafe { command.pre_exec(install) };
 }

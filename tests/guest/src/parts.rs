@@ -8,7 +8,7 @@ use std::{
 
 use crate::{GuestError, output_of, read_text, write};
 
-/// How the files of `qemu-configs/` say that QEMU is to connect again, and how QEMU before 9.2 is told.
+/// The line of `qemu-configs/` by which QEMU connects again, and its form for QEMU before 9.2.
 struct Reconnect {
     since_9_2: &'static str,
     before: &'static str,
@@ -34,8 +34,8 @@ impl Qemu {
         self == Self::Installed || cache().join(self.directory()).join("usr/bin").join(QEMU).exists()
     }
 
-    /// A file of `qemu-configs/`, or the whole path of another, as this QEMU knows it: a copy in `scratch` where it is too old for
-    /// `reconnect-ms`.
+    /// A file of `qemu-configs/`, or the whole path of another, in the form that this QEMU takes: a
+    /// copy in `scratch` where QEMU is too old for `reconnect-ms`.
     ///
     /// # Errors
     /// [`GuestError`]: when the file cannot be read or copied, or QEMU does not say its version.

@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::sidecar_file::SidecarFile;
 
-/// What of `image` does not match `sidecar`, with the tuples of `recovered`. Where the image is larger than the
-/// sidecar is of, the rest of it is not looked at. The image consists of whole intervals.
+/// What of `image` does not match `sidecar`, with the tuples of `recovered`. Where the image is
+/// larger than the sidecar is of, the rest of it is not looked at. The image consists of whole
+/// intervals.
 pub(in crate::command) fn compare(
     image: &Image,
     sidecar: &SidecarFile,
@@ -39,8 +40,8 @@ impl Check<'_> {
 }
 
 impl Visitor for Check<'_> {
-    /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and zero: nothing has to be read to know
-    /// that they match.
+    /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and
+    /// zero: nothing has to be read to know that they match.
     fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
         let Self { image, sidecar, recovered, .. } = self;
         let interval_size = sidecar.profile().interval_size() as u64;

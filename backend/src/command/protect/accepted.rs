@@ -34,8 +34,8 @@ struct Compared {
 }
 
 impl<'a> Accepted<'a> {
-    /// Compares `image` with its sidecar `old`, or with one of its own that is found although the new one is to
-    /// be at `path`; none where there is neither.
+    /// Compares `image` with its sidecar `old`, or with one of its own that is found although the
+    /// new one is to be at `path`; none where there is neither.
     pub(super) fn find(image: &'a Image, path: &Path, old: Option<&Path>) -> Result<Option<Self>, Error> {
         let found = match old {
             Some(old) => Some(old.to_owned()),

@@ -1,5 +1,5 @@
-//! What is in the place of a new sidecar. Only the image's own sidecar is ever replaced, and only while
-//! nobody uses it.
+//! The file that is in the place of a new sidecar. Only the image's own sidecar is ever replaced,
+//! and only while it is not in use.
 
 use std::fs::File;
 use std::io;
@@ -20,8 +20,9 @@ pub(super) struct OldSidecar {
 }
 
 impl OldSidecar {
-    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is there. An image
-    /// without a UUID, on a file system without attributes say, has its sidecar at the default path alone.
+    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is
+    /// there. An image without a UUID, on a file system without attributes say, has its sidecar at
+    /// the default path alone.
     pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, Error> {
         let left_alone = |what: &str| Error::NotReplaced { path: path.to_owned(), what: what.to_owned() };
         let metadata = match path.metadata() {

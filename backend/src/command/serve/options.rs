@@ -109,7 +109,8 @@ pub struct ServeArgs {
     /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
     #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
     pub(super) integrity: Integrity,
-    /// With `--integrity none`, serve an image that is protected. Its sidecar is marked first, and is not used again
+    /// With `--integrity none`, serve an image that is protected. Its sidecar is marked first, and
+    /// is not used again
     #[arg(long)]
     pub(super) force: bool,
     /// Copy guest data into stable folios: auto (with protection information), always, never
@@ -164,8 +165,8 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The socket that somebody else made, named here or, when no path is, by systemd. To be called before anything is opened,
-    /// so that a descriptor of our own is not taken for it.
+    /// The inherited socket, named here or, when there is no path, by systemd. To be called before
+    /// anything is opened, so that a descriptor of our own is not taken for it.
     pub fn inherited_socket(&self) -> Result<Option<Endpoint>, SocketError> {
         match (self.fd, &self.socket_path) {
             (Some(fd), _) => socket::inherit(fd).map(Some),

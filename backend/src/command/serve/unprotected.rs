@@ -1,4 +1,4 @@
-//! Serving an image without its tuples (`--integrity none`), which makes a sidecar that it has wrong.
+//! Serving an image without its tuples (`--integrity none`), after which its sidecar is wrong.
 
 use std::path::PathBuf;
 
@@ -67,8 +67,8 @@ pub(super) enum Admission {
     LeavesBehind(Protected),
 }
 
-/// Admits `image` to be served without tuples. One that is protected is refused unless it is only read, its sidecar
-/// is marked already, or `--force` is given. Changes nothing.
+/// Admits `image` to be served without tuples. One that is protected is refused unless it is only
+/// read, its sidecar is marked already, or `--force` is given. Changes nothing.
 pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, UnprotectedError> {
     if let Some(format) = image.foreign_format()? {
         let path = image.path();
@@ -96,8 +96,8 @@ fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::error:
 }
 
 impl Admission {
-    /// Marks the sidecar that `image` leaves behind, and says so. What another process still has is marked when it is
-    /// taken over.
+    /// Marks the sidecar that `image` leaves behind, and says so. What another process still has is
+    /// marked when it is taken over.
     pub(super) fn enter(self, image: &Image) -> Result<(), UnprotectedError> {
         match self {
             Self::NotProtected => {}
