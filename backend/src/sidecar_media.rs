@@ -9,7 +9,7 @@ use integrity::sidecar::{self, Layout, Media, Reason};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use crate::device::Durability;
-use crate::image::{Alignment, read_at_least, reopen};
+use crate::image::{Alignment, next_data, read_at_least, reopen};
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.
 #[derive(Debug)]
@@ -86,6 +86,10 @@ impl Media for SidecarMedia {
             }
             sidecar::File::Sidecar => self.sidecar.read_exact_at(buffer, offset),
         }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        next_data(&self.image, offset)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

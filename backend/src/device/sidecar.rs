@@ -82,10 +82,13 @@ impl SidecarDevice {
     pub fn view(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> io::Result<Self> {
         let mut pages = Vec::new();
         if sidecar.needs_recovery() {
-            let recovery = Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page| {
-                pages.push(page);
-                Ok(())
-            })?;
+            let recovery =
+                Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
+                    if changes {
+                        pages.push(page);
+                    }
+                    Ok(())
+                })?;
             report(&recovery);
         }
         let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);

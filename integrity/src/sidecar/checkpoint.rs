@@ -101,7 +101,7 @@ impl Checkpoint {
                     let damaged = format!("page {} of the log is damaged", seqs.start + replay.pages);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
                 }
-                let cursor = replay.cursor(&self.layout);
+                let cursor = replay.newest();
                 self.stage = Stage::Redo(seqs.end, replay, cursor);
             }
             Stage::Redo(next, replay, cursor) => {
@@ -134,15 +134,13 @@ impl Checkpoint {
 fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut Cursor) -> io::Result<bool> {
     let tuple_size = layout.profile().tuple_size();
     for _ in 0..STEP {
-        let Some((number, records)) = replay.next_page(cursor, layout) else {
+        let Some((number, covers)) = cursor.next_page(layout) else {
             return Ok(false);
         };
         let mut page = TuplePage::read(layout, media, number)?;
-        let within = layout.intervals_of(number);
-        for record in records {
-            let part = record.intervals.start.max(within.start)..record.intervals.end.min(within.end);
-            let range = page.range(layout, &part);
-            replay.change(record, &part, tuple_size).apply(&mut page.tuples[range]);
+        for cover in covers {
+            let range = page.range(layout, &cover.intervals);
+            replay.change(&cover, tuple_size).apply(&mut page.tuples[range]);
         }
         page.write(layout, media)?;
     }

@@ -34,6 +34,10 @@ const EIO: i32 = 5;
 /// Pages that wait in memory before they are written without anyone asking for it: 1 MiB.
 const VOLATILE_MAX: usize = 256;
 
+/// Records without tuples after which a checkpoint is made. They are so short that a log could have millions of them before it is
+/// half full; the number of the others is bounded by their tuples.
+const SHORT_RECORDS_MAX: u64 = 1 << 16;
+
 /// A change of some blocks, on its way.
 #[derive(Debug)]
 #[must_use = "what is logged must be completed"]
@@ -120,6 +124,9 @@ pub struct Journal {
     incomplete: u64,
     commit: Demand,
     checkpoint: Demand,
+    /// The page up to which the log has to be durable for the checkpoint that is wanted; before `tail`: not known yet. Records that
+    /// are made meanwhile do not put it off.
+    goal: u64,
     /// A checkpoint is under way; true when what it has written may be lost.
     checkpointing: Option<Spoiled>,
     /// The newest page with a record of a failed write: before it is durable, the array must not get what that write was to be.
@@ -133,6 +140,8 @@ pub struct Journal {
     /// A flush of the guest's has failed for durability that was lost, and the superblock still
     /// says that it was.
     told: bool,
+    /// Records without tuples since the last checkpoint began.
+    short_records: u64,
     /// Pages that are kept free for changes on their way. So one that fails always finds room, and what follows never waits for it.
     reserved: u64,
 }
@@ -175,12 +184,14 @@ impl Journal {
             incomplete: next,
             commit: Demand::default(),
             checkpoint: Demand::default(),
+            goal: 0,
             checkpointing: None,
             settled: 0,
             attempts: 0,
             busy: false,
             given_up: false,
             told: false,
+            short_records: 0,
             reserved: 0,
             superblock,
             layout,
@@ -373,20 +384,25 @@ impl Journal {
         if self.given_up || !self.checkpoint.wanted || self.checkpointing.is_some() {
             return None;
         }
-        self.seal();
-        let through = self.complete_through();
-        if through < self.tail && !self.told {
+        if self.goal < self.tail {
+            self.seal();
+            self.goal = self.complete_through();
+        }
+        if self.goal < self.tail && !self.told {
             // what is wanted can only be had when some change is complete
             self.checkpoint.wanted = !self.is_empty();
             return None;
         }
-        if through.max(self.settled) > self.durable {
+        if self.goal.max(self.settled) > self.durable {
             // the checkpoint reads the log from the medium
             self.commit.wanted = true;
             return None;
         }
+        let through = self.complete_through().min(self.durable);
         self.attempts += 1;
         self.checkpoint.wanted = false;
+        self.goal = 0;
+        self.short_records = 0;
         let pages = self.tail..through + 1;
         let checkpoint =
             Checkpoint::new(self.attempts, self.id, self.superblock.clone(), pages, self.rules, self.told);
@@ -435,6 +451,7 @@ impl Journal {
     pub fn want_checkpoint(&mut self) {
         // regions that were marked for changes of which none was made
         self.clean_regions(self.tail);
+        self.goal = 0;
         self.checkpoint.wanted = !self.is_empty();
     }
 
@@ -493,7 +510,8 @@ impl Journal {
     fn has_room(&mut self, pages: u64) -> bool {
         let used = self.next + u64::from(!self.open.is_empty()) - self.tail;
         let ring = self.layout.log_pages();
-        let is_time = used > ring / 2 || self.cache.is_half_dirty();
+        let is_time =
+            used > ring / 2 || self.cache.is_half_dirty() || self.short_records >= SHORT_RECORDS_MAX;
         self.checkpoint.wanted |= is_time && !self.checkpoint.failing;
         used + self.reserved + pages <= ring || !self.rules.contains(Rules::NO_OVERTAKING)
     }
@@ -513,6 +531,7 @@ impl Journal {
         loop {
             let part = change.part(intervals, &rest, tuple_size);
             let count = self.open.append(&rest, part, tuple_size);
+            self.short_records += u64::from(count > 0 && change == Change::Unwritten);
             if count > 0 && first.is_none() {
                 first = Some(self.next);
             }

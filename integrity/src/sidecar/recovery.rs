@@ -15,7 +15,7 @@ use super::dirty_map::DirtyMap;
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media};
-use super::replay::{Replay, Replayed};
+use super::replay::{Cover, Replay};
 use super::rules::Rules;
 use super::superblock::{IntentMode, State, Superblock};
 use super::verdict::{Candidates, Verdict};
@@ -28,6 +28,9 @@ const READ_MAX: usize = 1 << 20;
 /// Adopted blocks that are remembered one by one; the rest is only counted.
 const ADOPTIONS_MAX: usize = 1 << 16;
 
+/// Guards that an [`Adoption`] names at most, the likeliest ones.
+const GUARDS_MAX: usize = 16;
+
 /// A block that was given a tuple for what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adoption {
@@ -35,7 +38,7 @@ pub struct Adoption {
     pub lba: u64,
     /// The guard of what it holds.
     pub guard: u64,
-    /// The guards of what it might have held, the likeliest first; `None` for zeros that were never written.
+    /// The guards of what it might have held, the likeliest first and no more than 16; `None` for zeros that were never written.
     pub candidates: Vec<Option<u64>>,
 }
 
@@ -50,8 +53,10 @@ pub struct Recovery {
     pub dirty_regions: u64,
     /// Sectors of the dirty map that have rotted; their regions count as dirty.
     pub rotten_map_sectors: usize,
-    /// Blocks whose data was looked at.
+    /// Blocks whose data was looked at. Those in holes of the image are not read: they hold zeros.
     pub judged_blocks: u64,
+    /// How often a record of the log was looked up for one of its blocks: the cost of a recovery, besides what it reads.
+    pub looked_up_records: u64,
     /// Blocks whose data cannot be read; they keep the tuple that they have.
     pub unreadable_blocks: u64,
     /// Tuples of the array that change.
@@ -67,14 +72,15 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Finds out what a crash has left, and gives each page of the array that has to be written to `visit`.
+    /// Finds out what a crash has left, and gives each page of the array that has to be written to `visit`. The flag says whether
+    /// any tuple in it changes; a page of which none does may be in the page cache only, and has to be written to be durable.
     ///
     /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of `visit`.
     pub fn run(
         media: &impl Media,
         superblock: &Superblock,
         rules: Rules,
-        mut visit: impl FnMut(TuplePage) -> io::Result<()>,
+        mut visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
     ) -> io::Result<Self> {
         let (layout, tail) = (superblock.layout(), superblock.tail);
         let State::Open(mode) = superblock.state else {
@@ -96,13 +102,13 @@ impl Recovery {
         };
         found.dirty_regions = map.dirty(layout.regions()).count() as u64;
         let judge = Judge { media, layout, replay: &replay, map: &map, mode, rules };
-        let (mut dirty_pages, mut cursor) = (dirty_pages(&map, layout).peekable(), replay.cursor(layout));
-        while let Some((page, records)) = replay.next_page(&mut cursor, layout) {
+        let (mut dirty_pages, mut cursor) = (dirty_pages(&map, layout).peekable(), replay.candidates());
+        while let Some((page, covers)) = cursor.next_page(layout) {
             while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < page) {
                 judge.page(dirty, &[], &mut found, &mut visit)?;
             }
             dirty_pages.next_if_eq(&page);
-            judge.page(page, &records, &mut found, &mut visit)?;
+            judge.page(page, &covers, &mut found, &mut visit)?;
         }
         for page in dirty_pages {
             judge.page(page, &[], &mut found, &mut visit)?;
@@ -124,7 +130,11 @@ impl Recovery {
         self.adopted_blocks += 1;
         if self.adoptions.len() < ADOPTIONS_MAX {
             let guard = verdict.guard(profile).unwrap_or(0);
-            self.adoptions.push(Adoption { lba, guard, candidates: candidates.guards(profile).collect() });
+            self.adoptions.push(Adoption {
+                lba,
+                guard,
+                candidates: candidates.guards(profile).take(GUARDS_MAX).collect(),
+            });
         }
     }
 }
@@ -175,20 +185,22 @@ enum Known {
 type Doubt = (u64, Candidates);
 
 impl<M: Media> Judge<'_, M> {
-    /// Does a page of the array, with the records of the log that change it.
+    /// Does a page of the array, with what the log says of its intervals.
     fn page(
         &self,
         number: u64,
-        records: &[&Replayed],
+        covers: &[Cover],
         found: &mut Recovery,
-        visit: &mut impl FnMut(TuplePage) -> io::Result<()>,
+        visit: &mut impl FnMut(TuplePage, bool) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut page = TuplePage::read(self.layout, self.media, number)?;
         found.lose(std::mem::take(&mut page.lost));
         let (mut doubts, mut verdicts) = (Vec::new(), Vec::new());
-        for interval in self.layout.intervals_of(number) {
+        let intervals = self.layout.intervals_of(number);
+        for (interval, records) in intervals.clone().zip(records_by_interval(&intervals, covers)) {
+            found.looked_up_records += records.len() as u64;
             let range = page.range(self.layout, &(interval..interval + 1));
-            match self.known(interval, records, &page.tuples[range]) {
+            match self.known(interval, &records, &page.tuples[range]) {
                 Known::Settled => {}
                 Known::Durable(verdict) => verdicts.push((interval, verdict)),
                 Known::OneOf(candidates) => doubts.push((interval, candidates)),
@@ -197,32 +209,33 @@ impl<M: Media> Judge<'_, M> {
         for run in self.runs(&doubts) {
             self.judge(run, found, &mut verdicts);
         }
-        // a page that the log names may hold what it should only in a cache that has given up writing it
-        let mut is_doubtful = !records.is_empty();
+        let before = found.changed_tuples;
         for (interval, verdict) in &verdicts {
             let range = page.range(self.layout, &(*interval..interval + 1));
             let tuple = &mut page.tuples[range];
             if tuple != verdict.tuple() {
                 found.changed_tuples += 1;
-                is_doubtful = true;
                 tuple.copy_from_slice(verdict.tuple());
             }
         }
-        if is_doubtful { visit(page) } else { Ok(()) }
+        let changes = found.changed_tuples > before;
+        // a page that the log names may hold what it should only in a cache that has given up writing it
+        if changes || !covers.is_empty() { visit(page, changes) } else { Ok(()) }
     }
 
-    fn known(&self, interval: u64, records: &[&Replayed], array: &[u8]) -> Known {
+    /// What the log says of an interval by these `records`, the newest first.
+    fn known(&self, interval: u64, records: &[usize], array: &[u8]) -> Known {
         let itself = interval..interval + 1;
         let tuple_size = self.layout.profile().tuple_size();
         let dirty = self.layout.regions_of(&itself).any(|region| self.map.is_dirty(region));
         let mut candidates = Candidates::default();
         let (mut in_doubt, mut committed) = (dirty, false);
-        for record in records.iter().rev().filter(|record| record.intervals.contains(&interval)) {
-            match self.replay.change(record, &itself, tuple_size) {
+        for &record in records {
+            match self.replay.change_in(record, &itself, tuple_size) {
                 Change::Written(tuple) => candidates.push(tuple),
                 Change::Unwritten => candidates.push(&[0; TUPLE_SIZE_MAX][..tuple_size]),
             }
-            if record.seq <= self.replay.committed {
+            if self.replay.is_committed(record) {
                 // its data was durable, so nothing older can be there
                 committed = true;
                 break;
@@ -247,33 +260,78 @@ impl<M: Media> Judge<'_, M> {
 
     /// Finds out what neighbouring blocks hold.
     fn judge(&self, run: &[Doubt], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
-        let profile = self.layout.profile();
-        let interval_size = profile.interval_size();
-        let mut data = vec![0; run.len() * interval_size];
-        let Some((first, _)) = run.first() else {
+        let interval_size = self.layout.profile().interval_size();
+        let (holes, others) = run.split_at(self.holes(run));
+        for doubt in holes {
+            self.decide(doubt, &vec![0; interval_size], found, verdicts);
+        }
+        let Some((first, _)) = others.first() else {
             return;
         };
+        let mut data = vec![0; others.len() * interval_size];
         if self.media.read(File::Image, first * interval_size as u64, &mut data).is_err() {
-            if run.len() == 1 {
+            if others.len() == 1 {
                 found.unreadable_blocks += 1;
                 return;
             }
             // perhaps it is only one of them
-            for doubt in run.chunks(1) {
+            for doubt in others.chunks(1) {
                 self.judge(doubt, found, verdicts);
             }
             return;
         }
-        found.judged_blocks += run.len() as u64;
-        for ((interval, candidates), data) in run.iter().zip(data.chunks_exact(interval_size)) {
-            let verdict = candidates.judge(profile, *interval, data);
-            if verdict.adopted {
-                if !self.rules.contains(Rules::ADOPTION) {
-                    continue;
-                }
-                found.adopt(profile, *interval, &verdict, candidates);
-            }
-            verdicts.push((*interval, verdict));
+        for (doubt, data) in others.iter().zip(data.chunks_exact(interval_size)) {
+            self.decide(doubt, data, found, verdicts);
         }
     }
+
+    /// How many of the first of these neighbouring blocks lie in a hole of the image, which reads as zeros.
+    fn holes(&self, run: &[Doubt]) -> usize {
+        let interval_size = self.layout.profile().interval_size() as u64;
+        let Some((first, _)) = run.first() else {
+            return 0;
+        };
+        match self.media.next_data(first * interval_size) {
+            Ok(None) => run.len(),
+            Ok(Some(data)) => {
+                let holes = (data / interval_size).saturating_sub(*first);
+                usize::try_from(holes).map_or(run.len(), |holes| holes.min(run.len()))
+            }
+            // only a saving
+            Err(_) => 0,
+        }
+    }
+
+    /// Finds out what a block holds whose bytes are `data`.
+    fn decide(
+        &self,
+        (interval, candidates): &Doubt,
+        data: &[u8],
+        found: &mut Recovery,
+        verdicts: &mut Vec<(u64, Verdict)>,
+    ) {
+        let profile = self.layout.profile();
+        found.judged_blocks += 1;
+        let verdict = candidates.judge(profile, *interval, data);
+        if verdict.adopted {
+            if !self.rules.contains(Rules::ADOPTION) {
+                return;
+            }
+            found.adopt(profile, *interval, &verdict, candidates);
+        }
+        verdicts.push((*interval, verdict));
+    }
+}
+
+/// For each of the `intervals` the records that matter to it, the newest first, as `covers` are.
+fn records_by_interval(intervals: &Range<u64>, covers: &[Cover]) -> Vec<Vec<usize>> {
+    let place =
+        |interval: u64| usize::try_from(interval - intervals.start).expect("within a page of the array");
+    let mut records = vec![Vec::new(); place(intervals.end)];
+    for cover in covers {
+        for records in &mut records[place(cover.intervals.start)..place(cover.intervals.end)] {
+            records.push(cover.record);
+        }
+    }
+    records
 }

@@ -1,7 +1,15 @@
-//! The records of a part of the log, sorted by the pages of the array that they change.
+//! The records of a part of the log, and for each page of the array those that matter to it.
+//!
+//! A log can have millions of records that name the same intervals, so records are not compared with blocks one by one. A sweep
+//! over the places where records begin and end finds the newest record of a kind at each place. What is left costs as much as
+//! the tuples that the log holds, and a constant for each block that it names.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io;
+use std::iter::Peekable;
 use std::ops::Range;
+use std::vec;
 
 use super::PAGE_SIZE;
 use super::array::Change;
@@ -12,9 +20,9 @@ use super::unreadable::read_sidecar;
 
 /// A record, and the page of the log that it was in.
 #[derive(Debug)]
-pub(super) struct Replayed {
-    pub(super) seq: u64,
-    pub(super) intervals: Range<u64>,
+struct Replayed {
+    seq: u64,
+    intervals: Range<u64>,
     /// Where its tuples lie in [`Replay::tuples`]; none for intervals that become unwritten.
     tuples: Option<Range<usize>>,
 }
@@ -57,8 +65,14 @@ impl Replay {
         Ok(replay)
     }
 
-    /// What `record` changes in `part` of its intervals.
-    pub(super) fn change(&self, record: &Replayed, part: &Range<u64>, tuple_size: usize) -> Change<'_> {
+    /// What becomes of the tuples of `cover`, by its record.
+    pub(super) fn change(&self, cover: &Cover, tuple_size: usize) -> Change<'_> {
+        self.change_in(cover.record, &cover.intervals, tuple_size)
+    }
+
+    /// What becomes of the tuples of `part` of the intervals of record number `record`.
+    pub(super) fn change_in(&self, record: usize, part: &Range<u64>, tuple_size: usize) -> Change<'_> {
+        let record = &self.records[record];
         let whole = match &record.tuples {
             None => Change::Unwritten,
             Some(range) => Change::Written(&self.tuples[range.clone()]),
@@ -66,41 +80,101 @@ impl Replay {
         whole.part(&record.intervals, part, tuple_size)
     }
 
-    /// To go through the pages of the array that the records change.
-    pub(super) fn cursor(&self, layout: &Layout) -> Cursor {
-        let page_of = |(index, record): (usize, &Replayed)| (layout.page_of(record.intervals.start), index);
-        let mut beginning: Vec<_> = self.records.iter().enumerate().map(page_of).collect();
-        beginning.sort_unstable();
-        Cursor { beginning, next: 0, active: Vec::new(), page: 0 }
+    /// Whether the data of record number `record` is known to have been durable.
+    pub(super) fn is_committed(&self, record: usize) -> bool {
+        self.records[record].seq <= self.committed
     }
 
-    /// The next page of the array that a record changes, in order, and its records, oldest first.
-    pub(super) fn next_page(&self, cursor: &mut Cursor, layout: &Layout) -> Option<(u64, Vec<&Replayed>)> {
-        let rest = &cursor.beginning[cursor.next..];
-        if cursor.active.is_empty() {
-            cursor.page = rest.first()?.0;
-        }
-        let page = cursor.page;
-        let here = rest.iter().take_while(|(beginning, _)| *beginning == page).map(|(_, index)| *index);
-        let before = cursor.active.len();
-        cursor.active.extend(here);
-        cursor.next += cursor.active.len() - before;
-        cursor.active.sort_unstable();
-        let records = cursor.active.iter().map(|&index| &self.records[index]).collect();
-        let end = layout.intervals_of(page).end;
-        cursor.active.retain(|&index| self.records[index].intervals.end > end);
-        cursor.page += 1;
-        Some((page, records))
+    /// The newest record of each interval that any names.
+    pub(super) fn newest(&self) -> Cursor {
+        Cursor::over(self.newest_of(|_| true))
     }
+
+    /// The records that tell what an interval may hold: the newest committed one, and those after it. Of the latter that make
+    /// an interval unwritten one is as good as many, and the newest is the likeliest.
+    pub(super) fn candidates(&self) -> Cursor {
+        let committed = self.newest_of(|record| record.seq <= self.committed);
+        let unwritten = self.newest_of(|record| record.seq > self.committed && record.tuples.is_none());
+        let written = self.records.iter().enumerate();
+        let written = written.filter(|(_, record)| record.seq > self.committed && record.tuples.is_some());
+        let written =
+            written.map(|(number, record)| Cover { record: number, intervals: record.intervals.clone() });
+        Cursor::over(committed.into_iter().chain(unwritten).chain(written).collect())
+    }
+
+    /// Where each record is the newest of those that `counts`, in order of the intervals.
+    fn newest_of(&self, counts: impl Fn(&Replayed) -> bool) -> Vec<Cover> {
+        let mut beginning: Vec<_> =
+            (0..self.records.len()).filter(|&number| counts(&self.records[number])).collect();
+        beginning.sort_unstable_by_key(|&number| self.records[number].intervals.start);
+        let mut beginning = beginning.into_iter().peekable();
+        let mut covers = Vec::new();
+        let mut reaching = BinaryHeap::new();
+        let mut at = 0;
+        loop {
+            while reaching.peek().is_some_and(|&newest: &usize| self.records[newest].intervals.end <= at) {
+                reaching.pop();
+            }
+            let next = beginning.peek().map(|&number| self.records[number].intervals.start);
+            if next.is_some_and(|next| next <= at) {
+                reaching.extend(beginning.next());
+                continue;
+            }
+            match (reaching.peek(), next) {
+                (Some(&record), next) => {
+                    let reach = self.records[record].intervals.end;
+                    let end = next.map_or(reach, |next| next.min(reach));
+                    covers.push(Cover { record, intervals: at..end });
+                    at = end;
+                }
+                (None, Some(next)) => at = next,
+                (None, None) => return covers,
+            }
+        }
+    }
+}
+
+/// Intervals, and a record that matters to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cover {
+    /// Records are numbered in the order in which they were made.
+    pub(super) record: usize,
+    pub(super) intervals: Range<u64>,
 }
 
 /// How far one has come with the records of a [`Replay`].
 #[derive(Debug)]
 pub(super) struct Cursor {
-    /// All records by the page of the array in which they begin.
-    beginning: Vec<(u64, usize)>,
-    next: usize,
-    /// Records that reach into `page`.
-    active: Vec<usize>,
+    beginning: Peekable<vec::IntoIter<Cover>>,
+    /// Those that reach into `page`.
+    active: Vec<Cover>,
     page: u64,
+}
+
+impl Cursor {
+    fn over(mut covers: Vec<Cover>) -> Self {
+        covers.sort_unstable_by_key(|cover| cover.intervals.start);
+        Self { beginning: covers.into_iter().peekable(), active: Vec::new(), page: 0 }
+    }
+
+    /// The next page of the array that a record changes, in order, and what matters to its intervals, the newest first.
+    pub(super) fn next_page(&mut self, layout: &Layout) -> Option<(u64, Vec<Cover>)> {
+        if self.active.is_empty() {
+            self.page = layout.page_of(self.beginning.peek()?.intervals.start);
+        }
+        let page = self.page;
+        let within = layout.intervals_of(page);
+        while let Some(cover) = self.beginning.next_if(|cover| cover.intervals.start < within.end) {
+            self.active.push(cover);
+        }
+        let within_page = |cover: &Cover| {
+            let Range { start, end } = cover.intervals;
+            Cover { record: cover.record, intervals: start.max(within.start)..end.min(within.end) }
+        };
+        let mut here: Vec<_> = self.active.iter().map(within_page).collect();
+        here.sort_unstable_by_key(|cover| Reverse(cover.record));
+        self.active.retain(|cover| cover.intervals.end > within.end);
+        self.page += 1;
+        Some((page, here))
+    }
 }

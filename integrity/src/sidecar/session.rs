@@ -68,7 +68,7 @@ fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<
         .sync(File::Image, Reason::RecoveryLeftovers)
         .map_err(|error| loaded.lose_durability(media, rules, error))?;
     let superblock = &loaded.superblock;
-    let recovery = Recovery::run(media, superblock, rules, |page| page.write(superblock.layout(), media))?;
+    let recovery = Recovery::run(media, superblock, rules, |page, _| page.write(superblock.layout(), media))?;
     media.sync(File::Sidecar, Reason::RecoveryTuples)?;
     Ok(recovery)
 }

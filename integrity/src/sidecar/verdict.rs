@@ -1,5 +1,10 @@
 //! What a block holds after a crash, found out from the block itself.
 
+use std::cell::LazyCell;
+use std::collections::HashSet;
+
+use foldhash::fast::RandomState;
+
 use super::is_zero;
 use super::tuples::{adopt, generate, is_unwritten};
 use crate::IntegrityProfile;
@@ -8,9 +13,17 @@ use crate::tuple::TUPLE_SIZE_MAX;
 /// A tuple's bytes; those behind its size are zero.
 type TupleBytes = [u8; TUPLE_SIZE_MAX];
 
+/// Candidates that are compared one by one to find a repetition.
+const FEW: usize = 16;
+
 /// What an interval may hold: the tuples of writes that may have reached it, the likeliest first.
 #[derive(Debug, Clone, Default)]
-pub struct Candidates(Vec<TupleBytes>);
+pub struct Candidates {
+    /// Each once.
+    tuples: Vec<TupleBytes>,
+    /// The same, where there are more than a [`FEW`].
+    known: HashSet<TupleBytes, RandomState>,
+}
 
 /// What an interval was found to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,21 +53,29 @@ impl Candidates {
     pub fn push(&mut self, tuple: &[u8]) {
         let mut bytes = [0; TUPLE_SIZE_MAX];
         bytes[..tuple.len()].copy_from_slice(tuple);
-        if !self.0.contains(&bytes) {
-            self.0.push(bytes);
+        let is_known = if self.tuples.len() <= FEW {
+            self.tuples.contains(&bytes)
+        } else {
+            if self.known.is_empty() {
+                self.known.extend(&self.tuples);
+            }
+            !self.known.insert(bytes)
+        };
+        if !is_known {
+            self.tuples.push(bytes);
         }
     }
 
     /// Their guard tags; `None` for zeros that were never written.
     pub(super) fn guards(&self, profile: &IntegrityProfile) -> impl Iterator<Item = Option<u64>> {
         let tuple_size = profile.tuple_size();
-        self.0.iter().map(move |bytes| guard_of(profile, &bytes[..tuple_size]))
+        self.tuples.iter().map(move |bytes| guard_of(profile, &bytes[..tuple_size]))
     }
 
     /// The first of them.
     pub(super) fn likeliest(&self, profile: &IntegrityProfile) -> Option<Verdict> {
         let tuple_size = profile.tuple_size();
-        self.0.first().map(|&bytes| Verdict { bytes, tuple_size, adopted: false })
+        self.tuples.first().map(|&bytes| Verdict { bytes, tuple_size, adopted: false })
     }
 
     /// Which of them `interval` holds, whose bytes are `data`.
@@ -62,20 +83,24 @@ impl Candidates {
     #[expect(clippy::missing_panics_doc, reason = "the lengths are those of one interval")]
     pub fn judge(&self, profile: &IntegrityProfile, interval: u64, data: &[u8]) -> Verdict {
         let tuple_size = profile.tuple_size();
-        let mut actual = [0; TUPLE_SIZE_MAX];
-        generate(profile, interval, data, &mut actual[..tuple_size]).expect("one interval, one tuple");
+        let actual = LazyCell::new(|| {
+            let mut actual = [0; TUPLE_SIZE_MAX];
+            generate(profile, interval, data, &mut actual[..tuple_size]).expect("one interval, one tuple");
+            actual
+        });
         let holds = |candidate: &TupleBytes| {
             if is_unwritten(candidate) {
                 is_zero(data)
             } else {
-                same_but_for_adoption(profile, *candidate, actual)
+                same_but_for_adoption(profile, *candidate, *actual)
             }
         };
-        if let Some(&bytes) = self.0.iter().find(|candidate| holds(candidate)) {
+        if let Some(&bytes) = self.tuples.iter().find(|candidate| holds(candidate)) {
             return Verdict { bytes, tuple_size, adopted: false };
         }
-        adopt(profile, &mut actual[..tuple_size]);
-        Verdict { bytes: actual, tuple_size, adopted: true }
+        let mut bytes = *actual;
+        adopt(profile, &mut bytes[..tuple_size]);
+        Verdict { bytes, tuple_size, adopted: true }
     }
 }
 

@@ -120,6 +120,12 @@ impl Medium {
         self.file_mut(file).unreadable.insert(at);
     }
 
+    /// The first byte of the image at or after `offset` in a sector that is not zero.
+    pub(crate) fn next_data(&self, offset: u64) -> Option<u64> {
+        let at = self.image.current.places(sector_at(offset)..u64::MAX).next()?;
+        Some(at * SECTOR_SIZE as u64)
+    }
+
     pub(crate) fn write(&mut self, file: File, offset: u64, bytes: &[u8]) {
         let sectors = bytes.as_chunks::<SECTOR_SIZE>().0;
         assert_eq!(sectors.len() * SECTOR_SIZE, bytes.len(), "whole sectors are written");

@@ -208,6 +208,10 @@ impl Media for Recorder {
         }
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(self.medium.borrow().next_data(offset))
+    }
+
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         if self.mutant == Mutant::PagesInPart {
             let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) + 1;

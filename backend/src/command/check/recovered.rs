@@ -30,10 +30,13 @@ impl Recovered {
             return Ok(Self::default());
         }
         let mut pages = BTreeMap::new();
-        let recovery = Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page| {
-            pages.insert(page.page, page);
-            Ok(())
-        })?;
+        let recovery =
+            Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
+                if changes {
+                    pages.insert(page.page, page);
+                }
+                Ok(())
+            })?;
         Ok(Self { recovery: Some(recovery), done: false, pages })
     }
 

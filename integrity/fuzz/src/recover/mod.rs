@@ -156,7 +156,7 @@ fn serve(medium: &Medium, superblock: &Superblock) {
 /// What a recovery will find.
 fn foresee(medium: &Medium, superblock: &Superblock) -> Option<Recovery> {
     let mut last = None;
-    let recovery = Recovery::run(medium, superblock, Rules::all(), |page| {
+    let recovery = Recovery::run(medium, superblock, Rules::all(), |page, _| {
         // so it need not remember where it was
         assert!(last < Some(page.page), "page {} comes too late", page.page);
         last = Some(page.page);
