@@ -54,6 +54,8 @@ struct Logged {
     last: u64,
     /// Pages that are kept free for the record of what it has left if it fails.
     reserve: u64,
+    /// The data has to wait until the record is durable.
+    is_first: bool,
 }
 
 /// What somebody waits for, and since which attempt to do it.
@@ -102,6 +104,7 @@ pub struct Flush {
 
 /// The state of the log of one session.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct Journal {
     layout: Layout,
     id: LogId,
@@ -118,6 +121,9 @@ pub struct Journal {
     /// The last pages before `next`, which no commit has in hand.
     volatile: VecDeque<LogPage>,
     durable: u64,
+    doubt: Doubt,
+    /// The next commit is to have the records of the open page too.
+    seal_wanted: bool,
     committed: u64,
     /// For each page from `incomplete` to `next`: how many of the changes that begin in it have their data still to be written.
     in_flight: VecDeque<u32>,
@@ -179,6 +185,8 @@ impl Journal {
             next,
             volatile: VecDeque::new(),
             durable: next - 1,
+            doubt: Doubt::new(block.doubt_max),
+            seal_wanted: false,
             committed: next - 1,
             in_flight: VecDeque::from([0]),
             incomplete: next,
@@ -231,29 +239,35 @@ impl Journal {
             }
             let (count, tuple_size) =
                 (intent.intervals.end - intent.intervals.start, self.layout.profile().tuple_size());
+            let is_first = self.is_record_first(count);
+            if !is_first && self.rules.contains(Rules::BOUNDED_DOUBT) && !self.doubt.has_room(count) {
+                return self.wait_for_records(&mut intent.waits);
+            }
             let reserve = pages_for(count, Change::Written(&[]), tuple_size);
             if !self.has_room(pages_for(count, change, tuple_size) + reserve)
                 || !self.cache.pin(&intent.intervals)
             {
                 return self.wait(&mut intent.waits, Task::Checkpoint);
             }
-            let logged = Logged { reserve, ..self.append(&intent.intervals, change) };
+            let logged = Logged { reserve, is_first, ..self.append(&intent.intervals, change) };
+            if !is_first && self.doubt.add(logged.last, count) && !self.commit.failing {
+                // well before anyone has to wait for it
+                self.commit.wanted = true;
+                self.seal_wanted = true;
+            }
             self.reserved += reserve;
             self.in_flight[count_of(logged.first - self.incomplete)] += 1;
             intent.logged = Some(logged);
             logged
         };
         let marked = self.rules.contains(Rules::BIT_BEFORE_RECORD) || self.is_marked(&intent.intervals);
-        let recorded = match self.mode {
-            IntentMode::Block if self.rules.contains(Rules::RECORD_BEFORE_DATA) => {
-                logged.last <= self.durable
-            }
-            IntentMode::Block | IntentMode::Region => true,
-        };
-        if marked && recorded {
-            return Ok(Admission::Granted);
+        if !marked {
+            return self.wait(&mut intent.waits, Task::Commit);
         }
-        self.wait(&mut intent.waits, Task::Commit)
+        if logged.is_first && logged.last > self.durable {
+            return self.wait_for_records(&mut intent.waits);
+        }
+        Ok(Admission::Granted)
     }
 
     /// The data of a granted intent is written: reads are verified against its tuples from now on.
@@ -340,7 +354,7 @@ impl Journal {
         if !std::mem::take(&mut self.commit.wanted) && !self.is_overfull() {
             return None;
         }
-        if self.mode == IntentMode::Block {
+        if std::mem::take(&mut self.seal_wanted) {
             self.seal();
         }
         let regions = self.regions.begin_marking();
@@ -348,6 +362,7 @@ impl Journal {
             return None;
         }
         self.attempts += 1;
+        self.doubt.fresh = 0;
         let pages = std::mem::take(&mut self.volatile);
         let first = self.next - pages.len() as u64;
         Some(Commit {
@@ -364,6 +379,7 @@ impl Journal {
         self.commit.end(commit.attempt, result);
         if result.is_ok() {
             self.durable = commit.through;
+            self.doubt.is_durable(commit.through);
             self.regions.are_marked(commit.regions);
             return;
         }
@@ -506,6 +522,26 @@ impl Journal {
         self.regions.ask(self.layout.regions_of(intervals))
     }
 
+    /// Whether the data of a change of `count` intervals has to wait until its record is durable.
+    fn is_record_first(&self, count: u64) -> bool {
+        match self.mode {
+            IntentMode::Block => self.rules.contains(Rules::RECORD_BEFORE_DATA),
+            // more than may ever be in doubt
+            IntentMode::Region => self.rules.contains(Rules::BOUNDED_DOUBT) && count > self.doubt.max,
+        }
+    }
+
+    /// Asks for a commit of all records that there are.
+    fn wait_for_records(&mut self, waits: &mut Option<Waits>) -> io::Result<Admission> {
+        self.seal_wanted = true;
+        self.wait(waits, Task::Commit)
+    }
+
+    /// The rules that are kept.
+    pub(super) fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// Whether there is room for `pages` more, beside those that are kept free.
     fn has_room(&mut self, pages: u64) -> bool {
         let used = self.next + u64::from(!self.open.is_empty()) - self.tail;
@@ -541,7 +577,8 @@ impl Journal {
             }
             self.turn_page();
         }
-        let logged = Logged { first: first.unwrap_or(self.next), last: self.next, reserve: 0 };
+        let logged =
+            Logged { first: first.unwrap_or(self.next), last: self.next, reserve: 0, is_first: false };
         self.regions.record(self.layout.regions_of(intervals), logged.last);
         logged
     }
@@ -605,6 +642,47 @@ impl Journal {
             }
         };
         failed.map_or(Ok(Admission::Later), Err)
+    }
+}
+
+/// The intervals whose data may be written while their records are not durable: after a crash, all that can match nothing without
+/// being named by the log.
+#[derive(Debug)]
+struct Doubt {
+    max: u64,
+    now: u64,
+    /// How many there are since the last commit began.
+    fresh: u64,
+    /// How many there are for each page of the log that is not durable and ends the record of some.
+    by_page: VecDeque<(u64, u64)>,
+}
+
+impl Doubt {
+    fn new(max: u64) -> Self {
+        Self { max, now: 0, fresh: 0, by_page: VecDeque::new() }
+    }
+
+    fn has_room(&self, count: u64) -> bool {
+        self.now + count <= self.max
+    }
+
+    /// `count` more intervals have their record in page `page`, the newest. Whether it is time to make it durable.
+    fn add(&mut self, page: u64, count: u64) -> bool {
+        self.now += count;
+        self.fresh += count;
+        match self.by_page.back_mut() {
+            Some((newest, counted)) if *newest == page => *counted += count,
+            _ => self.by_page.push_back((page, count)),
+        }
+        self.fresh > self.max / 2
+    }
+
+    /// All pages up to `page` are durable.
+    fn is_durable(&mut self, page: u64) {
+        while let Some((_, count)) = self.by_page.front().copied().filter(|(first, _)| *first <= page) {
+            self.by_page.pop_front();
+            self.now -= count;
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::pairing::Stamp;
+
 /// One of the two files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum File {
@@ -42,6 +44,22 @@ pub trait Media {
     /// is none. A medium that does not know skips nothing.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))
+    }
+
+    /// What the image carries of the session that could write it last; `None` where it carries nothing.
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        Ok(None)
+    }
+
+    /// Has the image carry `stamp`, durably. An image that cannot carry any has to carry none afterwards.
+    fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+        let _ = stamp;
+        Ok(())
+    }
+
+    /// When the image was written last, in nanoseconds since 1970; 0 where that is not known.
+    fn image_modified(&self) -> io::Result<u64> {
+        Ok(0)
     }
 
     /// Writes all of `bytes` at byte `offset` of the sidecar.

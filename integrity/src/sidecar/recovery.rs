@@ -10,6 +10,7 @@
 use std::io;
 use std::ops::Range;
 
+use super::PAGE_SIZE;
 use super::array::{Change, TuplePage};
 use super::dirty_map::DirtyMap;
 use super::layout::Layout;
@@ -18,6 +19,7 @@ use super::media::{File, Media};
 use super::replay::{Cover, Replay};
 use super::rules::Rules;
 use super::superblock::{IntentMode, State, Superblock};
+use super::tuples::is_lost;
 use super::verdict::{Candidates, Verdict};
 use crate::IntegrityProfile;
 use crate::tuple::TUPLE_SIZE_MAX;
@@ -65,8 +67,13 @@ pub struct Recovery {
     pub adopted_blocks: u64,
     /// The first of them.
     pub adoptions: Vec<Adoption>,
+    /// Adopted blocks that no record names which may have been cut off, and whose tuples are not lost: no more than could be
+    /// written while their records were not durable.
+    pub unnamed_adoptions: u64,
     /// Intervals whose tuples are lost, because their sectors of the array have rotted.
     pub lost: Vec<Range<u64>>,
+    /// Intervals that pages behind the gap name, or that the missing ones can have named.
+    pub(super) behind_gap: u64,
     /// The page of the log that comes next.
     pub(super) next: u64,
 }
@@ -93,9 +100,11 @@ impl Recovery {
             IntentMode::Block => (DirtyMap::clean(layout), 0),
         };
         let next = tail + replay.pages;
+        let gap = find_gap(layout, media, id, next)?;
         let mut found = Self {
             log_pages: replay.pages,
-            log_gap: find_gap(layout, media, id, next)?,
+            log_gap: gap.is_some().then_some(next),
+            behind_gap: gap.unwrap_or(0),
             rotten_map_sectors,
             next,
             ..Self::default()
@@ -126,8 +135,10 @@ impl Recovery {
         }
     }
 
-    fn adopt(&mut self, profile: &IntegrityProfile, lba: u64, verdict: &Verdict, candidates: &Candidates) {
+    fn adopt(&mut self, profile: &IntegrityProfile, doubt: &Doubt, verdict: &Verdict) {
+        let Doubt { interval: lba, ref candidates, is_named } = *doubt;
         self.adopted_blocks += 1;
+        self.unnamed_adoptions += u64::from(!is_named);
         if self.adoptions.len() < ADOPTIONS_MAX {
             let guard = verdict.guard(profile).unwrap_or(0);
             self.adoptions.push(Adoption {
@@ -151,14 +162,19 @@ fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
     })
 }
 
-/// `missing`, if any page after it is there: then it should be too.
+/// How many intervals pages behind `missing` name, if any is there: then `missing` should be too. What is missing before them counts
+/// with all that it can have named.
 fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io::Result<Option<u64>> {
+    let per_page = (PAGE_SIZE / layout.profile().tuple_size()) as u64;
+    let (mut named, mut end) = (0, missing);
     for seq in missing + 1..missing + layout.log_pages() {
-        if Replay::read(layout, media, id, seq..seq + 1)?.pages > 0 {
-            return Ok(Some(missing));
+        let page = Replay::read(layout, media, id, seq..seq + 1)?;
+        if page.pages > 0 {
+            named += page.named() + (seq - end) * per_page;
+            end = seq + 1;
         }
     }
-    Ok(None)
+    Ok((end > missing).then_some(named))
 }
 
 /// What is needed to tell what a block holds.
@@ -177,12 +193,17 @@ enum Known {
     Settled,
     /// It holds what this tuple says.
     Durable(Verdict),
-    /// It holds one of these.
-    OneOf(Candidates),
+    /// It holds one of several.
+    OneOf(Doubt),
 }
 
 /// A block in doubt, and what it may hold.
-type Doubt = (u64, Candidates);
+struct Doubt {
+    interval: u64,
+    candidates: Candidates,
+    /// A record of the log says that it may have been cut off, or the tuple that it had is lost.
+    is_named: bool,
+}
 
 impl<M: Media> Judge<'_, M> {
     /// Does a page of the array, with what the log says of its intervals.
@@ -203,7 +224,7 @@ impl<M: Media> Judge<'_, M> {
             match self.known(interval, &records, &page.tuples[range]) {
                 Known::Settled => {}
                 Known::Durable(verdict) => verdicts.push((interval, verdict)),
-                Known::OneOf(candidates) => doubts.push((interval, candidates)),
+                Known::OneOf(doubt) => doubts.push(doubt),
             }
         }
         for run in self.runs(&doubts) {
@@ -229,7 +250,7 @@ impl<M: Media> Judge<'_, M> {
         let tuple_size = self.layout.profile().tuple_size();
         let dirty = self.layout.regions_of(&itself).any(|region| self.map.is_dirty(region));
         let mut candidates = Candidates::default();
-        let (mut in_doubt, mut committed) = (dirty, false);
+        let (mut is_named, mut committed) = (false, false);
         for &record in records {
             match self.replay.change_in(record, &itself, tuple_size) {
                 Change::Written(tuple) => candidates.push(tuple),
@@ -240,14 +261,15 @@ impl<M: Media> Judge<'_, M> {
                 committed = true;
                 break;
             }
-            // with intents by region, a clean region's data was durable before the region became clean
-            in_doubt |= self.mode == IntentMode::Block;
+            is_named = true;
         }
-        if in_doubt {
+        // with intents by region, a clean region's data was durable before the region became clean
+        if dirty || (is_named && self.mode == IntentMode::Block) {
             if !committed {
                 candidates.push(array);
+                is_named |= is_lost(self.layout.profile(), array);
             }
-            return Known::OneOf(candidates);
+            return Known::OneOf(Doubt { interval, candidates, is_named });
         }
         candidates.likeliest(self.layout.profile()).map_or(Known::Settled, Known::Durable)
     }
@@ -255,7 +277,9 @@ impl<M: Media> Judge<'_, M> {
     /// `doubts` in runs of neighbours that one read can fetch.
     fn runs<'d>(&self, doubts: &'d [Doubt]) -> impl Iterator<Item = &'d [Doubt]> + use<'d, M> {
         let most = (READ_MAX / self.layout.profile().interval_size()).max(1);
-        doubts.chunk_by(|(first, _), (second, _)| first + 1 == *second).flat_map(move |run| run.chunks(most))
+        doubts
+            .chunk_by(|first, second| first.interval + 1 == second.interval)
+            .flat_map(move |run| run.chunks(most))
     }
 
     /// Finds out what neighbouring blocks hold.
@@ -265,7 +289,7 @@ impl<M: Media> Judge<'_, M> {
         for doubt in holes {
             self.decide(doubt, &vec![0; interval_size], found, verdicts);
         }
-        let Some((first, _)) = others.first() else {
+        let Some(Doubt { interval: first, .. }) = others.first() else {
             return;
         };
         let mut data = vec![0; others.len() * interval_size];
@@ -288,7 +312,7 @@ impl<M: Media> Judge<'_, M> {
     /// How many of the first of these neighbouring blocks lie in a hole of the image, which reads as zeros.
     fn holes(&self, run: &[Doubt]) -> usize {
         let interval_size = self.layout.profile().interval_size() as u64;
-        let Some((first, _)) = run.first() else {
+        let Some(Doubt { interval: first, .. }) = run.first() else {
             return 0;
         };
         match self.media.next_data(first * interval_size) {
@@ -303,23 +327,17 @@ impl<M: Media> Judge<'_, M> {
     }
 
     /// Finds out what a block holds whose bytes are `data`.
-    fn decide(
-        &self,
-        (interval, candidates): &Doubt,
-        data: &[u8],
-        found: &mut Recovery,
-        verdicts: &mut Vec<(u64, Verdict)>,
-    ) {
+    fn decide(&self, doubt: &Doubt, data: &[u8], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
         let profile = self.layout.profile();
         found.judged_blocks += 1;
-        let verdict = candidates.judge(profile, *interval, data);
+        let verdict = doubt.candidates.judge(profile, doubt.interval, data);
         if verdict.adopted {
             if !self.rules.contains(Rules::ADOPTION) {
                 return;
             }
-            found.adopt(profile, *interval, &verdict, candidates);
+            found.adopt(profile, doubt, &verdict);
         }
-        verdicts.push((*interval, verdict));
+        verdicts.push((doubt.interval, verdict));
     }
 }
 

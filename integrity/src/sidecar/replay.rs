@@ -80,6 +80,11 @@ impl Replay {
         whole.part(&record.intervals, part, tuple_size)
     }
 
+    /// Intervals that its records name, once for each record.
+    pub(super) fn named(&self) -> u64 {
+        self.records.iter().map(|record| record.intervals.end - record.intervals.start).sum()
+    }
+
     /// Whether the data of record number `record` is known to have been durable.
     pub(super) fn is_committed(&self, record: usize) -> bool {
         self.records[record].seq <= self.committed

@@ -29,6 +29,16 @@ bitflags! {
         const MAP_AFTER_SUPERBLOCK = 1 << 9;
         /// A write whose data failed is settled by a record of what the blocks hold.
         const SETTLE_FAILED_WRITES = 1 << 10;
+        /// The image is stamped with a session before that session writes it.
+        const STAMP_BEFORE_DATA = 1 << 11;
+        /// The image is stamped as closed when the superblock says so, not before.
+        const STAMP_AFTER_CLOSE = 1 << 12;
+        /// An image that was written in another session than its sidecar is refused.
+        const SAME_SESSION = 1 << 13;
+        /// With intents by region, only so many blocks are written whose records are not durable.
+        const BOUNDED_DOUBT = 1 << 14;
+        /// More adoptions than blocks can have been in doubt are refused.
+        const BOUNDED_ADOPTION = 1 << 15;
         /// That a sync of the image has failed is written down before the image is let go of.
         const LOSS_WRITTEN_DOWN = 1 << 16;
         /// What was written down of that stays until a flush of the guest's has failed for it.

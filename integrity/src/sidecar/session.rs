@@ -6,6 +6,7 @@ use super::PAGE_SIZE;
 use super::journal::Journal;
 use super::layout::Layout;
 use super::media::{File, Media, Reason};
+use super::pairing::TwoMoments;
 use super::recovery::Recovery;
 use super::rules::Rules;
 use super::superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError};
@@ -24,7 +25,12 @@ pub struct Opened {
     pub durability_lost: bool,
 }
 
-/// Opens a sidecar for serving, and recovers it first where it was not closed. Of the tuple array `cache_bytes` are kept in memory.
+/// Pages of the array that a recovery keeps in memory until it is known that image and sidecar are of one moment: 64 MiB. If there
+/// are more, the recovery is done twice.
+const KEPT_MAX: usize = 1 << 14;
+
+/// Opens a sidecar for serving, and recovers it first where it was not closed. An image of another moment is refused, and then
+/// nothing is written; without [`Rules::SAME_SESSION`] and [`Rules::BOUNDED_ADOPTION`] it is accepted. Of the tuple array `cache_bytes` are kept in memory.
 ///
 /// The caller has both files locked: a killed process that still has I/O under way must be gone.
 pub fn open(
@@ -36,19 +42,33 @@ pub fn open(
     let mut loaded = Loaded::from(media)?;
     let damaged = loaded.damaged.clone();
     let recovered = match loaded.superblock.state {
-        State::Clean => None,
+        State::Clean => {
+            refuse_two_moments(media, &loaded.superblock, None, rules)?;
+            None
+        }
         State::Open(_) => Some(recover(media, &mut loaded, rules)?),
     };
+    let stamps = rules.contains(Rules::STAMP_BEFORE_DATA);
+    if recovered.is_some() && stamps && media.stamp()?.is_some_and(|it| it != loaded.superblock.stamp()) {
+        // The image is one session behind, and must not be two. What was read of this session may never have become durable.
+        let same = loaded.superblock.clone();
+        loaded.replace(media, same)?;
+        media.set_stamp(&loaded.superblock.stamp())?;
+    }
     let now = &loaded.superblock;
     let epoch = if rules.contains(Rules::NEW_EPOCH) { now.epoch + 1 } else { now.epoch };
     let tail = recovered.as_ref().map_or(now.tail, |recovered| recovered.next);
     let was_lost = now.durability_lost;
     let durability_lost = was_lost && rules.contains(Rules::LOSS_KEPT);
     let opened = Superblock { state: State::Open(mode), epoch, tail, durability_lost, ..now.clone() };
+    let opened = opened.with_doubt_max();
     if recovered.is_some() && !rules.contains(Rules::MAP_AFTER_SUPERBLOCK) {
         clean_map(media, opened.layout())?;
     }
     loaded.replace(media, opened)?;
+    if stamps {
+        media.set_stamp(&loaded.superblock.stamp())?;
+    }
     if recovered.is_some() {
         clean_map(media, loaded.superblock.layout())?;
     }
@@ -61,16 +81,43 @@ pub fn open(
 }
 
 /// Brings what the log tells into the array, durably. The superblock has still to give up the log.
-fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<Recovery> {
+fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Recovery, LoadError> {
     // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards; what it wrote to the sidecar
     // only helps to judge, and is made durable with the verdicts
     media
         .sync(File::Image, Reason::RecoveryLeftovers)
         .map_err(|error| loaded.lose_durability(media, rules, error))?;
     let superblock = &loaded.superblock;
-    let recovery = Recovery::run(media, superblock, rules, |page, _| page.write(superblock.layout(), media))?;
+    // nothing is written before all is known: what is written could be what the right image would need
+    let (mut kept, mut are_all_kept) = (Vec::new(), true);
+    let recovery = Recovery::run(media, superblock, rules, |page, _| {
+        are_all_kept &= kept.len() < KEPT_MAX;
+        if are_all_kept {
+            kept.push(page);
+        }
+        Ok(())
+    })?;
+    refuse_two_moments(media, superblock, Some(&recovery), rules)?;
+    if are_all_kept {
+        kept.iter().try_for_each(|page| page.write(superblock.layout(), media))?;
+    } else {
+        drop(kept);
+        Recovery::run(media, superblock, rules, |page, _| page.write(superblock.layout(), media))?;
+    }
     media.sync(File::Sidecar, Reason::RecoveryTuples)?;
     Ok(recovery)
+}
+
+fn refuse_two_moments(
+    media: &impl Media,
+    superblock: &Superblock,
+    recovery: Option<&Recovery>,
+    rules: Rules,
+) -> Result<(), LoadError> {
+    match TwoMoments::find(media, superblock, recovery, rules)? {
+        Some(reason) => Err(reason.into()),
+        None => Ok(()),
+    }
 }
 
 /// Ends a session: brings everything into the array, and the superblock says so. All changes must be complete.
@@ -83,10 +130,22 @@ pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
     journal.sync_image(media, Reason::Close)?;
     empty(journal, media)?;
     let mut superblock = journal.superblock().clone();
-    let closed = Superblock { state: State::Clean, tail: journal.next(), ..superblock.superblock.clone() };
+    let image_modified = media.image_modified().unwrap_or(0);
+    let (state, tail) = (State::Clean, journal.next());
+    let closed = Superblock { state, tail, image_modified, ..superblock.superblock.clone() };
+    let stamp = closed.stamp();
+    let is_after = journal.rules().contains(Rules::STAMP_AFTER_CLOSE);
+    if !is_after {
+        media.set_stamp(&stamp)?;
+    }
     superblock.replace(media, closed)?;
     // both copies: the loss of one must not bring an older one back
-    media.sync(File::Sidecar, Reason::Superblock)
+    media.sync(File::Sidecar, Reason::Superblock)?;
+    if is_after {
+        // the sidecar is closed: an image that is still stamped as open belongs to it too
+        let _ = media.set_stamp(&stamp);
+    }
+    Ok(())
 }
 
 /// Brings everything into the array. All changes must be complete.

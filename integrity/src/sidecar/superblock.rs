@@ -21,15 +21,19 @@
 //! |     64 |     8 | tail of the log: the sequence number of the first page that still counts |
 //! |     72 |     8 | bytes of the dirty map |
 //! |     80 |     8 | pages of the log |
-//! |     88 |     8 | zero |
+//! |     88 |     8 | most intervals whose tuples may be neither in the log nor in the array while data is written; 0: unknown |
 //! |     96 |     4 | flags: bit 0 durability was lost, see [`Superblock::durability_lost`] |
-//! |    100 |   404 | zero |
+//! |    100 |     4 | zero |
+//! |    104 |     8 | when the image had been written last as the sidecar was closed, in ns since 1970; 0: unknown |
+//! |    112 |   392 | zero |
 //! |    504 |     8 | CRC-64/NVME of bytes 0 to 503 |
 
 use std::io;
+use std::ops::Range;
 
 use super::layout::{Layout, LayoutError};
 use super::media::{File, Media, Reason};
+use super::pairing::TwoMoments;
 use super::unreadable::read_sidecar;
 use super::{PAGE_SIZE, SECTOR_SIZE, crc_of, field, put};
 use crate::{Guard, IntegrityProfile, PiType};
@@ -46,6 +50,10 @@ const TYPE_1: u8 = 1;
 /// Generations, epochs and sequence numbers below this can count up for longer than any medium lasts.
 const COUNT_MAX: u64 = 1 << 62;
 
+/// The limit of blocks in doubt for the smallest images and for the largest ones.
+const DOUBT_MAX_LEAST: u64 = 1 << 10;
+const DOUBT_MAX_MOST: u64 = 1 << 15;
+
 const MAGIC: [u8; 8] = *b"STABLEPI";
 const VERSION_AT: usize = 8;
 const STATE_AT: usize = 12;
@@ -61,9 +69,12 @@ const EPOCH_AT: usize = 56;
 const TAIL_AT: usize = 64;
 const MAP_LEN_AT: usize = 72;
 const LOG_PAGES_AT: usize = 80;
-const RESERVED_AT: usize = 88;
+const DOUBT_MAX_AT: usize = 88;
 const FLAGS_AT: usize = 96;
 const FLAGS_END: usize = 100;
+const IMAGE_MODIFIED_AT: usize = 104;
+/// Bytes that are zero.
+const RESERVED: [Range<usize>; 3] = [ZERO_AT..GENERATION_AT, FLAGS_END..IMAGE_MODIFIED_AT, 112..CRC_AT];
 const CRC_AT: usize = SECTOR_SIZE - 8;
 
 /// The flag of [`Superblock::durability_lost`]. There is no other.
@@ -99,6 +110,8 @@ pub struct Superblock {
     pub(super) tail: u64,
     pub(super) generation: u64,
     pub(super) durability_lost: bool,
+    pub(super) doubt_max: u64,
+    pub(super) image_modified: u64,
 }
 
 /// Why bytes are not a superblock, or values cannot make one.
@@ -152,6 +165,9 @@ pub enum LoadError {
     /// Neither copy is good; this is what is wrong with the first.
     #[error(transparent)]
     Superblock(#[from] SuperblockError),
+    /// Image and sidecar do not belong together as they are. Nothing was written.
+    #[error(transparent)]
+    TwoMoments(#[from] TwoMoments),
     /// The medium failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -180,6 +196,7 @@ impl Superblock {
             return Err(SuperblockError::UnsupportedProfile);
         }
         let layout = Layout::new(profile, image_size)?;
+        let doubt_max = doubt_max(&layout);
         Ok(Self {
             uuid,
             layout,
@@ -188,6 +205,8 @@ impl Superblock {
             tail: 1,
             generation: 1,
             durability_lost: false,
+            doubt_max,
+            image_modified: 0,
         })
     }
 
@@ -215,8 +234,7 @@ impl Superblock {
         if actual != expected {
             return Err(SuperblockError::Damaged { expected, actual });
         }
-        let reserved = (RESERVED_AT..FLAGS_AT).chain(FLAGS_END..CRC_AT).chain([ZERO_AT]);
-        if let Some(at) = reserved.into_iter().find(|&at| bytes[at] != 0) {
+        if let Some(at) = RESERVED.into_iter().flatten().find(|&at| bytes[at] != 0) {
             return Err(unsupported("field at byte", at as u64));
         }
         let number = |at| u64::from_be_bytes(field(bytes, at));
@@ -245,6 +263,8 @@ impl Superblock {
             tail: counted("tail", TAIL_AT)?,
             generation: counted("generation", GENERATION_AT)?,
             durability_lost: flags & DURABILITY_LOST != 0,
+            doubt_max: number(DOUBT_MAX_AT),
+            image_modified: number(IMAGE_MODIFIED_AT),
         })
     }
 
@@ -275,6 +295,8 @@ impl Superblock {
         put(&mut bytes, LOG_PAGES_AT, &self.layout.log_pages().to_be_bytes());
         let flags = if self.durability_lost { DURABILITY_LOST } else { 0 };
         put(&mut bytes, FLAGS_AT, &flags.to_be_bytes());
+        put(&mut bytes, DOUBT_MAX_AT, &self.doubt_max.to_be_bytes());
+        put(&mut bytes, IMAGE_MODIFIED_AT, &self.image_modified.to_be_bytes());
         let crc = crc_of(&bytes[..CRC_AT]);
         put(&mut bytes, CRC_AT, &crc.to_be_bytes());
         bytes
@@ -330,9 +352,30 @@ impl Superblock {
         self.durability_lost
     }
 
+    /// The most intervals that may be written, with intents by region, while the records of these writes are not durable. After a
+    /// crash no more blocks match nothing without being named by the log. 0: the last session kept to no limit.
+    #[must_use]
+    pub fn doubt_max(&self) -> u64 {
+        self.doubt_max
+    }
+
+    /// When the image had been written last as the sidecar was closed, in nanoseconds since 1970; 0 where that is not known.
+    #[must_use]
+    pub fn image_modified(&self) -> u64 {
+        self.image_modified
+    }
+
     /// The same for an image that has grown to `image_size` bytes.
     pub fn grown_to(&self, image_size: u64) -> Result<Self, SuperblockError> {
-        Ok(Self { layout: self.layout.grown_to(image_size)?, ..self.clone() })
+        let layout = self.layout.grown_to(image_size)?;
+        let doubt_max = self.doubt_max.max(doubt_max(&layout));
+        Ok(Self { layout, doubt_max, ..self.clone() })
+    }
+
+    /// The same with a limit of blocks in doubt, if it has none yet.
+    pub(super) fn with_doubt_max(self) -> Self {
+        let doubt_max = if self.doubt_max == 0 { doubt_max(&self.layout) } else { self.doubt_max };
+        Self { doubt_max, ..self }
     }
 
     /// Writes both copies to a new sidecar.
@@ -376,6 +419,12 @@ impl Loaded {
         *self = Self { superblock, damaged: None, newest: older };
         media.write(newer as u64 * SUPERBLOCK_SIZE, &page[..])
     }
+}
+
+/// In proportion to the image: a small image that is nearly all in doubt is not told from one of another moment. With fewer, writes
+/// would wait for syncs of the log.
+fn doubt_max(layout: &Layout) -> u64 {
+    (layout.intervals() / 16).clamp(DOUBT_MAX_LEAST, DOUBT_MAX_MOST)
 }
 
 /// Everything that the tuples' layout depends on.
@@ -447,6 +496,7 @@ mod tests {
     fn lies_on_disk_as_documented() {
         let mut superblock = superblock();
         (superblock.state, superblock.epoch, superblock.tail) = (State::Open(IntentMode::Block), 5, 6);
+        superblock.image_modified = 9;
         let bytes = superblock.encode();
         assert_eq!(&bytes[..16], b"STABLEPI\0\0\0\x02\0\0\0\x02");
         assert_eq!(bytes[16..32], [7; 16]);
@@ -454,7 +504,8 @@ mod tests {
         let number = |at| u64::from_be_bytes(field(&bytes, at));
         let layout = superblock.layout();
         assert_eq!([48, 56, 64, 72, 80].map(number), [1, 5, 6, layout.map_len(), layout.log_pages()]);
-        assert!(bytes[88..504].iter().all(|&byte| byte == 0));
+        assert_eq!([88, 96, 104].map(number), [1024, 0, 9]);
+        assert!(bytes[112..504].iter().all(|&byte| byte == 0));
         superblock.durability_lost = true;
         assert_eq!(superblock.encode()[96..100], [0, 0, 0, 1]);
         let crc = crc::Crc::<u64>::new(&crc::CRC_64_NVME).checksum(&bytes[..504]);
@@ -499,8 +550,8 @@ mod tests {
             (ZERO_AT, &[1], "field at byte", 47),
             (FLAGS_AT, &[0, 0, 0, 2], "flags", 2),
             (FLAGS_AT, &[0x80, 0, 0, 1], "flags", 0x8000_0001),
-            (FLAGS_AT - 1, &[1], "field at byte", 95),
             (FLAGS_END, &[1], "field at byte", 100),
+            (103, &[1], "field at byte", 103),
             (300, &[1], "field at byte", 300),
             (GENERATION_AT, &[0x40], "generation", (1 << 62) + 1),
             (EPOCH_AT, &[0; 8], "epoch", 0),

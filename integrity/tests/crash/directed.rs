@@ -26,6 +26,8 @@ pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
             .into_iter()
             .map(|program| (small.clone(), program))
             .collect();
+    let bounded = Setup::bounded(mode).with(mutant);
+    programs.extend([two_in_doubt(), larger_than_the_doubt()].map(|program| (bounded.clone(), program)));
     programs.extend((0..CUTS).map(|cut| match mode {
         Region => (Setup::two_regions(mode).with(mutant), pages_of_a_lost_batch(cut)),
         Block => (small.clone(), pages_of_a_failed_batch(cut)),
@@ -75,6 +77,25 @@ fn settled_beside_others() -> Vec<Op> {
     ]);
     program.extend(vec![Op::Step; 8]);
     program
+}
+
+/// Two writes at once, of which only one may be in doubt. A page of the log says that all before them was durable.
+fn two_in_doubt() -> Vec<Op> {
+    let mut program = vec![FIRST, SECOND, Op::Flush, Op::Do(Write, 2..3), Op::Flush];
+    program.extend([
+        Op::Submit(Write, 0..1),
+        Op::Submit(Write, 1..2),
+        Op::GoOn,
+        Op::GoOn,
+        Op::Finish,
+        Op::Flush,
+    ]);
+    program
+}
+
+/// A write of more blocks than may be in doubt.
+fn larger_than_the_doubt() -> Vec<Op> {
+    vec![FIRST, SECOND, Op::Flush, Op::Submit(Write, 0..2), Op::WriteHalves, Op::Finish, Op::Flush]
 }
 
 /// A region is asked for again while the commit that marks it is running.

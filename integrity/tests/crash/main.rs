@@ -10,6 +10,7 @@ mod medium;
 mod mutants;
 mod oracle;
 mod outage;
+mod pairs;
 mod play;
 mod programs;
 mod promise;

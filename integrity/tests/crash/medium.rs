@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use stableblk_integrity::sidecar::{File, SECTOR_SIZE};
+use stableblk_integrity::sidecar::{File, SECTOR_SIZE, Stamp};
 
 use crate::sectors::{Contents, Sector};
 
@@ -79,6 +79,8 @@ impl Cached {
 pub(crate) struct Medium {
     pub(crate) image: Cached,
     pub(crate) sidecar: Cached,
+    /// What the image carries: an attribute, which is durable or not there.
+    pub(crate) stamp: Option<Stamp>,
 }
 
 impl Medium {
@@ -184,7 +186,8 @@ impl Medium {
             contents.set(choice.at, choice.options[chosen]);
         }
         let unreadable = self.sidecar.unreadable.clone();
-        Self { image: Cached::at_rest(image), sidecar: Cached { unreadable, ..Cached::at_rest(sidecar) } }
+        let sidecar = Cached { unreadable, ..Cached::at_rest(sidecar) };
+        Self { image: Cached::at_rest(image), sidecar, stamp: self.stamp }
     }
 }
 

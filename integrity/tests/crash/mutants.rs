@@ -32,10 +32,13 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         | Rules::BIT_BEFORE_RECORD
         | Rules::FLUSH_WAITS_FOR_RECORDS
         | Rules::CLEAN_WHEN_CHECKPOINTED
+        | Rules::BOUNDED_DOUBT
         | Rules::MAP_AFTER_SUPERBLOCK => REGION,
         _ => BOTH,
     };
-    let rules = Rules::all().iter().map(|rule| (Mutant::WithoutRule(rule), modes(rule)));
+    // these refuse what is not left by a crash: see `pairs`
+    let refusals = Rules::SAME_SESSION | Rules::BOUNDED_ADOPTION;
+    let rules = (Rules::all() - refusals).iter().map(|rule| (Mutant::WithoutRule(rule), modes(rule)));
     let others = [
         (Mutant::FlushWithoutData, BOTH),
         (Mutant::UnreadableStops, BOTH),

@@ -59,7 +59,12 @@ pub(crate) fn exhaust_faults(explorer: &mut Explorer<'_>, setup: &Setup, alphabe
     });
 }
 
-fn extend(program: &mut Vec<Op>, depth: usize, alphabet: &[Op], run: &mut impl FnMut(&[Op]) -> bool) {
+pub(crate) fn extend(
+    program: &mut Vec<Op>,
+    depth: usize,
+    alphabet: &[Op],
+    run: &mut impl FnMut(&[Op]) -> bool,
+) {
     if depth == 0 {
         return;
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-use stableblk_integrity::sidecar::{File, Media, Reason, SECTOR_SIZE};
+use stableblk_integrity::sidecar::{File, Media, Reason, SECTOR_SIZE, Stamp};
 
 use crate::medium::Medium;
 use crate::promise::Promise;
@@ -114,6 +114,11 @@ impl Recorder {
         self.medium.borrow().clone()
     }
 
+    /// What there is now, and what is promised.
+    pub(crate) fn moment(&self) -> Point {
+        (self.medium(), self.promise.borrow().clone())
+    }
+
     pub(crate) fn replace_medium(&self, medium: Medium) {
         self.medium.replace(medium);
     }
@@ -210,6 +215,19 @@ impl Media for Recorder {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(self.medium.borrow().next_data(offset))
+    }
+
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        Ok(self.medium.borrow().stamp)
+    }
+
+    fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+        let failing = self.failing(File::Image);
+        if !matches!(failing, Some((Damage::None, _))) {
+            self.medium.borrow_mut().stamp = Some(*stamp);
+        }
+        self.point();
+        failing.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

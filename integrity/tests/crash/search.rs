@@ -32,7 +32,7 @@ impl AddAssign for Tally {
 }
 
 /// States in each of the modes.
-const STATES: u64 = 600_000;
+const STATES: u64 = 700_000;
 
 #[test]
 fn region_mode_keeps_its_promises() {
@@ -94,6 +94,7 @@ fn schedule(mode: IntentMode, seed: u64) -> Tally {
     let setup = match seed % 8 {
         0 => Setup::two_regions(mode),
         1 => Setup::marked_ahead(mode),
+        2 if seed % 16 < 8 => Setup::bounded(mode),
         2 | 3 => Setup::tight_cache(mode),
         4 | 5 => Setup::growing(mode),
         _ => Setup::small(mode),

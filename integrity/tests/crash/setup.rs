@@ -14,6 +14,7 @@ pub(crate) const UUID: [u8; 16] = [0xA5; 16];
 /// Fewest pages of a log, and where a superblock says how many there are.
 const LOG_PAGES: u64 = 64;
 const LOG_PAGES_AT: usize = 80;
+const DOUBT_MAX_AT: usize = 88;
 const CRC_AT: usize = SECTOR_SIZE - 8;
 
 /// What is different from a sidecar as it is served, to see that it is noticed.
@@ -43,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) lbas: Vec<u64>,
     /// Pages of the tuple cache.
     pub(crate) cache_pages: usize,
+    /// Blocks that may be in doubt without being named by the log.
+    pub(crate) doubt_max: u64,
     pub(crate) mutant: Mutant,
 }
 
@@ -55,8 +58,14 @@ impl Setup {
             image_size: 2048,
             lbas: vec![0, 1],
             cache_pages: 4,
+            doubt_max: 1024,
             mutant: Mutant::None,
         }
+    }
+
+    /// Three blocks, of which only one may be in doubt without being named by the log.
+    pub(crate) fn bounded(mode: IntentMode) -> Self {
+        Self { doubt_max: 1, image_size: 3072, lbas: vec![0, 1, 2], ..Self::small(mode) }
     }
 
     /// Blocks on both sides of a border of regions.
@@ -133,11 +142,12 @@ impl Setup {
         Promise::of(vec![BlockPromise::of(self.zeros()); self.lbas.len()], false)
     }
 
-    /// With a log as short as it may be.
+    /// With a log as short as it may be, and as many blocks in doubt as there may be.
     fn superblock(&self) -> Superblock {
         let superblock = Superblock::new(UUID, self.profile(), self.image_size).expect("a valid layout");
         let mut bytes = superblock.encode();
         bytes[LOG_PAGES_AT..][..8].copy_from_slice(&LOG_PAGES.to_be_bytes());
+        bytes[DOUBT_MAX_AT..][..8].copy_from_slice(&self.doubt_max.to_be_bytes());
         let crc = Guard::Crc64Nvme.compute(&bytes[..CRC_AT]);
         bytes[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
         Superblock::decode(&bytes).expect("a valid superblock")

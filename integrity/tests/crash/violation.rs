@@ -26,6 +26,12 @@ pub(crate) enum Violation {
     NotMended,
     #[error("lost durability forgotten")]
     LossForgotten,
+    #[error("image and sidecar of two sessions are taken for one pair")]
+    TwoSessions,
+    #[error("more blocks adopted than can have been in doubt")]
+    TooManyAdopted,
+    #[error("what was refused has been changed")]
+    RefusedAndChanged,
     #[error("failure where the medium had none")]
     Failed,
 }
