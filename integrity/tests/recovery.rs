@@ -334,3 +334,57 @@ fn short_records_do_not_pile_up_until_the_log_is_half_full() {
         }
     }
 }
+
+/// Asks once for leave to write `intervals`, and does so if it is granted. The image is never synced.
+fn ask(journal: &mut Journal, intent: &mut Intent) -> Admission {
+    let count = usize::try_from(intent.intervals().end - intent.intervals().start).expect("few");
+    let tuples = vec![1; count * TUPLE_SIZE];
+    let admission = journal.intend(intent, Change::Written(&tuples)).expect("nothing fails");
+    if admission == Admission::Granted {
+        journal.complete(intent, Change::Written(&tuples));
+    }
+    admission
+}
+
+fn commit(journal: &mut Journal) -> bool {
+    let Some(commit) = journal.begin_commit() else { return false };
+    journal.end_commit(commit, &Ok(()));
+    true
+}
+
+#[test]
+fn writes_have_their_records_written_before_any_waits_for_that() {
+    let medium = Medium::default();
+    let superblock = Superblock::new(UUID, profile(4096), 64 << 20).expect("an image");
+    superblock.create(&medium).expect("nothing fails");
+    let opened = sidecar::open(&medium, IntentMode::Region, 1 << 20, Rules::all());
+    let mut journal = opened.expect("a new sidecar").journal;
+    let most = sidecar::Loaded::from(&medium).expect("a superblock").superblock.doubt_max();
+    assert_eq!(most, 1024);
+    let write = |interval| Intent::new(interval..interval + 1);
+    // the regions are marked first
+    for region in 0..8 {
+        let mut intent = write(region * 256);
+        assert_eq!(ask(&mut journal, &mut intent), Admission::Later);
+        assert!(commit(&mut journal));
+    }
+    for interval in 0..=most / 2 {
+        assert!(!journal.has_work(), "a commit after {interval} writes");
+        assert_eq!(ask(&mut journal, &mut write(interval)), Admission::Granted);
+    }
+    assert!(journal.has_work(), "no commit after {} writes", most / 2 + 1);
+    let under_way = journal.begin_commit().expect("a commit");
+    for interval in most / 2 + 1..most {
+        assert_eq!(ask(&mut journal, &mut write(interval)), Admission::Granted, "interval {interval}");
+    }
+    // as many as there may be are in doubt now
+    assert_eq!(ask(&mut journal, &mut write(most)), Admission::Later);
+    journal.end_commit(under_way, &Ok(()));
+    assert_eq!(ask(&mut journal, &mut write(most)), Admission::Granted);
+
+    // what is larger waits for its own record, and then adds nothing
+    let mut large = Intent::new(0..most + 1);
+    assert_eq!(ask(&mut journal, &mut large), Admission::Later);
+    assert!(large.is_logged() && commit(&mut journal));
+    assert_eq!(ask(&mut journal, &mut large), Admission::Granted);
+}

@@ -49,8 +49,8 @@ pub use superblock::{
     IntentMode, LoadError, Loaded, SUPERBLOCK_SIZE, State, Superblock, SuperblockError, VERSION,
 };
 pub use tuples::{
-    APPLICATION_TAG, Mismatch, Mismatches, SidecarError, generate, generate_sparse, is_adopted, is_lost,
-    is_unwritten, mismatches, verify,
+    APPLICATION_TAG, Mismatch, Mismatches, SidecarError, accept, generate, generate_sparse, is_adopted,
+    is_lost, is_unwritten, mismatches, verify,
 };
 pub use verdict::{Candidates, Verdict};
 

@@ -115,7 +115,7 @@ fn is_before_first_write(
     image: Session,
     recovery: Option<&Recovery>,
 ) -> io::Result<bool> {
-    let Some(recovery) = recovery.filter(|_| image.epoch + 1 == superblock.epoch) else {
+    let Some(recovery) = recovery.filter(|_| image.epoch.checked_add(1) == Some(superblock.epoch)) else {
         return Ok(false);
     };
     if recovery.log_pages > 0 || recovery.log_gap.is_some() {

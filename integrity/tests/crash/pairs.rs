@@ -1,5 +1,5 @@
-//! Pairs of two moments: the sidecar of one step with the image of another, as somebody leaves them who copies them one after the
-//! other or puts an old one back. They are refused, and then nothing is changed; or what is served is right, block by block: it
+//! Pairs of two moments: the sidecar of one step with the image of another, as copies that were made one after the other, or a backup of
+//! which one file was restored, leave them. They are refused, and then nothing is changed; or what is served is right, block by block: it
 //! is verified, or fails its reads, or was adopted within the bound and reported.
 
 use std::collections::HashSet;
