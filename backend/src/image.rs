@@ -206,18 +206,7 @@ impl Image {
     }
 
     fn uuids_in(&self, attribute: &str) -> Result<Vec<Uuid>, Error> {
-        let mut text = [0; 2 * uuid::fmt::Hyphenated::LENGTH + 2];
-        let failed = Error::io("read the UUID of", &self.path);
-        match rustix::fs::fgetxattr(&self.file, attribute, &mut text) {
-            Ok(len) => {
-                let uuids = text[..len].split(|&byte| byte == b' ').map(Uuid::try_parse_ascii);
-                uuids
-                    .collect::<Result<_, _>>()
-                    .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
-            }
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(Vec::new()),
-            Err(error) => Err(failed(error.into())),
-        }
+        uuids_in(&self.file, attribute).map_err(Error::io("read the UUID of", &self.path))
     }
 
     /// Gives the image a UUID to carry.
@@ -280,6 +269,29 @@ pub(crate) fn without_proc(error: io::Error) -> io::Error {
         return io::Error::new(io::ErrorKind::NotFound, reason);
     }
     error
+}
+
+/// See [`Image::uuids`]; for a file that may be no image.
+pub(crate) fn carried_uuids(file: &File) -> io::Result<Vec<Uuid>> {
+    uuids_in(file, UUID_ATTRIBUTE)
+}
+
+fn uuids_in(file: &File, attribute: &str) -> io::Result<Vec<Uuid>> {
+    let mut text = [0; 2 * uuid::fmt::Hyphenated::LENGTH + 2];
+    match rustix::fs::fgetxattr(file, attribute, &mut text) {
+        Ok(len) => {
+            let uuids = text[..len].split(|&byte| byte == b' ').map(Uuid::try_parse_ascii);
+            uuids.collect::<Result<_, _>>().map_err(|error| {
+                let reason = format!(
+                    "the attribute {attribute} holds no UUID ({error}): set it to that of the sidecar with \
+                     `setfattr -n {attribute} -v UUID`, or remove it with `setfattr -x {attribute}`"
+                );
+                io::Error::new(io::ErrorKind::InvalidData, reason)
+            })
+        }
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// See [`Image::set_uuid`]; for a file that is not an image yet.

@@ -42,8 +42,15 @@ fn force_replaces_nothing_but_a_sidecar_of_this_image() {
     let other = uuid(&directory, "other.pi");
     is_left_alone(&directory, "disk", &["disk is the image itself", "--integrity PATH"]);
     is_left_alone(&directory, "same", &["same is the image itself"]);
-    is_left_alone(&directory, "other", &["other is not a sidecar", "--integrity PATH"]);
-    is_left_alone(&directory, "link", &["link is not a sidecar"]);
+    is_left_alone(&directory, "other", &["other is another image", &other, "--integrity PATH"]);
+    is_left_alone(&directory, "link", &["link is another image", &other]);
+    let served = open(&directory.path("other"));
+    flock(&served, FlockOperation::NonBlockingLockShared).unwrap();
+    let me = format!("(pid {})", std::process::id());
+    is_left_alone(&directory, "other", &["other is another image", "in use by", &me]);
+    drop(served);
+    fs::write(directory.path("qcow"), b"QFI\xfb").unwrap();
+    is_left_alone(&directory, "qcow", &["qcow is a qcow2 image, not a sidecar"]);
     is_left_alone(&directory, "other.pi", &["other.pi is the sidecar of another image", &other]);
     is_left_alone(&directory, "notes.pi", &["notes.pi is not a sidecar"]);
     is_left_alone(&directory, "empty", &["empty is not a sidecar"]);
@@ -205,4 +212,16 @@ fn force_says_when_there_was_nothing_to_compare_with() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stdout.contains("cannot be compared with the old sidecar disk.pi"), "{}", run.stdout);
     directory.stableblk("check disk").succeeds();
+}
+
+#[test]
+fn an_attribute_that_holds_no_uuid_names_its_cure() {
+    let directory = Directory::protected("");
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(directory.path("disk"), "user.stableblk.uuid", b"garbage", flags).unwrap();
+    for (command, code) in [("check disk", 2), ("protect disk --force", 1)] {
+        directory
+            .stableblk(command)
+            .fails(code, &["disk", "holds no UUID", "setfattr -x user.stableblk.uuid"]);
+    }
 }

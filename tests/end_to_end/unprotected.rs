@@ -43,6 +43,7 @@ fn a_protected_image_is_not_served_without_its_sidecar() {
     for args in [NONE, &["--integrity", "none", "--incoming"]] {
         says(&served(&image, args), 1, &["is protected", name(&sidecar), "`--force`"]);
     }
+    says(&served(&image, &["--force"]), 1, &["--force", "`--integrity none`", "leave it away"]);
     // the sidecar is right still
     write(&image, &[], 2);
     image.assert_clean();

@@ -82,6 +82,9 @@ pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Re
 
 fn run_as(args: &ServeArgs, entrance: Entrance<'_>) -> Result<ExitCode, ServeError> {
     let setup = |action| move |source| ServeError::Setup { action, source };
+    if args.force && args.integrity != Integrity::None {
+        return Err(ServeError::ForceAlone);
+    }
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
     lost_memory::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;

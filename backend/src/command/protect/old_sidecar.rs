@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::image::{self, Access, Image};
+use crate::image::{self, Access, Format, Image};
 use crate::sidecar_file;
 use crate::sidecar_search::{claimed_uuids, open_to_look};
 
@@ -39,7 +39,9 @@ impl OldSidecar {
         }
         let file = open_to_look(path).map_err(Error::io("read", path))?;
         let claimed = claimed_uuids(&file).map_err(Error::io("read", path))?;
-        let Some(&first) = claimed.first() else { return Err(left_alone("not a sidecar")) };
+        let Some(&first) = claimed.first() else {
+            return Err(left_alone(&what_else(&file, metadata.len())));
+        };
         let carried = image.uuids()?;
         if carried.is_empty() && path != sidecar_file::default_path(image.path()) {
             return Err(left_alone(
@@ -79,4 +81,19 @@ impl OldSidecar {
 fn is_same(metadata: &std::fs::Metadata, file: &File) -> io::Result<bool> {
     let file = file.metadata()?;
     Ok((metadata.dev(), metadata.ino()) == (file.dev(), file.ino()))
+}
+
+/// What a file is that is no sidecar, as far as can be told.
+fn what_else(file: &File, len: u64) -> String {
+    let uuid = image::carried_uuids(file).ok().and_then(|uuids| uuids.first().copied());
+    let format = Format::of(file, len).ok().flatten();
+    let kind = match (uuid, format) {
+        (Some(uuid), _) => format!("another image (its UUID is {uuid}), not a sidecar"),
+        (None, Some(format)) => format!("{}, not a sidecar", format.name()),
+        (None, None) => "not a sidecar".to_owned(),
+    };
+    match image::holder(file) {
+        Some(holder) => format!("{kind}, in use by {holder}"),
+        None => kind,
+    }
 }

@@ -21,6 +21,11 @@ pub enum ServeError {
     /// Somebody else has the image.
     #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
     InUse(crate::error::Error),
+    /// An option without what it is for.
+    #[error(
+        "--force gives up the sidecar of an image that is served by `--integrity none`: leave it away, or say that too"
+    )]
+    ForceAlone,
     /// The image is not served without its tuples.
     #[error(transparent)]
     Unprotected(#[from] UnprotectedError),
