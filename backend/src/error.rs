@@ -3,11 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use integrity::sidecar::SuperblockError;
+use integrity::sidecar::{SuperblockError, TwoMoments};
 
 use crate::image::{Format, Holder};
 use crate::sidecar_file;
 use crate::sidecar_search::Trace;
+
+/// The exit status that says that an image and its sidecar are of two moments.
+pub const EXIT_TWO_MOMENTS: u8 = 4;
 
 /// Why a command could not do its work, or could not begin it. Sizes are in bytes.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +189,15 @@ pub enum Error {
         /// The image.
         image: PathBuf,
     },
+    /// Image and sidecar were not written last in the same session, or not up to the same moment of it.
+    #[error("{} and its image are of two moments: {reason}; put back the two that were closed together, or accept what the image \
+        holds with `stableblk accept --force`", sidecar.display())]
+    TwoMoments {
+        /// The sidecar.
+        sidecar: PathBuf,
+        /// How that is known. Not a source, for the cure is to come last.
+        reason: TwoMoments,
+    },
     /// The sidecar covers an image of another size.
     #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: {}",
         sidecar.display(), image.display(), size_cure(image, *covered, *size))]
@@ -247,6 +259,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// The exit status of a command that has failed with this: `usual` for most errors.
+    #[must_use]
+    pub fn exit_status(&self, usual: u8) -> u8 {
+        if matches!(self, Self::TwoMoments { .. }) { EXIT_TWO_MOMENTS } else { usual }
+    }
+
     /// For `map_err`: a failure to do `action` to `path`.
     pub fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |source| {

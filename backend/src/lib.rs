@@ -29,6 +29,7 @@ pub mod poller;
 pub mod range_lock;
 pub mod report;
 pub mod session;
+mod session_stamp;
 pub mod sidecar_file;
 pub mod sidecar_media;
 pub mod sidecar_search;

@@ -6,7 +6,7 @@ use std::{io, panic};
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use stableblk::command::{check, create, ctl, info, man, protect, resize, serve};
+use stableblk::command::{accept, check, create, ctl, info, man, protect, resize, serve};
 use stableblk::log::{self, LogFormat, LogWriter};
 use stableblk::log_filter::{self, LogFilter};
 use stableblk::report;
@@ -43,6 +43,8 @@ enum Command {
     Protect(protect::ProtectArgs),
     /// Verify every block of an image against its tuple
     Check(check::CheckArgs),
+    /// Accept what a crash has left in doubt
+    Accept(accept::AcceptArgs),
     /// Tell what an image and its sidecar are
     Info(info::InfoArgs),
     /// Grow an image and its sidecar
@@ -87,9 +89,16 @@ fn main() -> ExitCode {
     let code = match (&cli.command, &cli.serve) {
         (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(Command::Check(args)), _) => check::run(args).unwrap_or_else(|error| fail(&error, 2)),
+        (Some(Command::Check(args)), _) => {
+            check::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
+        }
+        (Some(Command::Accept(args)), _) => {
+            accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
         (Some(Command::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(Command::Resize(args)), _) => resize::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(Command::Resize(args)), _) => {
+            resize::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
         (Some(Command::Man(args)), _) => {
             man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
         }
@@ -102,7 +111,7 @@ fn main() -> ExitCode {
             .unwrap_or_else(|error| {
                 // the lines before this one come first
                 writer.flush(LOG_LIMIT);
-                fail(&error, 1)
+                fail(&error, error.exit_code())
             }),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     };

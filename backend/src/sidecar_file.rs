@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use integrity::IntegrityProfile;
 use integrity::sidecar::{
     self, Change, IntentMode, Layout, LoadError, Loaded, Recovery, Rules, SUPERBLOCK_SIZE, State, Superblock,
-    SuperblockError, TuplePage,
+    SuperblockError, TuplePage, TwoMoments,
 };
 use tracing::warn;
 use uuid::Uuid;
@@ -191,15 +191,52 @@ impl SidecarFile {
         }))
     }
 
-    /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes it. Tells what was done.
+    /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes it. Tells what was done. Refuses
+    /// an image of another moment.
     pub fn recover(&mut self) -> Result<Option<Recovery>, LoadError> {
         if !self.needs_recovery() {
-            return Ok(None);
+            return match TwoMoments::find(&self.media, self.superblock(), None, Rules::all())? {
+                Some(reason) => Err(reason.into()),
+                None => Ok(None),
+            };
         }
-        let mut opened = sidecar::open(&self.media, IntentMode::Region, RECOVERY_CACHE_SIZE, Rules::all())?;
+        self.reopen(Rules::all())
+    }
+
+    /// Begins and ends a session, in which nothing is written, with an image that may be of another moment: from then on both are of
+    /// this one. What does not match after a crash is adopted, however much it is.
+    pub fn accept_image(&mut self) -> Result<Option<Recovery>, LoadError> {
+        self.reopen(Rules::all() - Rules::SAME_SESSION - Rules::BOUNDED_ADOPTION)
+    }
+
+    fn reopen(&mut self, rules: Rules) -> Result<Option<Recovery>, LoadError> {
+        let mut opened = sidecar::open(&self.media, IntentMode::Region, RECOVERY_CACHE_SIZE, rules)?;
         sidecar::close(&mut opened.journal, &self.media)?;
         self.loaded = Loaded::from(&self.media)?;
         Ok(opened.recovered)
+    }
+
+    /// Makes adopted tuples like any other, durably, and gives the interval of each to `visit` first. Only for a sidecar that is
+    /// closed.
+    pub fn accept_adopted(&self, mut visit: impl FnMut(u64)) -> io::Result<()> {
+        let (layout, profile) = (self.layout(), self.profile());
+        let mut next = 0;
+        while let Some(interval) = self.next_written(next)?.filter(|&it| it < layout.intervals()) {
+            let mut page = self.read_page(layout.page_of(interval))?;
+            let intervals = layout.intervals_of(page.page);
+            next = intervals.end;
+            let mut changes = false;
+            for (interval, tuple) in intervals.zip(page.tuples.chunks_exact_mut(profile.tuple_size())) {
+                if sidecar::accept(profile, tuple) {
+                    visit(interval);
+                    changes = true;
+                }
+            }
+            if changes {
+                page.write(layout, &self.media)?;
+            }
+        }
+        self.media.sidecar().sync_data()
     }
 
     /// Extends the file for the larger image of `grown`, a superblock of this one [grown](Superblock::grown_to). All that is new is
@@ -287,6 +324,7 @@ impl GrowingSidecar {
 pub(crate) fn load_error(action: &'static str, path: &Path) -> impl FnOnce(LoadError) -> Error {
     move |error| match error {
         LoadError::Superblock(reason) => Error::BadSidecar { path: path.to_owned(), reason },
+        LoadError::TwoMoments(reason) => Error::TwoMoments { sidecar: path.to_owned(), reason },
         LoadError::Io(error) => Error::io(action, path)(error),
     }
 }

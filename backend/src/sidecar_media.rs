@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::UNIX_EPOCH;
 
-use integrity::sidecar::{self, Layout, Media, Reason};
+use integrity::sidecar::{self, Layout, Media, Reason, Stamp};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use crate::device::Durability;
 use crate::image::{Alignment, next_data, read_at_least, reopen};
+use crate::session_stamp;
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.
 #[derive(Debug)]
@@ -90,6 +92,25 @@ impl Media for SidecarMedia {
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         next_data(&self.image, offset)
+    }
+
+    fn stamp(&self) -> io::Result<Option<Stamp>> {
+        Ok(session_stamp::read(&self.image))
+    }
+
+    fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+        session_stamp::write(&self.image, stamp)?;
+        // not only the data: an attribute is not needed to read that
+        self.durability.outcome(self.image.sync_all())
+    }
+
+    fn image_modified(&self) -> io::Result<u64> {
+        let metadata = self.image.metadata()?;
+        if !metadata.is_file() {
+            return Ok(0);
+        }
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        u64::try_from(modified.as_nanos()).map_err(io::Error::other)
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -15,3 +15,4 @@ mod log;
 mod protect;
 mod refused;
 mod sidecar;
+mod two_moments;

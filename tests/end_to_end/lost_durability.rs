@@ -162,7 +162,7 @@ fn check_and_info_say_it_until_it_is_settled() {
     assert!(is_said_to_be_lost(&image));
     for recover in [&[][..], &["--recover"]] {
         let check = finish(image.command("check").args(recover));
-        assert_eq!(check.code, Some(4), "{}", check.stdout);
+        assert_eq!(check.code, Some(5), "{}", check.stdout);
         assert!(check.stdout.contains("durability lost: a sync of the image failed"), "{}", check.stdout);
     }
     let info = finish(&mut image.command("info"));

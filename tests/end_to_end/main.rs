@@ -51,6 +51,7 @@ mod shrunk_image;
 mod socket_activation;
 mod troubleshooting;
 mod two_file_systems;
+mod two_moments;
 mod unprotected;
 mod unstable_guest;
 mod watchdog;

@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use clap::Args;
 
 pub(super) use self::compare::compare;
-pub(super) use self::findings::Findings;
+pub(super) use self::findings::{Findings, LbaRange};
 pub(super) use self::recovered::Recovered;
+pub(super) use self::report::Outcome;
 use self::report::Report;
 pub(super) use self::report::write_range;
 use super::{ImageArgs, print};
-use crate::error::Error;
+use crate::error::{EXIT_TWO_MOMENTS, Error};
 use crate::image::{Access, DirectIo, Image};
 use crate::sidecar_file::{SidecarFile, load_error};
 
@@ -24,7 +25,7 @@ use crate::sidecar_file::{SidecarFile, load_error};
 /// An image whose writer was cut off is checked as recovery would leave it. An LBA counts intervals of the image, 4096 bytes each unless the sidecar was made with `--interval 512`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit status: 0 when every block matches, 1 when some do not or cannot be read, 2 when the check was not possible, 4 when every block matches but writes may be missing because a sync of the image failed when it was served."
+    after_help = "Exit status: 0 when every block matches, 1 when some do not or cannot be read, 2 when the check was not possible, 3 when every block matches and some were adopted after a crash and not accepted yet (`stableblk accept --adopted`), 4 when image and sidecar are of two moments, which serving refuses (`stableblk accept --force`), 5 when every block matches but writes may be missing because a sync of the image failed when it was served."
 )]
 pub struct CheckArgs {
     #[command(flatten)]
@@ -37,11 +38,14 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// The exit status of an image all of whose blocks match, but which may lack writes.
-const DURABILITY_LOST: u8 = 4;
+/// Some blocks do not match, or cannot be read.
+const EXIT_MISMATCH: u8 = 1;
+/// All blocks match, and some were adopted after a crash.
+const EXIT_ADOPTED: u8 = 3;
+/// All blocks match, but writes may be missing.
+const EXIT_DURABILITY_LOST: u8 = 5;
 
-/// Prints the blocks that do not match; exit code 1 when there are any. An error means that the
-/// check was not possible.
+/// Prints the blocks that do not match, and those that were adopted. An error means that the check was not possible.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     let access = if args.recover { Access::ReadWrite } else { Access::Read };
     let image = Image::open(&args.image.image, access, DirectIo::WherePossible)?;
@@ -50,12 +54,14 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     let recovered = if args.recover { Recovered::now(&mut sidecar) } else { Recovered::dry_run(&sidecar) }
         .map_err(load_error("recover", &path))?;
     let findings = compare(&image, &sidecar, &recovered, "checking")?;
-    let all_match = findings.all_match();
-    let report = Report::new(&image, &sidecar, recovered.outcome(), findings);
+    let (all_match, adopted_blocks) = (findings.all_match(), findings.adopted_blocks);
+    let report = Report::new(&image, &sidecar, &recovered, findings);
     print(&report, args.json)?;
-    Ok(match (all_match, report.durability_lost()) {
-        (false, _) => ExitCode::FAILURE,
-        (true, true) => ExitCode::from(DURABILITY_LOST),
-        (true, false) => ExitCode::SUCCESS,
-    })
+    Ok(ExitCode::from(match recovered.refusal() {
+        Some(_) => EXIT_TWO_MOMENTS,
+        None if !all_match => EXIT_MISMATCH,
+        None if report.durability_lost() => EXIT_DURABILITY_LOST,
+        None if adopted_blocks > 0 => EXIT_ADOPTED,
+        None => 0,
+    }))
 }

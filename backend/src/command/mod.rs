@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::sidecar_file;
 
+pub mod accept;
 pub mod check;
 pub mod create;
 pub mod ctl;

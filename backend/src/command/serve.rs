@@ -19,7 +19,6 @@ pub use self::unprotected::{Protected, UnprotectedError};
 use super::lease::lease;
 use super::storage::{Storage, StorageError};
 use super::take_over::refuse_other_data;
-use integrity::sidecar::LoadError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
@@ -139,7 +138,7 @@ fn open_protected(
         // what it is, and no more: its owner changes it meanwhile
         Ok(SidecarDevice::preview(image, sidecar, cache_bytes))
     } else if args.read_only {
-        SidecarDevice::view(image, sidecar, cache_bytes).map_err(LoadError::from)
+        SidecarDevice::view(image, sidecar, cache_bytes)
     } else {
         SidecarDevice::open(image, sidecar, args.intent.into(), cache_bytes)
     };

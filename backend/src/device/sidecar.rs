@@ -12,6 +12,7 @@
 
 mod doubt;
 mod tag_log;
+mod written_since;
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +33,7 @@ use crate::inflight::{Direction, Operation};
 use crate::sidecar_file::SidecarFile;
 use integrity::sidecar::{
     self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
-    Rules,
+    Rules, TwoMoments,
 };
 
 /// A raw image protected by a sidecar.
@@ -60,6 +61,7 @@ impl SidecarDevice {
         mode: IntentMode,
         cache_bytes: usize,
     ) -> Result<Self, LoadError> {
+        written_since::look(&sidecar);
         let Opened { journal, recovered, damaged: _, durability_lost } =
             sidecar::open(sidecar.media(), mode, cache_bytes, Rules::all())?;
         if let Some(recovery) = recovered {
@@ -79,8 +81,10 @@ impl SidecarDevice {
     }
 
     /// The same for reading only: what recovery would change is changed in memory.
-    pub fn view(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> io::Result<Self> {
+    pub fn view(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> Result<Self, LoadError> {
+        written_since::look(&sidecar);
         let mut pages = Vec::new();
+        let mut recovered = None;
         if sidecar.needs_recovery() {
             let recovery =
                 Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
@@ -89,8 +93,13 @@ impl SidecarDevice {
                     }
                     Ok(())
                 })?;
-            report(&recovery);
+            recovered = Some(recovery);
         }
+        let (media, superblock) = (sidecar.media(), sidecar.superblock());
+        if let Some(reason) = TwoMoments::find(media, superblock, recovered.as_ref(), Rules::all())? {
+            return Err(reason.into());
+        }
+        recovered.iter().for_each(report);
         let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);
         Ok(Self::new(image, sidecar, journal, cache_bytes))
     }
@@ -187,7 +196,8 @@ fn report(recovery: &Recovery) {
     }
     if *adopted_blocks > 0 {
         tracing::warn!(
-            "{adopted_blocks} blocks hold no write that was flushed, nor any later one, and were adopted as they are"
+            "{adopted_blocks} blocks hold no write that was flushed, nor any later one, and were adopted as they are: list them with \
+             `stableblk check`, and accept them with `stableblk accept --adopted`"
         );
     }
     for adoption in recovery.adoptions.iter().take(ADOPTIONS_LOGGED) {

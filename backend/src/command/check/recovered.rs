@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
-use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage};
+use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage, TwoMoments};
 
 use crate::sidecar_file::SidecarFile;
 
@@ -12,6 +12,7 @@ use crate::sidecar_file::SidecarFile;
 #[derive(Debug, Default)]
 pub(in crate::command) struct Recovered {
     recovery: Option<Recovery>,
+    refusal: Option<TwoMoments>,
     /// Whether it was done.
     done: bool,
     /// Pages of the tuple array as recovery would leave them, where that is not as they are.
@@ -19,25 +20,34 @@ pub(in crate::command) struct Recovered {
 }
 
 impl Recovered {
-    /// Recovers the sidecar if it needs it.
+    /// Recovers the sidecar if it needs it. One that is refused stays as it is.
     pub(in crate::command) fn now(sidecar: &mut SidecarFile) -> Result<Self, LoadError> {
-        Ok(Self { recovery: sidecar.recover()?, done: true, pages: BTreeMap::new() })
+        match sidecar.recover() {
+            Err(LoadError::TwoMoments(_)) => Self::dry_run(sidecar),
+            recovery => Ok(Self { recovery: recovery?, done: true, ..Self::default() }),
+        }
     }
 
     /// Finds out what recovery would do, and writes nothing.
     pub(in crate::command) fn dry_run(sidecar: &SidecarFile) -> Result<Self, LoadError> {
-        if !sidecar.needs_recovery() {
-            return Ok(Self::default());
-        }
-        let mut pages = BTreeMap::new();
-        let recovery =
-            Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
+        let (media, superblock) = (sidecar.media(), sidecar.superblock());
+        let mut found = Self::default();
+        if sidecar.needs_recovery() {
+            let pages = &mut found.pages;
+            found.recovery = Some(Recovery::run(media, superblock, Rules::all(), |page, changes| {
                 if changes {
                     pages.insert(page.page, page);
                 }
                 Ok(())
-            })?;
-        Ok(Self { recovery: Some(recovery), done: false, pages })
+            })?);
+        }
+        found.refusal = TwoMoments::find(media, superblock, found.recovery.as_ref(), Rules::all())?;
+        Ok(found)
+    }
+
+    /// Why serving refuses image and sidecar, if it does.
+    pub(in crate::command) fn refusal(&self) -> Option<TwoMoments> {
+        self.refusal
     }
 
     /// What it found, and whether it was done; none of an image that was closed cleanly.

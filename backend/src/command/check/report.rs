@@ -7,6 +7,7 @@ use integrity::sidecar::Recovery;
 use serde::Serialize;
 
 use super::super::image_info::DURABILITY_LOST;
+use super::Recovered;
 use super::findings::{BadRange, Findings, LbaRange, TagValues};
 use crate::image::Image;
 use crate::sidecar_file::SidecarFile;
@@ -21,6 +22,9 @@ pub(super) struct Report<'a> {
     /// None when the image was closed cleanly.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovery: Option<Outcome>,
+    /// Why serving refuses image and sidecar: they are of two moments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     /// Taken as they were found after a crash.
     adopted_blocks: u64,
     adopted_ranges: Vec<LbaRange>,
@@ -35,11 +39,10 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// `recovery` is what it found, and whether it was done.
     pub(super) fn new(
         image: &'a Image,
         sidecar: &'a SidecarFile,
-        recovery: Option<(&Recovery, bool)>,
+        recovered: &Recovered,
         findings: Findings,
     ) -> Self {
         let findings = findings.sorted();
@@ -48,7 +51,8 @@ impl<'a> Report<'a> {
             sidecar: sidecar.path().to_string_lossy(),
             interval_size: sidecar.profile().interval_size(),
             blocks: sidecar.layout().intervals(),
-            recovery: recovery.map(|(recovery, done)| Outcome::new(recovery, done)),
+            recovery: recovered.outcome().map(|(recovery, done)| Outcome::new(recovery, done)),
+            refused: recovered.refusal().map(|reason| reason.to_string()),
             adopted_blocks: findings.adopted_blocks,
             adopted_ranges: findings.adopted,
             mismatched_blocks: findings.mismatched_blocks,
@@ -104,17 +108,31 @@ impl fmt::Display for Report<'_> {
         }
         write!(f, "{image}: {blocks} blocks of {interval_size} bytes, ")?;
         match (mismatched_blocks, unreadable_blocks) {
-            (0, 0) => writeln!(f, "all match"),
-            (bad, 0) => writeln!(f, "{bad} do not match"),
-            (0, bad) => writeln!(f, "{bad} cannot be read, all others match"),
-            (bad, unreadable) => writeln!(f, "{bad} do not match, {unreadable} cannot be read"),
+            (0, 0) => write!(f, "all match")?,
+            (bad, 0) => write!(f, "{bad} do not match")?,
+            (0, bad) => write!(f, "{bad} cannot be read, all others match")?,
+            (bad, unreadable) => write!(f, "{bad} do not match, {unreadable} cannot be read")?,
+        }
+        match self.adopted_blocks {
+            0 => writeln!(f)?,
+            adopted => {
+                writeln!(f, "; {adopted} were adopted: accept them with `stableblk accept --adopted`")?;
+            }
+        }
+        match &self.refused {
+            None => Ok(()),
+            Some(reason) => writeln!(
+                f,
+                "{image}: image and sidecar are of two moments: {reason}; serving refuses them: put back the two that were closed \
+                 together, or accept what the image holds with `stableblk accept --force`"
+            ),
         }
     }
 }
 
 /// What recovery has done, or would do. Numbers are of blocks where they say nothing else.
 #[derive(Debug, Serialize)]
-struct Outcome {
+pub(in crate::command) struct Outcome {
     /// Whether it was done, or would be.
     done: bool,
     log_pages: u64,
@@ -130,7 +148,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn new(recovery: &Recovery, done: bool) -> Self {
+    pub(in crate::command) fn new(recovery: &Recovery, done: bool) -> Self {
         Self {
             done,
             log_pages: recovery.log_pages,

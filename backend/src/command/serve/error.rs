@@ -109,6 +109,15 @@ pub enum ServeError {
 }
 
 impl ServeError {
+    /// The exit status that tells of it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Image(error) => error.exit_status(1),
+            _ => 1,
+        }
+    }
+
     /// Whether somebody else has the storage, who may let go of it.
     pub(in crate::command) fn is_in_use(&self) -> bool {
         use crate::error::Error::InUse;

@@ -1,0 +1,96 @@
+//! `stableblk accept`: a person takes over the responsibility for what a crash, or a pair of two moments, has left.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::check::{LbaRange, Outcome, Recovered};
+use super::{ImageArgs, print};
+use crate::error::Error;
+use crate::image::{Access, DirectIo, Image};
+use crate::sidecar_file::{SidecarFile, load_error};
+
+/// Accept what a crash has left in doubt
+///
+/// After a crash, blocks that hold no write that is known are adopted: they get a tuple for what they hold, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image and a sidecar that are refused because they are of two moments. Each accepted range of blocks is printed.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Exit status: 0 when it is done, 1 when it was not possible, 4 when image and sidecar are of two moments and --force was not given."
+)]
+#[group(id = "what", required = true, multiple = true, args = ["adopted", "force"])]
+pub struct AcceptArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Take the blocks that were adopted after a crash as they are
+    #[arg(long)]
+    adopted: bool,
+    /// Take an image and a sidecar of two moments for one pair, and adopt what does not match
+    #[arg(long)]
+    force: bool,
+}
+
+/// Says first what a refused pair would be made of, and then does it.
+pub fn run(args: &AcceptArgs) -> Result<ExitCode, Error> {
+    let image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
+    let path = args.image.sidecar_path();
+    let mut sidecar = SidecarFile::open(&path, &image, Access::ReadWrite)?;
+    let name = image.path().display().to_string();
+    let found = Recovered::dry_run(&sidecar).map_err(load_error("recover", &path))?;
+    if let Some(reason) = found.refusal() {
+        if !args.force {
+            return Err(Error::TwoMoments { sidecar: path, reason });
+        }
+        print(&format!("{name}: image and sidecar are of two moments: {reason}\n"), false)?;
+        if let Some((recovery, _)) = found.outcome() {
+            print(&format!("{name}: {}", Outcome::new(recovery, false)), false)?;
+            let mut doubtful = Blocks::new(&name, "match nothing and are adopted");
+            recovery.adoptions.iter().for_each(|adoption| doubtful.add(adoption.lba));
+            doubtful.count = recovery.adopted_blocks;
+            print(&doubtful, false)?;
+        }
+        sidecar.accept_image().map_err(load_error("recover", &path))?;
+    } else {
+        sidecar.recover().map_err(load_error("recover", &path))?;
+    }
+    if args.adopted {
+        let mut accepted = Blocks::new(&name, "were adopted, and are accepted as they are");
+        sidecar.accept_adopted(|lba| accepted.add(lba)).map_err(Error::io("write", &path))?;
+        print(&accepted, false)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Blocks, and what becomes of them.
+#[derive(Debug, Serialize)]
+struct Blocks<'a> {
+    image: &'a str,
+    ranges: Vec<LbaRange>,
+    count: u64,
+    what: &'static str,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(image: &'a str, what: &'static str) -> Self {
+        Self { image, ranges: Vec::new(), count: 0, what }
+    }
+
+    fn add(&mut self, lba: u64) {
+        self.count += 1;
+        LbaRange::add(&mut self.ranges, lba);
+    }
+}
+
+impl fmt::Display for Blocks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for range in &self.ranges {
+            writeln!(f, "{range}")?;
+        }
+        let listed: u64 = self.ranges.iter().map(|range| range.blocks()).sum();
+        if listed < self.count {
+            writeln!(f, "... and {} more blocks", self.count - listed)?;
+        }
+        writeln!(f, "{}: {} blocks {}", self.image, self.count, self.what)
+    }
+}
