@@ -173,6 +173,7 @@ pub fn run<B: BlockDevice>(
     tell_service_manager(NotifyState::Ready);
     let mut control = Control::new(disk, offer, endpoint, supervision)?;
     control.epoll.watch(termination.signalled.as_fd(), TERMINATION)?;
+    control.finish_growth();
     match endpoint {
         Endpoint::Connected(stream) => control.start_session(stream.try_clone()?)?,
         Endpoint::Bound(_) | Endpoint::Listener(_) => {}
@@ -463,6 +464,16 @@ impl<'a, B: BlockDevice> Control<'a, B> {
             self.measure_again = true;
         } else {
             self.resize(None, None);
+        }
+    }
+
+    /// Storage that is larger than the disk: a growth was cut off, or nobody has told of one.
+    fn finish_growth(&mut self) {
+        let device = &self.disk.device;
+        let served = device.info().capacity.get();
+        let is_larger = device.is_held() && device.measure().is_ok_and(|size| size.bytes > served);
+        if is_larger && !self.disk.limits.read_only {
+            self.storage_changed();
         }
     }
 

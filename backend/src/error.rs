@@ -189,6 +189,19 @@ pub enum Error {
         /// The image.
         image: PathBuf,
     },
+    /// The end of the image is gone, with what a guest wrote there.
+    #[error("{} is truncated: it has {size} bytes, and its sidecar {} covers {covered}; restore the image, or name the right \
+        sidecar with `--integrity PATH`", image.display(), sidecar.display())]
+    TruncatedImage {
+        /// The image.
+        image: PathBuf,
+        /// Its sidecar.
+        sidecar: PathBuf,
+        /// The size of image that the sidecar covers.
+        covered: u64,
+        /// The size of the image.
+        size: u64,
+    },
     /// Image and sidecar were not written last in the same session, or not up to the same moment of it.
     #[error("{} and its image are of two moments: {reason}; put back the two that were closed together, or accept what the image \
         holds with `stableblk accept --force`", sidecar.display())]
@@ -198,9 +211,9 @@ pub enum Error {
         /// How that is known. Not a source, for the cure is to come last.
         reason: TwoMoments,
     },
-    /// The sidecar covers an image of another size.
-    #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: {}",
-        sidecar.display(), image.display(), size_cure(image, *covered, *size))]
+    /// The sidecar covers a smaller image, and it is not known to be the image's own.
+    #[error("{} is the sidecar of an image of {covered} bytes, but {} has {size}: name the right one with \
+        `--integrity PATH`, or follow a grown image with `stableblk resize`", sidecar.display(), image.display())]
     SizeDiffers {
         /// The sidecar.
         sidecar: PathBuf,
@@ -295,18 +308,6 @@ fn foreign_sidecar_cure(found: Option<&Path>) -> String {
         None => "name the right one with `--integrity PATH`, or move this one away and make another with \
             `stableblk protect --force`"
             .to_owned(),
-    }
-}
-
-fn size_cure(image: &Path, covered: u64, size: u64) -> String {
-    let image = image.display();
-    if size < covered {
-        format!(
-            "the image was truncated; restore it from a backup, or give it its length back with \
-             `truncate -s {covered} {image}`, after which `stableblk check` names the blocks that are lost"
-        )
-    } else {
-        format!("the image has grown; let its sidecar follow with `stableblk resize {image}`")
     }
 }
 

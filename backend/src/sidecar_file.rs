@@ -85,10 +85,29 @@ impl SidecarFile {
         Ok(Self { path: path.to_owned(), media, loaded })
     }
 
-    /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another image.
+    /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another image. The image may be larger than
+    /// the sidecar covers: a growth was cut off, or somebody else made it larger.
     pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
         let sidecar = Self::open_for_any_size(path, image, access)?;
-        sidecar.refuse_wrong_size(image)?;
+        sidecar.refuse_truncated(image)?;
+        let covered = sidecar.layout().image_size();
+        if covered < image.size() {
+            let is_known = image.is_block_device() || !image.uuids()?.is_empty();
+            if !is_known || !covered.is_multiple_of(image.alignment().offset.into()) {
+                return Err(Error::SizeDiffers {
+                    sidecar: sidecar.path,
+                    image: image.path().to_owned(),
+                    covered,
+                    size: image.size(),
+                });
+            }
+            warn!(
+                "{} has {} bytes, of which its sidecar covers {covered}: a growth was cut off, or another program made the image \
+                 larger; only what is covered is used until the image is served for writing, which finishes the growth",
+                image.path().display(),
+                image.size()
+            );
+        }
         Ok(sidecar)
     }
 
@@ -255,15 +274,15 @@ impl SidecarFile {
         Ok(GrowingSidecar { sidecar: self, loaded })
     }
 
-    /// Refuses an image of another size than the sidecar is of.
-    pub(crate) fn refuse_wrong_size(&self, image: &Image) -> Result<(), Error> {
+    /// Refuses an image of which the end is gone.
+    pub(crate) fn refuse_truncated(&self, image: &Image) -> Result<(), Error> {
         let covered = self.layout().image_size();
-        if covered == image.size() {
+        if covered <= image.size() {
             return Ok(());
         }
-        Err(Error::SizeDiffers {
-            sidecar: self.path.clone(),
+        Err(Error::TruncatedImage {
             image: image.path().to_owned(),
+            sidecar: self.path.clone(),
             covered,
             size: image.size(),
         })

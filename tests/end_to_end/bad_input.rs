@@ -218,7 +218,11 @@ fn a_sidecar_that_is_not_this_images() {
     let own = format!("--integrity {}", path(&image.sidecar_path()));
     assert_refused(&image, &["--integrity", path(&sidecar)], &["sidecar of another image", &own]);
     File::options().write(true).open(image.path()).unwrap().set_len(1 << 19).unwrap();
-    assert_refused(&image, &[], &["image of 1048576 bytes", "has 524288"]);
+    assert_refused(
+        &image,
+        &[],
+        &["is truncated: it has 524288 bytes", "covers 1048576", "restore the image"],
+    );
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod block_device;
 mod control;
 mod corrupt_media;
 mod crashed_image;
+mod cut_off_growth;
 mod dirty_log;
 mod features;
 mod fencing;

@@ -58,7 +58,7 @@ const CASES: &[Case] = &[
         fs::write(image.sidecar_path(), "my notes").unwrap();
         Some(stderr(image.command("protect").arg("--force")))
     }),
-    ("the image was truncated", || {
+    ("is truncated: it has", || {
         let image = Image::create(SIZE);
         File::options().write(true).open(image.path()).unwrap().set_len(SIZE / 2).unwrap();
         Some(serve(&image, &[]))

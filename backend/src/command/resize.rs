@@ -62,7 +62,7 @@ fn refuse_new_size(image: &Image, sidecar: &SidecarFile, size: u64) -> Result<()
     let (covered, now) = (sidecar.layout().image_size(), image.size());
     if now < covered {
         // the end of the disk is gone, and zeros in its place would not be what the guest wrote
-        sidecar.refuse_wrong_size(image)?;
+        sidecar.refuse_truncated(image)?;
     }
     if size < now {
         return Err(Error::Shrinks { image: image.path().to_owned(), now, size });

@@ -47,14 +47,15 @@ pub(super) trait Visitor: Sync {
     }
 }
 
-/// Shows `image`, which consists of whole intervals of `profile`, to `visitor`, until that fails.
+/// Shows the first `size` bytes of `image`, whole intervals of `profile`, to `visitor`, until that fails.
 pub(super) fn scan(
     image: &Image,
+    size: u64,
     profile: &IntegrityProfile,
     title: &'static str,
     visitor: &impl Visitor,
 ) -> Result<(), Error> {
-    let cursor = Cursor::new(image.size(), title);
+    let cursor = Cursor::new(size, title);
     let work = || {
         let worked = visit_chunks(image, profile, &cursor, visitor);
         worked.inspect_err(|_| cursor.stop())
@@ -86,7 +87,7 @@ fn visit_chunks(
     let (data, tuples) = folio.parts_mut();
     let mut part = Part { image, profile, data, tuples };
     while let Some(offset) = cursor.advance(|offset| visitor.next_work(offset))? {
-        let len = data_len(image, offset);
+        let len = data_len(cursor.end, offset);
         if part.read(offset, len).is_ok() {
             part.show(offset, len, visitor)?;
         } else {
@@ -142,9 +143,9 @@ impl Part<'_> {
     }
 }
 
-/// Bytes of the chunk at `offset`.
-fn data_len(image: &Image, offset: u64) -> usize {
-    usize::try_from(image.size() - offset).map_or(FOLIO_SIZE_MAX, |left| left.min(FOLIO_SIZE_MAX))
+/// Bytes of the chunk at `offset`, of `size` bytes in all.
+fn data_len(size: u64, offset: u64) -> usize {
+    usize::try_from(size - offset).map_or(FOLIO_SIZE_MAX, |left| left.min(FOLIO_SIZE_MAX))
 }
 
 /// How far the threads have come together.

@@ -147,7 +147,13 @@ fn open_protected(
 
 fn open_sidecar(args: &ServeArgs, path: &Path, image: &Image) -> Result<SidecarFile, ServeError> {
     let access = if args.incoming { Access::Inspect } else { access(args) };
-    Ok(SidecarFile::open(path, image, access)?)
+    let sidecar = SidecarFile::open(path, image, access)?;
+    // an image of which only a part is covered is served as far as that
+    let (size, block_size) = (sidecar.layout().image_size(), args.block_size);
+    if !size.is_multiple_of(block_size.into()) {
+        return Err(ServeError::BlockSize { path: args.blk_file.clone(), size, block_size });
+    }
+    Ok(sidecar)
 }
 
 fn open_kernel_pi(

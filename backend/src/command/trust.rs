@@ -16,7 +16,13 @@ pub(super) fn trust(
     first: u64,
     title: &'static str,
 ) -> Result<(), Error> {
-    scan(image, sidecar.profile(), title, &Trust { image, sidecar, first, one_writer: Mutex::new(()) })
+    scan(
+        image,
+        image.size(),
+        sidecar.profile(),
+        title,
+        &Trust { image, sidecar, first, one_writer: Mutex::new(()) },
+    )
 }
 
 struct Trust<'a> {

@@ -25,7 +25,7 @@ use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use super::plain::first_step;
 use super::uring::{self, Ring, Step};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
+use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::image::{Image, next_data};
@@ -113,6 +113,7 @@ impl SidecarDevice {
     fn new(image: Image, sidecar: SidecarFile, journal: Journal, cache_bytes: usize) -> Self {
         let protection = Protection::sidecar(*sidecar.profile());
         let info = DeviceInfo {
+            capacity: Capacity::new(journal.layout().image_size()),
             zeroing_max: zeroing_max(journal.layout(), cache_bytes),
             ..DeviceInfo::of_image(&image, Some(protection))
         };

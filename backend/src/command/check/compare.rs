@@ -20,7 +20,8 @@ pub(in crate::command) fn compare(
     title: &'static str,
 ) -> Result<Findings, Error> {
     let check = Check { image, sidecar, recovered, findings: Mutex::default() };
-    scan(image, sidecar.profile(), title, &check)?;
+    let covered = sidecar.layout().image_size().min(image.size());
+    scan(image, covered, sidecar.profile(), title, &check)?;
     Ok(check.findings.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -49,7 +49,7 @@ fn compare_with(image: &Image, path: &Path) -> Result<Compared, Error> {
     let sidecar = SidecarFile::open_for_any_size(path, image, Access::Inspect)?;
     let interval_size = sidecar.profile().interval_size();
     if !image.size().is_multiple_of(interval_size as u64) {
-        sidecar.refuse_wrong_size(image)?;
+        sidecar.refuse_truncated(image)?;
     }
     let recovered = Recovered::dry_run(&sidecar).map_err(load_error("recover", path))?;
     let findings = compare(image, &sidecar, &recovered, "comparing")?.sorted();
