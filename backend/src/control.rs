@@ -467,7 +467,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         }
     }
 
-    /// Storage that is larger than the disk: a growth was cut off, or nobody has told of one.
+    /// Grows into storage that is larger than the disk: a growth was cut off, or was never announced.
     fn finish_growth(&mut self) {
         let device = &self.disk.device;
         let served = device.info().capacity.get();

@@ -202,7 +202,8 @@ pub enum Error {
         /// The size of the image.
         size: u64,
     },
-    /// Image and sidecar were not written last in the same session, or not up to the same moment of it.
+    /// Image and sidecar were not written last in the same session, or not up to the same moment of
+    /// it.
     #[error("{} and its image are of two moments: {reason}; put back the two that were closed together, or accept what the image \
         holds with `stableblk accept --force`", sidecar.display())]
     TwoMoments {

@@ -1,4 +1,5 @@
-//! The session stamp: the extended attribute of an image that says in which session of its sidecar it was written last.
+//! The session stamp: the extended attribute of an image that says in which session of its sidecar
+//! it was written last.
 //!
 //! Its text is the sidecar's UUID, the epoch of the session, and `open` or `closed`.
 
@@ -14,7 +15,8 @@ const ATTRIBUTE: &str = "user.stableblk.session";
 /// Longer than any stamp.
 const LEN_MAX: usize = 128;
 
-/// What `image` carries. None where it carries no stamp, or none that can be read: then nothing is known of its session.
+/// What `image` carries. None where it carries no stamp, or none that can be read: then nothing is
+/// known of its session.
 pub(crate) fn read(image: &File) -> Option<Stamp> {
     let mut text = [0; LEN_MAX];
     let stamp = match fgetxattr(image, ATTRIBUTE, &mut text[..]) {
@@ -28,7 +30,8 @@ pub(crate) fn read(image: &File) -> Option<Stamp> {
     stamp
 }
 
-/// Has `image` carry `stamp`. Where it cannot, it carries none afterwards. It is durable with the next sync of the image.
+/// Has `image` carry `stamp`. Where it cannot, it carries none afterwards. It is durable with the
+/// next sync of the image.
 pub(crate) fn write(image: &File, stamp: &Stamp) -> io::Result<()> {
     match fsetxattr(image, ATTRIBUTE, text(stamp).as_bytes(), XattrFlags::empty()) {
         Ok(()) => Ok(()),

@@ -85,8 +85,9 @@ impl SidecarFile {
         Ok(Self { path: path.to_owned(), media, loaded })
     }
 
-    /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another image. The image may be larger than
-    /// the sidecar covers: a growth was cut off, or somebody else made it larger.
+    /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another
+    /// image. The image may be larger than the sidecar covers: a growth was cut off, or somebody
+    /// else made it larger.
     pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
         let sidecar = Self::open_for_any_size(path, image, access)?;
         sidecar.refuse_truncated(image)?;
@@ -210,8 +211,8 @@ impl SidecarFile {
         }))
     }
 
-    /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes it. Tells what was done. Refuses
-    /// an image of another moment.
+    /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes
+    /// it. Tells what was done. Refuses an image of another moment.
     pub fn recover(&mut self) -> Result<Option<Recovery>, LoadError> {
         if !self.needs_recovery() {
             return match TwoMoments::find(&self.media, self.superblock(), None, Rules::all())? {
@@ -222,8 +223,9 @@ impl SidecarFile {
         self.reopen(Rules::all())
     }
 
-    /// Begins and ends a session, in which nothing is written, with an image that may be of another moment: from then on both are of
-    /// this one. What does not match after a crash is adopted, however much it is.
+    /// Begins and ends a session, in which nothing is written, with an image that may be of another
+    /// moment: from then on both are of this one. What does not match after a crash is adopted,
+    /// however much it is.
     pub fn accept_image(&mut self) -> Result<Option<Recovery>, LoadError> {
         self.reopen(Rules::all() - Rules::SAME_SESSION - Rules::BOUNDED_ADOPTION)
     }
@@ -235,8 +237,8 @@ impl SidecarFile {
         Ok(opened.recovered)
     }
 
-    /// Makes adopted tuples like any other, durably, and gives the interval of each to `visit` first. Only for a sidecar that is
-    /// closed.
+    /// Makes adopted tuples like any other, durably, and gives the interval of each to `visit`
+    /// first. Only for a sidecar that is closed.
     pub fn accept_adopted(&self, mut visit: impl FnMut(u64)) -> io::Result<()> {
         let (layout, profile) = (self.layout(), self.profile());
         let mut next = 0;

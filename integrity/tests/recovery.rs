@@ -1,5 +1,5 @@
-//! Recovery by its rules, and what it costs: compared with rules that are written down one block and one record at a time, over logs
-//! that no guest of ours would leave.
+//! Recovery by its rules, and what it costs: compared with rules that are written down one block
+//! and one record at a time, over logs that no guest of ours would leave.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -102,7 +102,8 @@ fn open_sidecar(medium: &Medium, interval_size: u32, image_size: u64, mode: Inte
     sidecar::Loaded::from(medium).expect("a superblock").superblock
 }
 
-/// Page `seq` of the log, with `records`, of which all in pages up to `committed` had their data durable.
+/// Page `seq` of the log, with `records`, of which all in pages up to `committed` had their data
+/// durable.
 fn put_log_page(medium: &Medium, superblock: &Superblock, seq: u64, committed: u64, records: &[Record]) {
     let layout = superblock.layout();
     let mut page = vec![0; PAGE_SIZE];
@@ -335,7 +336,8 @@ fn short_records_do_not_pile_up_until_the_log_is_half_full() {
     }
 }
 
-/// Asks once for leave to write `intervals`, and does so if it is granted. The image is never synced.
+/// Asks once for leave to write `intervals`, and does so if it is granted. The image is never
+/// synced.
 fn ask(journal: &mut Journal, intent: &mut Intent) -> Admission {
     let count = usize::try_from(intent.intervals().end - intent.intervals().start).expect("few");
     let tuples = vec![1; count * TUPLE_SIZE];

@@ -1,4 +1,5 @@
-//! A sidecar of another moment than its image: refused by each command with the same exit status, until a person accepts it.
+//! A sidecar of another moment than its image: refused by each command with the same exit status,
+//! until a person accepts it.
 
 use std::fs;
 
@@ -67,6 +68,7 @@ fn a_sidecar_of_another_session_is_refused_until_it_is_accepted() {
 
     let accepted = directory.stableblk("accept disk --force");
     assert!(accepted.succeeds().stdout.contains("session 3"), "{}", accepted.stdout);
+    assert!(accepted.stdout.contains("nothing is adopted"), "{}", accepted.stdout);
     directory.stableblk("check disk").succeeds();
     assert_eq!(stamp(&directory), "3 closed");
 }

@@ -1,4 +1,5 @@
-//! An image that has grown, and a sidecar that has not: a back-end that was killed while it made a disk larger leaves them so.
+//! An image that has grown, and a sidecar that has not: a back-end that was killed while it made a
+//! disk larger leaves them so.
 
 use std::fs::{self, OpenOptions};
 

@@ -1,4 +1,5 @@
-//! An image of which more has changed than a crash can leave, or that was written after a clean stop: it is said at the start.
+//! An image of which more has changed than a crash can leave, or that was written after a clean
+//! stop: it is said at the start.
 
 use std::fs::{File, FileTimes, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,8 @@ const SIZE: u64 = 16 * MIB;
 const DOUBT_MAX: usize = 1024;
 const REGIONS: u64 = 8;
 
-/// A block of each of some regions, flushed; twice, for the log says of the first ones that they were durable.
+/// A block of each of some regions, flushed; twice, for the log says of the first ones that they
+/// were durable.
 fn work(queue: &mut Queue<'_>, attempt: u64) {
     for round in 0..2 {
         for region in 0..REGIONS {

@@ -1,4 +1,4 @@
-//! `stableblk accept`: a person takes over the responsibility for what a crash, or a pair of two moments, has left.
+//! `stableblk accept`: a person accepts what a crash, or a pair of two moments, has left.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -14,7 +14,10 @@ use crate::sidecar_file::{SidecarFile, load_error};
 
 /// Accept what a crash has left in doubt
 ///
-/// After a crash, blocks that hold no write that is known are adopted: they get a tuple for what they hold, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image and a sidecar that are refused because they are of two moments. Each accepted range of blocks is printed.
+/// After a crash, blocks that hold no write that is known are adopted: they get a tuple for what
+/// they hold, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image and
+/// a sidecar that are refused because they are of two moments. Each accepted range of blocks is
+/// printed.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Exit status: 0 when it is done, 1 when it was not possible, 4 when image and sidecar are of two moments and --force was not given."
@@ -49,6 +52,10 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, Error> {
             recovery.adoptions.iter().for_each(|adoption| doubtful.add(adoption.lba));
             doubtful.count = recovery.adopted_blocks;
             print(&doubtful, false)?;
+        } else {
+            let closed = "the sidecar was closed, so nothing is adopted: reads of blocks that do not match fail, and `stableblk \
+                check` lists them";
+            print(&format!("{name}: {closed}\n"), false)?;
         }
         sidecar.accept_image().map_err(load_error("recover", &path))?;
     } else {

@@ -47,7 +47,8 @@ pub(super) trait Visitor: Sync {
     }
 }
 
-/// Shows the first `size` bytes of `image`, whole intervals of `profile`, to `visitor`, until that fails.
+/// Shows the first `size` bytes of `image`, whole intervals of `profile`, to `visitor`, until that
+/// fails.
 pub(super) fn scan(
     image: &Image,
     size: u64,

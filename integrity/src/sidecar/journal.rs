@@ -34,8 +34,8 @@ const EIO: i32 = 5;
 /// Pages that wait in memory before they are written without anyone asking for it: 1 MiB.
 const VOLATILE_MAX: usize = 256;
 
-/// Records without tuples after which a checkpoint is made. They are so short that a log could have millions of them before it is
-/// half full; the number of the others is bounded by their tuples.
+/// Records without tuples after which a checkpoint is made. They are so short that a log could have
+/// millions of them before it is half full; the number of the others is bounded by their tuples.
 const SHORT_RECORDS_MAX: u64 = 1 << 16;
 
 /// A change of some blocks, on its way.
@@ -130,8 +130,8 @@ pub struct Journal {
     incomplete: u64,
     commit: Demand,
     checkpoint: Demand,
-    /// The page up to which the log has to be durable for the checkpoint that is wanted; before `tail`: not known yet. Records that
-    /// are made meanwhile do not put it off.
+    /// The page up to which the log has to be durable for the checkpoint that is wanted; before
+    /// `tail`: not known yet. Records that are made meanwhile do not put it off.
     goal: u64,
     /// A checkpoint is under way; true when what it has written may be lost.
     checkpointing: Option<Spoiled>,
@@ -645,8 +645,8 @@ impl Journal {
     }
 }
 
-/// The intervals whose data may be written while their records are not durable: after a crash, all that can match nothing without
-/// being named by the log.
+/// The intervals whose data may be written while their records are not durable: after a crash, all
+/// that can match nothing without being named by the log.
 #[derive(Debug)]
 struct Doubt {
     max: u64,
@@ -666,7 +666,8 @@ impl Doubt {
         self.now + count <= self.max
     }
 
-    /// `count` more intervals have their record in page `page`, the newest. Whether it is time to make it durable.
+    /// `count` more intervals have their record in page `page`, the newest. True when it is time to
+    /// make that page durable.
     fn add(&mut self, page: u64, count: u64) -> bool {
         self.now += count;
         self.fresh += count;

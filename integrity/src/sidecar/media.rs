@@ -1,4 +1,4 @@
-//! What the log, the array and recovery are done on: two files, seen through four calls.
+//! What the log, the array and recovery are done on: two files, seen through a few calls.
 
 use std::io;
 
@@ -40,18 +40,20 @@ pub trait Media {
     /// Fills `buffer` from byte `offset` of `file`.
     fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// The first byte of the image at or after `offset` that may be other than zero; what is skipped reads as zeros. `None`: there
-    /// is none. A medium that does not know skips nothing.
+    /// The first byte of the image at or after `offset` that may be other than zero; what is
+    /// skipped reads as zeros. `None`: there is none. A medium that does not know skips nothing.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))
     }
 
-    /// What the image carries of the session that could write it last; `None` where it carries nothing.
+    /// What the image carries of the session that could write it last; `None` where it carries
+    /// nothing.
     fn stamp(&self) -> io::Result<Option<Stamp>> {
         Ok(None)
     }
 
-    /// Has the image carry `stamp`, durably. An image that cannot carry any has to carry none afterwards.
+    /// Has the image carry `stamp`, durably. An image that cannot carry any has to carry none
+    /// afterwards.
     fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
         let _ = stamp;
         Ok(())

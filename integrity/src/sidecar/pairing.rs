@@ -1,8 +1,9 @@
 //! Whether image and sidecar are of one moment.
 //!
-//! A sidecar that was copied while it was open, or one that was put beside an image of another time, would be recovered like one
-//! that a crash has left: what does not match would be adopted. Two things tell them apart. The image carries a [`Stamp`], which
-//! says in which session it was written last. And a crash leaves only so many blocks that the log does not name: see
+//! A sidecar that was copied while it was open, or one that was put beside an image of another
+//! time, would be recovered like one that a crash has left: what does not match would be adopted.
+//! Two things tell them apart. The image carries a [`Stamp`], which says in which session it was
+//! written last. And a crash leaves only so many blocks that the log does not name: see
 //! [`Superblock::doubt_max`].
 
 use std::fmt;
@@ -20,7 +21,7 @@ use super::superblock::{State, Superblock};
 pub struct Session {
     /// The epoch of the sidecar's log in that session.
     pub epoch: u64,
-    /// Whether it goes on, or was cut off.
+    /// Whether it has not been closed.
     pub is_open: bool,
 }
 
@@ -77,8 +78,9 @@ impl Superblock {
 }
 
 impl TwoMoments {
-    /// Finds out whether the image is of another moment than the sidecar with this `superblock`. `recovery` is what a recovery has
-    /// found, or found that it would do; `None` for a clean sidecar.
+    /// Finds out whether the image is of another moment than the sidecar with this `superblock`.
+    /// `recovery` is what a recovery has found, or found that it would do; `None` for a clean
+    /// sidecar.
     pub fn find(
         media: &impl Media,
         superblock: &Superblock,
@@ -108,7 +110,8 @@ impl TwoMoments {
     }
 }
 
-/// Whether the sidecar was opened for a session that has not written the image: it ended before the image had its stamp.
+/// Whether the sidecar was opened for a session that has not written the image: it ended before the
+/// image had its stamp.
 fn is_before_first_write(
     media: &impl Media,
     superblock: &Superblock,

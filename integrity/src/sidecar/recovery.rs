@@ -40,7 +40,8 @@ pub struct Adoption {
     pub lba: u64,
     /// The guard of what it holds.
     pub guard: u64,
-    /// The guards of what it might have held, the likeliest first and no more than 16; `None` for zeros that were never written.
+    /// The guards of what it might have held, the likeliest first and no more than 16; `None` for
+    /// zeros that were never written.
     pub candidates: Vec<Option<u64>>,
 }
 
@@ -57,7 +58,8 @@ pub struct Recovery {
     pub rotten_map_sectors: usize,
     /// Blocks whose data was looked at. Those in holes of the image are not read: they hold zeros.
     pub judged_blocks: u64,
-    /// How often a record of the log was looked up for one of its blocks: the cost of a recovery, besides what it reads.
+    /// How often a record of the log was looked up for one of its blocks: the cost of a recovery,
+    /// besides what it reads.
     pub looked_up_records: u64,
     /// Blocks whose data cannot be read; they keep the tuple that they have.
     pub unreadable_blocks: u64,
@@ -67,8 +69,8 @@ pub struct Recovery {
     pub adopted_blocks: u64,
     /// The first of them.
     pub adoptions: Vec<Adoption>,
-    /// Adopted blocks that no record names which may have been cut off, and whose tuples are not lost: no more than could be
-    /// written while their records were not durable.
+    /// Adopted blocks that no record names which may have been cut off, and whose tuples are not
+    /// lost: no more than could be written while their records were not durable.
     pub unnamed_adoptions: u64,
     /// Intervals whose tuples are lost, because their sectors of the array have rotted.
     pub lost: Vec<Range<u64>>,
@@ -79,8 +81,9 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Finds out what a crash has left, and gives each page of the array that has to be written to `visit`. The flag says whether
-    /// any tuple in it changes; a page of which none does may be in the page cache only, and has to be written to be durable.
+    /// Finds out what a crash has left, and gives each page of the array that has to be written to
+    /// `visit`. The flag says whether any tuple in it changes; a page of which none does may be in
+    /// the page cache only, and has to be written to be durable.
     ///
     /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of `visit`.
     pub fn run(
@@ -162,8 +165,8 @@ fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
     })
 }
 
-/// How many intervals pages behind `missing` name, if any is there: then `missing` should be too. What is missing before them counts
-/// with all that it can have named.
+/// How many intervals pages behind `missing` name, if any is there: then `missing` should be too.
+/// What is missing before them counts with all that it can have named.
 fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io::Result<Option<u64>> {
     let per_page = (PAGE_SIZE / layout.profile().tuple_size()) as u64;
     let (mut named, mut end) = (0, missing);
@@ -240,7 +243,8 @@ impl<M: Media> Judge<'_, M> {
             }
         }
         let changes = found.changed_tuples > before;
-        // a page that the log names may hold what it should only in a cache that has given up writing it
+        // a page that the log names may hold what it should only in a cache that has given up
+        // writing it
         if changes || !covers.is_empty() { visit(page, changes) } else { Ok(()) }
     }
 
@@ -309,7 +313,8 @@ impl<M: Media> Judge<'_, M> {
         }
     }
 
-    /// How many of the first of these neighbouring blocks lie in a hole of the image, which reads as zeros.
+    /// How many of the first of these neighbouring blocks lie in a hole of the image, which reads
+    /// as zeros.
     fn holes(&self, run: &[Doubt]) -> usize {
         let interval_size = self.layout.profile().interval_size() as u64;
         let Some(Doubt { interval: first, .. }) = run.first() else {

@@ -1,8 +1,9 @@
 //! The records of a part of the log, and for each page of the array those that matter to it.
 //!
-//! A log can have millions of records that name the same intervals, so records are not compared with blocks one by one. A sweep
-//! over the places where records begin and end finds the newest record of a kind at each place. What is left costs as much as
-//! the tuples that the log holds, and a constant for each block that it names.
+//! A log can have millions of records that name the same intervals, so records are not compared
+//! with blocks one by one. A sweep over the places where records begin and end finds the newest
+//! record of a kind at each place. What is left costs as much as the tuples that the log holds, and
+//! a constant for each block that it names.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -95,8 +96,9 @@ impl Replay {
         Cursor::over(self.newest_of(|_| true))
     }
 
-    /// The records that tell what an interval may hold: the newest committed one, and those after it. Of the latter that make
-    /// an interval unwritten one is as good as many, and the newest is the likeliest.
+    /// The records that tell what an interval may hold: the newest committed one, and those after
+    /// it. Of the latter that make an interval unwritten one is as good as many, and the newest is
+    /// the likeliest.
     pub(super) fn candidates(&self) -> Cursor {
         let committed = self.newest_of(|record| record.seq <= self.committed);
         let unwritten = self.newest_of(|record| record.seq > self.committed && record.tuples.is_none());
@@ -162,7 +164,8 @@ impl Cursor {
         Self { beginning: covers.into_iter().peekable(), active: Vec::new(), page: 0 }
     }
 
-    /// The next page of the array that a record changes, in order, and what matters to its intervals, the newest first.
+    /// The next page of the array that a record changes, in order, and what matters to its
+    /// intervals, the newest first.
     pub(super) fn next_page(&mut self, layout: &Layout) -> Option<(u64, Vec<Cover>)> {
         if self.active.is_empty() {
             self.page = layout.page_of(self.beginning.peek()?.intervals.start);

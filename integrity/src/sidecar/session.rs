@@ -25,12 +25,13 @@ pub struct Opened {
     pub durability_lost: bool,
 }
 
-/// Pages of the array that a recovery keeps in memory until it is known that image and sidecar are of one moment: 64 MiB. If there
-/// are more, the recovery is done twice.
+/// Pages of the array that a recovery keeps in memory until it is known that image and sidecar are
+/// of one moment: 64 MiB. If there are more, the recovery is done twice.
 const KEPT_MAX: usize = 1 << 14;
 
-/// Opens a sidecar for serving, and recovers it first where it was not closed. An image of another moment is refused, and then
-/// nothing is written; without [`Rules::SAME_SESSION`] and [`Rules::BOUNDED_ADOPTION`] it is accepted. Of the tuple array `cache_bytes` are kept in memory.
+/// Opens a sidecar for serving, and recovers it first where it was not closed. An image of another
+/// moment is refused, and then nothing is written; without [`Rules::SAME_SESSION`] and
+/// [`Rules::BOUNDED_ADOPTION`] it is accepted. Of the tuple array `cache_bytes` are kept in memory.
 ///
 /// The caller has both files locked: a killed process that still has I/O under way must be gone.
 pub fn open(
@@ -50,7 +51,8 @@ pub fn open(
     };
     let stamps = rules.contains(Rules::STAMP_BEFORE_DATA);
     if recovered.is_some() && stamps && media.stamp()?.is_some_and(|it| it != loaded.superblock.stamp()) {
-        // The image is one session behind, and must not be two. What was read of this session may never have become durable.
+        // The image is one session behind, and must not be two. What was read of this session may
+        // never have become durable.
         let same = loaded.superblock.clone();
         loaded.replace(media, same)?;
         media.set_stamp(&loaded.superblock.stamp())?;

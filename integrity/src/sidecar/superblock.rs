@@ -359,7 +359,8 @@ impl Superblock {
         self.doubt_max
     }
 
-    /// When the image had been written last as the sidecar was closed, in nanoseconds since 1970; 0 where that is not known.
+    /// When the image had been written last as the sidecar was closed, in nanoseconds since 1970; 0
+    /// where that is not known.
     #[must_use]
     pub fn image_modified(&self) -> u64 {
         self.image_modified
@@ -421,8 +422,8 @@ impl Loaded {
     }
 }
 
-/// In proportion to the image: a small image that is nearly all in doubt is not told from one of another moment. With fewer, writes
-/// would wait for syncs of the log.
+/// In proportion to the image: a small image that is nearly all in doubt is not told from one of
+/// another moment. With fewer, writes would wait for syncs of the log.
 fn doubt_max(layout: &Layout) -> u64 {
     (layout.intervals() / 16).clamp(DOUBT_MAX_LEAST, DOUBT_MAX_MOST)
 }

@@ -139,7 +139,8 @@ pub fn is_adopted(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
     profile.tuple(tuple).is_ok_and(|tuple| tuple.application == APPLICATION_TAG | ADOPTED)
 }
 
-/// Makes an adopted tuple one like any other: somebody has accepted what the interval holds. Tells whether it was adopted.
+/// Makes an adopted tuple one like any other: somebody has accepted what the interval holds. Tells
+/// whether it was adopted.
 pub fn accept(profile: &IntegrityProfile, tuple: &mut [u8]) -> bool {
     let adopted = profile.tuple(tuple).ok().filter(|tuple| tuple.application == APPLICATION_TAG | ADOPTED);
     let accepted = adopted.map(|tuple| Tuple { application: APPLICATION_TAG, ..tuple });

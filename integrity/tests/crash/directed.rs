@@ -79,7 +79,8 @@ fn settled_beside_others() -> Vec<Op> {
     program
 }
 
-/// Two writes at once, of which only one may be in doubt. A page of the log says that all before them was durable.
+/// Two writes at once, of which only one may be in doubt. A page of the log says that all before
+/// them was durable.
 fn two_in_doubt() -> Vec<Op> {
     let mut program = vec![FIRST, SECOND, Op::Flush, Op::Do(Write, 2..3), Op::Flush];
     program.extend([

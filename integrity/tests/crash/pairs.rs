@@ -1,6 +1,7 @@
-//! Pairs of two moments: the sidecar of one step with the image of another, as copies that were made one after the other, or a backup of
-//! which one file was restored, leave them. They are refused, and then nothing is changed; or what is served is right, block by block: it
-//! is verified, or fails its reads, or was adopted within the bound and reported.
+//! Pairs of two moments: the sidecar of one step with the image of another, as copies that were
+//! made one after the other, or a backup of which one file was restored, leave them. They are
+//! refused, and then nothing is changed; or what is served is right, block by block: it is
+//! verified, or fails its reads, or was adopted within the bound and reported.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -103,7 +104,8 @@ impl Pairs<'_> {
     }
 }
 
-/// The blocks that the log names in records which were not known to have their data durable: by the format alone.
+/// The blocks that the log names in records which were not known to have their data durable: by the
+/// format alone.
 fn named_by_log(medium: &Medium, superblock: &Superblock) -> HashSet<u64> {
     let mut page = [0; PAGE_SIZE];
     let number =
@@ -136,14 +138,15 @@ fn are_apart(sidecar: Session, image: Session) -> bool {
         || (sidecar.epoch == image.epoch && sidecar.is_open && !image.is_open)
 }
 
-/// Two blocks change in a session after a page of the log has said that they were durable. A copy of the sidecar from before knows
-/// nothing of that.
+/// Two blocks change in a session after a page of the log has said that they were durable. A copy
+/// of the sidecar from before knows nothing of that.
 fn two_changes_in_a_session() -> Vec<Op> {
     let write = |block| Op::Do(Write, block..block + 1);
     vec![write(0), write(1), Op::Flush, write(2), Op::Flush, write(0), write(1), Op::Flush]
 }
 
-/// Tries the pairs of all short programs. Returns their number, how many were refused, and what was found that must not be.
+/// Tries the pairs of all short programs. Returns their number, how many were refused, and what was
+/// found that must not be.
 fn search(setup: &Setup) -> (usize, u64, Option<String>) {
     let mut pairs = Pairs { setup, seen: HashSet::default(), refused: 0 };
     let mut found = None;

@@ -100,7 +100,8 @@ pub(in crate::command) struct LbaRange {
 }
 
 impl LbaRange {
-    /// Puts `lba`, which lies behind all of `ranges`, into them. False when there is no room for another range.
+    /// Puts `lba`, which lies behind all of `ranges`, into them. False when there is no room for
+    /// another range.
     pub(in crate::command) fn add(ranges: &mut Vec<Self>, lba: u64) -> bool {
         join(ranges, Self { first_lba: lba, last_lba: lba })
     }

@@ -109,7 +109,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// The exit status that tells of it.
+    /// The exit status for it.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

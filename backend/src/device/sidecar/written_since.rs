@@ -1,4 +1,5 @@
-//! An image that was written after its sidecar was closed, by a program that knows of no tuples: a sample tells what it has done.
+//! An image that was written after its sidecar was closed, by a program that knows of no tuples: a
+//! sample tells what it has done.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,8 @@ const SAMPLE_LEN: usize = 64;
 /// Pages of the tuple array that are read to find them.
 const LOOKS_MAX: usize = 512;
 
-/// Looks at a sample of the blocks of a closed sidecar if the image was modified since, and logs what it finds.
+/// Looks at a sample of the blocks of a closed sidecar if the image was modified since, and logs
+/// what it finds.
 pub(super) fn look(sidecar: &SidecarFile) {
     let closed = sidecar.superblock().image_modified();
     let now = sidecar.media().image_modified().unwrap_or(0);
@@ -58,8 +60,8 @@ fn take(sidecar: &SidecarFile) -> Sample {
     Sample { blocks: sample.len(), mismatches: sample.values().filter(|is_good| !**is_good).count() }
 }
 
-/// The first written interval at or after `from` in the first page of the array that may have one, with its tuple; and the end of
-/// that page. None behind the last page.
+/// The first written interval at or after `from` in the first page of the array that may have one,
+/// with its tuple; and the end of that page. None behind the last page.
 fn written_at_or_after(sidecar: &SidecarFile, from: u64) -> Option<(u64, Option<Vec<u8>>, u64)> {
     let layout = sidecar.layout();
     let first = sidecar
