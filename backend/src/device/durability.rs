@@ -43,10 +43,7 @@ impl std::fmt::Debug for Shared {
 
 /// A sync has failed, and that could not be written down.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{sync}; that durability was lost could not be written down for the next owner either, {write}: \
-     check what is on the disk before it is used again"
-)]
+#[error("{sync}; that durability was lost could not be written down for the next owner either, {write}")]
 struct Unwritten {
     sync: io::Error,
     write: io::Error,

@@ -14,10 +14,7 @@ use super::superblock::{Loaded, Superblock};
 
 /// A sync of the image has failed, and the sidecar could not be made to say so.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{sync}; that durability was lost could not be written down in the sidecar either, {write}: do not trust what was written \
-     since the last flush"
-)]
+#[error("{sync}; that durability was lost could not be written down in the sidecar either, {write}")]
 struct Unwritten {
     sync: io::Error,
     write: io::Error,

@@ -128,9 +128,11 @@ fn refuse_two_moments(
 /// by then if it was the image that could not be synced, now or earlier in the session: its next
 /// owner is to know.
 pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
-    // even if the log is empty: a sync that has failed before fails this one too
+    // also when that fails: the records are durable by then, so less is in doubt when it is recovered
+    let emptied = empty(journal, media);
+    // also when the log was empty, or could not be emptied: a sync that has failed before fails this one
     journal.sync_image(media, Reason::Close)?;
-    empty(journal, media)?;
+    emptied?;
     let mut superblock = journal.superblock().clone();
     let image_modified = media.image_modified().unwrap_or(0);
     let (state, tail) = (State::Clean, journal.next());

@@ -24,7 +24,7 @@ type Seen = HashSet<u128, QuickHasher>;
 const CRASHES: usize = 2;
 
 /// Of so many states with a sector that cannot be read, one is written to until it can be.
-const MENDED: u128 = 4;
+const MENDED: u128 = 16;
 
 #[derive(Debug)]
 pub(crate) struct Explorer<'s> {
