@@ -54,6 +54,7 @@ mod troubleshooting;
 mod two_file_systems;
 mod two_moments;
 mod unprotected;
+mod unreadable_sidecar;
 mod unstable_guest;
 mod watchdog;
 mod write_read;

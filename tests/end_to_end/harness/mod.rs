@@ -1,6 +1,7 @@
 //! What the tests stand on: the program as a process, an image, guest memory, and a front-end that lays out chains by hand.
 
 mod backend;
+mod checked_file_system;
 mod crash;
 mod dirty_log;
 mod failing_syncs;
@@ -23,6 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use backend::{Backend, PROGRAM, copy_program, serve_command};
+pub(crate) use checked_file_system::CheckedFileSystem;
 pub(crate) use crash::crash;
 pub(crate) use dirty_log::DirtyLog;
 pub(crate) use failing_syncs::{Which, with_failing_syncs};
