@@ -86,9 +86,10 @@ pub fn open(
 fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Recovery, LoadError> {
     // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards; what it wrote to the sidecar
     // only helps to judge, and is made durable with the verdicts
-    media
-        .sync(File::Image, Reason::RecoveryLeftovers)
-        .map_err(|error| loaded.lose_durability(media, rules, error))?;
+    media.sync(File::Image, Reason::RecoveryLeftovers).map_err(|error| {
+        let error = loaded.lose_durability(media, rules, error);
+        io::Error::new(error.kind(), format!("cannot sync the image, {error}"))
+    })?;
     let superblock = &loaded.superblock;
     // nothing is written before all is known: what is written could be what the right image would need
     let (mut kept, mut are_all_kept) = (Vec::new(), true);
