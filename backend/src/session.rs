@@ -426,7 +426,7 @@ impl<B: BlockDevice> Session<B> {
         self.disk.device.hand_over().map_err(|error| {
             let error = crate::report::chain(&error);
             tracing::error!(
-                "cannot close the disk before its hand-over, so the migration is refused: {error}; let the guest go on here, and check its file systems"
+                "cannot close the disk before its hand-over, so the migration is refused: {error}; keep the guest here, and check its file systems"
             );
             VhostError::BackendInternalError
         })

@@ -1,4 +1,5 @@
-//! A sync of the image that fails is not forgotten by whoever serves the image next: the first flush fails for it, once.
+//! A sync of the image that fails is not forgotten when the image is served again: the first flush
+//! fails for it, once.
 
 use std::process::Command;
 
@@ -169,10 +170,10 @@ fn check_and_info_say_it_until_it_is_settled() {
     assert!(info.stdout.contains("durability lost: a sync of the image failed"), "{}", info.stdout);
     assert_eq!(image.json("check")["durability_lost"], true);
 
-    // who only reads it settles nothing
+    // a session that only reads settles nothing
     no_flush_fails(&image, &["--read-only"]);
     assert!(is_said_to_be_lost(&image));
-    // and neither does one whom nobody asks for a flush
+    // and neither does a session without a flush
     let backend = Backend::serve(&image, &[]);
     assert_eq!(backend.ask(&["status"])["flushes_fail"], false, "no queue runs");
     backend.stop();

@@ -1,4 +1,5 @@
-//! A page of the sidecar that cannot be read costs what a damaged one costs, and the next write mends it.
+//! A page of the sidecar that cannot be read costs what a damaged one costs, and the next write
+//! mends it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

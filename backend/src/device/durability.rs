@@ -2,10 +2,10 @@
 //!
 //! The kernel reports data that it could not write only once, to one sync of the file. Then it
 //! takes that data for written: the next sync succeeds without it. So after a sync has failed none
-//! is believed, until the storage is opened anew.
+//! is believed, until the storage is opened again.
 //!
-//! The guest may stay while the storage is opened anew, by a restart or a migration. So the loss is
-//! written down before the storage is let go of, and the next owner's first flush fails for it.
+//! The guest may stay while the storage is opened again, by a restart or a migration. So the loss
+//! is written down before the storage is let go of, and the next owner's first flush fails for it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ struct Unwritten {
 }
 
 impl Durability {
-    /// That of storage whose losses `mark` tells of.
+    /// That of storage whose losses are written down in `mark`.
     pub fn marked(mark: LossMark) -> Self {
         let owed = AtomicBool::new(mark.is_made());
         Self(Arc::new(Shared { owed, mark: Some(mark), ..Shared::default() }))
@@ -197,7 +197,7 @@ mod tests {
         first.outcome(failed()).unwrap_err();
         first.close(Ok(())).unwrap_err();
         assert!(LossMark::is_on(&file));
-        // one whom nobody asks for a flush tells nobody, and neither does one that syncs for itself
+        // a session without a flush keeps the mark, also if it syncs for itself
         let second = opened(&file);
         second.outcome(Ok(())).unwrap();
         second.close(Ok(())).unwrap();

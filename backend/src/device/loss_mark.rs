@@ -1,7 +1,8 @@
-//! The mark of an image, or of a device's node, on which durability was lost: an extended attribute.
+//! The mark of an image, or of a device's node, on which durability was lost: an extended
+//! attribute.
 //!
-//! A sidecar has a place of its own for that. This is for storage without one. A node outlives the disk
-//! that it is of, so its mark says of which disk it is.
+//! A sidecar has a place of its own for that. This is for storage without one. A node outlives the
+//! disk that it is of, so its mark says of which disk it is.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -31,7 +32,8 @@ impl LossMark {
         Ok(Self { file: reopen(file, OpenOptions::new().read(true))? })
     }
 
-    /// Whether `file` carries the mark. One that cannot be read counts: it says more than one that is not there.
+    /// Whether `file` carries the mark. One that cannot be read counts: it says more than one that
+    /// is not there.
     pub fn is_on(file: &File) -> bool {
         let mut found = [0; VALUE_MAX];
         ATTRIBUTES.iter().any(|name| match fgetxattr(file, *name, &mut found) {
@@ -68,8 +70,8 @@ impl LossMark {
     }
 }
 
-/// What a mark on `file` says: of a block device the sequence number that the kernel has given the disk,
-/// which no other disk gets. A character device, or an old kernel, has none.
+/// What a mark on `file` says: of a block device the sequence number that the kernel has given the
+/// disk, which no other disk gets. A character device, or an old kernel, has none.
 fn value_for(file: &File) -> String {
     let number = file.metadata().ok().filter(|it| it.file_type().is_block_device()).and_then(|it| {
         let (major, minor) = (rustix::fs::major(it.rdev()), rustix::fs::minor(it.rdev()));

@@ -501,7 +501,7 @@ impl DeviceQueue for SidecarQueue {
     }
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
-        // before the log is locked for the flushes that it is asked for: it is told too
+        // before the log is locked below: this may lock it
         self.ring.tell();
         self.ask();
         self.ring.enter(wait && self.events.is_empty() && !self.ask_again)

@@ -61,7 +61,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Of `pages` of the log that `superblock` is of: they are all durable, and their data is all
-    /// written. If the guest was `told` of durability that was lost, the superblock will not say so
+    /// written. If a flush has failed for lost durability (`told`), the superblock will not say so
     /// any more.
     pub(super) fn new(
         attempt: u64,

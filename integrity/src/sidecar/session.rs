@@ -126,12 +126,14 @@ fn refuse_two_moments(
 /// Ends a session: brings everything into the array, and the superblock says so. All changes must be complete.
 ///
 /// Fails when the medium does; the sidecar can then be opened again, and is recovered. It says so
-/// by then if it was the image that could not be synced, now or earlier in the session: its next
-/// owner is to know.
+/// by then if it was the image that could not be synced, now or earlier in the session: the next
+/// owner needs it.
 pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
-    // also when that fails: the records are durable by then, so less is in doubt when it is recovered
+    // also when that fails: the records are durable by then, so less is in doubt when it is
+    // recovered
     let emptied = empty(journal, media);
-    // also when the log was empty, or could not be emptied: a sync that has failed before fails this one
+    // also when the log was empty, or could not be emptied: a sync that has failed before fails
+    // this one
     journal.sync_image(media, Reason::Close)?;
     emptied?;
     let mut superblock = journal.superblock().clone();

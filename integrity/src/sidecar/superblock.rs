@@ -346,7 +346,7 @@ impl Superblock {
     }
 
     /// Whether a sync of the image has failed, so that writes which a guest takes for durable after
-    /// its next flush may be lost, and no guest has been told so by a flush that failed.
+    /// its next flush may be lost, and no flush of a guest has failed for that yet.
     #[must_use]
     pub fn durability_lost(&self) -> bool {
         self.durability_lost

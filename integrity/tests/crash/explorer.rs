@@ -23,7 +23,8 @@ type Seen = HashSet<u128, QuickHasher>;
 /// The crash after which nothing was recovered yet, and the crash during or after that recovery.
 const CRASHES: usize = 2;
 
-/// Of so many states with a sector that cannot be read, one is written to until it can be.
+/// One of this number of states with an unreadable sector is written to until the sector
+/// can be read.
 const MENDED: u128 = 16;
 
 #[derive(Debug)]

@@ -76,8 +76,8 @@ impl BlockPromise {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Promise {
     blocks: Vec<BlockPromise>,
-    /// It is written down that durability was lost, and no flush has failed for it yet: whoever
-    /// opens the sidecar is told.
+    /// It is written down that durability was lost, and no flush has failed for it yet: opening the
+    /// sidecar must report it.
     pub(crate) owed: bool,
 }
 

@@ -86,7 +86,7 @@ impl Recorder {
         self.fault.replace(None);
     }
 
-    /// The storage is opened by another process, which knows nothing.
+    /// The storage is opened by another process, which remembers no failure.
     pub(crate) fn opened_again(&self) {
         self.durability_lost.set(false);
         self.sidecar_failures.set(0);

@@ -68,7 +68,7 @@ pub(crate) fn sector(medium: &Medium, key: u128) -> Option<u64> {
 }
 
 /// Opens what is on `medium`, of which sector `at` of the sidecar cannot be read, and compares it
-/// with the promise of before. If `mends`, goes on to write all blocks.
+/// with the promise of before. If `mends`, then writes all blocks.
 pub(crate) fn check(
     setup: &Setup,
     mut medium: Medium,

@@ -1,4 +1,5 @@
-//! Syncs that fail although the storage is sound, as those of storage do that loses what it was given.
+//! Syncs that fail although the storage is sound, as those of storage do that loses what it was
+//! given.
 
 use std::path::Path;
 use std::process::Command;
