@@ -190,8 +190,9 @@ pub enum Error {
         image: PathBuf,
     },
     /// The end of the image is gone, with what a guest wrote there.
-    #[error("{} is truncated: it has {size} bytes, and its sidecar {} covers {covered}; restore the image, or name the right \
-        sidecar with `--integrity PATH`", image.display(), sidecar.display())]
+    #[error("{} is truncated: it has {size} bytes, and its sidecar {} covers {covered}; restore the image from a \
+        backup, or give it its length back with `truncate -s {covered} {}`, after which `stableblk check` names the \
+        blocks that are lost", image.display(), sidecar.display(), image.display())]
     TruncatedImage {
         /// The image.
         image: PathBuf,

@@ -11,8 +11,9 @@ use crate::skip::skip;
 pub(crate) enum Which<'a> {
     /// Those of the data of this file.
     Of(&'a Path),
-    /// Of each thread, the one with this number, from 1 on, and all after it.
-    From(u32),
+    /// Of each thread, the ones with these numbers, from 1 on, and all after them: of data, and of
+    /// data and attributes.
+    From { data: u32, whole: u32 },
 }
 
 /// `command`, whose syncs fail. `None` where there is no strace, or it may trace nothing: the test is
@@ -34,9 +35,10 @@ fn strace(which: Which<'_>) -> Command {
     strace.args(["--daemonize", "--follow-forks", "--output=/dev/null", "--trace=fdatasync,fsync"]);
     match which {
         Which::Of(path) => strace.args(["-e", "inject=fdatasync:error=EIO", "--trace-path"]).arg(path),
-        Which::From(number) => {
-            let data = format!("inject=fdatasync:error=EIO:when={number}+");
-            strace.args(["-e", &data, "-e", "inject=fsync:error=EIO"])
+        Which::From { data, whole } => {
+            let data = format!("inject=fdatasync:error=EIO:when={data}+");
+            let whole = format!("inject=fsync:error=EIO:when={whole}+");
+            strace.args(["-e", &data, "-e", &whole])
         }
     };
     strace
