@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
+use vhost::VhostBackend;
 use virtio::Features;
 
 use crate::harness::{
-    Backend, Frontend, GuestMemory, Image, PROGRAM, Process, copy_program, finish, refuse_system_call,
-    serve_command,
+    Backend, Frontend, GuestMemory, Image, PROGRAM, Process, copy_program, finish, pattern,
+    refuse_system_call, serve_command,
 };
+use crate::memory_changes::Dimm;
 use crate::skip::skip;
 
 const SIZE: u64 = 1 << 20;
@@ -62,6 +64,32 @@ const CASES: &[Case] = &[
         let image = Image::create(SIZE);
         File::options().write(true).open(image.path()).unwrap().set_len(SIZE / 2).unwrap();
         Some(serve(&image, &[]))
+    }),
+    ("are of two moments", || {
+        let image = Image::create(SIZE);
+        let before = fs::read(image.sidecar_path()).unwrap();
+        Backend::serve(&image, &[]).stop();
+        fs::write(image.sidecar_path(), before).unwrap();
+        Some(serve(&image, &[]))
+    }),
+    ("the image was written after its sidecar was closed", || {
+        let image = Image::create(SIZE);
+        let backend = Backend::serve(&image, &[]);
+        let memory = GuestMemory::new();
+        Frontend::connect(&backend, &memory).queue(0).write(0, &pattern(1, 4096));
+        backend.stop();
+        fs::write(image.path(), pattern(2, usize::try_from(SIZE).unwrap())).unwrap();
+        Some(Backend::serve(&image, &[]).stop())
+    }),
+    ("the ring is in no memory that the front-end shares", || {
+        let image = Image::create(SIZE);
+        let backend = Backend::serve(&image, &[]);
+        let memory = GuestMemory::new();
+        let mut frontend = Frontend::connect(&backend, &memory);
+        let _queue = frontend.queue(0);
+        frontend.protocol.set_mem_table(&[Dimm::new(0).region()]).unwrap();
+        backend.log().wait_for("the ring is in no memory");
+        Some(backend.log().so_far())
     }),
     ("was cut off", || {
         let image = Image::create(SIZE);
