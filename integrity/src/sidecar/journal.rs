@@ -143,6 +143,8 @@ pub struct Journal {
     busy: bool,
     /// What some change has left is unknown and stays so: see [`Self::give_up`].
     given_up: bool,
+    /// A sync of the image has failed, and the superblock does not say so yet.
+    lost: bool,
     /// A flush of the guest's has failed for durability that was lost, and the superblock still
     /// says that it was.
     told: bool,
@@ -198,6 +200,7 @@ impl Journal {
             attempts: 0,
             busy: false,
             given_up: false,
+            lost: false,
             told: false,
             short_records: 0,
             reserved: 0,
@@ -404,13 +407,15 @@ impl Journal {
             self.seal();
             self.goal = self.complete_through();
         }
-        if self.goal < self.tail && !self.told {
+        if self.goal < self.tail && !self.told && !self.lost {
             // what is wanted can only be had when some change is complete
             self.checkpoint.wanted = !self.is_empty();
             return None;
         }
         if self.goal.max(self.settled) > self.durable {
-            // the checkpoint reads the log from the medium
+            // The checkpoint reads the log from the medium. A failed write may have been settled in the
+            // open page since, and then the commit has to close that.
+            self.seal_wanted |= self.settled == self.next;
             self.commit.wanted = true;
             return None;
         }
@@ -432,6 +437,7 @@ impl Journal {
         let (attempt, pages, superblock) = checkpoint.into_parts();
         self.superblock = superblock;
         self.checkpoint.end(attempt, result);
+        self.lost &= !self.superblock.superblock.durability_lost;
         if result.is_err() {
             return;
         }
@@ -449,7 +455,8 @@ impl Journal {
             return false;
         }
         let open_is_complete = !self.open.is_empty() && self.in_flight == [0];
-        let checkpoint_helps = self.told || open_is_complete || self.complete_through() >= self.tail;
+        let checkpoint_helps =
+            self.told || self.lost || open_is_complete || self.complete_through() >= self.tail;
         self.commit.wanted
             || self.is_overfull()
             || (self.checkpoint.wanted && self.checkpointing.is_none() && checkpoint_helps)
@@ -476,6 +483,13 @@ impl Journal {
     pub fn is_empty(&self) -> bool {
         let is_written = self.tail == self.next && self.open.is_empty() && !self.regions.has_changes();
         is_written && !self.told && !self.given_up
+    }
+
+    /// A sync of the image has failed. The superblock is to say so, by a checkpoint, which fails for
+    /// it: the process may end before it closes the sidecar.
+    pub fn durability_was_lost(&mut self) {
+        self.lost = !self.superblock.superblock.durability_lost;
+        self.checkpoint.wanted |= self.lost;
     }
 
     /// A flush of the guest's has failed for [durability that was lost](Self::durability_lost) in

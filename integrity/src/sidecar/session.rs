@@ -55,7 +55,7 @@ pub fn open(
         // never have become durable.
         let same = loaded.superblock.clone();
         loaded.replace(media, same)?;
-        media.set_stamp(&loaded.superblock.stamp())?;
+        stamp(media, &mut loaded, rules)?;
     }
     let now = &loaded.superblock;
     let epoch = if rules.contains(Rules::NEW_EPOCH) { now.epoch + 1 } else { now.epoch };
@@ -69,7 +69,7 @@ pub fn open(
     }
     loaded.replace(media, opened)?;
     if stamps {
-        media.set_stamp(&loaded.superblock.stamp())?;
+        stamp(media, &mut loaded, rules)?;
     }
     if recovered.is_some() {
         clean_map(media, loaded.superblock.layout())?;
@@ -80,6 +80,13 @@ pub fn open(
         damaged,
         durability_lost: was_lost,
     })
+}
+
+/// Stamps the image with the session of `loaded`. To make that durable is a sync of the image, whose
+/// failure is written down as that of any other.
+fn stamp(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<()> {
+    let stamped = media.set_stamp(&loaded.superblock.stamp());
+    stamped.map_err(|error| loaded.lose_durability(media, rules, error))
 }
 
 /// Brings what the log tells into the array, durably. The superblock has still to give up the log.

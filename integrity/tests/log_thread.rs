@@ -1,0 +1,156 @@
+//! What the log's thread does, step by step, where a change comes between its steps.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+
+use stableblk_integrity::sidecar::{
+    self, Admission, Change, File, Intent, IntentMode, Journal, Loaded, Media, Reason, Rules, Superblock,
+    generate_sparse,
+};
+use stableblk_integrity::{Guard, IntegrityProfile, PiType};
+
+const INTERVAL: usize = 512;
+const INTERVALS: usize = 300;
+/// No work takes so many turns.
+const TURNS_MAX: usize = 100;
+
+fn profile() -> IntegrityProfile {
+    IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 512).unwrap()
+}
+
+/// Image and sidecar in memory.
+struct Memory {
+    image: RefCell<Vec<u8>>,
+    sidecar: RefCell<Vec<u8>>,
+    image_syncs_fail: Cell<bool>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let size = INTERVALS * INTERVAL;
+        let superblock = Superblock::new([7; 16], profile(), size as u64).unwrap();
+        let len = usize::try_from(superblock.layout().sidecar_size()).unwrap();
+        let memory = Self {
+            image: RefCell::new(vec![0; size]),
+            sidecar: RefCell::new(vec![0; len]),
+            image_syncs_fail: Cell::new(false),
+        };
+        superblock.create(&memory).unwrap();
+        memory
+    }
+
+    fn tuple_of(&self, interval: u64) -> Vec<u8> {
+        let at = usize::try_from(interval).unwrap() * INTERVAL;
+        let mut tuple = vec![0; 16];
+        generate_sparse(&profile(), interval, &self.image.borrow()[at..at + INTERVAL], &mut tuple).unwrap();
+        tuple
+    }
+
+    fn write_image(&self, interval: u64, fill: u8) {
+        let at = usize::try_from(interval).unwrap() * INTERVAL;
+        self.image.borrow_mut()[at..at + INTERVAL].fill(fill);
+    }
+}
+
+impl Media for Memory {
+    fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let bytes = match file {
+            File::Image => self.image.borrow(),
+            File::Sidecar => self.sidecar.borrow(),
+        };
+        let at = usize::try_from(offset).unwrap();
+        buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        self.sidecar.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.write(offset, &vec![0; usize::try_from(len).unwrap()])
+    }
+
+    fn sync(&self, file: File, _reason: Reason) -> io::Result<()> {
+        if file == File::Image && self.image_syncs_fail.get() {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        Ok(())
+    }
+}
+
+/// Does what the log's thread does, until there is nothing to do.
+fn work(journal: &mut Journal, media: &Memory) {
+    let mut turns = 0;
+    while journal.has_work() {
+        turns += 1;
+        assert!(turns < TURNS_MAX, "the log's thread finds work for ever");
+        if let Some(commit) = journal.begin_commit() {
+            let result = commit.run(media);
+            journal.end_commit(commit, &result);
+        }
+        if let Some(mut checkpoint) = journal.begin_checkpoint() {
+            let result = loop {
+                match checkpoint.step(media) {
+                    Ok(false) => {}
+                    last => break last.map(drop),
+                }
+            };
+            journal.end_checkpoint(checkpoint, &result);
+        }
+    }
+}
+
+/// An intent for `interval`, granted.
+fn granted(journal: &mut Journal, media: &Memory, interval: u64) -> Intent {
+    let mut intent = Intent::new(interval..interval + 1);
+    let tuple = media.tuple_of(interval);
+    while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Admission::Later {
+        work(journal, media);
+    }
+    intent
+}
+
+#[test]
+fn a_write_that_fails_during_a_commit_does_not_keep_the_thread_busy() {
+    for mode in [IntentMode::Region, IntentMode::Block] {
+        let media = Memory::new();
+        let mut journal = sidecar::open(&media, mode, 1 << 20, Rules::all()).unwrap().journal;
+        let (first, second) = (granted(&mut journal, &media, 1), granted(&mut journal, &media, 2));
+        match mode {
+            IntentMode::Region => {
+                media.write_image(1, 1);
+                journal.complete(&first, Change::Written(&media.tuple_of(1)));
+            }
+            // the record of a write that was granted is durable; that of one that failed is not
+            IntentMode::Block => journal.settle(&first, Change::Written(&media.tuple_of(1))),
+        }
+        journal.want_checkpoint();
+        // the checkpoint waits for a commit, and while that is synced another write fails
+        assert!(journal.begin_checkpoint().is_none());
+        let commit = journal.begin_commit();
+        journal.settle(&second, Change::Written(&media.tuple_of(2)));
+        if let Some(commit) = commit {
+            let result = commit.run(&media);
+            journal.end_commit(commit, &result);
+        }
+        work(&mut journal, &media);
+        journal.want_checkpoint();
+        work(&mut journal, &media);
+        assert!(journal.is_empty(), "{mode:?}");
+    }
+}
+
+/// The process may be killed before it closes the sidecar.
+#[test]
+fn a_loss_is_written_down_though_the_log_is_empty() {
+    let media = Memory::new();
+    let mut journal = sidecar::open(&media, IntentMode::Region, 1 << 20, Rules::all()).unwrap().journal;
+    assert!(journal.is_empty());
+    media.image_syncs_fail.set(true);
+    journal.durability_was_lost();
+    work(&mut journal, &media);
+    assert!(Loaded::from(&media).unwrap().superblock.durability_lost());
+}
