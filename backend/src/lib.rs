@@ -32,6 +32,7 @@ pub mod session;
 mod session_stamp;
 pub mod sidecar_file;
 pub mod sidecar_media;
+mod sidecar_sample;
 pub mod sidecar_search;
 pub mod socket;
 #[cfg(test)]

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::image::{self, Access, Alignment, Image};
 use crate::sidecar_media::SidecarMedia;
+use crate::sidecar_sample::Sample;
 use crate::sidecar_search::Trace;
 
 /// Zeros that are written at a time.
@@ -93,7 +94,9 @@ impl SidecarFile {
         sidecar.refuse_truncated(image)?;
         let covered = sidecar.layout().image_size();
         if covered < image.size() {
-            let is_known = image.is_block_device() || !image.uuids()?.is_empty();
+            // a block device has no UUID to be known by
+            let is_known =
+                !image.uuids()?.is_empty() || image.is_block_device() && Sample::take(&sidecar).fits();
             if !is_known || !covered.is_multiple_of(image.alignment().offset.into()) {
                 return Err(Error::SizeDiffers {
                     sidecar: sidecar.path,

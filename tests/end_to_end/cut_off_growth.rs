@@ -2,10 +2,13 @@
 //! disk larger leaves them so.
 
 use std::fs::{self, OpenOptions};
+use std::process::Command;
 
 use rustix::fs::removexattr;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, finish, pattern, serve_command, wait_until};
+use crate::harness::{
+    Backend, Frontend, GuestMemory, Image, LoopDevice, PROGRAM, finish, pattern, serve_command, wait_until,
+};
 
 const MIB: u64 = 1 << 20;
 /// Its last tuples lie in the middle of a page of the array.
@@ -76,4 +79,22 @@ fn an_image_without_its_uuid_is_not_followed() {
     let served = finish(&mut serve_command(&directory.path().join("socket"), &image, &[]));
     assert_eq!(served.code, Some(1), "{}", served.stderr);
     assert!(served.stderr.contains("follow a grown image with `stableblk resize`"), "{}", served.stderr);
+}
+
+/// A block device carries no UUID: what it holds tells whose sidecar it is.
+#[test]
+fn a_larger_device_that_holds_another_disk_is_refused() {
+    let (Some(device), Some(other)) = (LoopDevice::new(OLD), LoopDevice::new(NEW)) else { return };
+    let image = Image::of(device.path());
+    fs::write(device.path(), pattern(1, usize::try_from(OLD).unwrap())).unwrap();
+    fs::write(other.path(), pattern(2, usize::try_from(NEW).unwrap())).unwrap();
+    let protected = finish(&mut image.command("protect"));
+    assert_eq!(protected.code, Some(0), "{}", protected.stderr);
+    let directory = tempfile::tempdir().unwrap();
+    let mut serve = Command::new(PROGRAM);
+    serve.arg("--socket-path").arg(directory.path().join("socket")).arg("--blk-file").arg(other.path());
+    let refused = finish(serve.arg("--integrity").arg(image.sidecar_path()));
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is the sidecar of an image of 4194304 bytes"), "{}", refused.stderr);
+    image.assert_clean();
 }
