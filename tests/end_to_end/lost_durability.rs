@@ -182,11 +182,19 @@ fn check_and_info_say_it_until_it_is_settled() {
     backend.stop();
     assert!(is_said_to_be_lost(&image));
 
-    // a flush by the control socket does, and durably
+    // a flush by the control socket fails for it too, but it is the guest that is to see it
     let backend = Backend::serve(&image, &[]);
-    let refused = backend.ctl(&["flush"]);
-    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    for _ in 0..2 {
+        let refused = backend.ctl(&["flush"]);
+        assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    }
+    let memory = GuestMemory::new();
+    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut queue = frontend.queue(0);
+    assert_eq!(flush(&mut queue), IOERR);
+    assert_eq!(flush(&mut queue), OK);
     assert_eq!(backend.ctl(&["flush"]).code, Some(0));
+    drop((frontend, queue));
     wait_until(|| !is_said_to_be_lost(&image), || "it is still said to be lost".to_owned());
     backend.kill();
     assert_eq!(finish(&mut image.command("check")).code, Some(0));

@@ -28,8 +28,8 @@ struct Shared {
     mark: Option<LossMark>,
     /// What is done when a flush has failed for a loss.
     when_told: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// The thread that takes the mark away.
-    removing: Mutex<Option<JoinHandle<()>>>,
+    /// The thread that makes the mark or takes it away.
+    changing: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -60,6 +60,8 @@ impl Durability {
     pub fn outcome(&self, result: io::Result<()>) -> io::Result<()> {
         match &result {
             Err(error) if !self.0.lost.swap(true, Ordering::SeqCst) => {
+                // the process may end before it closes the storage
+                self.in_background(LossMark::make);
                 tracing::error!(
                     "a flush has failed: {error}; what was written since the last one may be lost, so \
                      flushes fail until a restart, and once after it"
@@ -118,18 +120,30 @@ impl Durability {
             when_told();
         }
         if self.0.mark.as_ref().is_some_and(LossMark::is_made) {
-            let shared = self.0.clone();
-            let remove = move || {
-                if let Some(Err(error)) = shared.mark.as_ref().map(LossMark::remove) {
-                    tracing::error!("cannot note that a flush has failed, another one will: {error}");
-                }
-            };
-            match thread::Builder::new().name("loss mark".to_owned()).spawn(remove) {
-                Ok(thread) => *self.removing() = Some(thread),
-                Err(error) => {
-                    tracing::error!("cannot note that a flush has failed, another one will: {error}");
-                }
+            self.in_background(LossMark::remove);
+        }
+    }
+
+    /// Makes or removes the mark, if there is one, by a thread of its own, after what was begun before.
+    fn in_background(&self, change: fn(&LossMark) -> io::Result<()>) {
+        if self.0.mark.is_none() {
+            return;
+        }
+        let shared = self.0.clone();
+        let mut changing = self.changing();
+        let before = changing.take();
+        let work = move || {
+            if let Some(before) = before {
+                // it does not panic
+                let _ = before.join();
             }
+            if let Some(Err(error)) = shared.mark.as_ref().map(change) {
+                tracing::error!("cannot note whether durability was lost: {error}");
+            }
+        };
+        match thread::Builder::new().name("loss mark".to_owned()).spawn(work) {
+            Ok(thread) => *changing = Some(thread),
+            Err(error) => tracing::error!("cannot note whether durability was lost: {error}"),
         }
     }
 
@@ -148,16 +162,17 @@ impl Durability {
         })
     }
 
-    /// Waits until the mark is taken away, if that has begun: the next owner may make one.
+    /// Waits until the mark is changed, if that has begun: the next owner may make one.
     pub(super) fn settle(&self) {
-        if let Some(thread) = self.removing().take() {
+        let changing = self.changing().take();
+        if let Some(thread) = changing {
             // it does not panic
             let _ = thread.join();
         }
     }
 
-    fn removing(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.0.removing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changing(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.0.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -188,6 +203,17 @@ mod tests {
         assert_eq!(durability.outcome(failed()).unwrap_err().raw_os_error(), Some(28));
         assert_eq!(durability.clone().outcome(Ok(())).unwrap_err().raw_os_error(), Some(libc::EIO));
         assert!(durability.is_lost());
+    }
+
+    /// The process may be killed before it closes the storage.
+    #[test]
+    fn a_loss_is_written_down_before_the_storage_is_closed() {
+        let file = file();
+        let first = opened(&file);
+        first.outcome(failed()).unwrap_err();
+        first.settle();
+        assert!(LossMark::is_on(&file));
+        opened(&file).flush_outcome(Ok(())).unwrap_err();
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl LossMark {
             Err(error) if is_absent(error) => set(ATTRIBUTES[1])?,
             outcome => outcome?,
         }
-        self.file.sync_all()
+        self.sync()
     }
 
     /// Takes it away, durably.
@@ -66,7 +66,14 @@ impl LossMark {
                 _ => {}
             }
         }
-        self.file.sync_all()
+        self.sync()
+    }
+
+    /// Makes the attribute durable. The kernel reports an error of the file's data once to each
+    /// description, and the loss that the mark is of may not have been reported to this one: then the
+    /// sync may have ended before it came to the attribute, and a second one does.
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all().or_else(|_| self.file.sync_all())
     }
 }
 
@@ -91,6 +98,8 @@ fn is_absent(error: Errno) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::thin_device::ThinDevice;
 
@@ -106,6 +115,19 @@ mod tests {
         mark.remove().unwrap();
         mark.remove().unwrap();
         assert!(!LossMark::is_on(&file));
+    }
+
+    /// The error that the mark is of is reported to its own description too.
+    #[test]
+    fn it_is_made_durable_after_a_real_error() {
+        let Some(thin) = ThinDevice::attach() else { return };
+        let node = File::options().write(true).open(thin.path()).unwrap();
+        let mark = LossMark::of(&node).unwrap();
+        node.write_all_at(&vec![1; 4 << 20], 2 << 20).unwrap();
+        node.sync_data().unwrap_err();
+        mark.make().unwrap();
+        assert!(mark.is_made());
+        mark.remove().unwrap();
     }
 
     #[test]

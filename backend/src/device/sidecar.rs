@@ -422,7 +422,14 @@ impl SidecarQueue {
                         Err(miss) => fetching.push((operation, miss)),
                     }
                 }
-                (Logged::Flush(_) | Logged::Not, Err(error)) => {
+                (Logged::Flush(_), Err(error)) => {
+                    // it may not have been the sync that failed, but what was lost before
+                    if self.device.info.durability.is_lost() {
+                        log.journal.durability_was_lost();
+                    }
+                    self.events.push_back(Event::Done(operation, Err(error)));
+                }
+                (Logged::Not, Err(error)) => {
                     self.events.push_back(Event::Done(operation, Err(error)));
                 }
             }
