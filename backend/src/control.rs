@@ -97,7 +97,7 @@ pub enum ControlError {
 }
 
 /// How long a session may take to end after SIGTERM. Its requests are in the kernel, which may wait for a device that is gone.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long no front-end, or no client, is accepted after that has failed: the reason may be the whole system's.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 

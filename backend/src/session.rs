@@ -423,7 +423,16 @@ impl<B: BlockDevice> Session<B> {
         if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
             return Ok(());
         }
-        self.disk.device.hand_over().map_err(|error| {
+        let (done, handed_over) = mpsc::channel();
+        let device = self.disk.device.clone();
+        let spawned = thread::Builder::new().name("hand over".to_owned());
+        let spawned = spawned.spawn(move || done.send(device.hand_over()));
+        let handed_over = match spawned {
+            Ok(_) => patience::wait(&handed_over, || "the disk is not closed for its hand-over".to_owned())
+                .unwrap_or_else(|| Err(io::Error::other("the hand-over panicked"))),
+            Err(error) => Err(error),
+        };
+        handed_over.map_err(|error| {
             let error = crate::report::chain(&error);
             tracing::error!(
                 "cannot close the disk before its hand-over, so the migration is refused: {error}; keep the guest here, and check its file systems"

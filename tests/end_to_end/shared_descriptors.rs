@@ -262,3 +262,26 @@ fn a_stop_that_hangs_ends_with_a_message() {
     // what was not flushed may be there or not; nothing is bad
     assert!(image.check(&["--recover"]).bad_blocks().is_empty());
 }
+
+/// Nothing is in flight, but the last sync waits for the file system.
+#[test]
+fn a_last_sync_that_hangs_ends_with_a_message() {
+    let Some(file_system) = FileSystem::mount() else { return };
+    let image = Image::create_apart(&file_system.root(), 8 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let mut process = Process::start(&mut serve_command(&socket, &image, &[]));
+    process.stderr().wait_for("serving");
+    let memory = GuestMemory::new();
+    let (stream, log) = (UnixStream::connect(&socket).unwrap(), process.stderr().clone());
+    let mut frontend = Frontend::over(stream, &memory, log, Features::empty());
+    frontend.queue(0).write(8, &pattern(1, 1 << 20));
+    drop(frontend);
+    process.stderr().wait_for("front-end left");
+    let frozen = file_system.freeze();
+    process.signal(Signal::TERM);
+    process.stderr().wait_for("the last sync has not ended after 30 s");
+    frozen.thaw();
+    assert_eq!(process.wait().code(), Some(1));
+    assert!(image.check(&["--recover"]).bad_blocks().is_empty());
+}

@@ -7,8 +7,9 @@ mod unprotected;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 pub use self::error::ServeError;
 use self::options::BounceChoice;
@@ -402,7 +403,7 @@ fn serve<B: BlockDevice>(
         // what still runs has the device open: to be recovered when it is served again
         return Err(ServeError::Control(error));
     }
-    let closed = disk.device.close();
+    let closed = close(&disk.device)?;
     let closed = closed.map_err(|reason| ServeError::Close { path: args.blk_file.clone(), reason });
     if let (Err(_), Err(error)) = (&ended, &closed) {
         // of two failures only one can be returned
@@ -410,6 +411,20 @@ fn serve<B: BlockDevice>(
     }
     ended.map_err(ServeError::Control)?;
     closed.map(|()| ExitCode::SUCCESS)
+}
+
+/// Closes the device, for as long as a stop may take: its last syncs are the kernel's, which may wait for a device that is gone.
+fn close<B: BlockDevice>(device: &Arc<B>) -> Result<io::Result<()>, ServeError> {
+    let (done, closed) = mpsc::channel();
+    let closing = device.clone();
+    let thread = thread::Builder::new().name("close".to_owned()).spawn(move || done.send(closing.close()));
+    if thread.is_err() {
+        return Ok(device.close());
+    }
+    closed.recv_timeout(control::STOP_LIMIT).map_err(|_| {
+        let what = "the last sync has not ended".to_owned();
+        ServeError::Control(ControlError::Hangs { what, seconds: control::STOP_LIMIT.as_secs() })
+    })
 }
 
 fn choose_bounce(choice: BounceChoice, info: &DeviceInfo, needed: Option<StablePages>) -> Bounce {
