@@ -1,5 +1,6 @@
 //! Command line to exit code.
 
+use std::backtrace::Backtrace;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::{io, panic};
@@ -127,17 +128,19 @@ fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
     let text = if cli.log.trim().is_empty() { DEFAULT_LOG } else { &cli.log };
     let filter = log_filter::parse(text).map_err(io::Error::other)?;
     // a thread that serves must not wait for whoever reads the log
-    let writer = if cli.command.is_none() { LogWriter::start(io::stderr())? } else { LogWriter::direct() };
-    let at_panic = writer.clone();
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        at_panic.flush(LOG_LIMIT);
-        report(panic);
-    }));
     let format = match cli.log_format {
         LogFormatName::Text => LogFormat::Text,
         LogFormatName::Json => LogFormat::Json,
     };
+    let writer =
+        if cli.command.is_none() { LogWriter::start(io::stderr(), format)? } else { LogWriter::direct() };
+    let at_panic = writer.clone();
+    panic::set_hook(Box::new(move |panic| {
+        // by the thread of the log: standard error may be full, with nobody who reads it
+        let report = format!("{panic}\n{}", Backtrace::capture());
+        report.lines().for_each(|line| at_panic.write_line(line.as_bytes()));
+        at_panic.flush(LOG_LIMIT);
+    }));
     let filter = log::start(&writer, format, text, filter);
     Ok((writer, filter))
 }
@@ -145,7 +148,7 @@ fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
 /// Says what failed, as the last line, unless standard error is full and nothing reads it.
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     let line = format!("stableblk: {}\n", log::escape(&report::chain(error)));
-    match LogWriter::start(io::stderr()) {
+    match LogWriter::start(io::stderr(), LogFormat::Text) {
         Ok(writer) => {
             writer.write_line(line.as_bytes());
             writer.flush(LOG_LIMIT);

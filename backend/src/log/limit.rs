@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
-use tracing::{Event, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -60,17 +60,17 @@ impl Limit {
     }
 
     fn say(&self, left_out: u64) {
-        let text = format!("{left_out} messages like the next one were left out");
-        let line = match self.format {
-            LogFormat::Text => format!("stableblk: {text}\n"),
-            LogFormat::Json => format!("{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{text}\"}}}}\n"),
-        };
+        let line = self.format.own_line(&format!("{left_out} messages like the next one were left out"));
         self.writer.write_line(line.as_bytes());
     }
 }
 
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+        if *event.metadata().level() > Level::INFO {
+            // asked for to find a fault: all of them
+            return true;
+        }
         let now = Instant::now();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket = buckets.entry(event.metadata().callsite()).or_insert_with(|| Bucket::new(now));

@@ -20,6 +20,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// A line of the log about the log itself.
+    fn own_line(self, text: &str) -> String {
+        match self {
+            Self::Text => format!("stableblk: {text}\n"),
+            Self::Json => format!("{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{text}\"}}}}\n"),
+        }
+    }
+}
+
 /// Starts the log by `writer`. `filter`, as `text` has it, says what is logged until it is changed.
 pub fn start(writer: &LogWriter, format: LogFormat, text: &str, filter: EnvFilter) -> LogFilter {
     let (filter, handle) = reload::Layer::new(filter);

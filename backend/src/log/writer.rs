@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::LogFormat;
+
 /// Lines that wait for the reader of the log; more are dropped, and counted.
 const LINES_MAX: usize = 1024;
 /// How often to look whether there is room.
@@ -46,13 +48,13 @@ impl LogWriter {
     }
 
     /// Starts a thread that writes lines to `output`. A line for which there is no room, since nothing reads the output, is dropped.
-    pub fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+    pub fn start(output: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
         let (lines, received) = mpsc::sync_channel(LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counted = lost.clone();
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_lines(&received, output, &counted))?;
+            .spawn(move || write_lines(&received, output, &counted, format))?;
         Ok(Self(Arc::new(Destination::Thread { lines, lost })))
     }
 
@@ -89,7 +91,7 @@ impl LogWriter {
 }
 
 /// The thread's work, to the end of the process.
-fn write_lines(lines: &Receiver<Item>, mut output: impl Write, lost: &AtomicU64) {
+fn write_lines(lines: &Receiver<Item>, mut output: impl Write, lost: &AtomicU64, format: LogFormat) {
     for item in lines {
         match item {
             // as above
@@ -101,7 +103,8 @@ fn write_lines(lines: &Receiver<Item>, mut output: impl Write, lost: &AtomicU64)
         }
         let lost = lost.swap(0, Relaxed);
         if lost > 0 {
-            let line = format!("stableblk: {lost} lines of the log were dropped, since nothing read it\n");
+            let line =
+                format.own_line(&format!("{lost} lines of the log were dropped, since nothing read it"));
             let _ = output.write_all(line.as_bytes());
         }
     }
@@ -181,7 +184,7 @@ mod tests {
     fn a_log_that_is_not_read_holds_nothing_up_and_says_what_was_dropped() {
         let (open, gate) = mpsc::channel();
         let (written, lines) = mpsc::channel();
-        let writer = LogWriter::start(Gate { open: gate, written }).unwrap();
+        let writer = LogWriter::start(Gate { open: gate, written }, LogFormat::Text).unwrap();
         let count = 3 * LINES_MAX;
         (0..count).for_each(|line| writer.write_line(format!("{line}\n").as_bytes()));
         writer.flush(Duration::from_millis(1));
