@@ -257,6 +257,10 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Counts kicks for nothing of a ring that never had anything: the driver may see another ring than we do.
     fn note_kick(&mut self, popped: usize) {
+        if self.vring.retired {
+            // nothing is popped, whatever is there
+            return;
+        }
         let metrics = self.metrics();
         match (self.kicks, popped) {
             (Kicks::Served, _) | (Kicks::None, 0) => {}

@@ -270,10 +270,11 @@ fn explain<S, C>(error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(libc::ENOMEM) {
         return error;
     }
-    let limit = match getrlimit(Resource::Memlock).current {
-        Some(limit) => format!("{} KiB", limit >> 10),
-        None => "unlimited".to_owned(),
+    let Some(limit) = getrlimit(Resource::Memlock).current else {
+        let reason = "Cannot allocate memory for io_uring's rings: free some memory";
+        return io::Error::new(io::ErrorKind::OutOfMemory, reason);
     };
+    let limit = format!("{} KiB", limit >> 10);
     let entries = SUBMISSIONS as usize * mem::size_of::<S>() + COMPLETIONS as usize * mem::size_of::<C>();
     let ring = (entries + RING_HEADER) >> 10;
     let reason = format!(
