@@ -5,13 +5,14 @@
 //! of the other ones.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fs, io};
 
 use fastrand::Rng;
 use guest::Stableblk;
 use load::{History, Plan, SECTOR, Step, filling};
+use rustix::fs::{XattrFlags, setxattr};
 use serde_json::Value;
 
 use crate::bench::Bench;
@@ -168,8 +169,16 @@ impl Oracle {
     }
 }
 
-/// Replays the journal of the ext4 in `DIRECTORY/disk`, as mounting does, and copies its files. Returns the path of the image.
+/// Replays the journal of the ext4 in `DIRECTORY/disk`, as mounting does, and copies its files, with
+/// what the image carries. Returns the path of the image.
 fn take_out_files(directory: &Path) -> PathBuf {
+    // a new file, not the one of the cut before with what a recovery has marked it with
+    for file in ["image", "image.pi"] {
+        match fs::remove_file(directory.join(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{file}: {error}"),
+            _ => {}
+        }
+    }
     // status 1: it has corrected something
     run_in(directory, Command::new("/sbin/e2fsck").args(["-p", "-E", "journal_only", "disk"]), &[0, 1]);
     for file in ["image", "image.pi"] {
@@ -179,7 +188,16 @@ fn take_out_files(directory: &Path) -> PathBuf {
             &[0],
         );
     }
-    directory.join("image")
+    let image = directory.join("image");
+    for name in ["user.stableblk.uuid", "user.stableblk.session", "user.stableblk.durability-lost"] {
+        let request = format!("ea_get -f value image {name}");
+        run_in(directory, Command::new("/sbin/debugfs").args(["-R", &request, "disk"]), &[0]);
+        let value = fs::read(directory.join("value")).expect("value");
+        if !value.is_empty() {
+            setxattr(&image, name, &value, XattrFlags::empty()).expect("attribute");
+        }
+    }
+    image
 }
 
 fn run_in(directory: &Path, command: &mut Command, expected: &[i32]) {

@@ -68,7 +68,8 @@ impl Stableblk {
             // 3: all match, and some were adopted after a crash
             (Some(0 | 3), Some(0)) | (Some(1), Some(1..)) => Ok(report),
             _ => {
-                Err(failed(format!("check: {}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
+                let said = String::from_utf8_lossy(&output.stderr);
+                Err(failed(format!("check: {}: {said}{report}", output.status)))
             }
         }
     }
