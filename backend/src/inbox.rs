@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::event::CallFd;
-use crate::memory::GuestMemory;
+use crate::guest::eventfd::CallFd;
+use crate::guest::memory_table::GuestMemory;
 
 /// A message to a worker.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use vm_memory::bitmap::BitmapSlice;
 
 use crate::active::ZeroBy;
 use crate::bounce::BounceFolio;
-use crate::memory::GuestMemory;
+use crate::guest::memory_table::GuestMemory;
 
 /// Which way data goes, seen from the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,12 +26,12 @@ use self::front_door::FrontDoor;
 use self::messages::refuse;
 use self::queue::{FrontendAddresses, Queue, Worker};
 use crate::device::BlockDevice;
-use crate::dirty_log::UsedRingLog;
 use crate::disk::Disk;
+use crate::guest::dirty_log::UsedRingLog;
+use crate::guest::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
+use crate::guest::memory_table::{MemoryError, MemoryTable};
+use crate::guest::sigbus::{self, Loss};
 use crate::inbox::{Inbox, Message};
-use crate::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
-use crate::lost_memory::{self, Loss};
-use crate::memory::{MemoryError, MemoryTable};
 use crate::metrics::RingTrouble;
 use crate::worker::{QueueWorker, Vring};
 
@@ -144,7 +144,7 @@ impl<B: BlockDevice> Session<B> {
             inflight: None,
             queues,
             channel: None,
-            losses: lost_memory::losses(),
+            losses: sigbus::losses(),
             unshared_since: None,
         }
     }
@@ -177,7 +177,7 @@ impl<B: BlockDevice> Session<B> {
 
     /// What the front-end shares and is lost, with the cause. To be asked after each use of it.
     fn lost_memory(&mut self) -> Option<(String, Loss)> {
-        if lost_memory::losses() == self.losses {
+        if sigbus::losses() == self.losses {
             return None;
         }
         let mut regions = self.memory.losses();

@@ -29,15 +29,15 @@ use self::data::DataPath;
 use crate::active::{Active, Work};
 use crate::bounce::{Arena, FolioPool};
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::dirty_log::UsedRingLog;
 use crate::disk::{Bounce, Disk};
-use crate::event::{CallFd, KickFd};
+use crate::guest::dirty_log::UsedRingLog;
+use crate::guest::eventfd::{CallFd, KickFd};
+use crate::guest::inflight_region::InflightQueue;
+use crate::guest::memory_table::{self, GuestMemory};
+use crate::guest::sigbus;
 use crate::inbox::Message;
 use crate::inflight::Operation;
-use crate::inflight_region::InflightQueue;
 use crate::latency::BatchClock;
-use crate::lost_memory;
-use crate::memory::{self, GuestMemory};
 use crate::metrics::QueueMetrics;
 use crate::poller::{Poller, Wait};
 use crate::range_lock::Ticket;
@@ -174,7 +174,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             cutting: None,
             stopping: false,
             kicks: Kicks::None,
-            losses: lost_memory::losses(),
+            losses: sigbus::losses(),
         })
     }
 
@@ -438,9 +438,9 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is retired, and the worker ends.
     fn finds_memory_lost(&mut self) -> bool {
-        if !self.vring.memory_lost && lost_memory::losses() != self.losses {
+        if !self.vring.memory_lost && sigbus::losses() != self.losses {
             let inflight_lost = self.vring.inflight.as_ref().is_some_and(InflightQueue::is_lost);
-            self.vring.memory_lost = inflight_lost || memory::is_any_lost(&self.memory);
+            self.vring.memory_lost = inflight_lost || memory_table::is_any_lost(&self.memory);
             if self.vring.memory_lost {
                 self.retire(&"memory that the front-end shares is lost");
             }

@@ -15,7 +15,7 @@ use integrity::{Guard, IntegrityProfile, PiType, sidecar};
 use stableblk::device::Zeroing;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::memory::GuestMemory;
+use stableblk::guest::memory_table::GuestMemory;
 
 use crate::guest::{Command, Completion, Guest, Layout, OK, RequestId, Setup, guest_memory};
 use crate::model::{ModelDisk, Moment, SECTOR, ZEROS, bytes_of, stamped};

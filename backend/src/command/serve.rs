@@ -30,11 +30,11 @@ use crate::device::{
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
 };
 use crate::disk::{Bounce, Disk};
+use crate::guest::memory_table::MEMORY_SLOTS_MAX;
+use crate::guest::sigbus;
 use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
-use crate::lost_memory;
-use crate::memory::MEMORY_SLOTS_MAX;
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
@@ -86,7 +86,7 @@ fn run_as(args: &ServeArgs, entrance: Entrance<'_>) -> Result<ExitCode, ServeErr
         return Err(ServeError::ForceAlone);
     }
     let mut termination = Termination::catch().map_err(setup("catch signals"))?;
-    lost_memory::catch().map_err(setup("catch SIGBUS"))?;
+    sigbus::catch().map_err(setup("catch SIGBUS"))?;
     check_resources(args)?;
     device::probe_io_uring().map_err(ServeError::IoUring)?;
     if Namespace::is_at(&args.blk_file) {

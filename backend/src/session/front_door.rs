@@ -18,8 +18,8 @@ use super::connection::{Connection, ConnectionError, Header, Message};
 use super::handler::Handler;
 use super::{Notice, Session};
 use crate::device::BlockDevice;
+use crate::guest::sigbus::Loss;
 use crate::inbox::Inbox;
-use crate::lost_memory::Loss;
 use crate::metrics::Counter;
 
 /// Why a session has ended.

@@ -18,9 +18,9 @@ use vm_memory::GuestAddress;
 use super::Session;
 use super::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
-use crate::event::{CallFd, KickFd};
+use crate::guest::eventfd::{CallFd, KickFd};
+use crate::guest::inflight_region::{self, InflightRegion};
 use crate::inbox::Message;
-use crate::inflight_region::{self, InflightRegion};
 
 /// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use crate::event::{CallFd, KickFd};
+use crate::guest::eventfd::{CallFd, KickFd};
 use crate::worker::Vring;
 
 /// Ring addresses in the front-end's address space, as the front-end gives them.

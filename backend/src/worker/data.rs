@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::failure::Failure;
 use crate::active::{Active, Work};
 use crate::device::Protection;
+use crate::guest::memory_table::{self, GuestMemory};
+use crate::guest::sigbus;
 use crate::inflight::{Buffer, Direction, Piece, Transfer};
-use crate::lost_memory;
-use crate::memory::{self, GuestMemory};
 
 /// Moves and protects the data of transfers.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct DataPath {
 
 impl DataPath {
     pub(super) fn new(memory: Arc<GuestMemory>, protection: Option<Protection>) -> Self {
-        Self { memory, protection, losses: lost_memory::losses() }
+        Self { memory, protection, losses: sigbus::losses() }
     }
 
     /// Moves data to and from `memory` from now on.
@@ -62,7 +62,7 @@ impl DataPath {
     /// Fails when memory of the request is lost: then what was copied is not what the guest has there.
     /// To be called after each copy.
     fn check_memory(&self, active: &Active) -> Result<(), Failure> {
-        if lost_memory::losses() != self.losses && memory::is_lost(&self.memory, &active.request.data) {
+        if sigbus::losses() != self.losses && memory_table::is_lost(&self.memory, &active.request.data) {
             return Err(Failure::MemoryLost);
         }
         Ok(())

@@ -5,7 +5,7 @@ use virtio::{Malformed, Request, Status};
 use super::QueueWorker;
 use crate::active::Active;
 use crate::device::BlockDevice;
-use crate::inflight_region::InflightQueue;
+use crate::guest::inflight_region::InflightQueue;
 use crate::range_lock::Owner;
 
 impl<B: BlockDevice> QueueWorker<B> {

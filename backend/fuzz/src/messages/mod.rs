@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
 use stableblk::disk::Disk;
+use stableblk::guest::memory_table::MEMORY_SLOTS_MAX;
+use stableblk::guest::sigbus;
 use stableblk::inbox::Inbox;
-use stableblk::lost_memory;
-use stableblk::memory::MEMORY_SLOTS_MAX;
 use stableblk::metrics::QueueMetrics;
 use stableblk::range_lock::{Access, Owner};
 use stableblk::session::{self, Notice, Offer};
@@ -50,7 +50,7 @@ pub struct Tally {
 /// As [`run`]; returns how much was said.
 pub fn talk(input: &[u8]) -> Tally {
     static CATCH: Once = Once::new();
-    CATCH.call_once(|| lost_memory::catch().expect("a signal handler"));
+    CATCH.call_once(|| sigbus::catch().expect("a signal handler"));
     let disk = protected_disk();
     let mut input = Input(input);
     let mut frontend = Frontend::new();

@@ -22,7 +22,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{FileOffset, MmapRegion};
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::memory::MEMORY_SLOTS_MAX;
+use crate::guest::memory_table::MEMORY_SLOTS_MAX;
 
 /// A table may be changed by a message while the one that it replaces is still mapped. The same is
 /// true of an in-flight region and of a dirty log.
@@ -403,7 +403,8 @@ mod tests {
     fn a_sent_signal_and_memory_that_was_not_announced_end_the_process() {
         for how in ["sent", "not announced"] {
             let mut test = Command::new(std::env::current_exe().unwrap());
-            test.args(["--exact", "lost_memory::tests::dies_of_a_signal"]).env("STABLEBLK_TEST_SIGBUS", how);
+            test.args(["--exact", "guest::sigbus::tests::dies_of_a_signal"])
+                .env("STABLEBLK_TEST_SIGBUS", how);
             let output = test.output().unwrap();
             assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{how}: {output:?}");
         }

@@ -15,8 +15,8 @@ use vhost::vhost_user::message::VhostUserInflight;
 use vm_memory::MmapRegion;
 
 pub use self::queue::InflightQueue;
-use crate::lost_memory::{Announced, Loss};
-use crate::mapping::{self, MappingError};
+use crate::guest::mapping::{self, MappingError};
+use crate::guest::sigbus::{Announced, Loss};
 
 /// Size of `QueueRegionSplit` up to its descriptor states.
 const QUEUE_HEADER_SIZE: usize = 16;

@@ -8,7 +8,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::lost_memory::{Announced, huge_page_size};
+use crate::guest::sigbus::{Announced, huge_page_size};
 
 /// Why a part of a file was not mapped.
 #[derive(Debug, Error)]

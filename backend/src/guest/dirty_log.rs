@@ -14,8 +14,8 @@ use vhost::vhost_user::message::VhostUserLog;
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::{GuestAddress, MmapRegion, VolatileMemory};
 
-use crate::lost_memory::{Announced, Loss};
-use crate::mapping::{self, MappingError};
+use crate::guest::mapping::{self, MappingError};
+use crate::guest::sigbus::{Announced, Loss};
 
 /// `VHOST_LOG_PAGE`, in bytes.
 const LOG_PAGE: u64 = 0x1000;
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_taken_away_or_too_small_ends_nothing() {
-        crate::lost_memory::catch().unwrap();
+        crate::guest::sigbus::catch().unwrap();
         let log = Arc::new(DirtyLog::default());
         let memory = memory(&log);
         let shared = file(4096);

@@ -8,26 +8,26 @@ use vhost::vhost_user::message::VhostUserMemoryRegion;
 use virtio::Segments;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
-use crate::lost_memory::{self, Announced, Loss};
-use crate::mapping::{self, MappingError};
+use crate::guest::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
+use crate::guest::mapping::{self, MappingError};
+use crate::guest::sigbus::{self, Announced, Loss};
 
 /// Guest memory as workers see it. What they write to it is marked in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<RegionLog>;
 
-/// Whether a part of `data` lies in memory that is [lost](lost_memory).
+/// Whether a part of `data` lies in memory that is [lost](sigbus).
 pub fn is_lost(memory: &GuestMemory, data: &Segments) -> bool {
     data.iter()
         .flat_map(|segment| memory.get_slices(segment.address, segment.len as usize))
         .flatten()
-        .any(|slice| lost_memory::is_lost(slice.ptr_guard().as_ptr().addr()))
+        .any(|slice| sigbus::is_lost(slice.ptr_guard().as_ptr().addr()))
 }
 
 /// Whether any region of `memory`, or the dirty log that writes to it are marked in, is lost.
 pub fn is_any_lost(memory: &GuestMemory) -> bool {
-    memory.iter().any(|region| {
-        lost_memory::is_lost(region.as_ptr().addr()) || region.bitmap().dirty_log().loss().is_some()
-    })
+    memory
+        .iter()
+        .any(|region| sigbus::is_lost(region.as_ptr().addr()) || region.bitmap().dirty_log().loss().is_some())
 }
 
 /// Most memory regions at a time; what libvhost-user offers.
