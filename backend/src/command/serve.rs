@@ -30,7 +30,7 @@ use crate::device::{
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
 };
 use crate::disk::{Bounce, Disk};
-use crate::guest::memory_table::MEMORY_SLOTS_MAX;
+use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
 use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;

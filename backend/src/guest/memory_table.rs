@@ -30,9 +30,6 @@ pub fn is_any_lost(memory: &GuestMemory) -> bool {
         .any(|region| sigbus::is_lost(region.as_ptr().addr()) || region.bitmap().dirty_log().loss().is_some())
 }
 
-/// Most memory regions at a time; what libvhost-user offers.
-pub const MEMORY_SLOTS_MAX: usize = 509;
-
 /// Why a region of the front-end's was refused.
 #[derive(Debug, Error)]
 pub enum MemoryError {
@@ -101,7 +98,7 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// An empty table for at most `slots` regions, [`MEMORY_SLOTS_MAX`] or fewer.
+    /// An empty table for at most `slots` regions, [`MEMORY_SLOTS_MAX`](super::MEMORY_SLOTS_MAX) or fewer.
     pub fn new(slots: usize) -> Self {
         Self { slots, regions: Vec::new(), memory: Arc::default(), log: Arc::default() }
     }

@@ -6,3 +6,6 @@ pub mod inflight_region;
 pub mod mapping;
 pub mod memory_table;
 pub mod sigbus;
+
+/// Most memory regions at a time; what libvhost-user offers.
+pub const MEMORY_SLOTS_MAX: usize = 509;

@@ -22,7 +22,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::{FileOffset, MmapRegion};
 use vmm_sys_util::signal::register_signal_handler;
 
-use crate::guest::memory_table::MEMORY_SLOTS_MAX;
+use crate::guest::MEMORY_SLOTS_MAX;
 
 /// A table may be changed by a message while the one that it replaces is still mapped. The same is
 /// true of an in-flight region and of a dirty log.

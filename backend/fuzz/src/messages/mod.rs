@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
 use stableblk::disk::Disk;
-use stableblk::guest::memory_table::MEMORY_SLOTS_MAX;
+use stableblk::guest::MEMORY_SLOTS_MAX;
 use stableblk::guest::sigbus;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::QueueMetrics;
