@@ -13,7 +13,7 @@ use stableblk::device::mem::MemDevice;
 use stableblk::device::{BlockDevice, PlainDevice};
 use stableblk::disk::Bounce;
 use stableblk::guest::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
-use stableblk::image::{Access, DirectIo, Image};
+use stableblk::storage::image::{Access, DirectIo, Image};
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio::request_type;
 

@@ -7,8 +7,8 @@ use std::process::Command;
 use integrity::sidecar::{self, IntentMode, Opened, Rules, SUPERBLOCK_SIZE};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
-use stableblk::image::{Access, DirectIo, Image};
-use stableblk::sidecar_file::SidecarFile;
+use stableblk::storage::image::{Access, DirectIo, Image};
+use stableblk::storage::sidecar_file::SidecarFile;
 
 use crate::directory::{Directory, MIB, open};
 use crate::sidecar_bytes::superblock;

@@ -4,8 +4,8 @@
 use std::fs;
 
 use integrity::sidecar::{self, IntentMode, Rules};
-use stableblk::image::{Access, DirectIo, Image};
-use stableblk::sidecar_file::SidecarFile;
+use stableblk::storage::image::{Access, DirectIo, Image};
+use stableblk::storage::sidecar_file::SidecarFile;
 
 use crate::directory::{Directory, MIB};
 

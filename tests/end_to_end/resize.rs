@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stableblk::image::{Access, DirectIo, Image as OpenImage};
-use stableblk::sidecar_file::{GrowingSidecar, SidecarFile};
+use stableblk::storage::image::{Access, DirectIo, Image as OpenImage};
+use stableblk::storage::sidecar_file::{GrowingSidecar, SidecarFile};
 
 use crate::harness::{Backend, Finished, Frontend, GuestMemory, Image, Process, finish, pattern, wait_until};
 

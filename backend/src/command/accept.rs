@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::check::{LbaRange, Outcome, Recovered};
 use super::{ImageArgs, print};
-use crate::error::Error;
-use crate::image::{Access, DirectIo, Image};
-use crate::sidecar_file::{SidecarFile, load_error};
+use crate::storage::error::Error;
+use crate::storage::image::{Access, DirectIo, Image};
+use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// Accept what a crash has left in doubt
 ///

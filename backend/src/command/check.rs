@@ -16,9 +16,9 @@ pub(super) use self::report::Outcome;
 use self::report::Report;
 pub(super) use self::report::write_range;
 use super::{ImageArgs, print};
-use crate::error::{EXIT_TWO_MOMENTS, Error};
-use crate::image::{Access, DirectIo, Image};
-use crate::sidecar_file::{SidecarFile, load_error};
+use crate::storage::error::{EXIT_TWO_MOMENTS, Error};
+use crate::storage::image::{Access, DirectIo, Image};
+use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// Verify every block of an image against its tuple
 ///

@@ -14,9 +14,9 @@ use super::unfinished::{Existing, UnfinishedFile};
 use super::{
     ImageArgs, ProfileArgs, new_superblock, parse_size, print, refuse_uneven_size, warn_of_missing_uuid,
 };
-use crate::error::Error;
-use crate::image;
-use crate::sidecar_file::SidecarFile;
+use crate::storage::error::Error;
+use crate::storage::image;
+use crate::storage::sidecar_file::SidecarFile;
 
 /// Make a sparse raw image and its sidecar
 #[derive(Debug, Clone, Args)]

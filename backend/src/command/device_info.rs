@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::image_info::ImageInfo;
 use crate::device::{
-    BlockIntegrity, KernelPiDevice, LossMark, Namespace, NamespaceError, Source, StablePages, TupleRule,
+    BlockIntegrity, KernelPiDevice, Namespace, NamespaceError, Source, StablePages, TupleRule,
 };
-use crate::image::{Access, Image};
 use crate::report;
+use crate::storage::image::{Access, Image};
+use crate::storage::loss_mark::LossMark;
 
 /// Sizes are in bytes.
 #[derive(Debug, Serialize)]

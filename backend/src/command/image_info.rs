@@ -6,8 +6,8 @@ use std::path::Path;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::image::Image;
 use crate::log::escape;
+use crate::storage::image::Image;
 
 /// What is said, for people, of an image whose durability was lost.
 pub(super) const DURABILITY_LOST: &str = "lost: a sync of the image failed when it was served, so writes that were not flushed \

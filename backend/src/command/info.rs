@@ -14,9 +14,9 @@ use super::device_info::DeviceInfo;
 use super::image_info::ImageInfo;
 use super::{ImageArgs, print};
 use crate::device::{Namespace, NamespaceError};
-use crate::error::Error;
-use crate::image::{Access, DirectIo, Image};
-use crate::sidecar_file::SidecarFile;
+use crate::storage::error::Error;
+use crate::storage::image::{Access, DirectIo, Image};
+use crate::storage::sidecar_file::SidecarFile;
 
 /// Tell what an image and its sidecar are
 #[derive(Debug, Clone, Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command};
 
-use crate::error::Error;
+use crate::storage::error::Error;
 
 /// Write the manual pages: one for the program and one for each subcommand
 #[derive(Debug, Clone, Args)]

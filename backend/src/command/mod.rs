@@ -12,8 +12,8 @@ use serde::Serialize;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::error::Error;
-use crate::sidecar_file;
+use crate::storage::error::Error;
+use crate::storage::sidecar_file;
 
 pub mod accept;
 pub mod check;

@@ -22,10 +22,10 @@ use super::trust::trust;
 use super::unfinished::{Existing, UnfinishedFile};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};
-use crate::error::Error;
-use crate::image::{Access, DirectIo, Image};
-use crate::sidecar_file::SidecarFile;
-use crate::sidecar_search::Trace;
+use crate::storage::error::Error;
+use crate::storage::image::{Access, DirectIo, Image};
+use crate::storage::sidecar_file::SidecarFile;
+use crate::storage::sidecar_search::Trace;
 
 /// Make the sidecar of an existing raw image
 ///

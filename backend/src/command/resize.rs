@@ -10,9 +10,9 @@ use indicatif::BinaryBytes;
 
 use super::trust::trust;
 use super::{ImageArgs, parse_size, print, refuse_uneven_size};
-use crate::error::Error;
-use crate::image::{Access, DirectIo, Image};
-use crate::sidecar_file::{SidecarFile, load_error};
+use crate::storage::error::Error;
+use crate::storage::image::{Access, DirectIo, Image};
+use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// Grow an image and its sidecar
 ///

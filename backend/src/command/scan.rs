@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use integrity::IntegrityProfile;
 
 use crate::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
-use crate::error::Error;
-use crate::image::{Image, read_at_least};
+use crate::storage::error::Error;
+use crate::storage::image::{Image, read_at_least};
 
 /// More would only queue up at the disk.
 const THREADS_MAX: usize = 8;

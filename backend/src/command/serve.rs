@@ -32,14 +32,14 @@ use crate::device::{
 use crate::disk::{Bounce, Disk};
 use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
-use crate::image::{Access, DirectIo, Holder, Image};
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::range_lock::RangeLock;
 use crate::session::Offer;
-use crate::sidecar_file::{SidecarFile, load_error};
 use crate::socket::{self, BoundSocket, Endpoint, SocketError};
+use crate::storage::image::{Access, DirectIo, Holder, Image};
+use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// What QEMU's back-end conventions ask `--print-capabilities` to print.
 pub const CAPABILITIES: &str = r#"{
@@ -73,7 +73,7 @@ const CONTROL_FILES: u64 = 12;
 /// before everything needed has been found in order.
 pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Result<ExitCode, ServeError> {
     match run_as(args, Entrance { inherited, log }) {
-        Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
+        Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::storage::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
             Err(ServeError::InUse(error))
         }
         outcome => outcome,

@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use super::serve::Integrity;
 use crate::device::{BlockIntegrity, DetectError, NoAttribute};
-use crate::image::Image;
-use crate::sidecar_file;
+use crate::storage::image::Image;
+use crate::storage::sidecar_file;
 
 /// Where the tuples of an image are, and so by which device it is served.
 #[derive(Debug, Clone, PartialEq, Eq)]

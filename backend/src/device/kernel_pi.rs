@@ -21,8 +21,8 @@ use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protectio
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
-use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
+use crate::storage::image::Image;
 
 /// A block device that keeps metadata.
 #[derive(Debug)]

@@ -4,12 +4,10 @@
 //! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
 
 mod block_integrity;
-mod durability;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 mod kernel_pi;
 mod leased;
-mod loss_mark;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod mem;
 mod memory_file;
@@ -34,10 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
-pub use durability::Durability;
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use leased::Leased;
-pub use loss_mark::LossMark;
 pub use nvme::{
     Namespace, NamespaceError, NamespaceFormat, NvmePassthroughDevice, NvmePassthroughQueue, UnusableFormat,
 };
@@ -56,6 +52,7 @@ pub use zeroing::Zeroing;
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::inflight::Operation;
+use crate::storage::durability::Durability;
 
 /// What a device is.
 #[derive(Debug, Clone)]

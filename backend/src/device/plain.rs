@@ -9,8 +9,8 @@ use super::{
 };
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::growth::GrowthError;
-use crate::image::Image;
 use crate::inflight::Operation;
+use crate::storage::image::Image;
 
 /// The unit of virtio-blk, in bytes.
 const SECTOR_SIZE: usize = 512;

@@ -28,9 +28,9 @@ use super::uring::{self, Ring, Step};
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
-use crate::image::{Image, next_data};
 use crate::inflight::{Direction, Operation};
-use crate::sidecar_file::SidecarFile;
+use crate::storage::image::{Image, next_data};
+use crate::storage::sidecar_file::SidecarFile;
 use integrity::sidecar::{
     self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
     Rules, TwoMoments,
@@ -535,8 +535,8 @@ mod tests {
     use super::*;
     use crate::bounce::FolioPool;
     use crate::device::OwnEvents;
-    use crate::image::{Access, DirectIo};
     use crate::inflight::{Buffer, Piece, Transfer};
+    use crate::storage::image::{Access, DirectIo};
 
     const BLOCK: usize = 4096;
 

@@ -18,12 +18,13 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 use rustix::process::{Resource, getrlimit};
 use slab::Slab;
 
+use super::EventSources;
 use super::memory_file::MemoryFile;
-use super::{Durability, EventSources};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
-use crate::image::Image;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
+use crate::storage::durability::Durability;
+use crate::storage::image::Image;
 
 /// Entries of the submission queue. A larger batch costs one more system call, nothing else.
 const SUBMISSIONS: u32 = 256;
@@ -585,9 +586,9 @@ mod tests {
     use super::*;
     use crate::bounce::FolioPool;
     use crate::device::OwnEvents;
-    use crate::image::{Access, DirectIo};
     use crate::inflight::Piece;
-    use crate::thin_device::ThinDevice;
+    use crate::storage::image::{Access, DirectIo};
+    use crate::storage::thin_device::ThinDevice;
 
     #[test]
     fn after_a_flush_that_failed_none_is_believed() {

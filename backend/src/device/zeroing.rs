@@ -7,7 +7,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat};
 
 use super::block_integrity::attribute;
 use crate::active::ZeroBy;
-use crate::image::{Access, Image};
+use crate::storage::image::{Access, Image};
 
 /// Which of fallocate's modes are used on a file, and which commands on a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ fn punches(file: impl AsFd, offset: u64) -> bool {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use crate::image::DirectIo;
+    use crate::storage::image::DirectIo;
 
     use super::*;
 

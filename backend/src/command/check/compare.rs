@@ -6,9 +6,9 @@ use integrity::sidecar::{is_adopted, mismatches};
 
 use super::super::scan::{Chunk, Unreadable, Visitor, scan};
 use super::{Findings, Recovered};
-use crate::error::Error;
-use crate::image::Image;
-use crate::sidecar_file::SidecarFile;
+use crate::storage::error::Error;
+use crate::storage::image::Image;
+use crate::storage::sidecar_file::SidecarFile;
 
 /// What of `image` does not match `sidecar`, with the tuples of `recovered`. Where the image is
 /// larger than the sidecar is of, the rest of it is not looked at. The image consists of whole

@@ -6,7 +6,7 @@ use std::io;
 
 use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage, TwoMoments};
 
-use crate::sidecar_file::SidecarFile;
+use crate::storage::sidecar_file::SidecarFile;
 
 /// What has become of the sidecar, or would.
 #[derive(Debug, Default)]

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::super::image_info::DURABILITY_LOST;
 use super::Recovered;
 use super::findings::{BadRange, Findings, LbaRange, TagValues};
-use crate::image::Image;
-use crate::sidecar_file::SidecarFile;
+use crate::storage::image::Image;
+use crate::storage::sidecar_file::SidecarFile;
 
 /// Sizes are in bytes, LBAs and blocks in intervals.
 #[derive(Debug, Serialize)]

@@ -8,11 +8,11 @@ use serde::{Serialize, Serializer};
 
 use super::super::check::{Findings, Recovered, compare, write_range};
 use super::super::take_over::Taken;
-use crate::error::Error;
-use crate::image::{Access, Image};
 use crate::report;
-use crate::sidecar_file::{SidecarFile, load_error};
-use crate::sidecar_search::Trace;
+use crate::storage::error::Error;
+use crate::storage::image::{Access, Image};
+use crate::storage::sidecar_file::{SidecarFile, load_error};
+use crate::storage::sidecar_search::Trace;
 
 /// Ranges that are listed; the others are counted.
 const RANGES_MAX: usize = 100;

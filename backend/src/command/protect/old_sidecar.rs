@@ -6,10 +6,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
-use crate::image::{self, Access, Format, Image};
-use crate::sidecar_file;
-use crate::sidecar_search::{claimed_uuids, open_to_look};
+use crate::storage::error::Error;
+use crate::storage::image::{self, Access, Format, Image};
+use crate::storage::sidecar_file;
+use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
 
 /// The sidecar that the image has now, locked.
 #[derive(Debug)]

@@ -6,16 +6,16 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::ServeArgs;
-use crate::image::{Access, Image};
-use crate::sidecar_file;
-use crate::sidecar_search::{Trace, claimed_uuids, open_to_look};
+use crate::storage::image::{Access, Image};
+use crate::storage::sidecar_file;
+use crate::storage::sidecar_search::{Trace, claimed_uuids, open_to_look};
 
 /// Why a protected image is not served so.
 #[derive(Debug, Error)]
 pub enum UnprotectedError {
     /// The image cannot be examined.
     #[error(transparent)]
-    Image(#[from] crate::error::Error),
+    Image(#[from] crate::storage::error::Error),
     /// Its guest's writes would look like damage later.
     #[error(
         "{protected}: what is written by `--integrity none` would not match it; leave `--integrity none` away, or \
@@ -90,7 +90,7 @@ pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, Unprot
     }
 }
 
-fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::error::Error> {
+fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::storage::error::Error> {
     let marked = image.stale_sidecars()?;
     Ok(!protected.uuids.is_empty() && protected.uuids.iter().all(|uuid| marked.contains(uuid)))
 }
@@ -108,7 +108,7 @@ impl Admission {
                 if image.access() == Access::ReadWrite && !is_marked(image, &protected)? {
                     image
                         .mark_stale(&protected.uuids)
-                        .map_err(crate::error::Error::io("mark", image.path()))?;
+                        .map_err(crate::storage::error::Error::io("mark", image.path()))?;
                 }
                 tracing::warn!(
                     "{protected}, which is no longer right from now on: `stableblk protect --force {}` makes another",
@@ -121,7 +121,7 @@ impl Admission {
 }
 
 /// An image carries the UUID of its sidecar, or else has one at the default path.
-fn protection(image: &Image) -> Result<Option<Protected>, crate::error::Error> {
+fn protection(image: &Image) -> Result<Option<Protected>, crate::storage::error::Error> {
     if image.is_block_device() {
         return Ok(None);
     }

@@ -14,9 +14,10 @@ use super::format::{NamespaceFormat, UnusableFormat};
 use super::identify::{IDENTIFY_SIZE, IdentifyController, IdentifyNamespace, IdentifyNvmNamespace};
 use super::status::NvmeStatus;
 use crate::bounce::FOLIO_SIZE_MAX;
-use crate::device::{Durability, LossMark};
-use crate::error::Error;
-use crate::image::{Access, Holder, lock};
+use crate::storage::durability::Durability;
+use crate::storage::error::Error;
+use crate::storage::image::{Access, Holder, lock};
+use crate::storage::loss_mark::LossMark;
 
 /// `NVME_IOCTL_ID`, `_IO('N', 0x40)`.
 const GET_NSID: libc::Ioctl = 0x4e40;

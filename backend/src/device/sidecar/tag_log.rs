@@ -13,7 +13,7 @@ use std::time::Duration;
 use integrity::sidecar::{self, Checkpoint, Growth, Journal, Miss, TuplePage};
 
 use crate::metrics::Counter;
-use crate::sidecar_media::SidecarMedia;
+use crate::storage::sidecar_media::SidecarMedia;
 
 /// How long the log may rest before what it holds is brought to the tuple array.
 const PAUSE: Duration = Duration::from_secs(1);

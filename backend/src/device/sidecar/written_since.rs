@@ -3,8 +3,8 @@
 
 use integrity::sidecar::{Media, State};
 
-use crate::sidecar_file::SidecarFile;
-use crate::sidecar_sample::Sample;
+use crate::storage::sidecar_file::SidecarFile;
+use crate::storage::sidecar_sample::Sample;
 
 /// Looks at a sample of the blocks of a closed sidecar if the image was modified since, and logs
 /// what it finds.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use integrity::sidecar::{File, Media, is_unwritten, verify};
 
-use crate::sidecar_file::SidecarFile;
+use crate::storage::sidecar_file::SidecarFile;
 
 /// Blocks that are read.
 const SAMPLE_LEN: usize = 64;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use integrity::sidecar::{SECTOR_SIZE, SUPERBLOCK_SIZE, Superblock};
 use uuid::Uuid;
 
-use crate::error::Error;
-use crate::image::{Image, read_up_to};
+use crate::storage::error::Error;
+use crate::storage::image::{Image, read_up_to};
 
 /// Entries of a directory that are looked at, so that a large one does not cost a minute.
 const ENTRIES_MAX: usize = 4096;

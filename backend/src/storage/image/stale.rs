@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::{Image, set_attribute};
-use crate::error::Error;
+use crate::storage::error::Error;
 
 /// The extended attribute with the UUIDs of such sidecars, as in
 /// [`UUID_ATTRIBUTE`](super::UUID_ATTRIBUTE).

@@ -11,8 +11,10 @@ use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::device::{Durability, LossMark, StorageSize};
-use crate::error::Error;
+use crate::device::StorageSize;
+use crate::storage::durability::Durability;
+use crate::storage::error::Error;
+use crate::storage::loss_mark::LossMark;
 
 mod direct_io;
 mod format;

@@ -15,11 +15,11 @@ use integrity::sidecar::{
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::error::Error;
-use crate::image::{self, Access, Alignment, Image};
-use crate::sidecar_media::SidecarMedia;
-use crate::sidecar_sample::Sample;
-use crate::sidecar_search::Trace;
+use crate::storage::error::Error;
+use crate::storage::image::{self, Access, Alignment, Image};
+use crate::storage::sidecar_media::SidecarMedia;
+use crate::storage::sidecar_sample::Sample;
+use crate::storage::sidecar_search::Trace;
 
 /// Zeros that are written at a time.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];

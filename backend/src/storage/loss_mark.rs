@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
-use crate::image::reopen;
+use crate::storage::image::reopen;
 
 /// The attribute of a file, and that of a device's node, which takes no attributes of users.
 const ATTRIBUTES: [&str; 2] = ["user.stableblk.durability-lost", "trusted.stableblk.durability-lost"];
@@ -101,7 +101,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::thin_device::ThinDevice;
+    use crate::storage::thin_device::ThinDevice;
 
     #[test]
     fn it_is_made_and_taken_away() {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use integrity::sidecar::{SuperblockError, TwoMoments};
 
-use crate::image::{Format, Holder};
-use crate::sidecar_file;
-use crate::sidecar_search::Trace;
+use crate::storage::image::{Format, Holder};
+use crate::storage::sidecar_file;
+use crate::storage::sidecar_search::Trace;
 
 /// The exit status that says that an image and its sidecar are of two moments.
 pub const EXIT_TWO_MOMENTS: u8 = 4;

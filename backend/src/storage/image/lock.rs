@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, Stat};
 use rustix::io::Errno;
 
 use super::{Access, qemu_lock};
-use crate::error::Error;
+use crate::storage::error::Error;
 
 /// How long a process that is gone may keep its lock. Its I/O ends within that, unless the device hangs.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);

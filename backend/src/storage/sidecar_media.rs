@@ -9,9 +9,9 @@ use std::time::UNIX_EPOCH;
 use integrity::sidecar::{self, Layout, Media, Reason, Stamp};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
-use crate::device::Durability;
-use crate::image::{Alignment, next_data, read_at_least, reopen};
-use crate::session_stamp;
+use crate::storage::durability::Durability;
+use crate::storage::image::{Alignment, next_data, read_at_least, reopen};
+use crate::storage::session_stamp;
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ mod tests {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     use super::*;
-    use crate::thin_device::ThinDevice;
+    use crate::storage::thin_device::ThinDevice;
 
     #[test]
     fn no_checkpoint_relies_on_an_image_of_which_a_flush_has_failed() {

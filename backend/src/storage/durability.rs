@@ -104,7 +104,7 @@ impl Durability {
 
     /// Lets a flush fail for what was lost before the storage was opened; then `when_told` is
     /// called.
-    pub(super) fn owe(&self, when_told: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn owe(&self, when_told: impl Fn() + Send + Sync + 'static) {
         // only once for each storage that is opened
         let _ = self.0.when_told.set(Box::new(when_told));
         self.0.owed.store(true, Ordering::SeqCst);
@@ -163,7 +163,7 @@ impl Durability {
     }
 
     /// Waits until the mark is changed, if that has begun: the next owner may make one.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let changing = self.changing().take();
         if let Some(thread) = changing {
             // it does not panic

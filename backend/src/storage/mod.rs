@@ -1,0 +1,13 @@
+//! Files and devices that hold a disk: opening, locking and measuring them, and what is written beside the data.
+
+pub mod durability;
+pub mod error;
+pub mod image;
+pub mod loss_mark;
+pub(crate) mod session_stamp;
+pub mod sidecar_file;
+pub mod sidecar_media;
+pub(crate) mod sidecar_sample;
+pub mod sidecar_search;
+#[cfg(test)]
+pub(crate) mod thin_device;
