@@ -5,8 +5,9 @@ use std::io;
 use integrity::sidecar::SuperblockError;
 use thiserror::Error;
 
-use crate::device::{BlockDevice, StorageSize};
+use crate::device::BlockDevice;
 use crate::disk::Disk;
+use crate::storage::size::StorageSize;
 
 /// Why a disk does not grow.
 #[derive(Debug, Error)]

@@ -13,7 +13,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::storage::error::Error;
-use crate::storage::sidecar_file;
+use crate::storage::sidecar_path;
 
 pub mod accept;
 pub mod check;
@@ -49,7 +49,7 @@ impl ImageArgs {
     /// Where the sidecar is, or is to be.
     #[must_use]
     pub fn sidecar_path(&self) -> PathBuf {
-        self.sidecar.clone().unwrap_or_else(|| sidecar_file::default_path(&self.image))
+        self.sidecar.clone().unwrap_or_else(|| sidecar_path::default_path(&self.image))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDe
 use crate::storage::error::Error;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::SidecarFile;
-use crate::storage::sidecar_search::Trace;
+use crate::storage::trace::Trace;
 
 /// Make the sidecar of an existing raw image
 ///

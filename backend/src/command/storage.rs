@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::serve::Integrity;
 use crate::device::{BlockIntegrity, DetectError, NoAttribute};
 use crate::storage::image::Image;
-use crate::storage::sidecar_file;
+use crate::storage::sidecar_path;
 
 /// Where the tuples of an image are, and so by which device it is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Storage {
                     if image.is_block_device() { BlockIntegrity::detect(image.file()) } else { Ok(None) };
                 let found =
                     found.map_err(|reason| StorageError::Profile { path: path.to_owned(), reason })?;
-                Ok(found.map_or_else(|| Self::Sidecar(sidecar_file::default_path(path)), Self::KernelPi))
+                Ok(found.map_or_else(|| Self::Sidecar(sidecar_path::default_path(path)), Self::KernelPi))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::storage::image::without_proc;
+use crate::storage::reopen::without_proc;
 
 /// A file under construction, on the file system of its future path.
 #[derive(Debug)]

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, StorageSize};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::inflight::{Direction, Operation, Piece, Transfer};
+use crate::storage::size::StorageSize;
 
 /// What goes wrong with one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,12 +17,13 @@ use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChe
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
 use super::uring::{self, Ring, RingStep, Step, transfer_entry, whole};
-use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, TupleRule};
+use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule};
 use crate::active::ZeroBy;
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
 use crate::storage::image::Image;
+use crate::storage::size::StorageSize;
 
 /// A block device that keeps metadata.
 #[derive(Debug)]

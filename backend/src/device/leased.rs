@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{BlockDevice, DeviceInfo, EventSources, StorageSize};
+use super::{BlockDevice, DeviceInfo, EventSources};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::storage::durability::Durability;
+use crate::storage::size::StorageSize;
 
 /// How often to look whether who has borrowed the storage is done.
 const BORROWER_POLL: Duration = Duration::from_millis(1);

@@ -11,14 +11,13 @@ use integrity::IntegrityProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Durability, Event, EventSources, Protection, StorageSize,
-    Zeroing,
-};
+use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::growth::GrowthError;
 use crate::inflight::{Buffer, Direction, Operation, Transfer};
+use crate::storage::durability::Durability;
+use crate::storage::size::StorageSize;
 
 /// Blocks and, where there is protection, tuples in memory.
 #[derive(Debug)]

@@ -53,6 +53,7 @@ use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::inflight::Operation;
 use crate::storage::durability::Durability;
+use crate::storage::size::StorageSize;
 
 /// What a device is.
 #[derive(Debug, Clone)]
@@ -94,15 +95,6 @@ impl Capacity {
     pub(crate) fn grow(&self, bytes: u64) {
         self.0.fetch_max(bytes, Relaxed);
     }
-}
-
-/// The storage under a device, when it is measured anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StorageSize {
-    /// In bytes.
-    pub bytes: u64,
-    /// Whether [`BlockDevice::grow`] can make it larger, rather than follow it.
-    pub is_extensible: bool,
 }
 
 /// Where a queue's events come from besides the device.

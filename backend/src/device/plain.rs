@@ -4,13 +4,12 @@ use std::io;
 use std::sync::Arc;
 
 use super::uring::{self, Ring, Step};
-use super::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize, Zeroing,
-};
+use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::growth::GrowthError;
 use crate::inflight::Operation;
 use crate::storage::image::Image;
+use crate::storage::size::StorageSize;
 
 /// The unit of virtio-blk, in bytes.
 const SECTOR_SIZE: usize = 512;

@@ -25,12 +25,13 @@ use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use super::plain::first_step;
 use super::uring::{self, Ring, Step};
-use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, StorageSize};
+use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::inflight::{Direction, Operation};
 use crate::storage::image::{Image, next_data};
 use crate::storage::sidecar_file::SidecarFile;
+use crate::storage::size::StorageSize;
 use integrity::sidecar::{
     self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
     Rules, TwoMoments,

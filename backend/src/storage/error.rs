@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use integrity::sidecar::{SuperblockError, TwoMoments};
 
-use crate::storage::image::{Format, Holder};
-use crate::storage::sidecar_file;
-use crate::storage::sidecar_search::Trace;
+use crate::storage::image::{Format, Holder, LockError};
+use crate::storage::sidecar_path;
+use crate::storage::trace::Trace;
 
 /// The exit status that says that an image and its sidecar are of two moments.
 pub const EXIT_TWO_MOMENTS: u8 = 4;
@@ -280,6 +280,14 @@ impl Error {
         if matches!(self, Self::TwoMoments { .. }) { EXIT_TWO_MOMENTS } else { usual }
     }
 
+    /// For `map_err`: a failure to lock `path`.
+    pub(crate) fn lock(path: &Path) -> impl FnOnce(LockError) -> Self {
+        move |error| match error {
+            LockError::InUse(holder) => Self::InUse { path: path.to_owned(), holder },
+            LockError::Io(error) => Self::io("lock", path)(error),
+        }
+    }
+
     /// For `map_err`: a failure to do `action` to `path`.
     pub fn io<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
         move |source| {
@@ -315,7 +323,7 @@ fn foreign_sidecar_cure(found: Option<&Path>) -> String {
 
 /// The option that names a sidecar which is not at its default place.
 fn integrity_option(image: &Path, sidecar: &Path) -> String {
-    if sidecar == sidecar_file::default_path(image) {
+    if sidecar == sidecar_path::default_path(image) {
         String::new()
     } else {
         format!(" --integrity {}", sidecar.display())

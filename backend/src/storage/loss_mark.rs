@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
-use crate::storage::image::reopen;
+use crate::storage::reopen::reopen;
 
 /// The attribute of a file, and that of a device's node, which takes no attributes of users.
 const ATTRIBUTES: [&str; 2] = ["user.stableblk.durability-lost", "trusted.stableblk.durability-lost"];

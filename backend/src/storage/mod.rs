@@ -4,10 +4,14 @@ pub mod durability;
 pub mod error;
 pub mod image;
 pub mod loss_mark;
+pub(crate) mod reopen;
 pub(crate) mod session_stamp;
 pub mod sidecar_file;
 pub mod sidecar_media;
+pub mod sidecar_path;
 pub(crate) mod sidecar_sample;
 pub mod sidecar_search;
+pub mod size;
 #[cfg(test)]
 pub(crate) mod thin_device;
+pub mod trace;

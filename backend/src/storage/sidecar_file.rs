@@ -1,7 +1,6 @@
 //! The file `IMAGE.pi` that holds an image's tuples: [`integrity::sidecar`] has its format, this finds it, locks it and makes sure
 //! that it belongs to the image.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,7 +18,7 @@ use crate::storage::error::Error;
 use crate::storage::image::{self, Access, Alignment, Image};
 use crate::storage::sidecar_media::SidecarMedia;
 use crate::storage::sidecar_sample::Sample;
-use crate::storage::sidecar_search::Trace;
+use crate::storage::trace::Trace;
 
 /// Zeros that are written at a time.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
@@ -42,27 +41,6 @@ pub struct GrowingSidecar {
     sidecar: SidecarFile,
     /// The superblock that is on disk.
     loaded: Loaded,
-}
-
-/// Where the sidecar of `image` is by default: `.pi` behind the whole name. For a symbolic link to
-/// a file, the one beside the link is taken where it exists, else the one beside the file. So a new
-/// sidecar is made beside the file, where every name of the image finds it.
-#[must_use]
-pub fn default_path(image: &Path) -> PathBuf {
-    let beside = with_suffix(image);
-    if !image.is_symlink() || beside.symlink_metadata().is_ok() {
-        return beside;
-    }
-    match image.canonicalize() {
-        Ok(target) if target.is_file() => with_suffix(&target),
-        _ => beside,
-    }
-}
-
-fn with_suffix(image: &Path) -> PathBuf {
-    let mut path = OsString::from(image);
-    path.push(".pi");
-    path.into()
 }
 
 impl SidecarFile {
@@ -118,7 +96,7 @@ impl SidecarFile {
     /// The same for an image that may have been resized.
     pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
         let file = open_file(path, image, access)?;
-        image::lock(&file, path, access)?;
+        image::lock(&file, access).map_err(Error::lock(path))?;
         let len = file.metadata().map_err(Error::io("look at", path))?.len();
         if len < 2 * SUPERBLOCK_SIZE {
             let reason = SuperblockError::TooShort { len: usize::try_from(len).unwrap_or(usize::MAX) };

@@ -10,7 +10,8 @@ use integrity::sidecar::{self, Layout, Media, Reason, Stamp};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
 use crate::storage::durability::Durability;
-use crate::storage::image::{Alignment, next_data, read_at_least, reopen};
+use crate::storage::image::{Alignment, next_data, read_at_least};
+use crate::storage::reopen::reopen;
 use crate::storage::session_stamp;
 
 /// The files of one image. The sidecar goes through the page cache, the image as it was opened.

@@ -1,6 +1,5 @@
 //! Finds out to which image a sidecar belongs, and finds a sidecar that is not in its place.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +10,7 @@ use uuid::Uuid;
 
 use crate::storage::error::Error;
 use crate::storage::image::{Image, read_up_to};
+use crate::storage::trace::Trace;
 
 /// Entries of a directory that are looked at, so that a large one does not cost a minute.
 const ENTRIES_MAX: usize = 4096;
@@ -33,14 +33,6 @@ pub(crate) fn open_to_look(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// What tells that an image was protected: the UUID it carries, and sidecars with that UUID.
-#[derive(Debug)]
-pub struct Trace {
-    image: PathBuf,
-    uuid: Uuid,
-    found: Option<PathBuf>,
-}
-
 impl Trace {
     /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its
     /// sidecar beside the image, beside what a symbolic link leads to, and where it is to be.
@@ -49,29 +41,6 @@ impl Trace {
         let Some(&uuid) = uuids.first() else { return Ok(None) };
         let found = find(image.path(), named, &uuids);
         Ok(Some(Self { image: image.path().to_owned(), uuid, found }))
-    }
-
-    /// The sidecar that was found.
-    pub(crate) fn found(&self) -> Option<&Path> {
-        self.found.as_deref()
-    }
-}
-
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { image, uuid, found } = self;
-        write!(
-            f,
-            "it was protected before, with the UUID {uuid}; `stableblk protect --force {}` takes what it \
-             holds now as right; ",
-            image.display()
-        )?;
-        match found {
-            Some(path) => write!(f, "its sidecar was found: use `--integrity {}`", path.display()),
-            None => f.write_str(
-                "no sidecar with that UUID is beside it: restore it, or name it with `--integrity PATH`",
-            ),
-        }
     }
 }
 

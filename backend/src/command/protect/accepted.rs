@@ -12,7 +12,7 @@ use crate::report;
 use crate::storage::error::Error;
 use crate::storage::image::{Access, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
-use crate::storage::sidecar_search::Trace;
+use crate::storage::trace::Trace;
 
 /// Ranges that are listed; the others are counted.
 const RANGES_MAX: usize = 100;

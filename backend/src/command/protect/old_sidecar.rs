@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::error::Error;
 use crate::storage::image::{self, Access, Format, Image};
-use crate::storage::sidecar_file;
+use crate::storage::sidecar_path;
 use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
 
 /// The sidecar that the image has now, locked.
@@ -43,7 +43,7 @@ impl OldSidecar {
             return Err(left_alone(&what_else(&file, metadata.len())));
         };
         let carried = image.uuids()?;
-        if carried.is_empty() && path != sidecar_file::default_path(image.path()) {
+        if carried.is_empty() && path != sidecar_path::default_path(image.path()) {
             return Err(left_alone(
                 "a sidecar, but the image has no UUID by which it could be known as its own",
             ));
@@ -51,7 +51,7 @@ impl OldSidecar {
         if !carried.is_empty() && !claimed.iter().any(|uuid| carried.contains(uuid)) {
             return Err(left_alone(&format!("the sidecar of another image (its UUID is {first})")));
         }
-        image::lock(&file, path, Access::ReadWrite)?;
+        image::lock(&file, Access::ReadWrite).map_err(Error::lock(path))?;
         Ok(Some(Self { path: path.to_owned(), file }))
     }
 

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::ServeArgs;
 use crate::storage::image::{Access, Image};
-use crate::storage::sidecar_file;
-use crate::storage::sidecar_search::{Trace, claimed_uuids, open_to_look};
+use crate::storage::sidecar_path;
+use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
+use crate::storage::trace::Trace;
 
 /// Why a protected image is not served so.
 #[derive(Debug, Error)]
@@ -125,7 +126,7 @@ fn protection(image: &Image) -> Result<Option<Protected>, crate::storage::error:
     if image.is_block_device() {
         return Ok(None);
     }
-    let path = sidecar_file::default_path(image.path());
+    let path = sidecar_path::default_path(image.path());
     let is_sidecar = path.metadata().is_ok_and(|metadata| metadata.is_file())
         && open_to_look(&path).and_then(|file| claimed_uuids(&file)).is_ok_and(|it| !it.is_empty());
     let trace = Trace::of(image, &path)?;

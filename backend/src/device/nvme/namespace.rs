@@ -86,7 +86,7 @@ impl Namespace {
         // before it is opened, for opening another device may have effects
         let block_name = block_name(path).ok_or_else(|| NamespaceError::NotNvme(path.to_owned()))?;
         let file = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
-        lock(&file, path, access)?;
+        lock(&file, access).map_err(Error::lock(path))?;
         let block_device = match access {
             Access::Inspect | Access::Preview => None,
             Access::Read | Access::ReadWrite => hold(path, &block_name)?,

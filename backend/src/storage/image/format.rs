@@ -9,7 +9,7 @@ use std::path::Path;
 
 use integrity::sidecar::Superblock;
 
-use super::reopen;
+use crate::storage::reopen::reopen;
 
 /// Bytes at the start, and at the end, that tell a format.
 const HEADER_LEN: usize = 512;

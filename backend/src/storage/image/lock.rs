@@ -1,82 +1,39 @@
 //! The locks of a file, `flock` and QEMU's, and the process that holds them when they are refused.
 
-use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use procfs::process::{ProcState, Process, StatFlags};
+use procfs::process::Process;
 use procfs::{Lock, LockType};
 use rustix::fs::{FlockOperation, Stat};
 use rustix::io::Errno;
 
-use super::{Access, qemu_lock};
-use crate::storage::error::Error;
+use super::access::Access;
+use super::holder::Holder;
+use super::qemu_lock;
 
 /// How long a process that is gone may keep its lock. Its I/O ends within that, unless the device hangs.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Who has a file locked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
-    /// A process.
-    Process {
-        /// Its id.
-        pid: i32,
-        /// The name of its program.
-        name: String,
-    },
-    /// A process that was ended while it had I/O under way, which is not finished.
-    Exiting {
-        /// The id that it has, or had.
-        pid: i32,
-    },
-    /// The kernel itself, for a mount or the like.
-    Kernel,
-    /// Someone whom `/proc/locks` does not tell: another host, or a process outside this PID namespace.
-    Unknown,
+/// Why a file was not locked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LockError {
+    /// Another process, or the kernel, has a lock that conflicts.
+    #[error("the file is in use by {0}")]
+    InUse(Holder),
+    /// The system call failed.
+    #[error("cannot lock the file")]
+    Io(#[from] io::Error),
 }
 
-impl Holder {
-    /// What to do about it.
-    #[must_use]
-    pub fn cure(&self) -> &'static str {
-        match self {
-            Self::Process { .. } | Self::Unknown => "stop that first",
-            Self::Exiting { .. } => "try again when its I/O has ended",
-            Self::Kernel => "unmount or release it first",
-        }
-    }
-
-    pub(super) fn of_process(pid: i32) -> Self {
-        let stat = Process::new(pid).and_then(|process| process.stat());
-        let Ok(stat) = stat else {
-            return Self::Exiting { pid };
-        };
-        let dead = matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead));
-        let exiting = StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_EXITING);
-        if dead || exiting { Self::Exiting { pid } } else { Self::Process { pid, name: stat.comm } }
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process { pid, name } => write!(f, "{name} (pid {pid})"),
-            Self::Exiting { pid } => write!(f, "a process that is exiting (pid {pid})"),
-            Self::Kernel => f.write_str("the kernel, as by a mount"),
-            Self::Unknown => f.write_str("another process"),
-        }
-    }
-}
-
-/// Locks the open file description of `file`, which is open at `path`, as `access` asks.
+/// Locks the open file description of `file` as `access` asks.
 ///
 /// A holder that is alive is reported at once; one that is exiting is waited for.
-pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error> {
+pub(crate) fn lock(file: &File, access: Access) -> Result<(), LockError> {
     let operation = match access {
         Access::Inspect | Access::Preview => return Ok(()),
         Access::Read => FlockOperation::NonBlockingLockShared,
@@ -86,11 +43,11 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
     loop {
         let holder = match rustix::fs::flock(file, operation) {
             Err(Errno::WOULDBLOCK) => flock_holder(file),
-            Err(error) => return Err(Error::io("lock", path)(error)),
-            Ok(()) if qemu_lock::take(file, access).map_err(Error::io("lock", path))? => return Ok(()),
+            Err(error) => return Err(io::Error::from(error).into()),
+            Ok(()) if qemu_lock::take(file, access)? => return Ok(()),
             Ok(()) => {
                 // what cannot be had whole is not held
-                rustix::fs::flock(file, FlockOperation::Unlock).map_err(Error::io("lock", path))?;
+                rustix::fs::flock(file, FlockOperation::Unlock).map_err(io::Error::from)?;
                 qemu_lock::holder(file, access)
             }
         };
@@ -99,10 +56,7 @@ pub(crate) fn lock(file: &File, path: &Path, access: Access) -> Result<(), Error
             None | Some(Holder::Exiting { .. }) if Instant::now() < deadline => {
                 thread::sleep(EXIT_POLL_INTERVAL);
             }
-            holder => {
-                let holder = holder.unwrap_or(Holder::Unknown);
-                return Err(Error::InUse { path: path.to_owned(), holder });
-            }
+            holder => return Err(LockError::InUse(holder.unwrap_or(Holder::Unknown))),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,57 +10,31 @@ use rustix::fs::{SeekFrom, XattrFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::device::StorageSize;
 use crate::storage::durability::Durability;
 use crate::storage::error::Error;
 use crate::storage::loss_mark::LossMark;
+use crate::storage::reopen::reopen;
+use crate::storage::size::StorageSize;
 
+mod access;
 mod direct_io;
 mod format;
+mod holder;
 mod lock;
 mod qemu_lock;
 mod stale;
 
+pub use access::Access;
 pub use direct_io::{Alignment, DirectIo};
 pub use format::Format;
 pub(crate) use format::read_up_to;
+pub use holder::Holder;
 use lock::EXIT_POLL_INTERVAL;
-pub use lock::Holder;
-pub(crate) use lock::{holder, lock};
+pub(crate) use lock::{LockError, holder, lock};
 
 /// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in text form, or two with
 /// a space between them.
 const UUID_ATTRIBUTE: &str = "user.stableblk.uuid";
-
-/// What the image, or its sidecar, is opened for, and so how it is locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// To look at it while others may use it: no lock.
-    Inspect,
-    /// To learn how it will be written, while somebody else still does: no lock.
-    Preview,
-    /// To read it while nobody writes: a shared lock.
-    Read,
-    /// To read and write it: an exclusive lock.
-    ReadWrite,
-}
-
-impl Access {
-    /// What opening the file is for, in an error.
-    pub(crate) fn verb(self) -> &'static str {
-        match self {
-            Self::Inspect | Self::Read => "read",
-            Self::Preview | Self::ReadWrite => "write",
-        }
-    }
-
-    /// The options that open a file for this access.
-    pub(crate) fn open_options(self) -> OpenOptions {
-        let mut options = OpenOptions::new();
-        options.read(true).write(matches!(self, Self::Preview | Self::ReadWrite));
-        options
-    }
-}
 
 /// An open image.
 ///
@@ -94,7 +67,7 @@ impl Image {
         // before it is opened, for opening a FIFO would wait and opening a device may have effects
         refuse_other_kinds(path, file_type, true)?;
         let file = open_image(path, access, file_type)?;
-        lock(&file, path, access)?;
+        lock(&file, access).map_err(Error::lock(path))?;
         let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(Error::io("measure", path))?;
         let direct_alignment = direct_io.turn_on(&file).map_err(Error::io("set up direct I/O on", path))?;
         let is_block_device = file_type.is_block_device();
@@ -255,24 +228,6 @@ pub(crate) fn read_at_least(file: &File, offset: u64, len: usize, buffer: &mut [
     Ok(())
 }
 
-/// Another open file description of the same file, without the lock.
-///
-/// The kernel tells each description once of data that it could not write. Of two syncs by one description, at the same time, one would
-/// succeed without that data.
-pub(crate) fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
-    options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(without_proc)
-}
-
-/// Tells of a missing /proc, where `error` comes of that.
-pub(crate) fn without_proc(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self/fd").exists() {
-        let reason =
-            "No such file or directory, for /proc is not mounted: mount it with `mount -t proc proc /proc`";
-        return io::Error::new(io::ErrorKind::NotFound, reason);
-    }
-    error
-}
-
 /// See [`Image::uuids`]; for a file that may be no image.
 pub(crate) fn carried_uuids(file: &File) -> io::Result<Vec<Uuid>> {
     uuids_in(file, UUID_ATTRIBUTE)
@@ -353,7 +308,7 @@ fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, 
 fn open_busy(path: &Path, access: Access, options: &OpenOptions) -> Result<File, Error> {
     const TRIES: usize = 10;
     let shared = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
-    lock(&shared, path, access)?;
+    lock(&shared, access).map_err(Error::lock(path))?;
     drop(shared);
     for _ in 0..TRIES {
         match options.open(path) {

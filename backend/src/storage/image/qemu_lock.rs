@@ -16,7 +16,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use procfs::process::all_processes;
 use rustix::io::Errno;
 
-use super::{Access, Holder};
+use super::access::Access;
+use super::holder::Holder;
 
 /// `RAW_LOCK_PERM_BASE`
 const HELD_FROM: i64 = 100;

@@ -1,0 +1,25 @@
+//! Where the sidecar of an image is.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Where the sidecar of `image` is by default: `.pi` behind the whole name. For a symbolic link to
+/// a file, the one beside the link is taken where it exists, else the one beside the file. So a new
+/// sidecar is made beside the file, where every name of the image finds it.
+#[must_use]
+pub fn default_path(image: &Path) -> PathBuf {
+    let beside = with_suffix(image);
+    if !image.is_symlink() || beside.symlink_metadata().is_ok() {
+        return beside;
+    }
+    match image.canonicalize() {
+        Ok(target) if target.is_file() => with_suffix(&target),
+        _ => beside,
+    }
+}
+
+fn with_suffix(image: &Path) -> PathBuf {
+    let mut path = OsString::from(image);
+    path.push(".pi");
+    path.into()
+}

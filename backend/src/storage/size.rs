@@ -1,0 +1,10 @@
+//! The size of the storage under a device.
+
+/// The size of the storage under a device, when it is measured again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageSize {
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether we can make it larger. A device has the size that its owner gives it.
+    pub is_extensible: bool,
+}
