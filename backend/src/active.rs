@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 
 use crate::device::Zeroing;
-use crate::inflight::Transfer;
+use crate::device::operation::Transfer;
 use crate::range_lock::{Access, Ticket};
 
 /// What has to be done for a request.

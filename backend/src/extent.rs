@@ -1,7 +1,7 @@
 //! How a request is cut into transfers of whole granules.
 
-use crate::bounce::FOLIO_SIZE_MAX;
-use crate::inflight::Direction;
+use crate::device::bounce::FOLIO_SIZE_MAX;
+use crate::device::operation::Direction;
 
 /// A part of the device that one transfer covers, and the place of the request's data in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

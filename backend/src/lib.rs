@@ -4,7 +4,6 @@
 //! [`command`] is what a person starts.
 
 pub mod active;
-pub mod bounce;
 pub mod command;
 pub mod control;
 pub mod device;
@@ -13,7 +12,6 @@ pub mod extent;
 pub mod growth;
 pub mod guest;
 pub mod inbox;
-pub mod inflight;
 pub mod latency;
 pub mod log;
 pub mod log_filter;

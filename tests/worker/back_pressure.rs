@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use integrity::{Guard, IntegrityProfile, PiType};
-use stableblk::bounce::ARENA_SIZE;
+use stableblk::device::bounce::ARENA_SIZE;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::Operation;
+use stableblk::device::operation::Operation;
 
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
 use crate::model::stamped;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use stableblk::active::ZeroBy;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::{Direction, Operation};
+use stableblk::device::operation::{Direction, Operation};
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, IOERR, Layout, NOT_WRITTEN, OK, Setup, guest_memory};

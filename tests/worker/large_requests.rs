@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::{Direction, Operation};
+use stableblk::device::operation::{Direction, Operation};
 
 use crate::guest::{Command, Guest, IOERR, NOT_WRITTEN, OK, Setup, guest_memory};
 use crate::model::stamped;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use stableblk::active::ZeroBy;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::Operation;
+use stableblk::device::operation::Operation;
 use stableblk::latency::LatencyHistogram;
 
 use crate::gate::Gate;

@@ -7,8 +7,8 @@ use integrity::sidecar::{self, Mismatch};
 use integrity::{Guard, IntegrityProfile, PiError, PiType, Tag};
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::{Media, MemDevice};
+use stableblk::device::operation::{Direction, Operation};
 use stableblk::guest::memory_table::GuestMemory;
-use stableblk::inflight::{Direction, Operation};
 
 use crate::guest::{Command, Guest, IOERR, NOT_WRITTEN, OK, Setup, guest_memory};
 use crate::model::stamped;

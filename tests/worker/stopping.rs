@@ -7,7 +7,7 @@ use std::time::Duration;
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::{Direction, Operation};
+use stableblk::device::operation::{Direction, Operation};
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};

@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use stableblk::bounce::Arena;
+use stableblk::device::bounce::Arena;
 use stableblk::device::mem::MemDevice;
+use stableblk::device::operation::Operation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use stableblk::inflight::Operation;
 
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
 

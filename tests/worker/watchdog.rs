@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::inflight::Operation;
+use stableblk::device::operation::Operation;
 use stableblk::watchdog::Watchdog;
 
 use crate::gate::Gate;

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use stableblk::bounce::Arena;
+use stableblk::device::bounce::Arena;
+use stableblk::device::operation::Operation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::disk::{Bounce, Disk};
 use stableblk::guest::eventfd::KickFd;
 use stableblk::guest::inflight_region::InflightQueue;
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::{Inbox, Message};
-use stableblk::inflight::Operation;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};

@@ -8,7 +8,7 @@ use std::thread;
 use indicatif::{ProgressBar, ProgressStyle};
 use integrity::IntegrityProfile;
 
-use crate::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
+use crate::device::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
 use crate::storage::error::Error;
 use crate::storage::image::{Image, read_at_least};
 

@@ -23,8 +23,8 @@ use super::take_over::refuse_other_data;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
-use crate::bounce::ARENA_SIZE;
 use crate::control::{self, Chosen, ControlError, Role, SizeWatch, Supervision, Termination};
+use crate::device::bounce::ARENA_SIZE;
 use crate::device::{
     self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,

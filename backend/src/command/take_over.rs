@@ -10,7 +10,7 @@ use integrity::sidecar::{Mismatch, is_unwritten, mismatches};
 use thiserror::Error;
 
 use super::check::Findings;
-use crate::bounce::{BounceFolio, FOLIO_SIZE_MAX};
+use crate::device::bounce::{BounceFolio, FOLIO_SIZE_MAX};
 use crate::device::{BlockDevice, DeviceInfo, OneByOne, Protection, TupleRule};
 
 /// Why a device is not served, or not taken over.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::jobs::Results;
 use super::protocol::{Reply, Size};
-use crate::bounce::Arena;
+use crate::device::bounce::Arena;
+use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::disk::Disk;
 use crate::growth::{self, GrowthError};
-use crate::inflight::Operation;
 use crate::report;
 
 /// What has been done for the control thread.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::bounce::Arena;
+use crate::device::bounce::Arena;
+use crate::device::operation::{Direction, Operation, Piece, Transfer};
 use crate::growth::GrowthError;
-use crate::inflight::{Direction, Operation, Piece, Transfer};
 use crate::storage::size::StorageSize;
 
 /// What goes wrong with one operation.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{BlockDevice, DeviceInfo, EventSources};
-use crate::bounce::Arena;
+use crate::device::bounce::Arena;
 use crate::growth::GrowthError;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;

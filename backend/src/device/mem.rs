@@ -13,9 +13,9 @@ use rustix::io::Errno;
 
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::active::ZeroBy;
-use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::device::operation::{Buffer, Direction, Operation, Transfer};
 use crate::growth::GrowthError;
-use crate::inflight::{Buffer, Direction, Operation, Transfer};
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, fstat, fstatfs};
 
-use crate::inflight::{Buffer, Direction, Transfer};
+use crate::device::operation::{Buffer, Direction, Transfer};
 
 /// `RAMFS_MAGIC` of linux/magic.h
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
@@ -116,8 +116,8 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::bounce::{Arena, FolioPool};
-    use crate::inflight::Piece;
+    use crate::device::bounce::{Arena, FolioPool};
+    use crate::device::operation::Piece;
 
     /// Writes or reads a folio at byte 4096.
     fn transfer(file: &MemoryFile, direction: Direction, len: usize, byte: u8) -> (i32, Vec<u8>) {

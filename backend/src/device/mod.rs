@@ -4,6 +4,7 @@
 //! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
 
 mod block_integrity;
+pub mod bounce;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 mod kernel_pi;
@@ -16,6 +17,7 @@ pub mod null;
 mod nvme;
 mod one_by_one;
 mod opaque_metadata;
+pub mod operation;
 mod own_events;
 mod pi_attribute;
 mod pi_failure;
@@ -49,9 +51,9 @@ pub use stable_pages::StablePages;
 pub use uring::probe as probe_io_uring;
 pub use zeroing::Zeroing;
 
-use crate::bounce::Arena;
+use crate::device::bounce::Arena;
+use crate::device::operation::Operation;
 use crate::growth::GrowthError;
-use crate::inflight::Operation;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 

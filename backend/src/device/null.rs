@@ -12,8 +12,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
-use crate::bounce::Arena;
-use crate::inflight::{Buffer, Direction, GuestVectors, Operation, Transfer};
+use crate::device::bounce::Arena;
+use crate::device::operation::{Buffer, Direction, GuestVectors, Operation, Transfer};
 
 /// Bytes of zeros that tuples are computed from at a time; a multiple of every interval.
 const CHUNK: usize = 1 << 20;
@@ -126,10 +126,10 @@ mod tests {
     use integrity::{Guard, IntegrityProfile, PiType};
 
     use super::*;
-    use crate::bounce::FolioPool;
     use crate::device::OwnEvents;
+    use crate::device::bounce::FolioPool;
     use crate::device::mem::MemDevice;
-    use crate::inflight::Piece;
+    use crate::device::operation::Piece;
 
     const LEN: usize = 8192;
     /// Not the start, where reference tags are zero, and not in the first chunk.

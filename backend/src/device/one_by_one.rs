@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::{BlockDevice, DeviceQueue, Event, OwnEvents};
-use crate::bounce::{Arena, BounceFolio, FolioPool};
-use crate::inflight::{Buffer, Direction, Operation, Piece, Transfer};
+use crate::device::bounce::{Arena, BounceFolio, FolioPool};
+use crate::device::operation::{Buffer, Direction, Operation, Piece, Transfer};
 
 /// A queue of a device that waits for each transfer.
 pub struct OneByOne<Q> {

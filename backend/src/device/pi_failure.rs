@@ -5,7 +5,7 @@ use std::io;
 use integrity::sidecar::SidecarError;
 use thiserror::Error;
 
-use crate::inflight::Buffer;
+use crate::device::operation::Buffer;
 
 /// Why a transfer was refused.
 #[derive(Debug, Error)]

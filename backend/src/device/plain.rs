@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::uring::{self, Ring, Step};
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
-use crate::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::device::operation::Operation;
 use crate::growth::GrowthError;
-use crate::inflight::Operation;
 use crate::storage::image::Image;
 use crate::storage::size::StorageSize;
 

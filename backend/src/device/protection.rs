@@ -6,7 +6,7 @@ use std::ops::Range;
 use integrity::sidecar::{self, Mismatch, SidecarError};
 use integrity::{Checks, IntegrityProfile, LengthError, PiType, Tags, VerifyError};
 
-use crate::bounce::FOLIO_SIZE_MIN;
+use crate::device::bounce::FOLIO_SIZE_MIN;
 
 /// Generates and verifies the tuples of one device by byte offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

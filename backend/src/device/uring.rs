@@ -21,8 +21,8 @@ use slab::Slab;
 use super::EventSources;
 use super::memory_file::MemoryFile;
 use crate::active::ZeroBy;
-use crate::bounce::Arena;
-use crate::inflight::{Buffer, Direction, Operation, Transfer};
+use crate::device::bounce::Arena;
+use crate::device::operation::{Buffer, Direction, Operation, Transfer};
 use crate::storage::durability::Durability;
 use crate::storage::image::Image;
 
@@ -584,9 +584,9 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::bounce::FolioPool;
     use crate::device::OwnEvents;
-    use crate::inflight::Piece;
+    use crate::device::bounce::FolioPool;
+    use crate::device::operation::Piece;
     use crate::storage::image::{Access, DirectIo};
     use crate::storage::thin_device::ThinDevice;
 

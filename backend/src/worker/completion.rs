@@ -7,8 +7,8 @@ use virtio::{Request, Status};
 use super::failure::Failure;
 use super::{Done, QueueWorker};
 use crate::active::{Active, Work};
+use crate::device::operation::{Direction, Operation, Transfer};
 use crate::device::{BlockDevice, DeviceQueue};
-use crate::inflight::{Direction, Operation, Transfer};
 
 impl<B: BlockDevice> QueueWorker<B> {
     pub(super) fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::failure::Failure;
 use crate::active::{Active, Work};
 use crate::device::Protection;
+use crate::device::operation::{Buffer, Direction, Piece, Transfer};
 use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
-use crate::inflight::{Buffer, Direction, Piece, Transfer};
 
 /// Moves and protects the data of transfers.
 #[derive(Debug)]

@@ -4,9 +4,9 @@ use std::io;
 
 use super::{QueueWorker, TRANSFERS_MAX, TURN_SIZE};
 use crate::active::{Active, Work, ZeroBy};
+use crate::device::operation::{Direction, Operation, Piece, Transfer};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::extent::{self, Extent};
-use crate::inflight::{Direction, Operation, Piece, Transfer};
 
 /// Whether a request could be launched whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::format::{NamespaceFormat, UnusableFormat};
 use super::identify::{IDENTIFY_SIZE, IdentifyController, IdentifyNamespace, IdentifyNvmNamespace};
 use super::status::NvmeStatus;
-use crate::bounce::FOLIO_SIZE_MAX;
+use crate::device::bounce::FOLIO_SIZE_MAX;
 use crate::storage::durability::Durability;
 use crate::storage::error::Error;
 use crate::storage::image::{Access, Holder, lock};

@@ -23,12 +23,12 @@ use std::thread::JoinHandle;
 
 use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
-use super::plain::first_step;
-use super::uring::{self, Ring, Step};
-use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
-use crate::bounce::Arena;
+use crate::device::bounce::Arena;
+use crate::device::operation::{Direction, Operation};
+use crate::device::plain::first_step;
+use crate::device::uring::{self, Ring, Step};
+use crate::device::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::growth::GrowthError;
-use crate::inflight::{Direction, Operation};
 use crate::storage::image::{Image, next_data};
 use crate::storage::sidecar_file::SidecarFile;
 use crate::storage::size::StorageSize;
@@ -534,9 +534,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::bounce::FolioPool;
     use crate::device::OwnEvents;
-    use crate::inflight::{Buffer, Piece, Transfer};
+    use crate::device::bounce::FolioPool;
+    use crate::device::operation::{Buffer, Piece, Transfer};
     use crate::storage::image::{Access, DirectIo};
 
     const BLOCK: usize = 4096;

@@ -12,7 +12,7 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use crate::active::ZeroBy;
-use crate::bounce::BounceFolio;
+use crate::device::bounce::BounceFolio;
 use crate::guest::memory_table::GuestMemory;
 
 /// Which way data goes, seen from the guest.
