@@ -5,6 +5,7 @@ use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 
 use crate::device::Zeroing;
 use crate::device::operation::Transfer;
+use crate::device::operation::ZeroBy;
 use crate::range_lock::{Access, Ticket};
 
 /// What has to be done for a request.
@@ -18,19 +19,6 @@ pub enum Work {
     Zero(ZeroBy),
     /// All completed writes made stable.
     Flush,
-}
-
-/// How blocks become zeros.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ZeroBy {
-    /// Their space is given back.
-    PunchHole,
-    /// Their space is kept.
-    ZeroRange,
-    /// Their space is given back, and what they hold then does not matter.
-    Deallocate,
-    /// They are written, where the file system can do neither.
-    Writing,
 }
 
 /// A request that was popped and passed its checks.

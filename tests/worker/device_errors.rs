@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use integrity::{Guard, IntegrityProfile, PiType, sidecar};
 use rustix::io::Errno;
-use stableblk::active::ZeroBy;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::{Direction, Operation};
+use stableblk::device::operation::{Direction, Operation, ZeroBy};
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, IOERR, Layout, NOT_WRITTEN, OK, Setup, guest_memory};

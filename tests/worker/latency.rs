@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stableblk::active::ZeroBy;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::{Operation, ZeroBy};
 use stableblk::latency::LatencyHistogram;
 
 use crate::gate::Gate;

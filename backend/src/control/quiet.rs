@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::jobs::Results;
 use super::protocol::{Reply, Size};
 use crate::device::bounce::Arena;
+use crate::device::growth_error::GrowthError;
 use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::disk::Disk;
-use crate::growth::{self, GrowthError};
+use crate::growth;
 use crate::report;
 
 /// What has been done for the control thread.

@@ -6,8 +6,8 @@ use std::{fmt, io};
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::device::bounce::Arena;
+use crate::device::growth_error::GrowthError;
 use crate::device::operation::{Direction, Operation, Piece, Transfer};
-use crate::growth::GrowthError;
 use crate::storage::size::StorageSize;
 
 /// What goes wrong with one operation.

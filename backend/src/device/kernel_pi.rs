@@ -18,10 +18,9 @@ use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
 use super::uring::{self, Ring, RingStep, Step, transfer_entry, whole};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule};
-use crate::active::ZeroBy;
 use crate::device::bounce::Arena;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer};
-use crate::growth::GrowthError;
+use crate::device::growth_error::GrowthError;
+use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
 use crate::storage::image::Image;
 use crate::storage::size::StorageSize;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{BlockDevice, DeviceInfo, EventSources};
 use crate::device::bounce::Arena;
-use crate::growth::GrowthError;
+use crate::device::growth_error::GrowthError;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 

@@ -12,10 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
-use crate::active::ZeroBy;
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
-use crate::device::operation::{Buffer, Direction, Operation, Transfer};
-use crate::growth::GrowthError;
+use crate::device::growth_error::GrowthError;
+use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 

@@ -7,6 +7,7 @@ mod block_integrity;
 pub mod bounce;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
+pub mod growth_error;
 mod kernel_pi;
 mod leased;
 #[cfg(any(test, feature = "test-utils"))]
@@ -52,8 +53,8 @@ pub use uring::probe as probe_io_uring;
 pub use zeroing::Zeroing;
 
 use crate::device::bounce::Arena;
+use crate::device::growth_error::GrowthError;
 use crate::device::operation::Operation;
-use crate::growth::GrowthError;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 

@@ -11,7 +11,6 @@ use virtio::CopyError;
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
-use crate::active::ZeroBy;
 use crate::device::bounce::BounceFolio;
 use crate::guest::memory_table::GuestMemory;
 
@@ -164,6 +163,19 @@ pub struct Transfer {
     pub buffer: Buffer,
     /// Whose.
     pub piece: Piece,
+}
+
+/// How blocks become zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZeroBy {
+    /// Their space is given back.
+    PunchHole,
+    /// Their space is kept.
+    ZeroRange,
+    /// Their space is given back, and what they hold then does not matter.
+    Deallocate,
+    /// They are written, where the file system can do neither.
+    Writing,
 }
 
 /// What a device is asked to do.

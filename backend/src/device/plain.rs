@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::uring::{self, Ring, Step};
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
+use crate::device::growth_error::GrowthError;
 use crate::device::operation::Operation;
-use crate::growth::GrowthError;
 use crate::storage::image::Image;
 use crate::storage::size::StorageSize;
 

@@ -20,9 +20,8 @@ use slab::Slab;
 
 use super::EventSources;
 use super::memory_file::MemoryFile;
-use crate::active::ZeroBy;
 use crate::device::bounce::Arena;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer};
+use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
 use crate::storage::durability::Durability;
 use crate::storage::image::Image;
 

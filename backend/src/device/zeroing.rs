@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat};
 
 use super::block_integrity::attribute;
-use crate::active::ZeroBy;
+use crate::device::operation::ZeroBy;
 use crate::storage::image::{Access, Image};
 
 /// Which of fallocate's modes are used on a file, and which commands on a namespace.

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{QueueWorker, TRANSFERS_MAX, TURN_SIZE};
-use crate::active::{Active, Work, ZeroBy};
-use crate::device::operation::{Direction, Operation, Piece, Transfer};
+use crate::active::{Active, Work};
+use crate::device::operation::{Direction, Operation, Piece, Transfer, ZeroBy};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::extent::{self, Extent};
 

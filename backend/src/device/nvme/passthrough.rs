@@ -15,15 +15,14 @@ use super::command::{COMMAND_SIZE, Command, TagFields, dataset_range};
 use super::format::NamespaceFormat;
 use super::namespace::Namespace;
 use super::status::NvmeStatus;
-use crate::active::ZeroBy;
 use crate::device::bounce::{Arena, FOLIO_SIZE_MIN};
-use crate::device::operation::{Buffer, Direction, Operation, Transfer};
+use crate::device::growth_error::GrowthError;
+use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{self, Ring, RingStep};
 use crate::device::{
     BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule, Zeroing,
 };
-use crate::growth::GrowthError;
 use crate::storage::size::StorageSize;
 
 /// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct nvme_uring_cmd)`.
