@@ -12,7 +12,6 @@ pub mod extent;
 pub mod growth;
 pub mod guest;
 pub mod inbox;
-pub mod latency;
 pub mod log;
 pub mod log_filter;
 pub mod metrics;

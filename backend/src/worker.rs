@@ -10,8 +10,10 @@
 
 mod batch;
 mod buffers;
+mod clock;
 mod completion;
 mod data;
+mod done;
 mod failure;
 mod intake;
 mod launch;
@@ -25,8 +27,10 @@ use virtio::{DiskLimits, SplitRing};
 
 use self::batch::Batch;
 use self::buffers::Buffers;
+use self::clock::BatchClock;
 use self::data::DataPath;
-use crate::active::{Active, Work};
+use self::done::Done;
+use crate::active::Active;
 use crate::device::bounce::{Arena, FolioPool};
 use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
@@ -37,7 +41,6 @@ use crate::guest::inflight_region::InflightQueue;
 use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
 use crate::inbox::Message;
-use crate::latency::BatchClock;
 use crate::metrics::QueueMetrics;
 use crate::poller::{Poller, Wait};
 use crate::range_lock::Ticket;
@@ -70,16 +73,6 @@ pub struct Vring {
     pub retired: bool,
     /// Memory that the front-end shares was lost, which is why the worker has ended by itself.
     pub memory_lost: bool,
-}
-
-/// A request that was done, to be counted.
-#[derive(Debug)]
-struct Done {
-    work: Work,
-    /// In bytes.
-    len: u64,
-    /// When, by the worker's clock.
-    popped: u64,
 }
 
 /// What the driver's notifications have led to, until the first chain was popped.
@@ -245,8 +238,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             return;
         }
         let now = self.clock.read();
-        for Done { work, len, popped } in self.done.drain(..) {
-            metrics.count(work, len, now - popped);
+        for done in self.done.drain(..) {
+            done.count(metrics, now);
         }
     }
 

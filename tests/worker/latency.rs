@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
 use stableblk::device::operation::{Operation, ZeroBy};
-use stableblk::latency::LatencyHistogram;
+use stableblk::metrics::LatencyHistogram;
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, IOERR, OK, Setup, guest_memory, until};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::latency::Bucket;
+use crate::metrics::Bucket;
 
 /// Longest request, in bytes with its newline.
 pub const REQUEST_LEN_MAX: usize = 4096;

@@ -7,8 +7,7 @@ use virtio::Features;
 use super::protocol::{FrontendStatus, Kinds, Latency, QueueStatus, Status};
 use crate::device::BlockDevice;
 use crate::disk::{Bounce, Disk};
-use crate::latency::LatencyHistogram;
-use crate::metrics::{QueueMetrics, RingTrouble};
+use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
 
 /// Who is connected since when.
 #[derive(Debug, Clone, Copy)]

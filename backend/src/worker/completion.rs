@@ -4,8 +4,9 @@ use std::{fmt, io};
 
 use virtio::{Request, Status};
 
+use super::QueueWorker;
+use super::done::Done;
 use super::failure::Failure;
-use super::{Done, QueueWorker};
 use crate::active::{Active, Work};
 use crate::device::operation::{Direction, Operation, Transfer};
 use crate::device::{BlockDevice, DeviceQueue};

@@ -1,49 +1,11 @@
-//! How long requests took: a histogram with one writer, and the clock that its times are of.
+//! How long requests took: a histogram with one writer.
 
-use std::time::{Duration, Instant};
-
-use crate::metrics::Counter;
+use super::counter::Counter;
 
 /// Buckets to each power of two: a bucket is at most a quarter as wide as its times are long.
 const PER_OCTAVE: u64 = 4;
 /// The last bucket begins at 58 s, and has no end.
 const BUCKETS: usize = 100;
-
-/// A worker's time, in nanoseconds since it was set up. It is read once for each batch of requests, not once a request.
-#[derive(Debug)]
-pub struct BatchClock {
-    start: Instant,
-    now: Option<u64>,
-}
-
-impl BatchClock {
-    /// A clock that starts now.
-    pub fn new() -> Self {
-        Self { start: Instant::now(), now: None }
-    }
-
-    /// Begins a batch: what comes next reads the time anew.
-    pub fn expire(&mut self) {
-        self.now = None;
-    }
-
-    /// How long ago `ns` was.
-    pub fn elapsed(&self, ns: u64) -> Duration {
-        self.start.elapsed().saturating_sub(Duration::from_nanos(ns))
-    }
-
-    /// When this batch began.
-    pub fn read(&mut self) -> u64 {
-        let start = self.start;
-        *self.now.get_or_insert_with(|| u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-}
-
-impl Default for BatchClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// A histogram of times, in microseconds: exact below 4, then four buckets to each power of two.
 #[derive(Debug)]
@@ -144,16 +106,5 @@ mod tests {
             }
             prop_assert_eq!((bucket.count, histogram.count(), histogram.total_us()), (1, 1, us));
         }
-    }
-
-    #[test]
-    fn a_clock_stands_still_within_a_batch() {
-        let mut clock = BatchClock::new();
-        let first = clock.read();
-        let start = Instant::now();
-        while start.elapsed().as_nanos() == 0 {}
-        assert_eq!(clock.read(), first);
-        clock.expire();
-        assert!(clock.read() > first);
     }
 }
