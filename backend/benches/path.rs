@@ -13,7 +13,7 @@ use std::{env, iter};
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::mem::MemDevice;
 use stableblk::device::null::NullDevice;
-use stableblk::disk::Bounce;
+use stableblk::worker::disk::Bounce;
 use virtio::request_type;
 
 use crate::driven::{BATCH, CAPACITY, GRANULE, Load, run, run_at_once};

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use stableblk::device::mem::MemDevice;
 use stableblk::device::{BlockDevice, PlainDevice};
-use stableblk::disk::Bounce;
 use stableblk::guest::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::storage::image::{Access, DirectIo, Image};
+use stableblk::worker::disk::Bounce;
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio::request_type;
 

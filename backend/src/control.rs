@@ -38,7 +38,6 @@ pub use self::status::Chosen;
 use self::status::{Connected, status};
 use crate::device::BlockDevice;
 use crate::device::growth_error::GrowthError;
-use crate::disk::Disk;
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
 use crate::metrics::Counter;
@@ -46,6 +45,7 @@ use crate::report;
 use crate::session::{self, Notice, Offer};
 use crate::socket::{BoundSocket, Endpoint};
 use crate::watchdog::Watchdog;
+use crate::worker::disk::Disk;
 
 /// SIGTERM and SIGINT as something to wait on. The first asks for a clean stop; a second one ends the process at once.
 #[derive(Debug)]

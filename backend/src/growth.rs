@@ -2,8 +2,8 @@
 
 use crate::device::BlockDevice;
 use crate::device::growth_error::GrowthError;
-use crate::disk::Disk;
 use crate::storage::size::StorageSize;
+use crate::worker::disk::Disk;
 
 /// The size in bytes that `disk` is to grow to: `asked`, or what its storage has grown to already. None: it has that.
 pub fn plan<B: BlockDevice>(disk: &Disk<B>, asked: Option<u64>) -> Result<Option<u64>, GrowthError> {

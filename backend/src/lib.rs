@@ -3,24 +3,18 @@
 //! ARCHITECTURE.md has the map. [`worker`] is the path of a request; [`session`] speaks vhost-user; [`device`] is storage;
 //! [`command`] is what a person starts.
 
-pub mod active;
 pub mod command;
 pub mod control;
 pub mod device;
-pub mod disk;
-pub mod extent;
 pub mod growth;
 pub mod guest;
 pub mod inbox;
 pub mod log;
 pub mod log_filter;
 pub mod metrics;
-pub mod poller;
-pub mod range_lock;
 pub mod report;
 pub mod session;
 pub mod socket;
 pub mod storage;
-pub mod wake_up_cost;
 pub mod watchdog;
 pub mod worker;

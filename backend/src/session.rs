@@ -26,13 +26,13 @@ use self::front_door::FrontDoor;
 use self::messages::refuse;
 use self::queue::{FrontendAddresses, Queue, Worker};
 use crate::device::BlockDevice;
-use crate::disk::Disk;
 use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
 use crate::guest::memory_table::{MemoryError, MemoryTable};
 use crate::guest::sigbus::{self, Loss};
 use crate::inbox::{Inbox, Message};
 use crate::metrics::RingTrouble;
+use crate::worker::disk::Disk;
 use crate::worker::{QueueWorker, Vring};
 
 /// Feature bits that no driver sees.

@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::operation::Operation;
-use stableblk::disk::Disk;
+use stableblk::worker::disk::Disk;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio::request_type;

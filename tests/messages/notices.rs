@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::disk::Disk;
 use stableblk::session::Notice;
+use stableblk::worker::disk::Disk;
 use vhost::VhostBackend;
 use vhost::vhost_user::message::{
     BackendReq, FrontendReq, VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,

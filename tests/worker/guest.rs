@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use stableblk::device::BlockDevice;
-use stableblk::disk::{Bounce, Disk};
 use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::{Inbox, Message};
 use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::range_lock::{Access, Owner, RangeLock};
+use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio::testing::{Buffer, Driver, Used, header, range};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stableblk::device::mem::MemDevice;
-use stableblk::disk::Bounce;
+use stableblk::worker::disk::Bounce;
 
 use crate::guest::{Command, Guest, IOERR, OK, Setup, guest_memory};
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stableblk::device::BlockDevice;
-use stableblk::disk::{Bounce, Disk};
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::range_lock::RangeLock;
 use stableblk::watchdog::Watch;
+use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::range_lock::RangeLock;
 use virtio::{DEVICE_ID_LEN, DiskLimits, RangeLimits};
 
 /// A disk of all that `device` has. Its workers never poll.

@@ -16,7 +16,7 @@ use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSource
 use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Message;
-use stableblk::range_lock::{Access, Owner};
+use stableblk::worker::range_lock::{Access, Owner};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};
 use virtio::{Descriptor, DescriptorFlags, Features, RingAddresses, SplitRing, request_type};

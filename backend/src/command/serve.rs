@@ -29,17 +29,17 @@ use crate::device::{
     self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
     NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
 };
-use crate::disk::{Bounce, Disk};
 use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
 use crate::inbox::Inbox;
 use crate::log_filter::LogFilter;
 use crate::metrics::{Gauge, QueueMetrics};
-use crate::range_lock::RangeLock;
 use crate::session::Offer;
 use crate::socket::{self, BoundSocket, Endpoint, SocketError};
 use crate::storage::image::{Access, DirectIo, Holder, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
+use crate::worker::disk::{Bounce, Disk};
+use crate::worker::range_lock::RangeLock;
 
 /// What QEMU's back-end conventions ask `--print-capabilities` to print.
 pub const CAPABILITIES: &str = r#"{

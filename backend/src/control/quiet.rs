@@ -9,9 +9,9 @@ use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
-use crate::disk::Disk;
 use crate::growth;
 use crate::report;
+use crate::worker::disk::Disk;
 
 /// What has been done for the control thread.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use virtio::Features;
 
 use super::protocol::{FrontendStatus, Kinds, Latency, QueueStatus, Status};
 use crate::device::BlockDevice;
-use crate::disk::{Bounce, Disk};
 use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
+use crate::worker::disk::{Bounce, Disk};
 
 /// Who is connected since when.
 #[derive(Debug, Clone, Copy)]

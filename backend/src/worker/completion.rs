@@ -7,9 +7,9 @@ use virtio::{Request, Status};
 use super::QueueWorker;
 use super::done::Done;
 use super::failure::Failure;
-use crate::active::{Active, Work};
 use crate::device::operation::{Direction, Operation, Transfer};
 use crate::device::{BlockDevice, DeviceQueue};
+use crate::worker::request::{Active, Work};
 
 impl<B: BlockDevice> QueueWorker<B> {
     pub(super) fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {

@@ -1,7 +1,7 @@
 //! Counting requests that were done, by the kind of work.
 
-use crate::active::Work;
 use crate::metrics::QueueMetrics;
+use crate::worker::request::Work;
 
 /// A request that was done, to be counted.
 #[derive(Debug)]

@@ -3,10 +3,10 @@
 use virtio::{Malformed, Request, Status};
 
 use super::QueueWorker;
-use crate::active::Active;
 use crate::device::BlockDevice;
 use crate::guest::inflight_region::InflightQueue;
-use crate::range_lock::Owner;
+use crate::worker::range_lock::Owner;
+use crate::worker::request::Active;
 
 impl<B: BlockDevice> QueueWorker<B> {
     /// `pop -> parse -> lock range`. How many chains were popped: none while there are some to launch.

@@ -3,10 +3,10 @@
 use std::io;
 
 use super::{QueueWorker, TRANSFERS_MAX, TURN_SIZE};
-use crate::active::{Active, Work};
 use crate::device::operation::{Direction, Operation, Piece, Transfer, ZeroBy};
 use crate::device::{BlockDevice, DeviceQueue};
-use crate::extent::{self, Extent};
+use crate::worker::extent::{self, Extent};
+use crate::worker::request::{Active, Work};
 
 /// Whether a request could be launched whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,13 +13,13 @@ use integrity::{Guard, IntegrityProfile, PiType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stableblk::device::BlockDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::disk::Disk;
 use stableblk::guest::MEMORY_SLOTS_MAX;
 use stableblk::guest::sigbus;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::QueueMetrics;
-use stableblk::range_lock::{Access, Owner};
 use stableblk::session::{self, Notice, Offer};
+use stableblk::worker::disk::Disk;
+use stableblk::worker::range_lock::{Access, Owner};
 use virtio::{ConfigSpace, Features};
 
 use self::frontend::Frontend;

@@ -10,7 +10,7 @@ use virtio::DEVICE_ID_LEN;
 
 use super::super::parse_size;
 use crate::socket::{self, Endpoint, SocketError};
-use crate::{poller, wake_up_cost};
+use crate::worker::{poller, wake_up_cost};
 
 /// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
 /// to 16 MiB here: so many indirect tables of so many descriptors.

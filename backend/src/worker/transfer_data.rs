@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::failure::Failure;
-use crate::active::{Active, Work};
 use crate::device::Protection;
 use crate::device::operation::{Buffer, Direction, Piece, Transfer};
 use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
+use crate::worker::request::{Active, Work};
 
 /// Moves and protects the data of transfers.
 #[derive(Debug)]

@@ -9,14 +9,20 @@
 //! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
 
 mod batch;
-mod buffers;
 mod clock;
 mod completion;
-mod data;
+pub mod disk;
 mod done;
+pub mod extent;
 mod failure;
 mod intake;
 mod launch;
+pub mod poller;
+pub mod range_lock;
+pub mod request;
+mod transfer_buffers;
+mod transfer_data;
+pub mod wake_up_cost;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,15 +32,13 @@ use slab::Slab;
 use virtio::{DiskLimits, SplitRing};
 
 use self::batch::Batch;
-use self::buffers::Buffers;
 use self::clock::BatchClock;
-use self::data::DataPath;
 use self::done::Done;
-use crate::active::Active;
+use self::transfer_buffers::Buffers;
+use self::transfer_data::DataPath;
 use crate::device::bounce::{Arena, FolioPool};
 use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::disk::{Bounce, Disk};
 use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::InflightQueue;
@@ -42,8 +46,10 @@ use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
 use crate::inbox::Message;
 use crate::metrics::QueueMetrics;
-use crate::poller::{Poller, Wait};
-use crate::range_lock::Ticket;
+use crate::worker::disk::{Bounce, Disk};
+use crate::worker::poller::{Poller, Wait};
+use crate::worker::range_lock::Ticket;
+use crate::worker::request::Active;
 
 /// Transfers in flight a worker has at most, where folios do not limit them.
 const TRANSFERS_MAX: usize = 1024;

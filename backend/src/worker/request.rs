@@ -6,7 +6,7 @@ use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 use crate::device::Zeroing;
 use crate::device::operation::Transfer;
 use crate::device::operation::ZeroBy;
-use crate::range_lock::{Access, Ticket};
+use crate::worker::range_lock::{Access, Ticket};
 
 /// What has to be done for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

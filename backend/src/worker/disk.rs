@@ -8,8 +8,8 @@ use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 use crate::device::BlockDevice;
 use crate::inbox::{Inbox, Message};
 use crate::metrics::{Gauge, QueueMetrics};
-use crate::range_lock::{RangeLock, Ticket};
 use crate::watchdog::Watch;
+use crate::worker::range_lock::{RangeLock, Ticket};
 
 /// Whether guest data is copied into stable folios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

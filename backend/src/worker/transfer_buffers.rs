@@ -3,13 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::active::{Active, Work};
 use crate::device::DeviceInfo;
 use crate::device::bounce::{BounceFolio, FolioPool};
 use crate::device::operation::{Buffer, GuestVectors, HeldMemory, SpareVectors};
-use crate::disk::Bounce;
-use crate::extent::Extent;
 use crate::guest::memory_table::GuestMemory;
+use crate::worker::disk::Bounce;
+use crate::worker::extent::Extent;
+use crate::worker::request::{Active, Work};
 
 /// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a transfer of its own to any disk, and
 /// with the guest's memory that it is copied from it fits in a level 2 cache, so that the guard is computed over what is at hand.
