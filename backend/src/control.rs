@@ -287,7 +287,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
             listener.set_nonblocking(true)?;
         }
         let watchdog = Watchdog::new(watchdog, &disk.watch, disk.metrics.len())?;
-        if let Some(wake) = Watchdog::wake_fd(&disk.watch) {
+        if let Some(wake) = disk.watch.wake_fd() {
             epoll.watch(wake, WATCHDOG)?;
         }
         let (running, resizing, measure_again) = (None, false, false);

@@ -1,33 +1,13 @@
-//! What a thread is told by others: a worker by the session and by workers whose release granted it a range, the session by
-//! the control thread.
+//! Messages to a thread, and the eventfd that wakes it for them.
 
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::guest::eventfd::CallFd;
-use crate::guest::memory_table::GuestMemory;
-
-/// A message to a worker.
-#[derive(Debug)]
-pub enum Message {
-    /// The range that this request waited for is held now.
-    Granted(usize),
-    /// Where to signal used buffers from now on; `None`: the driver polls.
-    Call(Option<CallFd>),
-    /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
-    Memory(Arc<GuestMemory>, Sender<()>),
-    /// Log the oldest request: the queue makes no progress.
-    TellOldest,
-    /// Pop no more, finish what was popped, return the ring.
-    Stop,
-}
-
 /// A thread's messages and the eventfd that wakes it for them.
 #[derive(Debug)]
-pub struct Inbox<M = Message> {
+pub struct Inbox<M> {
     messages: Mutex<Vec<M>>,
     wake: OwnedFd,
 }

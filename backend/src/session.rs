@@ -30,9 +30,10 @@ use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
 use crate::guest::memory_table::{MemoryError, MemoryTable};
 use crate::guest::sigbus::{self, Loss};
-use crate::inbox::{Inbox, Message};
+use crate::inbox::Inbox;
 use crate::metrics::RingTrouble;
 use crate::worker::disk::Disk;
+use crate::worker::message::Message;
 use crate::worker::{QueueWorker, Vring};
 
 /// Feature bits that no driver sees.

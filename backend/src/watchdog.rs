@@ -2,42 +2,12 @@
 //! so once, the control thread then looks from time to time until nothing has been in flight for two looks.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-
-use crate::inbox::{Inbox, Message};
+use crate::inbox::Inbox;
 use crate::metrics::{QueueMetrics, RingTrouble};
-
-/// Where workers say that there is work to watch over.
-#[derive(Debug)]
-pub struct Watch {
-    /// True also where nobody watches.
-    told: AtomicBool,
-    wake: OnceLock<OwnedFd>,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Self { told: AtomicBool::new(true), wake: OnceLock::new() }
-    }
-}
-
-impl Watch {
-    /// There is a request in flight. One load, but for the first since the watchdog rested.
-    pub fn tell(&self) {
-        if !self.told.load(Relaxed) {
-            self.told.store(true, Relaxed);
-            if let Some(wake) = self.wake.get() {
-                // fails only when the counter is full, and then the watchdog has been woken
-                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
-            }
-        }
-    }
-}
+use crate::worker::message::Message;
+use crate::worker::watch::Watch;
 
 /// For how long a ring may be empty although the driver has notified of requests.
 const EMPTY_LIMIT: Duration = Duration::from_secs(2);
@@ -76,23 +46,14 @@ impl Watchdog {
     /// Reports queues on which nothing has finished for `limit` while something was in flight, workers that have stood still as long,
     /// and rings that are always empty.
     pub fn new(limit: Option<Duration>, watch: &Watch, queues: usize) -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let _ = watch.wake.set(wake);
-        watch.told.store(false, Relaxed);
+        watch.begin()?;
         let queues = std::iter::repeat_with(|| Seen::new(Instant::now())).take(queues).collect();
         Ok(Self { limit, queues, next_look: None, idle: false })
     }
 
-    /// Readable when there is work after a rest.
-    pub(crate) fn wake_fd(watch: &Watch) -> Option<BorrowedFd<'_>> {
-        watch.wake.get().map(AsFd::as_fd)
-    }
-
     /// There is work to watch over.
     pub fn woken(&mut self, watch: &Watch, now: Instant) {
-        if let Some(wake) = watch.wake.get() {
-            let _ = rustix::io::read(wake, &mut [0; 8]);
-        }
+        watch.take();
         self.idle = false;
         if self.next_look.is_none() {
             // the rest was no want of progress
@@ -111,7 +72,13 @@ impl Watchdog {
     }
 
     /// Looks, if it is time for that. A queue that hangs is logged once, and its worker is asked for its oldest request.
-    pub fn look(&mut self, watch: &Watch, metrics: &[QueueMetrics], inboxes: &[Inbox], now: Instant) {
+    pub fn look(
+        &mut self,
+        watch: &Watch,
+        metrics: &[QueueMetrics],
+        inboxes: &[Inbox<Message>],
+        now: Instant,
+    ) {
         if self.next_look.is_none_or(|next| now < next) {
             return;
         }
@@ -125,8 +92,8 @@ impl Watchdog {
         // Told again from the first idle look on; what is missed by a worker that has not seen that yet is seen at the second.
         match (idle, self.idle) {
             (true, true) => self.next_look = None,
-            (true, false) => watch.told.store(false, Relaxed),
-            (false, _) => watch.told.store(true, Relaxed),
+            (true, false) => watch.set_told(false),
+            (false, _) => watch.set_told(true),
         }
         self.idle = idle;
     }
@@ -139,7 +106,7 @@ impl Seen {
         index: usize,
         metrics: &QueueMetrics,
         limit: Option<Duration>,
-        inbox: &Inbox,
+        inbox: &Inbox<Message>,
         now: Instant,
     ) -> bool {
         let (finished, in_flight) = (metrics.finished.get(), metrics.in_flight.get());
@@ -203,7 +170,7 @@ mod tests {
     struct Rig {
         watch: Watch,
         metrics: [QueueMetrics; 1],
-        inboxes: [Inbox; 1],
+        inboxes: [Inbox<Message>; 1],
         watchdog: Watchdog,
         start: Instant,
     }

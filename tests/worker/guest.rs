@@ -14,9 +14,10 @@ use stableblk::device::BlockDevice;
 use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::guest::memory_table::GuestMemory;
-use stableblk::inbox::{Inbox, Message};
+use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::message::Message;
 use stableblk::worker::range_lock::{Access, Owner, RangeLock};
 use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
@@ -215,7 +216,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
                 write_zeroes: Some(limits),
             },
             negotiated: Gauge::default(),
-            watch: stableblk::watchdog::Watch::default(),
+            watch: stableblk::worker::watch::Watch::default(),
             serial: [0; DEVICE_ID_LEN],
             bounce: setup.bounce,
             poll: setup.poll,

@@ -14,9 +14,10 @@ use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSource
 use stableblk::guest::eventfd::KickFd;
 use stableblk::guest::inflight_region::InflightQueue;
 use stableblk::guest::memory_table::GuestMemory;
-use stableblk::inbox::{Inbox, Message};
+use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::message::Message;
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Buffer, Driver};
@@ -156,7 +157,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>
             write_zeroes: None,
         },
         negotiated: Gauge::default(),
-        watch: stableblk::watchdog::Watch::default(),
+        watch: stableblk::worker::watch::Watch::default(),
         serial: [0; DEVICE_ID_LEN],
         bounce: loads[0].bounce,
         poll: Duration::ZERO,

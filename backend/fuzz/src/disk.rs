@@ -6,9 +6,9 @@ use std::time::Duration;
 use stableblk::device::BlockDevice;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
-use stableblk::watchdog::Watch;
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::range_lock::RangeLock;
+use stableblk::worker::watch::Watch;
 use virtio::{DEVICE_ID_LEN, DiskLimits, RangeLimits};
 
 /// A disk of all that `device` has. Its workers never poll.

@@ -15,7 +15,7 @@ use stableblk::device::operation::Operation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::memory_table::GuestMemory;
-use stableblk::inbox::Message;
+use stableblk::worker::message::Message;
 use stableblk::worker::range_lock::{Access, Owner};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};

@@ -374,7 +374,7 @@ fn serve<B: BlockDevice>(
         metrics: (0..args.num_queues).map(|_| QueueMetrics::default()).collect(),
         limits: DiskLimits::new(&offer.config, offer.features),
         negotiated: Gauge::default(),
-        watch: crate::watchdog::Watch::default(),
+        watch: crate::worker::watch::Watch::default(),
         serial: padded,
         bounce,
         poll: args.poll_us.limit(),

@@ -20,7 +20,7 @@ use super::queue::{FrontendAddresses, Queue};
 use crate::device::BlockDevice;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::{self, InflightRegion};
-use crate::inbox::Message;
+use crate::worker::message::Message;
 
 /// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();

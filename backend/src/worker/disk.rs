@@ -6,10 +6,11 @@ use std::time::Duration;
 use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 
 use crate::device::BlockDevice;
-use crate::inbox::{Inbox, Message};
+use crate::inbox::Inbox;
 use crate::metrics::{Gauge, QueueMetrics};
-use crate::watchdog::Watch;
+use crate::worker::message::Message;
 use crate::worker::range_lock::{RangeLock, Ticket};
+use crate::worker::watch::Watch;
 
 /// Whether guest data is copied into stable folios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Disk<B> {
     /// Ranges in use, over all queues.
     pub locks: RangeLock,
     /// One a queue.
-    pub inboxes: Vec<Inbox>,
+    pub inboxes: Vec<Inbox<Message>>,
     /// One a queue.
     pub metrics: Vec<QueueMetrics>,
     /// What requests are checked against, but for the capacity, which is the device's.

@@ -1,0 +1,22 @@
+//! Messages to a worker: of the session, of the watchdog, and of workers whose release granted it a range.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use crate::guest::eventfd::CallFd;
+use crate::guest::memory_table::GuestMemory;
+
+/// A message to a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// The range that this request waited for is held now.
+    Granted(usize),
+    /// Where to signal used buffers from now on; `None`: the driver polls.
+    Call(Option<CallFd>),
+    /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
+    Memory(Arc<GuestMemory>, Sender<()>),
+    /// Log the oldest request: the queue makes no progress.
+    TellOldest,
+    /// Pop no more, finish what was popped, return the ring.
+    Stop,
+}

@@ -1,0 +1,60 @@
+//! The flag and eventfd by which workers wake the watchdog.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Where workers say that there is work to watch over.
+#[derive(Debug)]
+pub struct Watch {
+    /// True also where nobody watches.
+    told: AtomicBool,
+    wake: OnceLock<OwnedFd>,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { told: AtomicBool::new(true), wake: OnceLock::new() }
+    }
+}
+
+impl Watch {
+    /// There is a request in flight. One load, but for the first since the watchdog rested.
+    pub fn tell(&self) {
+        if !self.told.load(Relaxed) {
+            self.told.store(true, Relaxed);
+            if let Some(wake) = self.wake.get() {
+                // fails only when the counter is full, and then the watchdog has been woken
+                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            }
+        }
+    }
+
+    /// Has workers tell from now on. Fails when the system has no eventfd for it.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let _ = self.wake.set(wake);
+        self.set_told(false);
+        Ok(())
+    }
+
+    /// Readable when a worker has told; none before [`Self::begin`].
+    pub(crate) fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.wake.get().map(AsFd::as_fd)
+    }
+
+    /// Takes what workers have told.
+    pub(crate) fn take(&self) {
+        if let Some(wake) = self.wake_fd() {
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+        }
+    }
+
+    /// Whether workers are to tell of the next request: they do after `false`.
+    pub(crate) fn set_told(&self, told: bool) {
+        self.told.store(told, Relaxed);
+    }
+}
