@@ -6,15 +6,10 @@
 pub mod command;
 pub mod control;
 pub mod device;
-pub mod growth;
 pub mod guest;
 pub mod inbox;
-pub mod log;
-pub mod log_filter;
 pub mod metrics;
 pub mod report;
 pub mod session;
-pub mod socket;
 pub mod storage;
-pub mod watchdog;
 pub mod worker;

@@ -8,8 +8,8 @@ use std::{io, panic};
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stableblk::command::{accept, check, create, ctl, info, man, protect, resize, serve};
-use stableblk::log::{self, LogFormat, LogWriter};
-use stableblk::log_filter::{self, LogFilter};
+use stableblk::control::log::{self, LogFormat, LogWriter};
+use stableblk::control::log_filter::{self, LogFilter};
 use stableblk::report;
 
 const DEFAULT_LOG: &str = "info";

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stableblk::control::watchdog::Watchdog;
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
 use stableblk::device::operation::Operation;
-use stableblk::watchdog::Watchdog;
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, Setup, guest_memory, until};

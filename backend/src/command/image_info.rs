@@ -6,7 +6,7 @@ use std::path::Path;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use crate::log::escape;
+use crate::control::log::escape;
 use crate::storage::image::Image;
 
 /// What is said, for people, of an image whose durability was lost.

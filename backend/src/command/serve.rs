@@ -23,6 +23,8 @@ use super::take_over::refuse_other_data;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
 
+use crate::control::log_filter::LogFilter;
+use crate::control::socket::{self, BoundSocket, Endpoint, SocketError};
 use crate::control::{self, Chosen, ControlError, Role, SizeWatch, Supervision, Termination};
 use crate::device::bounce::ARENA_SIZE;
 use crate::device::{
@@ -32,10 +34,8 @@ use crate::device::{
 use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
 use crate::inbox::Inbox;
-use crate::log_filter::LogFilter;
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::session::Offer;
-use crate::socket::{self, BoundSocket, Endpoint, SocketError};
 use crate::storage::image::{Access, DirectIo, Holder, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 use crate::worker::disk::{Bounce, Disk};

@@ -9,10 +9,10 @@ use std::time::Instant;
 use rustix::net::sockopt::socket_peercred;
 
 use super::ACCEPT_PAUSE;
-use super::epoll_set::{EpollSet, Interest};
+use super::epoll::{EpollSet, Interest};
 use super::protocol::{REQUEST_LEN_MAX, Reply};
+use crate::control::socket::BoundSocket;
 use crate::metrics::Counter;
-use crate::socket::BoundSocket;
 
 /// Connections at a time; one more takes the place of the one that has been quiet for longest.
 pub(crate) const CLIENTS_MAX: usize = 16;

@@ -9,8 +9,8 @@ use super::super::storage::StorageError;
 use super::super::take_over::TakeOverError;
 use super::UnprotectedError;
 use crate::control::ControlError;
+use crate::control::socket::SocketError;
 use crate::device::NamespaceError;
-use crate::socket::SocketError;
 
 /// Why serving did not begin, or ended.
 #[derive(Debug, Error)]

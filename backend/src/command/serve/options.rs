@@ -9,7 +9,7 @@ use integrity::sidecar::IntentMode;
 use virtio::DEVICE_ID_LEN;
 
 use super::super::parse_size;
-use crate::socket::{self, Endpoint, SocketError};
+use crate::control::socket::{self, Endpoint, SocketError};
 use crate::worker::{poller, wake_up_cost};
 
 /// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,

@@ -9,7 +9,7 @@ use tracing_subscriber::{EnvFilter, fmt, registry, reload};
 
 use self::limit::Limit;
 pub use self::writer::{LogWriter, escape};
-use crate::log_filter::LogFilter;
+use crate::control::log_filter::LogFilter;
 
 /// How a line of the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

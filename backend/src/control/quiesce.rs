@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::jobs::Results;
 use super::protocol::{Reply, Size};
+use crate::control::resize;
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::Operation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
-use crate::growth;
 use crate::report;
 use crate::worker::disk::Disk;
 
@@ -88,7 +88,7 @@ pub(super) fn prepare_growth<B: BlockDevice>(
     asked: Option<u64>,
     client: Option<u64>,
 ) -> Done {
-    let prepare = || match growth::plan(disk, asked)? {
+    let prepare = || match resize::plan(disk, asked)? {
         None => Ok(None),
         Some(size) => disk.device.prepare_growth(size).map(|()| Some(size)),
     };

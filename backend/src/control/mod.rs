@@ -2,13 +2,18 @@
 //! happens. It waits for nobody: what may take long is done by a [job](jobs), or by the session while its queues stand still.
 
 mod clients;
-mod epoll_set;
+mod epoll;
 mod file_watch;
 mod jobs;
+pub mod log;
+pub mod log_filter;
 pub mod protocol;
-mod quiet;
+mod quiesce;
+mod resize;
 mod size_watch;
+pub mod socket;
 mod status;
+pub mod watchdog;
 
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -28,23 +33,23 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub(crate) use self::clients::CLIENTS_MAX;
 use self::clients::Clients;
-use self::epoll_set::EpollSet;
+use self::epoll::EpollSet;
 pub use self::file_watch::Role;
 use self::jobs::Jobs;
 use self::protocol::{Reply, Request};
-use self::quiet::{Done, Quiet};
+use self::quiesce::{Done, Quiet};
 pub use self::size_watch::SizeWatch;
 pub use self::status::Chosen;
 use self::status::{Connected, status};
+use crate::control::log_filter::LogFilter;
+use crate::control::socket::{BoundSocket, Endpoint};
+use crate::control::watchdog::Watchdog;
 use crate::device::BlockDevice;
 use crate::device::growth_error::GrowthError;
 use crate::inbox::Inbox;
-use crate::log_filter::LogFilter;
 use crate::metrics::Counter;
 use crate::report;
 use crate::session::{self, Notice, Offer};
-use crate::socket::{BoundSocket, Endpoint};
-use crate::watchdog::Watchdog;
 use crate::worker::disk::Disk;
 
 /// SIGTERM and SIGINT as something to wait on. The first asks for a clean stop; a second one ends the process at once.
@@ -432,7 +437,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
             }
             Request::Flush => {
                 let disk = self.disk.clone();
-                self.start_job(Some(client), move || Done::Answer(client, quiet::flush(&disk)));
+                self.start_job(Some(client), move || Done::Answer(client, quiesce::flush(&disk)));
             }
             Request::Drain => self.do_quietly(Quiet::Drain { client }),
             Request::Resize { .. } if self.resizing => {
@@ -480,7 +485,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
     fn resize(&mut self, size: Option<u64>, client: Option<u64>) {
         self.resizing = true;
         let disk = self.disk.clone();
-        self.start_job(client, move || quiet::prepare_growth(&disk, size, client));
+        self.start_job(client, move || quiesce::prepare_growth(&disk, size, client));
     }
 
     /// Does what needs queues that stand still: by the session, or at once when there is none.

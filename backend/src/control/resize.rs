@@ -6,7 +6,7 @@ use crate::storage::size::StorageSize;
 use crate::worker::disk::Disk;
 
 /// The size in bytes that `disk` is to grow to: `asked`, or what its storage has grown to already. None: it has that.
-pub fn plan<B: BlockDevice>(disk: &Disk<B>, asked: Option<u64>) -> Result<Option<u64>, GrowthError> {
+pub(super) fn plan<B: BlockDevice>(disk: &Disk<B>, asked: Option<u64>) -> Result<Option<u64>, GrowthError> {
     if !disk.device.is_held() {
         return Err(GrowthError::NotHeld);
     }
