@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
 
-use super::ACCEPT_PAUSE;
 use super::epoll::{EpollSet, Interest};
 use super::protocol::{REQUEST_LEN_MAX, Reply};
 use crate::control::socket::BoundSocket;
 use crate::metrics::Counter;
 
+/// How long no front-end, or no client, is accepted after that has failed: the reason may be the whole system's.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Connections at a time; one more takes the place of the one that has been quiet for longest.
 pub(crate) const CLIENTS_MAX: usize = 16;
 

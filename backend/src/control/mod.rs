@@ -32,7 +32,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub(crate) use self::clients::CLIENTS_MAX;
-use self::clients::Clients;
+use self::clients::{ACCEPT_PAUSE, Clients};
 use self::epoll::EpollSet;
 pub use self::file_watch::Role;
 use self::jobs::Jobs;
@@ -103,8 +103,6 @@ pub enum ControlError {
 
 /// How long a session may take to end after SIGTERM. Its requests are in the kernel, which may wait for a device that is gone.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(30);
-/// How long no front-end, or no client, is accepted after that has failed: the reason may be the whole system's.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where control comes from besides signals, and what is told there.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use super::{LogFormat, LogWriter};
+use super::format::LogFormat;
+use super::writer::LogWriter;
 
 /// Messages of one kind that are logged at once.
 const BURST: u32 = 32;

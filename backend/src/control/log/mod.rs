@@ -1,5 +1,6 @@
 //! The log: lines on standard error, which neither block a thread that serves, nor forge other lines, nor come without bound.
 
+mod format;
 mod limit;
 mod writer;
 
@@ -7,28 +8,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, registry, reload};
 
+pub use self::format::LogFormat;
 use self::limit::Limit;
 pub use self::writer::{LogWriter, escape};
 use crate::control::log_filter::LogFilter;
-
-/// How a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
-}
-
-impl LogFormat {
-    /// A line of the log about the log itself.
-    fn own_line(self, text: &str) -> String {
-        match self {
-            Self::Text => format!("stableblk: {text}\n"),
-            Self::Json => format!("{{\"level\":\"WARN\",\"fields\":{{\"message\":\"{text}\"}}}}\n"),
-        }
-    }
-}
 
 /// Starts the log by `writer`. `filter`, as `text` has it, says what is logged until it is changed.
 pub fn start(writer: &LogWriter, format: LogFormat, text: &str, filter: EnvFilter) -> LogFilter {

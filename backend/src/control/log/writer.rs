@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::LogFormat;
+use super::format::LogFormat;
 
 /// Lines that wait for the reader of the log; more are dropped, and counted.
 const LINES_MAX: usize = 1024;
