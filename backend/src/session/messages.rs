@@ -1,7 +1,6 @@
 //! What each message of the front-end's does, by the vhost-user specification.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
@@ -15,8 +14,9 @@ use vhost::vhost_user::{
 use virtio::Features;
 use vm_memory::GuestAddress;
 
-use super::Session;
 use super::queue::{FrontendAddresses, Queue};
+use super::refusal::{not_offered, refuse};
+use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::{self, InflightRegion};
@@ -28,16 +28,6 @@ const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// `VIRTIO_F_ANY_LAYOUT`, a feature of legacy devices. QEMU offers it to drivers itself, whatever the back-end
 /// offers. Requests are taken in any layout in any case (virtio 1.2, 2.7.4), so there is nothing to refuse.
 const ANY_LAYOUT: u64 = 1 << 27;
-
-/// Refuses a message, which must have changed nothing.
-pub(super) fn refuse(reason: impl Into<String>) -> VhostError {
-    VhostError::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, reason.into()))
-}
-
-/// A message for which the feature bit was not offered.
-fn not_offered<T>() -> VhostResult<T> {
-    Err(VhostError::InvalidOperation("it was not offered"))
-}
 
 impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_owner(&mut self) -> VhostResult<()> {

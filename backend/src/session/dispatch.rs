@@ -15,8 +15,9 @@ use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
 
 use super::backend_channel::BackendChannel;
 use super::connection::{Connection, ConnectionError, Header, Message};
-use super::handler::Handler;
-use super::{Notice, Session};
+use super::notice::Notice;
+use super::parser::Handler;
+use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::sigbus::Loss;
 use crate::inbox::Inbox;

@@ -2,7 +2,7 @@
 //!
 //! The crate reads from a socket, blocks there until a message is whole, and takes a message that it does not know or that
 //! is malformed for the end of the connection. So it gets a socket of its own, which only ever holds one whole message, and
-//! what becomes of the connection is for [`super::front_door`] to say.
+//! what becomes of the connection is for [`super::dispatch`] to say.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,8 +12,8 @@ use rustix::net::{RecvFlags, recv};
 use vhost::vhost_user::message::MAX_MSG_SIZE;
 use vhost::vhost_user::{BackendReqHandler, Result as VhostResult};
 
-use super::Session;
 use super::connection::{Connection, ConnectionError, HEADER_SIZE, Message};
+use super::state::Session;
 use crate::device::BlockDevice;
 
 pub(super) struct Handler<B: BlockDevice> {

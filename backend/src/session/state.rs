@@ -1,30 +1,23 @@
-//! One front-end's session: vhost-user messages in, queues started and stopped.
+//! What a session knows, and its queues: started, stopped and changed.
 //!
 //! The session owns every queue that is stopped; a worker owns its queue while it runs and gives it back. So the session
 //! never waits for a lock that a busy worker holds, and memory is taken away only while nobody uses it.
 
-mod backend_channel;
-mod connection;
-mod front_door;
-mod handler;
-mod messages;
-mod patience;
-mod queue;
-
-use std::os::unix::net::UnixStream;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use std::{fmt, io, thread};
+use std::{io, thread};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
 use virtio::{ConfigSpace, Features, RingAddresses, SplitRing};
 
-use self::backend_channel::BackendChannel;
-use self::front_door::FrontDoor;
-use self::messages::refuse;
-use self::queue::{FrontendAddresses, Queue, Worker};
+use super::backend_channel::BackendChannel;
+use super::notice::Notice;
+use super::offer::Offer;
+use super::patience;
+use super::queue::{FrontendAddresses, Queue, Worker};
+use super::refusal::refuse;
 use crate::device::BlockDevice;
 use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::inflight_region::{InflightLimits, InflightQueue, InflightRegion};
@@ -49,87 +42,32 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(30);
 /// How long a ring may lie in no shared memory before that is said: regions come one message at a time.
 const UNSHARED_LIMIT: Duration = Duration::from_secs(2);
 
-/// What every session of a disk offers.
-#[derive(Debug, Clone)]
-pub struct Offer {
-    /// virtio feature bits.
-    pub features: Features,
-    /// Configuration space.
-    pub config: ConfigSpace,
-    /// Largest ring accepted, in entries.
-    pub queue_size_max: u16,
-    /// Most memory regions accepted; each keeps a descriptor.
-    pub memory_slots: usize,
-}
-
-/// What the control thread tells a session.
-pub enum Notice {
-    /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
-    WhileStopped(Box<dyn FnOnce() -> bool + Send>),
-    /// A worker has ended by itself.
-    WorkerEnded,
-}
-
-impl fmt::Debug for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::WhileStopped(_) => "WhileStopped",
-            Self::WorkerEnded => "WorkerEnded",
-        })
-    }
-}
-
-/// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down; then drains every queue.
-/// Meanwhile it does what `inbox` says.
-pub fn serve<B: BlockDevice>(
-    disk: Arc<Disk<B>>,
-    offer: Offer,
-    stream: UnixStream,
-    inbox: Arc<Inbox<Notice>>,
-) -> io::Result<()> {
-    let session = Arc::new(Mutex::new(Session::new(disk, offer, inbox.clone())));
-    let mut door = FrontDoor::new(session.clone(), stream, inbox)?;
-    if let Err(ended) = door.serve() {
-        tracing::warn!("session ended: {}", crate::report::chain(&ended));
-    }
-    {
-        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-        // queues that died have been logged, and are not served again
-        let _ = session.stop_all();
-        session.disk.negotiated.set(0);
-        session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
-    }
-    // closed only now: who waits for its end may count on nothing being in flight
-    drop(door);
-    Ok(())
-}
-
 #[derive(Debug)]
-struct Session<B> {
-    disk: Arc<Disk<B>>,
-    offer: Offer,
+pub(super) struct Session<B> {
+    pub(super) disk: Arc<Disk<B>>,
+    pub(super) offer: Offer,
     /// For those that this session starts.
-    inbox: Arc<Inbox<Notice>>,
-    owned: bool,
-    acked: u64,
+    pub(super) inbox: Arc<Inbox<Notice>>,
+    pub(super) owned: bool,
+    pub(super) acked: u64,
     /// `VHOST_F_LOG_ALL` was acknowledged.
-    migrating: bool,
-    protocol_features: VhostUserProtocolFeatures,
+    pub(super) migrating: bool,
+    pub(super) protocol_features: VhostUserProtocolFeatures,
     /// The device status field (virtio 1.2, 2.1), as the front-end set it.
-    status: u8,
-    memory: MemoryTable,
-    inflight: Option<Arc<InflightRegion>>,
-    queues: Vec<Queue>,
+    pub(super) status: u8,
+    pub(super) memory: MemoryTable,
+    pub(super) inflight: Option<Arc<InflightRegion>>,
+    pub(super) queues: Vec<Queue>,
     /// Where the front-end takes requests of ours, if it does.
-    channel: Option<BackendChannel>,
+    pub(super) channel: Option<BackendChannel>,
     /// Mappings that had been lost before this session.
-    losses: u64,
+    pub(super) losses: u64,
     /// Since when a queue that should run has its ring in no shared memory.
-    unshared_since: Option<Instant>,
+    pub(super) unshared_since: Option<Instant>,
 }
 
 impl<B: BlockDevice> Session<B> {
-    fn new(disk: Arc<Disk<B>>, offer: Offer, inbox: Arc<Inbox<Notice>>) -> Self {
+    pub(super) fn new(disk: Arc<Disk<B>>, offer: Offer, inbox: Arc<Inbox<Notice>>) -> Self {
         let queues = disk.inboxes.iter().map(|_| Queue::default()).collect();
         let memory_slots = offer.memory_slots;
         Self {
@@ -151,12 +89,12 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// The configuration space as it is now.
-    fn config(&self) -> ConfigSpace {
+    pub(super) fn config(&self) -> ConfigSpace {
         ConfigSpace { capacity_sectors: self.disk.capacity_sectors(), ..self.offer.config }
     }
 
     /// Fails when a queue cannot go on.
-    fn notice(&mut self, notice: Notice) -> VhostResult<()> {
+    pub(super) fn notice(&mut self, notice: Notice) -> VhostResult<()> {
         match notice {
             Notice::WhileStopped(work) => {
                 let mut changed = false;
@@ -177,7 +115,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// What the front-end shares and is lost, with the cause. To be asked after each use of it.
-    fn lost_memory(&mut self) -> Option<(String, Loss)> {
+    pub(super) fn lost_memory(&mut self) -> Option<(String, Loss)> {
         if sigbus::losses() == self.losses {
             return None;
         }
@@ -192,7 +130,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Fails unless `feature` was negotiated.
-    fn has(&self, feature: VhostUserProtocolFeatures) -> VhostResult<()> {
+    pub(super) fn has(&self, feature: VhostUserProtocolFeatures) -> VhostResult<()> {
         if self.protocol_features.contains(feature) {
             Ok(())
         } else {
@@ -201,7 +139,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// `VHOST_USER_SET_STATUS`: zero resets the device, as it does for a driver.
-    fn set_status(&mut self, status: u8) -> VhostResult<()> {
+    pub(super) fn set_status(&mut self, status: u8) -> VhostResult<()> {
         self.has(VhostUserProtocolFeatures::STATUS)?;
         if status == 0 {
             self.reset()?;
@@ -212,7 +150,7 @@ impl<B: BlockDevice> Session<B> {
 
     /// The device as it is before a driver has found it. What belongs to the front-end stays: its ownership, the memory,
     /// and what it negotiated for itself.
-    fn reset(&mut self) -> VhostResult<()> {
+    pub(super) fn reset(&mut self) -> VhostResult<()> {
         self.stop_all()?;
         self.queues.iter_mut().for_each(Queue::reset);
         // its requests are done; the next driver's are in a region of their own
@@ -224,11 +162,11 @@ impl<B: BlockDevice> Session<B> {
         Ok(())
     }
 
-    fn queue(&mut self, index: u32) -> VhostResult<&mut Queue> {
+    pub(super) fn queue(&mut self, index: u32) -> VhostResult<&mut Queue> {
         self.queues.get_mut(index as usize).ok_or(VhostError::InvalidParam)
     }
 
-    fn acked(&self) -> Features {
+    pub(super) fn acked(&self) -> Features {
         Features::from_bits_truncate(self.acked)
     }
 
@@ -326,7 +264,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// How long until [`Self::report_unshared_rings`] has something to report; none: it has not.
-    fn rest(&mut self) -> Option<Duration> {
+    pub(super) fn rest(&mut self) -> Option<Duration> {
         let is_unshared = |index| {
             let addresses = self.should_run(index).filter(|addresses| self.translate(*addresses).is_none());
             addresses.is_some() && self.disk.metrics[index].ring_trouble.get() == 0
@@ -340,7 +278,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Says, once, that the rings of queues which should run lie in no shared memory: their guest waits for ever.
-    fn report_unshared_rings(&mut self) {
+    pub(super) fn report_unshared_rings(&mut self) {
         if self.unshared_since.is_none_or(|since| since.elapsed() < UNSHARED_LIMIT) {
             return;
         }
@@ -389,7 +327,7 @@ impl<B: BlockDevice> Session<B> {
         Ok(queue)
     }
 
-    fn inflight_limits(&self) -> InflightLimits {
+    pub(super) fn inflight_limits(&self) -> InflightLimits {
         InflightLimits { queues: self.queues.len(), queue_size: self.offer.queue_size_max }
     }
 
@@ -400,7 +338,7 @@ impl<B: BlockDevice> Session<B> {
 
     /// Logs writes to guest memory from when the front-end has asked for it and handed over a log, in whichever order, until it asks
     /// for no more.
-    fn switch_log(&mut self, migrating: bool) -> VhostResult<()> {
+    pub(super) fn switch_log(&mut self, migrating: bool) -> VhostResult<()> {
         let log = self.memory.dirty_log();
         let on = migrating && log.has_base();
         if on != log.is_on() {
@@ -420,7 +358,7 @@ impl<B: BlockDevice> Session<B> {
     /// on the disk is the destination's, until queues start here again because the migration came
     /// to nothing. Fails, which ends the session, when the disk could not be closed: the front-end
     /// must not believe that all of it is on the disk.
-    fn hand_over_if_migrated(&self) -> VhostResult<()> {
+    pub(super) fn hand_over_if_migrated(&self) -> VhostResult<()> {
         if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
             return Ok(());
         }
@@ -443,7 +381,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Tells the queue's worker to stop, waits until it has nothing in flight, and takes the queue back.
-    fn stop(&mut self, index: usize) -> VhostResult<()> {
+    pub(super) fn stop(&mut self, index: usize) -> VhostResult<()> {
         self.ask_to_stop(index);
         self.take_back(index)
     }
@@ -485,7 +423,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Stops all queues, all draining at the same time.
-    fn stop_all(&mut self) -> VhostResult<()> {
+    pub(super) fn stop_all(&mut self) -> VhostResult<()> {
         (0..self.queues.len()).for_each(|index| self.ask_to_stop(index));
         let mut stopped = Ok(());
         for index in 0..self.queues.len() {
@@ -495,7 +433,10 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Makes a change for which no worker may run, and starts all that can be, whether it was made or not.
-    fn while_stopped(&mut self, change: impl FnOnce(&mut Self) -> VhostResult<()>) -> VhostResult<()> {
+    pub(super) fn while_stopped(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> VhostResult<()>,
+    ) -> VhostResult<()> {
         self.stop_all()?;
         let changed = change(self);
         self.start_all().and(changed)
@@ -514,7 +455,7 @@ impl<B: BlockDevice> Session<B> {
         Ok(())
     }
 
-    fn change_memory(
+    pub(super) fn change_memory(
         &mut self,
         change: impl FnOnce(&mut MemoryTable) -> Result<(), MemoryError>,
     ) -> VhostResult<()> {
@@ -524,7 +465,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Adds memory. No queue is stopped for it, and all use it when this returns: a request may lie in it from then on.
-    fn grow_memory(
+    pub(super) fn grow_memory(
         &mut self,
         change: impl FnOnce(&mut MemoryTable) -> Result<(), MemoryError>,
     ) -> VhostResult<()> {
@@ -553,7 +494,7 @@ impl<B: BlockDevice> Session<B> {
     }
 
     /// Changes one queue, which is stopped for it if it runs. If it cannot run as it is then, it stays as it was.
-    fn change_queue(&mut self, index: u32, change: impl FnOnce(&mut Queue)) -> VhostResult<()> {
+    pub(super) fn change_queue(&mut self, index: u32, change: impl FnOnce(&mut Queue)) -> VhostResult<()> {
         self.queue(index)?;
         let index = index as usize;
         self.stop(index)?;

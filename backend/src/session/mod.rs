@@ -1,0 +1,50 @@
+//! One front-end's session: vhost-user messages in, queues started and stopped.
+
+mod backend_channel;
+mod connection;
+mod dispatch;
+mod messages;
+mod notice;
+mod offer;
+mod parser;
+mod patience;
+mod queue;
+mod refusal;
+mod state;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use self::dispatch::FrontDoor;
+pub use self::notice::Notice;
+pub use self::offer::Offer;
+use self::state::Session;
+use crate::device::BlockDevice;
+use crate::inbox::Inbox;
+use crate::worker::disk::Disk;
+
+/// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down; then drains every queue.
+/// Meanwhile it does what `inbox` says.
+pub fn serve<B: BlockDevice>(
+    disk: Arc<Disk<B>>,
+    offer: Offer,
+    stream: UnixStream,
+    inbox: Arc<Inbox<Notice>>,
+) -> io::Result<()> {
+    let session = Arc::new(Mutex::new(Session::new(disk, offer, inbox.clone())));
+    let mut door = FrontDoor::new(session.clone(), stream, inbox)?;
+    if let Err(ended) = door.serve() {
+        tracing::warn!("session ended: {}", crate::report::chain(&ended));
+    }
+    {
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        // queues that died have been logged, and are not served again
+        let _ = session.stop_all();
+        session.disk.negotiated.set(0);
+        session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
+    }
+    // closed only now: who waits for its end may count on nothing being in flight
+    drop(door);
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Notices to a session.
+
+use std::fmt;
+
+/// What the control thread, or a worker that has ended, tells a session.
+pub enum Notice {
+    /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
+    WhileStopped(Box<dyn FnOnce() -> bool + Send>),
+    /// A worker has ended by itself.
+    WorkerEnded,
+}
+
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WhileStopped(_) => "WhileStopped",
+            Self::WorkerEnded => "WorkerEnded",
+        })
+    }
+}
