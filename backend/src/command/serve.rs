@@ -21,7 +21,7 @@ use super::lease::lease;
 use super::storage::{Storage, StorageError};
 use super::take_over::refuse_other_data;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use virtio::{ConfigSpace, DEVICE_ID_LEN, DiskLimits, Features, SECTOR_SIZE};
+use virtio::{DEVICE_ID_LEN, DiskLimits};
 
 use crate::control::log_filter::LogFilter;
 use crate::control::socket::{self, BoundSocket, Endpoint, SocketError};
@@ -35,7 +35,7 @@ use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
 use crate::inbox::Inbox;
 use crate::metrics::{Gauge, QueueMetrics};
-use crate::session::Offer;
+use crate::session::{Choices, Offer};
 use crate::storage::image::{Access, DirectIo, Holder, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 use crate::worker::disk::{Bounce, Disk};
@@ -50,14 +50,8 @@ pub const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
-/// Hint for the driver: most data segments of a request. The usual ring has 128 entries, two of which header and status take.
-const SEG_MAX: u32 = 126;
 /// The control socket is for its owner alone.
 const CONTROL_MODE: u32 = 0o600;
-/// Most sectors of one discard or write zeroes request, where the device does not have less: 1 GiB.
-const ZEROING_SECTORS_MAX: u32 = 1 << 21;
-/// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
-const ZEROING_RANGES_MAX: u32 = 1;
 /// Descriptors of one queue: kick, the rings of call and error, wake and its copy, io_uring, the image for its syncs, and one to spare.
 const FILES_PER_QUEUE: u64 = 8;
 /// Descriptors of a memory region: its file, and for a moment a copy of it on the way to the parser of messages.
@@ -363,7 +357,14 @@ fn serve<B: BlockDevice>(
 ) -> Result<ExitCode, ServeError> {
     let info = device.info().clone();
     let bounce = choose_bounce(args.bounce, &info, needed);
-    let offer = offer(args, &info);
+    let choices = Choices {
+        num_queues: args.num_queues,
+        queue_size: args.queue_size,
+        block_size: args.block_size,
+        read_only: args.read_only,
+        memory_slots: memory_slots(args.num_queues),
+    };
+    let offer = Offer::new(&choices, &info);
     let mut padded = [0; DEVICE_ID_LEN];
     padded[..serial.len()].copy_from_slice(serial.as_bytes());
     let inboxes = (0..args.num_queues).map(|_| Inbox::new()).collect::<Result<_, _>>();
@@ -448,48 +449,4 @@ fn choose_bounce(choice: BounceChoice, info: &DeviceInfo, needed: Option<StableP
             Bounce::WhenUnaligned
         }
     }
-}
-
-/// What fits in a ring of `queue_size` entries without an indirect table. The driver may choose smaller rings, one by one: what a
-/// request of it can have is the smaller of this and the ring's size less two.
-fn seg_max(queue_size: u16) -> u32 {
-    u32::from(queue_size).saturating_sub(2).clamp(1, SEG_MAX)
-}
-
-fn offer(args: &ServeArgs, info: &DeviceInfo) -> Offer {
-    let mut features = Features::VERSION_1
-        | Features::FLUSH
-        | Features::BLK_SIZE
-        | Features::SEG_MAX
-        | Features::TOPOLOGY
-        | Features::EVENT_IDX
-        | Features::INDIRECT_DESC;
-    features.set(Features::MQ, args.num_queues > 1);
-    features.set(Features::RO, args.read_only);
-    features.set(Features::CONFIG_WCE | Features::WRITE_ZEROES, !args.read_only);
-    let discard = info.zeroing.punch_hole || info.zeroing.deallocate;
-    features.set(Features::DISCARD, !args.read_only && discard);
-    // a guest that aligns its requests to this spares itself reading, merging and writing
-    let blocks_per_granule = u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(args.block_size).max(1);
-    let granule_sectors = u32::try_from(info.granule as u64 / SECTOR_SIZE).unwrap_or(u32::MAX);
-    let zeroing_sectors =
-        u32::try_from(info.zeroing_max / SECTOR_SIZE).unwrap_or(u32::MAX).min(ZEROING_SECTORS_MAX);
-    let config = ConfigSpace {
-        capacity_sectors: info.capacity.get() / SECTOR_SIZE,
-        seg_max: seg_max(args.queue_size),
-        block_size: args.block_size,
-        physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),
-        min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
-        writeback: true,
-        num_queues: args.num_queues,
-        max_discard_sectors: zeroing_sectors,
-        max_discard_seg: ZEROING_RANGES_MAX,
-        discard_sector_alignment: granule_sectors,
-        max_write_zeroes_sectors: zeroing_sectors,
-        max_write_zeroes_seg: ZEROING_RANGES_MAX,
-        write_zeroes_may_unmap: info.zeroing.punch_hole,
-        ..ConfigSpace::default()
-    };
-    let memory_slots = memory_slots(args.num_queues);
-    Offer { features, config, queue_size_max: args.queue_size, memory_slots }
 }

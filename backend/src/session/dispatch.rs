@@ -16,7 +16,7 @@ use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
 use super::backend_channel::BackendChannel;
 use super::connection::{Connection, ConnectionError, Header, Message};
 use super::notice::Notice;
-use super::parser::Handler;
+use super::parser::Parser;
 use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::sigbus::Loss;
@@ -59,23 +59,23 @@ enum Turn {
 type Outcome = (Option<Message>, VhostResult<()>);
 
 /// A front-end's messages, and those of the control thread.
-pub(super) struct FrontDoor<B: BlockDevice> {
+pub(super) struct Dispatcher<B: BlockDevice> {
     connection: Connection,
     inbox: Arc<Inbox<Notice>>,
-    handler: Handler<B>,
+    parser: Parser<B>,
     session: Arc<Mutex<Session<B>>>,
     refusals: Counter,
 }
 
-impl<B: BlockDevice> FrontDoor<B> {
+impl<B: BlockDevice> Dispatcher<B> {
     pub(super) fn new(
         session: Arc<Mutex<Session<B>>>,
         stream: UnixStream,
         inbox: Arc<Inbox<Notice>>,
     ) -> io::Result<Self> {
-        let handler = Handler::new(session.clone())?;
+        let parser = Parser::new(session.clone())?;
         let connection = Connection::new(stream);
-        Ok(Self { connection, inbox, handler, session, refusals: Counter::default() })
+        Ok(Self { connection, inbox, parser, session, refusals: Counter::default() })
     }
 
     /// Serves the front-end until it leaves or must be left.
@@ -166,7 +166,7 @@ impl<B: BlockDevice> FrontDoor<B> {
                 let refusal = Err(VhostError::InvalidOperation("postcopy is not supported"));
                 (Some(Message::reply(header, Vec::new())), refusal)
             }
-            Ok(request) if is_supported(request) => self.handler.handle(message)?,
+            Ok(request) if is_supported(request) => self.parser.handle(message)?,
             _ => (None, Err(VhostError::InvalidOperation("no such message is supported"))),
         })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
-    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{
     Error as VhostError, GpuBackend, Result as VhostResult, VhostUserBackendReqHandlerMut,
@@ -14,6 +14,7 @@ use vhost::vhost_user::{
 use virtio::Features;
 use vm_memory::GuestAddress;
 
+use super::offer::{ANY_LAYOUT, FRONTEND_FEATURES, LOG_ALL, PROTOCOL_FEATURES};
 use super::queue::{FrontendAddresses, Queue};
 use super::refusal::{not_offered, refuse};
 use super::state::Session;
@@ -21,13 +22,6 @@ use crate::device::BlockDevice;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::{self, InflightRegion};
 use crate::worker::message::Message;
-
-/// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
-const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
-
-/// `VIRTIO_F_ANY_LAYOUT`, a feature of legacy devices. QEMU offers it to drivers itself, whatever the back-end
-/// offers. Requests are taken in any layout in any case (virtio 1.2, 2.7.4), so there is nothing to refuse.
-const ANY_LAYOUT: u64 = 1 << 27;
 
 impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_owner(&mut self) -> VhostResult<()> {
@@ -49,7 +43,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
-        Ok(self.offer.features.bits() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | LOG_ALL)
+        Ok(self.offer.features.bits() | FRONTEND_FEATURES.bits())
     }
 
     fn set_features(&mut self, features: u64) -> VhostResult<()> {
@@ -161,15 +155,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::BACKEND_REQ
-            | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
-            | VhostUserProtocolFeatures::LOG_SHMFD
-            | VhostUserProtocolFeatures::STATUS)
+        Ok(PROTOCOL_FEATURES)
     }
 
     fn set_protocol_features(&mut self, features: u64) -> VhostResult<()> {

@@ -16,9 +16,9 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::dispatch::FrontDoor;
+use self::dispatch::Dispatcher;
 pub use self::notice::Notice;
-pub use self::offer::Offer;
+pub use self::offer::{Choices, Offer};
 use self::state::Session;
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
@@ -33,8 +33,8 @@ pub fn serve<B: BlockDevice>(
     inbox: Arc<Inbox<Notice>>,
 ) -> io::Result<()> {
     let session = Arc::new(Mutex::new(Session::new(disk, offer, inbox.clone())));
-    let mut door = FrontDoor::new(session.clone(), stream, inbox)?;
-    if let Err(ended) = door.serve() {
+    let mut dispatcher = Dispatcher::new(session.clone(), stream, inbox)?;
+    if let Err(ended) = dispatcher.serve() {
         tracing::warn!("session ended: {}", crate::report::chain(&ended));
     }
     {
@@ -45,6 +45,6 @@ pub fn serve<B: BlockDevice>(
         session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
     }
     // closed only now: who waits for its end may count on nothing being in flight
-    drop(door);
+    drop(dispatcher);
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::connection::{Connection, ConnectionError, HEADER_SIZE, Message};
 use super::state::Session;
 use crate::device::BlockDevice;
 
-pub(super) struct Handler<B: BlockDevice> {
+pub(super) struct Parser<B: BlockDevice> {
     inner: BackendReqHandler<Mutex<Session<B>>>,
     /// Our end of the handler's socket.
     near: Connection,
@@ -24,7 +24,7 @@ pub(super) struct Handler<B: BlockDevice> {
     far: UnixStream,
 }
 
-impl<B: BlockDevice> Handler<B> {
+impl<B: BlockDevice> Parser<B> {
     pub(super) fn new(session: Arc<Mutex<Session<B>>>) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         let inner = BackendReqHandler::from_stream(far.try_clone()?, session);

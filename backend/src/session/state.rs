@@ -14,7 +14,7 @@ use virtio::{ConfigSpace, Features, RingAddresses, SplitRing};
 
 use super::backend_channel::BackendChannel;
 use super::notice::Notice;
-use super::offer::Offer;
+use super::offer::{FRONTEND_FEATURES, Offer};
 use super::patience;
 use super::queue::{FrontendAddresses, Queue, Worker};
 use super::refusal::refuse;
@@ -28,10 +28,6 @@ use crate::metrics::RingTrouble;
 use crate::worker::disk::Disk;
 use crate::worker::message::Message;
 use crate::worker::{QueueWorker, Vring};
-
-/// Feature bits that no driver sees.
-const FRONTEND_FEATURES: VhostUserVirtioFeatures =
-    VhostUserVirtioFeatures::LOG_ALL.union(VhostUserVirtioFeatures::PROTOCOL_FEATURES);
 
 /// How often to look whether a worker that does not answer has died.
 const DEAD_WORKER_INTERVAL: Duration = Duration::from_millis(100);
