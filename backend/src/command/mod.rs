@@ -25,13 +25,8 @@ pub mod protect;
 pub mod resize;
 pub mod serve;
 
-mod device_info;
-mod image_info;
-mod lease;
 mod scan;
 mod storage;
-mod take_over;
-mod trust;
 mod unfinished;
 
 /// An image and its sidecar, as every subcommand names them.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::BinaryBytes;
 
-use super::trust::trust;
+use super::protect::trust;
 use super::{ImageArgs, parse_size, print, refuse_uneven_size};
 use crate::storage::error::Error;
 use crate::storage::image::{Access, DirectIo, Image};

@@ -6,7 +6,7 @@ use std::fmt;
 use integrity::sidecar::Recovery;
 use serde::Serialize;
 
-use super::super::image_info::DURABILITY_LOST;
+use super::super::info::DURABILITY_LOST;
 use super::Recovered;
 use super::findings::{BadRange, Findings, LbaRange, TagValues};
 use crate::storage::image::Image;

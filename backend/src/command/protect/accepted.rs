@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::super::check::{Findings, Recovered, compare, write_range};
-use super::super::take_over::Taken;
+use super::take_over::Taken;
 use crate::report;
 use crate::storage::error::Error;
 use crate::storage::image::{Access, Image};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::super::protect::TakeOverError;
 use super::super::storage::StorageError;
-use super::super::take_over::TakeOverError;
 use super::UnprotectedError;
 use crate::control::ControlError;
 use crate::control::socket::SocketError;

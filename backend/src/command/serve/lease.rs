@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::serve::{ServeArgs, ServeError};
+use super::{ServeArgs, ServeError};
 use crate::device::{BlockDevice, Leased};
 
 /// How long the storage's last holder may take to let go of it.

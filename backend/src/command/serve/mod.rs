@@ -1,6 +1,7 @@
 //! `stableblk --socket-path S --blk-file F`: serve a disk.
 
 mod error;
+mod lease;
 mod options;
 mod unprotected;
 
@@ -12,14 +13,14 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 pub use self::error::ServeError;
+use self::lease::lease;
 use self::options::BounceChoice;
 #[cfg(feature = "bench-null")]
 use self::options::DeviceChoice;
 pub use self::options::{Integrity, ServeArgs};
 pub use self::unprotected::{Protected, UnprotectedError};
-use super::lease::lease;
+use super::protect::refuse_other_data;
 use super::storage::{Storage, StorageError};
-use super::take_over::refuse_other_data;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio::{DEVICE_ID_LEN, DiskLimits};
 

@@ -2,6 +2,8 @@
 
 mod accepted;
 mod old_sidecar;
+mod take_over;
+mod trust;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -15,10 +17,12 @@ use uuid::Uuid;
 
 use self::accepted::Accepted;
 use self::old_sidecar::OldSidecar;
+pub use self::take_over::TakeOverError;
+pub(super) use self::take_over::refuse_other_data;
+use self::take_over::take_over;
+pub(super) use self::trust::trust;
 use super::serve::Integrity;
 use super::storage::{Storage, StorageError};
-use super::take_over::{TakeOverError, take_over};
-use super::trust::trust;
 use super::unfinished::{Existing, UnfinishedFile};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};

@@ -4,13 +4,13 @@ use std::sync::{Mutex, PoisonError};
 
 use integrity::sidecar::{generate_sparse, is_unwritten};
 
-use super::scan::{Chunk, Unreadable, Visitor, scan};
+use super::super::scan::{Chunk, Unreadable, Visitor, scan};
 use crate::storage::error::Error;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
 /// Makes the tuples of all intervals from number `first` on, which are unwritten in `sidecar`. Blocks of zeros stay so.
-pub(super) fn trust(
+pub(in crate::command) fn trust(
     image: &Image,
     sidecar: &SidecarFile,
     first: u64,

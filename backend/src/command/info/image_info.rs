@@ -10,7 +10,7 @@ use crate::control::log::escape;
 use crate::storage::image::Image;
 
 /// What is said, for people, of an image whose durability was lost.
-pub(super) const DURABILITY_LOST: &str = "lost: a sync of the image failed when it was served, so writes that were not flushed \
+pub(in crate::command) const DURABILITY_LOST: &str = "lost: a sync of the image failed when it was served, so writes that were not flushed \
     before that may be missing; the next flush of its guest fails for it, once";
 
 /// Sizes are in bytes.

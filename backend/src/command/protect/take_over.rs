@@ -9,7 +9,7 @@ use integrity::Tag;
 use integrity::sidecar::{Mismatch, is_unwritten, mismatches};
 use thiserror::Error;
 
-use super::check::Findings;
+use super::super::check::Findings;
 use crate::device::bounce::{BounceFolio, FOLIO_SIZE_MAX};
 use crate::device::{BlockDevice, DeviceInfo, OneByOne, Protection, TupleRule};
 
@@ -85,7 +85,10 @@ pub enum TakeOverError {
 
 /// Passes `device`, at `path`, on, unless its tuples are our own and its first MiB has data and not one tuple: then nobody has made
 /// it a disk of ours. A tuple that is wrong, among others, is damage to one block, which the guest is told of when it reads that.
-pub(super) fn refuse_other_data<B: BlockDevice>(device: B, path: &Path) -> Result<B, TakeOverError> {
+pub(in crate::command) fn refuse_other_data<B: BlockDevice>(
+    device: B,
+    path: &Path,
+) -> Result<B, TakeOverError> {
     let Some(protection) = own_tuples(&device) else {
         return Ok(device);
     };

@@ -1,5 +1,8 @@
 //! `stableblk info`: what an image and its sidecar are. It looks and locks nothing, so the image may be in use.
 
+mod device_info;
+mod image_info;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::process::ExitCode;
@@ -10,8 +13,9 @@ use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::device_info::DeviceInfo;
-use super::image_info::ImageInfo;
+use self::device_info::DeviceInfo;
+pub(super) use self::image_info::DURABILITY_LOST;
+use self::image_info::ImageInfo;
 use super::{ImageArgs, print};
 use crate::device::{Namespace, NamespaceError};
 use crate::storage::error::Error;
