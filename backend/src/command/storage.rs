@@ -4,10 +4,20 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::serve::Integrity;
 use crate::device::{BlockIntegrity, DetectError, NoAttribute};
 use crate::storage::image::Image;
 use crate::storage::sidecar_path;
+
+/// Where the tuples are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Integrity {
+    /// On the device, where it has room for them; else beside the image, `IMAGE.pi`.
+    Auto,
+    /// Nowhere: no PI.
+    None,
+    /// In this file.
+    Path(PathBuf),
+}
 
 /// Where the tuples of an image are, and so by which device it is served.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,10 +2,12 @@
 
 mod error;
 mod lease;
+mod open;
 mod options;
+mod resources;
+mod serial;
 mod unprotected;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -14,31 +16,28 @@ use std::{io, thread};
 
 pub use self::error::ServeError;
 use self::lease::lease;
+use self::open::{open_image, open_kernel_pi, open_namespace, open_protected, open_sidecar, own};
 use self::options::BounceChoice;
 #[cfg(feature = "bench-null")]
 use self::options::DeviceChoice;
-pub use self::options::{Integrity, ServeArgs};
+pub use self::options::ServeArgs;
+use self::resources::{check_resources, memory_slots};
+use self::serial::{default_serial, device_serial};
 pub use self::unprotected::{Protected, UnprotectedError};
-use super::protect::refuse_other_data;
-use super::storage::{Storage, StorageError};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use super::storage::{Integrity, Storage};
 use virtio::{DEVICE_ID_LEN, DiskLimits};
 
 use crate::control::log_filter::LogFilter;
 use crate::control::socket::{self, BoundSocket, Endpoint, SocketError};
 use crate::control::{self, Chosen, ControlError, Role, SizeWatch, Supervision, Termination};
-use crate::device::bounce::ARENA_SIZE;
 use crate::device::{
-    self, BlockDevice, BlockIntegrity, DeviceInfo, KernelPiDevice, Namespace, NamespaceError,
-    NvmePassthroughDevice, PlainDevice, SidecarDevice, StablePages,
+    self, BlockDevice, DeviceInfo, Namespace, NamespaceError, NvmePassthroughDevice, PlainDevice, StablePages,
 };
-use crate::guest::MEMORY_SLOTS_MAX;
 use crate::guest::sigbus;
 use crate::inbox::Inbox;
 use crate::metrics::{Gauge, QueueMetrics};
 use crate::session::{Choices, Offer};
-use crate::storage::image::{Access, DirectIo, Holder, Image};
-use crate::storage::sidecar_file::{SidecarFile, load_error};
+use crate::storage::image::Holder;
 use crate::worker::disk::{Bounce, Disk};
 use crate::worker::range_lock::RangeLock;
 
@@ -53,17 +52,6 @@ pub const CAPABILITIES: &str = r#"{
 
 /// The control socket is for its owner alone.
 const CONTROL_MODE: u32 = 0o600;
-/// Descriptors of one queue: kick, the rings of call and error, wake and its copy, io_uring, the image for its syncs, and one to spare.
-const FILES_PER_QUEUE: u64 = 8;
-/// Descriptors of a memory region: its file, and for a moment a copy of it on the way to the parser of messages.
-const FILES_PER_SLOT: u64 = 2;
-/// Memory regions that a front-end can count on: what a machine has at its start, and some to plug in.
-const MEMORY_SLOTS_MIN: usize = 32;
-/// Descriptors of everything else.
-const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
-/// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
-const CONTROL_FILES: u64 = 12;
-
 /// Serves until a signal, on the socket that was inherited if there is one. Nothing on disk changes
 /// before everything needed has been found in order.
 pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Result<ExitCode, ServeError> {
@@ -123,49 +111,6 @@ fn run_as(args: &ServeArgs, entrance: Entrance<'_>) -> Result<ExitCode, ServeErr
     }
 }
 
-fn open_protected(
-    args: &ServeArgs,
-    image: Image,
-    sidecar: SidecarFile,
-    path: &Path,
-) -> Result<SidecarDevice, ServeError> {
-    let cache_bytes = usize::try_from(args.tuple_cache).unwrap_or(usize::MAX);
-    let opened = if args.incoming {
-        // what it is, and no more: its owner changes it meanwhile
-        Ok(SidecarDevice::preview(image, sidecar, cache_bytes))
-    } else if args.read_only {
-        SidecarDevice::view(image, sidecar, cache_bytes)
-    } else {
-        SidecarDevice::open(image, sidecar, args.intent.into(), cache_bytes)
-    };
-    opened.map_err(|error| load_error("open", path)(error).into())
-}
-
-fn open_sidecar(args: &ServeArgs, path: &Path, image: &Image) -> Result<SidecarFile, ServeError> {
-    let access = if args.incoming { Access::Inspect } else { access(args) };
-    let sidecar = SidecarFile::open(path, image, access)?;
-    // an image of which only a part is covered is served as far as that
-    let (size, block_size) = (sidecar.layout().image_size(), args.block_size);
-    if !size.is_multiple_of(block_size.into()) {
-        return Err(ServeError::BlockSize { path: args.blk_file.clone(), size, block_size });
-    }
-    Ok(sidecar)
-}
-
-fn open_kernel_pi(
-    args: &ServeArgs,
-    image: Image,
-    integrity: &BlockIntegrity,
-) -> Result<KernelPiDevice, ServeError> {
-    let opened = KernelPiDevice::new(image, integrity);
-    own(args, opened.map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?)
-}
-
-/// A device that nobody else has left data on. What its owner changes meanwhile tells nothing of that.
-fn own<B: BlockDevice>(args: &ServeArgs, device: B) -> Result<B, ServeError> {
-    if args.incoming { Ok(device) } else { Ok(refuse_other_data(device, &args.blk_file)?) }
-}
-
 /// Serves an NVMe namespace by its character device.
 fn serve_namespace(
     args: &ServeArgs,
@@ -185,17 +130,6 @@ fn serve_namespace(
     let device = lease(args, device, |args| own(args, NvmePassthroughDevice::new(open_namespace(args)?)));
     let doors = entrance.open(args)?;
     serve_device(args, device, None, &serial, doors, termination)
-}
-
-fn open_namespace(args: &ServeArgs) -> Result<Namespace, ServeError> {
-    let mut namespace = Namespace::open(&args.blk_file, access(args))?;
-    if access(args) == Access::ReadWrite {
-        namespace.mark_losses().map_err(|source| ServeError::Setup {
-            action: "open the namespace once more, by /proc/self/fd",
-            source,
-        })?;
-    }
-    Ok(namespace)
 }
 
 /// Where we are asked for something.
@@ -258,94 +192,6 @@ fn serve_device<B: BlockDevice>(
         return serve(args, device::null::NullDevice::new(device), needed, serial, doors, termination);
     }
     serve(args, device, needed, serial, doors, termination)
-}
-
-fn access(args: &ServeArgs) -> Access {
-    match args {
-        // readers do not exclude each other
-        ServeArgs { read_only: true, .. } => Access::Read,
-        ServeArgs { incoming: true, .. } => Access::Preview,
-        _ => Access::ReadWrite,
-    }
-}
-
-fn open_image(args: &ServeArgs) -> Result<Image, ServeError> {
-    let mut image = Image::open(&args.blk_file, access(args), DirectIo::WherePossible)?;
-    if image.size() == 0 || !image.size().is_multiple_of(args.block_size.into()) {
-        let (path, size, block_size) = (args.blk_file.clone(), image.size(), args.block_size);
-        return Err(ServeError::BlockSize { path, size, block_size });
-    }
-    if !image.size().is_multiple_of(image.alignment().offset.into()) {
-        // direct I/O could not reach the end of the image
-        drop(image);
-        image = Image::open(&args.blk_file, access(args), DirectIo::Never)?;
-    }
-    // as each queue will
-    let opened_again = image.open_for_sync().map(drop).and_then(|()| match access(args) {
-        Access::ReadWrite => image.mark_losses(),
-        Access::Inspect | Access::Preview | Access::Read => Ok(()),
-    });
-    opened_again.map_err(|source| ServeError::Setup {
-        action: "open the image once more, by /proc/self/fd",
-        source,
-    })?;
-    if !image.is_direct() {
-        tracing::info!(image = %args.blk_file.display(), "no direct I/O here: going through the page cache");
-    }
-    Ok(image)
-}
-
-/// Twenty characters of the image's UUID; without one, of its device and inode number.
-fn default_serial(image: &Image) -> Result<String, ServeError> {
-    if let Some(uuid) = image.uuids()?.first() {
-        return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
-    }
-    device_serial(image.file())
-}
-
-/// The device and inode number of a file.
-fn device_serial(file: &File) -> Result<String, ServeError> {
-    use std::os::unix::fs::MetadataExt;
-
-    let examined = file.metadata();
-    let meta = examined.map_err(|source| ServeError::Setup { action: "examine the image", source })?;
-    Ok(format!("{:04x}-{:x}", meta.dev(), meta.ino()).chars().take(DEVICE_ID_LEN).collect())
-}
-
-fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
-    let queues = args.num_queues;
-    let needed = files_without_memory(queues) + FILES_PER_SLOT * MEMORY_SLOTS_MIN as u64;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {
-        return Err(ServeError::TooManyQueues { queues, needed, limit });
-    }
-    if current != maximum {
-        // all that may be had: what a front-end shares takes descriptors too
-        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-        raised.map_err(|error| ServeError::Setup {
-            action: "raise the limit of open files",
-            source: error.into(),
-        })?;
-    }
-    let memory = rustix::system::sysinfo();
-    let total = memory.totalram.saturating_mul(memory.mem_unit.into()) >> 20;
-    let needed = u64::from(queues) * (ARENA_SIZE as u64 >> 20);
-    if needed > total {
-        return Err(ServeError::TooMuchMemory { queues, needed, total });
-    }
-    Ok(())
-}
-
-/// Descriptors that are needed before the front-end shares any memory.
-fn files_without_memory(queues: u16) -> u64 {
-    u64::from(queues) * FILES_PER_QUEUE + FILES_BESIDES
-}
-
-/// How many memory regions a front-end may share: each takes an open file.
-fn memory_slots(queues: u16) -> usize {
-    let left = |limit: u64| limit.saturating_sub(files_without_memory(queues)) / FILES_PER_SLOT;
-    let slots = getrlimit(Resource::Nofile).maximum.map_or(u64::MAX, left);
-    usize::try_from(slots).map_or(MEMORY_SLOTS_MAX, |slots| slots.min(MEMORY_SLOTS_MAX))
 }
 
 fn serve<B: BlockDevice>(

@@ -9,6 +9,7 @@ use integrity::sidecar::IntentMode;
 use virtio::DEVICE_ID_LEN;
 
 use super::super::parse_size;
+use super::super::storage::Integrity;
 use crate::control::socket::{self, Endpoint, SocketError};
 use crate::worker::{poller, wake_up_cost};
 
@@ -19,17 +20,6 @@ const QUEUE_SIZE_MAX: u16 = 1024;
 const POLL_US_MAX: u64 = 1_000_000;
 /// Least memory for tuples.
 const TUPLE_CACHE_MIN: u64 = 1 << 20;
-
-/// Where the tuples are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Integrity {
-    /// On the device, where it has room for them; else beside the image, `IMAGE.pi`.
-    Auto,
-    /// Nowhere: no PI.
-    None,
-    /// In this file.
-    Path(PathBuf),
-}
 
 /// `--bounce`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,0 +1,56 @@
+//! Open files and memory that the queues need, and the limits of the system on them.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::error::ServeError;
+use super::options::ServeArgs;
+use crate::control;
+use crate::device::bounce::ARENA_SIZE;
+use crate::guest::MEMORY_SLOTS_MAX;
+
+/// Descriptors of one queue: kick, the rings of call and error, wake and its copy, io_uring, the image for its syncs, and one to spare.
+const FILES_PER_QUEUE: u64 = 8;
+/// Descriptors of a memory region: its file, and for a moment a copy of it on the way to the parser of messages.
+const FILES_PER_SLOT: u64 = 2;
+/// Memory regions that a front-end can count on: what a machine has at its start, and some to plug in.
+const MEMORY_SLOTS_MIN: usize = 32;
+/// Descriptors of everything else.
+const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
+/// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
+const CONTROL_FILES: u64 = 12;
+
+pub(super) fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
+    let queues = args.num_queues;
+    let needed = files_without_memory(queues) + FILES_PER_SLOT * MEMORY_SLOTS_MIN as u64;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {
+        return Err(ServeError::TooManyQueues { queues, needed, limit });
+    }
+    if current != maximum {
+        // all that may be had: what a front-end shares takes descriptors too
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        raised.map_err(|error| ServeError::Setup {
+            action: "raise the limit of open files",
+            source: error.into(),
+        })?;
+    }
+    let memory = rustix::system::sysinfo();
+    let total = memory.totalram.saturating_mul(memory.mem_unit.into()) >> 20;
+    let needed = u64::from(queues) * (ARENA_SIZE as u64 >> 20);
+    if needed > total {
+        return Err(ServeError::TooMuchMemory { queues, needed, total });
+    }
+    Ok(())
+}
+
+/// Descriptors that are needed before the front-end shares any memory.
+fn files_without_memory(queues: u16) -> u64 {
+    u64::from(queues) * FILES_PER_QUEUE + FILES_BESIDES
+}
+
+/// How many memory regions a front-end may share: each takes an open file.
+pub(super) fn memory_slots(queues: u16) -> usize {
+    let left = |limit: u64| limit.saturating_sub(files_without_memory(queues)) / FILES_PER_SLOT;
+    let slots = getrlimit(Resource::Nofile).maximum.map_or(u64::MAX, left);
+    usize::try_from(slots).map_or(MEMORY_SLOTS_MAX, |slots| slots.min(MEMORY_SLOTS_MAX))
+}
