@@ -11,7 +11,7 @@ use super::array::{Change, change_tuples};
 use super::journal::Journal;
 use super::layout::Layout;
 use super::media::{File, Media, Reason};
-use super::session::empty;
+use super::open_close::empty;
 use super::superblock::{Superblock, SuperblockError};
 use super::tuples::{generate_sparse, is_unwritten};
 

@@ -22,12 +22,12 @@ mod layout;
 mod log;
 mod loss;
 mod media;
+mod open_close;
 mod pairing;
 mod recovery;
 mod regions;
 mod replay;
 mod rules;
-mod session;
 mod superblock;
 mod tuples;
 mod unreadable;
@@ -41,10 +41,10 @@ pub use growth::{Growth, grow};
 pub use journal::{Admission, Flush, Intent, Journal};
 pub use layout::{Layout, LayoutError, REGION_SIZE};
 pub use media::{File, Media, Reason};
+pub use open_close::{Opened, close, open};
 pub use pairing::{Session, Stamp, TwoMoments};
 pub use recovery::{Adoption, Recovery};
 pub use rules::Rules;
-pub use session::{Opened, close, open};
 pub use superblock::{
     IntentMode, LoadError, Loaded, SUPERBLOCK_SIZE, State, Superblock, SuperblockError, VERSION,
 };
