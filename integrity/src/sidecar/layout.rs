@@ -12,9 +12,17 @@
 
 use std::ops::Range;
 
-use super::superblock::SUPERBLOCK_SIZE;
-use super::{PAGE_SIZE, SECTOR_SIZE, dirty_map};
+use super::dirty_map;
 use crate::IntegrityProfile;
+
+/// What a medium writes whole or not at all, in bytes.
+pub const SECTOR_SIZE: usize = 512;
+
+/// The page of the log and of the array, in bytes.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Bytes that a copy of the superblock occupies.
+pub const SUPERBLOCK_SIZE: u64 = 4096;
 
 /// Bytes of the image that one dirty bit stands for.
 pub const REGION_SIZE: u64 = 1 << 20;

@@ -39,15 +39,13 @@ pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};
 pub use journal::{Admission, Flush, Intent, Journal};
-pub use layout::{Layout, LayoutError, REGION_SIZE};
+pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, close, open};
 pub use pairing::{Session, Stamp, TwoMoments};
 pub use recovery::{Adoption, Recovery};
 pub use rules::Rules;
-pub use superblock::{
-    IntentMode, LoadError, Loaded, SUPERBLOCK_SIZE, State, Superblock, SuperblockError, VERSION,
-};
+pub use superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError, VERSION};
 pub use tuples::{
     APPLICATION_TAG, Mismatch, Mismatches, SidecarError, accept, generate, generate_sparse, is_adopted,
     is_lost, is_unwritten, mismatches, verify,
@@ -55,12 +53,6 @@ pub use tuples::{
 pub use verdict::{Candidates, Verdict};
 
 use crate::Guard;
-
-/// What a medium writes whole or not at all, in bytes.
-pub const SECTOR_SIZE: usize = 512;
-
-/// The page of the log and of the array, in bytes.
-pub const PAGE_SIZE: usize = 4096;
 
 /// The checksum of everything in a sidecar but its tuples' own guards.
 fn crc_of(bytes: &[u8]) -> u64 {

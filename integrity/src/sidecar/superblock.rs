@@ -35,14 +35,11 @@ use super::layout::{Layout, LayoutError};
 use super::media::{File, Media, Reason};
 use super::pairing::TwoMoments;
 use super::unreadable::read_sidecar;
-use super::{PAGE_SIZE, SECTOR_SIZE, crc_of, field, put};
+use super::{PAGE_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE, crc_of, field, put};
 use crate::{Guard, IntegrityProfile, PiType};
 
 /// The format version that this crate reads and writes.
 pub const VERSION: u32 = 2;
-
-/// Bytes that a copy of the superblock occupies.
-pub const SUPERBLOCK_SIZE: u64 = 4096;
 
 /// The only PI type of a sidecar, as its byte on disk.
 const TYPE_1: u8 = 1;
