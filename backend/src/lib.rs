@@ -1,7 +1,8 @@
 //! The stableblk process: a vhost-user-blk back-end that keeps guest writes stable and protected.
 //!
-//! ARCHITECTURE.md has the map. [`worker`] is the path of a request; [`session`] speaks vhost-user; [`device`] is storage;
-//! [`command`] is what a person starts.
+//! ARCHITECTURE.md has the map. [`command`] is what a person starts, [`control`] the thread that
+//! supervises a disk, [`session`] speaks vhost-user, [`worker`] is the path of a request, [`device`]
+//! is what blocks lie on, [`storage`] has files and locks, [`guest`] what the front-end shares.
 
 pub mod command;
 pub mod control;
