@@ -87,7 +87,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let Some(active) = self.requests.get_mut(id) else {
             return;
         };
-        active.status = Status::IoErr;
+        active.status = failure.status();
         let counter = failure.counter(self.metrics());
         if counter.add_logged() {
             tracing::error!(queue = self.vring.index, total = counter.get(), "{what} failed: {failure}");

@@ -5,12 +5,12 @@ use std::io;
 use integrity::LengthError;
 use integrity::sidecar::SidecarError;
 use thiserror::Error;
-use virtio::CopyError;
+use virtio::{CopyError, Status};
 
 use crate::device::PiFailure;
 use crate::metrics::{Counter, QueueMetrics};
 
-/// Why a part of a request failed, for the log and the counters. The driver is told IOERR.
+/// Why a part of a request failed, for the driver, the log and the counters.
 #[derive(Debug, Error)]
 pub(super) enum Failure {
     #[error(transparent)]
@@ -27,6 +27,17 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The answer of the request. virtio-blk has one status for all failures of a request that was
+    /// in order (virtio 1.2, 5.2.6); requests that are not in order are refused by
+    /// [`virtio::Request::check`].
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Device(_) | Self::Integrity(_) | Self::Copy(_) | Self::Length(_) | Self::MemoryLost => {
+                Status::IoErr
+            }
+        }
+    }
+
     /// What counts it.
     pub(super) fn counter<'a>(&self, metrics: &'a QueueMetrics) -> &'a Counter {
         match self {

@@ -3,6 +3,7 @@
 use virtio::{Malformed, Request, Status};
 
 use super::QueueWorker;
+use super::failure::Failure;
 use crate::device::BlockDevice;
 use crate::guest::inflight_region::InflightQueue;
 use crate::worker::range_lock::Owner;
@@ -63,7 +64,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         if self.finds_memory_lost() {
             // the chain may have been read from private memory
             match parsed {
-                Ok(request) => self.answer(request, Status::IoErr, 0),
+                Ok(request) => self.answer(request, Failure::MemoryLost.status(), 0),
                 Err(malformed) => malformed.complete(&mut self.vring.ring, &*self.memory),
             }
             return false;
@@ -107,11 +108,13 @@ impl<B: BlockDevice> QueueWorker<B> {
             virtio::Operation::GetId => {
                 let len =
                     self.disk.serial.len().min(usize::try_from(request.data.len()).unwrap_or(usize::MAX));
-                match request.data.copy_from(&*self.memory, 0, &self.disk.serial[..len]) {
-                    Ok(()) if !self.finds_memory_lost() => {
-                        self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0));
-                    }
-                    _ => self.answer(request, Status::IoErr, 0),
+                let copied = request.data.copy_from(&*self.memory, 0, &self.disk.serial[..len]);
+                let copied = copied
+                    .map_err(Failure::from)
+                    .and_then(|()| if self.finds_memory_lost() { Err(Failure::MemoryLost) } else { Ok(()) });
+                match copied {
+                    Ok(()) => self.answer(request, Status::Ok, u32::try_from(len).unwrap_or(0)),
+                    Err(failure) => self.answer(request, failure.status(), 0),
                 }
             }
             _ => match Active::new(request, self.clock.read(), self.info.zeroing) {
