@@ -53,7 +53,7 @@ impl Watchdog {
 
     /// There is work to watch over.
     pub fn woken(&mut self, watch: &Watch, now: Instant) {
-        watch.take();
+        watch.clear();
         self.idle = false;
         if self.next_look.is_none() {
             // the rest was no want of progress
@@ -92,8 +92,8 @@ impl Watchdog {
         // Told again from the first idle look on; what is missed by a worker that has not seen that yet is seen at the second.
         match (idle, self.idle) {
             (true, true) => self.next_look = None,
-            (true, false) => watch.set_told(false),
-            (false, _) => watch.set_told(true),
+            (true, false) => watch.set_notified(false),
+            (false, _) => watch.set_notified(true),
         }
         self.idle = idle;
     }

@@ -98,7 +98,8 @@ pub struct MemoryTable {
 }
 
 impl MemoryTable {
-    /// An empty table for at most `slots` regions, [`MEMORY_SLOTS_MAX`](super::MEMORY_SLOTS_MAX) or fewer.
+    /// An empty table for at most `slots` regions, [`MEMORY_SLOTS_MAX`](super::MEMORY_SLOTS_MAX)
+    /// or fewer.
     pub fn new(slots: usize) -> Self {
         Self { slots, regions: Vec::new(), memory: Arc::default(), log: Arc::default() }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What the control thread, or a worker that has ended, tells a session.
+/// A notice from the control thread, or from a worker that has ended.
 pub enum Notice {
     /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
     WhileStopped(Box<dyn FnOnce() -> bool + Send>),

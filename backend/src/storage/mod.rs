@@ -1,4 +1,5 @@
-//! Files and devices that hold a disk: opening, locking and measuring them, and what is written beside the data.
+//! Files and devices that hold a disk: opening, locking and measuring them, and what is written
+//! beside the data.
 
 pub mod durability;
 pub mod error;

@@ -1,4 +1,5 @@
-//! Messages to a worker: of the session, of the watchdog, and of workers whose release granted it a range.
+//! Messages to a worker: from the session, from the watchdog, and from workers whose release
+//! granted it a range.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;

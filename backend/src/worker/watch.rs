@@ -11,21 +11,21 @@ use rustix::event::{EventfdFlags, eventfd};
 #[derive(Debug)]
 pub struct Watch {
     /// True also where nobody watches.
-    told: AtomicBool,
+    notified: AtomicBool,
     wake: OnceLock<OwnedFd>,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { told: AtomicBool::new(true), wake: OnceLock::new() }
+        Self { notified: AtomicBool::new(true), wake: OnceLock::new() }
     }
 }
 
 impl Watch {
     /// There is a request in flight. One load, but for the first since the watchdog rested.
     pub fn tell(&self) {
-        if !self.told.load(Relaxed) {
-            self.told.store(true, Relaxed);
+        if !self.notified.load(Relaxed) {
+            self.notified.store(true, Relaxed);
             if let Some(wake) = self.wake.get() {
                 // fails only when the counter is full, and then the watchdog has been woken
                 let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
@@ -33,28 +33,28 @@ impl Watch {
         }
     }
 
-    /// Has workers tell from now on. Fails when the system has no eventfd for it.
+    /// Lets workers notify from now on. Fails when the system has no eventfd for it.
     pub(crate) fn begin(&self) -> io::Result<()> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let _ = self.wake.set(wake);
-        self.set_told(false);
+        self.set_notified(false);
         Ok(())
     }
 
-    /// Readable when a worker has told; none before [`Self::begin`].
+    /// Readable when a worker has notified; none before [`Self::begin`].
     pub(crate) fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         self.wake.get().map(AsFd::as_fd)
     }
 
-    /// Takes what workers have told.
-    pub(crate) fn take(&self) {
+    /// Clears the notifications of workers.
+    pub(crate) fn clear(&self) {
         if let Some(wake) = self.wake_fd() {
             let _ = rustix::io::read(wake, &mut [0; 8]);
         }
     }
 
-    /// Whether workers are to tell of the next request: they do after `false`.
-    pub(crate) fn set_told(&self, told: bool) {
-        self.told.store(told, Relaxed);
+    /// After `false`, the next request makes its worker notify; after `true`, none does.
+    pub(crate) fn set_notified(&self, notified: bool) {
+        self.notified.store(notified, Relaxed);
     }
 }
