@@ -73,8 +73,8 @@ impl SidecarFile {
         let covered = sidecar.layout().image_size();
         if covered < image.size() {
             // a block device has no UUID to be known by
-            let is_known =
-                !image.uuids()?.is_empty() || image.is_block_device() && Sample::take(&sidecar).fits();
+            let is_known = !image.uuids()?.is_empty()
+                || image.is_block_device() && Sample::take(&sidecar.media, sidecar.layout()).fits();
             if !is_known || !covered.is_multiple_of(image.alignment().offset.into()) {
                 return Err(Error::SizeDiffers {
                     sidecar: sidecar.path,
@@ -184,12 +184,7 @@ impl SidecarFile {
 
     /// The first interval at or after `interval` that may have been written: what is skipped is holes.
     pub fn next_written(&self, interval: u64) -> io::Result<Option<u64>> {
-        let layout = self.layout();
-        let data = image::next_data(self.media.sidecar(), layout.page_offset(layout.page_of(interval)))?;
-        Ok(data.map(|offset| {
-            let page = (offset - layout.array_offset()) / sidecar::PAGE_SIZE as u64;
-            layout.intervals_of(page).start.max(interval)
-        }))
+        self.media.next_written(self.layout(), interval)
     }
 
     /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes

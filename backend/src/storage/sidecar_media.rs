@@ -63,6 +63,16 @@ impl SidecarMedia {
         &self.sidecar
     }
 
+    /// The first interval at or after `interval` that may have been written, by the holes of the
+    /// array of `layout`.
+    pub fn next_written(&self, layout: &Layout, interval: u64) -> io::Result<Option<u64>> {
+        let data = next_data(&self.sidecar, layout.page_offset(layout.page_of(interval)))?;
+        Ok(data.map(|offset| {
+            let page = (offset - layout.array_offset()) / sidecar::PAGE_SIZE as u64;
+            layout.intervals_of(page).start.max(interval)
+        }))
+    }
+
     /// Direct I/O reads whole blocks to aligned addresses; what was not asked for is dropped.
     fn read_image(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let align = self.alignment.offset.max(self.alignment.memory) as usize;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use integrity::sidecar::{File, Media, is_unwritten, verify};
+use integrity::sidecar::{File, Layout, Media, TuplePage, is_unwritten, verify};
 
-use crate::storage::sidecar_file::SidecarFile;
+use crate::storage::sidecar_media::SidecarMedia;
 
 /// Blocks that are read.
 const SAMPLE_LEN: usize = 64;
@@ -22,8 +22,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     /// Written blocks that lie far apart; where there are few of these, others between them.
-    pub(crate) fn take(sidecar: &SidecarFile) -> Self {
-        let layout = sidecar.layout();
+    pub(crate) fn take(media: &SidecarMedia, layout: &Layout) -> Self {
         let widest = layout.intervals().div_ceil(SAMPLE_LEN as u64);
         let mut sample = BTreeMap::new();
         let mut looks = LOOKS_MAX;
@@ -31,9 +30,9 @@ impl Sample {
             let mut at = 0;
             while sample.len() < SAMPLE_LEN && looks > 0 {
                 looks -= 1;
-                let Some((interval, tuple, end)) = written_at_or_after(sidecar, at) else { break };
+                let Some((interval, tuple, end)) = written_at_or_after(media, layout, at) else { break };
                 if let Some(tuple) = tuple {
-                    sample.entry(interval).or_insert_with(|| is_good(sidecar, interval, &tuple));
+                    sample.entry(interval).or_insert_with(|| is_good(media, layout, interval, &tuple));
                     at = (interval + 1).next_multiple_of(stride.max(1));
                 } else {
                     at = end;
@@ -52,25 +51,27 @@ impl Sample {
 
 /// The first written interval at or after `from` in the first page of the array that may have one,
 /// with its tuple; and the end of that page. None behind the last page.
-fn written_at_or_after(sidecar: &SidecarFile, from: u64) -> Option<(u64, Option<Vec<u8>>, u64)> {
-    let layout = sidecar.layout();
-    let first = sidecar
-        .next_written(from)
+fn written_at_or_after(
+    media: &SidecarMedia,
+    layout: &Layout,
+    from: u64,
+) -> Option<(u64, Option<Vec<u8>>, u64)> {
+    let first = media
+        .next_written(layout, from)
         .ok()?
         .filter(|&first| from < layout.intervals() && first < layout.intervals())?;
-    let page = sidecar.read_page(layout.page_of(first)).ok()?;
+    let page = TuplePage::read(layout, media, layout.page_of(first)).ok()?;
     let intervals = first..layout.intervals_of(page.page).end;
     let end = intervals.end;
-    let tuples = page.tuples[page.range(layout, &intervals)].chunks_exact(sidecar.profile().tuple_size());
+    let tuples = page.tuples[page.range(layout, &intervals)].chunks_exact(layout.profile().tuple_size());
     let written = intervals.zip(tuples).find(|(_, tuple)| !is_unwritten(tuple));
     Some(written.map_or((first, None, end), |(interval, tuple)| (interval, Some(tuple.to_vec()), end)))
 }
 
 /// Whether a read of the block would find it good.
-fn is_good(sidecar: &SidecarFile, interval: u64, tuple: &[u8]) -> bool {
-    let profile = sidecar.profile();
+fn is_good(media: &SidecarMedia, layout: &Layout, interval: u64, tuple: &[u8]) -> bool {
+    let profile = layout.profile();
     let mut data = vec![0; profile.interval_size()];
     let offset = interval * profile.interval_size() as u64;
-    sidecar.media().read(File::Image, offset, &mut data).is_ok()
-        && verify(profile, interval, &data, tuple).is_ok()
+    media.read(File::Image, offset, &mut data).is_ok() && verify(profile, interval, &data, tuple).is_ok()
 }

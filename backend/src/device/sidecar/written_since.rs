@@ -14,7 +14,7 @@ pub(super) fn look(sidecar: &SidecarFile) {
     if sidecar.superblock().state() != State::Clean || closed == 0 || now == 0 || closed == now {
         return;
     }
-    let Sample { blocks, mismatches } = Sample::take(sidecar);
+    let Sample { blocks, mismatches } = Sample::take(sidecar.media(), sidecar.layout());
     if mismatches == 0 {
         tracing::info!(
             "the image was modified after its sidecar was closed: {blocks} sampled blocks all match"
