@@ -63,7 +63,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Whether blocks may lack what was written to them last, although they match.
+    /// Whether blocks that match may still lack their last writes.
     pub(super) fn durability_lost(&self) -> bool {
         self.durability_lost
     }

@@ -83,7 +83,7 @@ pub(super) fn open_kernel_pi(
     own(args, opened.map_err(|reason| StorageError::Access { path: args.blk_file.clone(), reason })?)
 }
 
-/// A device that nobody else has left data on. What its owner changes meanwhile tells nothing of that.
+/// A device that holds data of no other owner. Its current owner's changes are no sign of that.
 pub(super) fn own<B: BlockDevice>(args: &ServeArgs, device: B) -> Result<B, ServeError> {
     if args.incoming { Ok(device) } else { Ok(refuse_other_data(device, &args.blk_file)?) }
 }
