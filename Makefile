@@ -1,8 +1,8 @@
-# Every target first installs what it misses, as root on Debian 12.
+# Every target first installs the programs that it needs, as root on Debian 12.
 
 .PHONY: demo test bench bench-quick bench-micro bench-programs fuzz soak install prerequisites FORCE
 
-# what scripts/install-prerequisites unpacks
+# where scripts/install-prerequisites unpacks programs
 CACHE = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stableblk
 
 # seconds that each fuzz target and the soak run, and messages of the soak's front-ends
@@ -26,7 +26,7 @@ test: prerequisites
 	cargo test --workspace --locked --no-fail-fast
 	cd tests/guest/programs && cargo test --locked
 
-# A target directory of its own: what is shipped has no null device.
+# A target directory of its own: the program that is shipped has no null device.
 BENCH = target/bench/release/stableblk-bench
 
 bench-programs: prerequisites
