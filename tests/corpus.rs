@@ -1,4 +1,5 @@
-//! A fuzz target's corpus, replayed by the tests of its crate: what fuzzing once reached stays tested.
+//! A fuzz target's corpus, replayed by the tests of its crate: what fuzzing once reached stays
+//! tested.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What `make install` puts where.
+//! The files of `make install`, with their places.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

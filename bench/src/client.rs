@@ -1,6 +1,7 @@
 //! A virtio-blk driver that keeps every queue full, and measures.
 //!
-//! One thread drives all queues and polls for completions, so the figures are the back-end's, not those of waking a client.
+//! One thread drives all queues and polls for completions, so the figures are the back-end's, not
+//! those of waking a client.
 
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -28,13 +29,14 @@ const DESCRIPTORS: usize = 3;
 /// Latencies from a nanosecond to a minute, in three digits.
 const HISTOGRAM_BOUNDS: (u64, u64, u8) = (1, 60_000_000_000, 3);
 
-/// What was counted in a window of time.
+/// The counts of a window of time.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    /// In nanoseconds, from the moment the client had the request to give until it saw it completed.
+    /// Latencies in nanoseconds, from the moment the client had the request to submit until it saw
+    /// it completed.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) window: Duration,
-    /// Of the window, what the client itself worked: it spent the rest looking in vain.
+    /// The part of the window in which the client had work; it polled without success for the rest.
     pub(crate) client_busy: Duration,
 }
 
@@ -47,10 +49,12 @@ pub(crate) struct Client {
     workload: Workload,
     blocks: u64,
     random: fastrand::Rng,
-    /// When the request of each slot was given. A slot is a buffer, and the place of a request in its queue.
+    /// When the request of each slot was given. A slot is a buffer, and the place of a request in
+    /// its queue.
     begun: Vec<Instant>,
     in_flight: usize,
-    /// More threads want to run than there are cores, so looking in vain would keep one from its work.
+    /// More threads want to run than there are cores, so polling without success would keep one
+    /// from its work.
     yields: bool,
 }
 
@@ -89,7 +93,7 @@ impl Client {
         })
     }
 
-    /// Keeps every queue full for `time`. What is in flight at the end stays so.
+    /// Keeps every queue full for `time`. Requests in flight at the end stay in flight.
     pub(crate) fn drive(&mut self, time: Duration) -> Result<Counted, BenchError> {
         let start = Instant::now();
         if self.in_flight == 0 {
@@ -117,7 +121,7 @@ impl Client {
                 if worked {
                     (last_completion, now, idle) = (now, Instant::now(), false);
                 }
-                // the first look after a submission is what tells the back-end of it
+                // the first look after a submission notifies the back-end
                 if worked || *submitted {
                     client_busy += now - before;
                 }
@@ -130,8 +134,8 @@ impl Client {
         Ok(Counted { latencies, window: now - start, client_busy })
     }
 
-    /// Reads or writes `TOUCH_LEN` bytes in every `distance` of the disk, so that what the first request to a part of it costs
-    /// is no part of the figures.
+    /// Reads or writes `TOUCH_LEN` bytes in every `distance` of the disk, so that what the first
+    /// request to a part of it costs is no part of the figures.
     pub(crate) fn touch(&mut self, distance: u64, is_read: bool) -> Result<(), BenchError> {
         let disk = self.blocks * self.workload.block_size as u64;
         let len = TOUCH_LEN.min(self.workload.block_size);
@@ -147,8 +151,8 @@ impl Client {
         self.complete_all(touch)
     }
 
-    /// Waits for what is in flight. Then every buffer that was read into must hold what the whole disk holds, unless the
-    /// disk is one that stores nothing.
+    /// Waits for what is in flight. Then every buffer that was read into must hold what the whole
+    /// disk holds, unless the disk is one that stores nothing.
     pub(crate) fn drain(&mut self, stores: bool) -> Result<(), BenchError> {
         self.complete_all(|_, _| {})?;
         if stores && !content::is_that_of_the_disk(buffers(&mut self.memory)) {
@@ -234,8 +238,8 @@ fn connect(socket: &Path) -> Result<Blkio, BenchError> {
 
 #[expect(unsafe_code, reason = "blkio gives memory as an address")]
 fn buffers(memory: &mut MemoryRegion) -> &mut [u8] {
-    // SAFETY: the region is mapped, readable and writable, for as long as the client has it; callers hold the slice only
-    // while no request is in flight.
+    // SAFETY: the region is mapped, readable and writable, for as long as the client has it;
+    // callers hold the slice only while no request is in flight.
     unsafe { std::slice::from_raw_parts_mut(memory.addr as *mut u8, memory.len) }
 }
 

@@ -1,7 +1,8 @@
-//! What the measured disks hold: the same eight bytes over and over, and every write writes them again.
+//! The content of the measured disks: the same eight bytes repeatedly, and every write writes them
+//! again.
 //!
-//! So a disk never changes, and back-ends with and without integrity can take turns on one file: whatever another one has
-//! written, all tuples still match.
+//! So a disk never changes, and back-ends with and without integrity can take turns on one file:
+//! all tuples still match after another back-end has written to it.
 
 use std::fs::File;
 use std::io::{self, Write};

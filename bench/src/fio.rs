@@ -1,4 +1,4 @@
-//! fio with io_uring on the image itself: what the storage and the kernel give without a back-end.
+//! fio with io_uring on the image itself: the limit of storage and kernel without a back-end.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,8 @@ pub(crate) fn command(image: &Path, workload: Workload, warm_up: Duration, windo
     fio.args(["--thread", "--group_reporting", "--time_based", "--norandommap", "--allow_file_create=0"]);
     // both directions as one, whichever there are
     fio.args(["--unified_rw_reporting=mixed", "--percentile_list=50:99:99.9", "--output-format=json"]);
-    // from before a request is given to the kernel, as the client of a back-end counts, not from when the kernel has taken it
+    // from before a request is given to the kernel, as the client of a back-end counts, not from
+    // when the kernel has taken it
     fio.args(["--lat_percentiles=1", "--clat_percentiles=0"]);
     fio.arg(format!("--filename={}", image.display()));
     fio.arg(format!("--rw={}", workload.pattern.name()));
@@ -50,7 +51,7 @@ struct Job {
 #[derive(Debug, Deserialize)]
 struct Mixed {
     total_ios: u64,
-    /// In milliseconds.
+    /// The time of the run, in milliseconds.
     runtime: u64,
     lat_ns: Latency,
 }
@@ -96,7 +97,7 @@ pub(crate) fn parse(output: &str, workload: Workload) -> Result<Sample, BenchErr
 mod tests {
     use super::*;
 
-    /// What fio 3.33 printed, without what is not read.
+    /// The output of fio 3.33, without the parts that are not read.
     const OUTPUT: &str = r#"fio: this platform does not support process shared mutexes
 { "fio version" : "fio-3.33", "jobs" : [ { "jobname" : "limit", "error" : 0, "job_runtime" : 600,
   "mixed" : { "io_bytes" : 503492608, "iops" : 408172.757475, "runtime" : 301, "total_ios" : 122860,

@@ -24,11 +24,12 @@ use crate::storage::{Disk, Storage};
 use crate::subject::Subject;
 use crate::workload::{Pattern, Workload};
 
-/// What a run may take beyond its window: start, connection, end.
+/// The time a run may take beyond its window: start, connection, end.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Ends with all that was written made durable.
 const STOP_TIME: Duration = Duration::from_secs(60);
-/// A block in so many KiB is read or written before each run, which is one for each page of 64-bit tuples, and less than a region.
+/// One block in this number of KiB is read or written before each run: one for each page of 64-bit
+/// tuples, and less than a region.
 const TOUCH_KIB: &str = "992";
 /// The longest load for the memory of others than stableblk as it comes.
 const MEMORY_SECONDS_OF_OTHERS: u64 = 30;
@@ -52,7 +53,8 @@ pub(crate) struct RunArgs {
     /// How long each run is warmed up before
     #[arg(long, default_value_t = 60, value_name = "N")]
     warm_up_milliseconds: u64,
-    /// How long the load is under which the memory of bounce + PI 64b is watched; of others half a minute at most
+    /// How long the load is under which the memory of bounce + PI 64b is watched; of others half a
+    /// minute at most
     #[arg(long, default_value_t = 30, value_name = "N")]
     memory_seconds: u64,
     /// Size of the images
@@ -72,13 +74,14 @@ pub(crate) struct RunArgs {
     output: PathBuf,
 }
 
-/// What runs need.
+/// The programs and files that runs need.
 struct Bench<'a> {
     args: &'a RunArgs,
     stableblk: PathBuf,
     scratch: TempDir,
     progress: ProgressBar,
-    /// By a signal: between two runs there is nothing to clean up but the disks, which go when they are dropped.
+    /// By a signal: between two runs there is nothing to clean up but the disks, which go when they
+    /// are dropped.
     stopped: Arc<AtomicBool>,
 }
 
@@ -183,7 +186,7 @@ impl Bench<'_> {
                 }
             }
         }
-        // what there is is not lost to what comes
+        // a later failure loses no results so far
         results.save(&self.args.output)?;
         if storage == Storage::Null {
             self.measure_at_rest(&disk, &mut results.at_rest)?;
@@ -224,8 +227,9 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A back-end of its own, a client of its own, and both gone afterwards. Interrupts of a disk go to one core, and whoever sleeps
-    /// there is woken sooner: in a round all clients spin on the same core, and leave the same to the back-ends.
+    /// A back-end of its own, a client of its own, and both gone afterwards. Interrupts of a disk
+    /// go to one core, and whoever sleeps there is woken sooner: in a round all clients spin on the
+    /// same core, and leave the same to the back-ends.
     fn load(
         &self,
         disk: &Disk,

@@ -13,7 +13,8 @@ use crate::sample::{Idle, LoadResult, Sample};
 use crate::usage::{CpuTime, CpuUse, Memory, context_switches};
 use crate::workload::Workload;
 
-/// Time for a back-end to find out that there is nothing more to do: the watchdog of stableblk looks three times more, every 2.5 s.
+/// Time for a back-end to find out that there is nothing more to do: the watchdog of stableblk
+/// looks three times more, every 2.5 s.
 const SETTLE_TIME: Duration = Duration::from_secs(9);
 
 /// Drive a vhost-user-blk back-end and print what it did and what it used, as JSON
@@ -33,10 +34,11 @@ pub(crate) struct LoadArgs {
     /// How long to warm up before
     #[arg(long, value_name = "N", default_value_t = 100)]
     warm_up_milliseconds: u64,
-    /// Before anything else, read or write a block in every so many KiB
+    /// Before anything else, read or write a block in every N KiB
     #[arg(long, value_name = "N")]
     touch_kib: Option<u64>,
-    /// How long to stay connected afterwards without a request, and to watch the back-end do nothing
+    /// How long to stay connected afterwards without a request, and to watch the back-end do
+    /// nothing
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle_milliseconds: u64,
     /// Keep to one of the cores, the Nth counted round and round
@@ -98,7 +100,7 @@ fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// What the back-end does while nothing is asked of it.
+/// The activity of the back-end while it has no requests.
 fn watch_idle(pid: u32, time: Duration) -> Result<Option<Idle>, BenchError> {
     if time.is_zero() {
         return Ok(None);

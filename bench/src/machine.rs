@@ -29,7 +29,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Examines this machine, and asks all programs for their version: the first sign that one is missing.
+    /// Examines this machine, and asks all programs for their version: the first sign that one is
+    /// missing.
     pub(crate) fn examine(stableblk: &Path, scratch: &Path) -> Result<Self, BenchError> {
         let memory = rustix::system::sysinfo();
         let cpus = CpuInfo::current()?;

@@ -19,11 +19,11 @@ const LARGE: [(usize, usize); 2] = [(64 << 10, 8), (1 << 20, 4)];
 pub(crate) enum Extent {
     /// Every pattern, depth, size and number of queues
     Full,
-    /// What the asked values of issue 7 are about
+    /// The cells that have a target
     Quick,
 }
 
-/// What to leave out.
+/// The cells to run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Filter {
     /// Only these disks
@@ -35,13 +35,13 @@ pub(crate) struct Filter {
     /// Only these patterns
     #[arg(long, value_enum, value_delimiter = ',')]
     rw: Vec<Pattern>,
-    /// Only requests of so many bytes
+    /// Only requests of this size, in bytes
     #[arg(long, value_delimiter = ',')]
     block_size: Vec<usize>,
-    /// Only so many requests in flight
+    /// Only this number of requests in flight
     #[arg(long, value_delimiter = ',')]
     depth: Vec<usize>,
-    /// Only so many queues
+    /// Only this number of queues
     #[arg(long, value_delimiter = ',')]
     queues: Vec<usize>,
 }
@@ -114,7 +114,8 @@ impl Extent {
     pub(crate) fn cells(self, storage: Storage, filter: &Filter) -> Vec<(Cell, Vec<Subject>)> {
         let mut workloads = self.workloads();
         if (self, storage) == (Self::Quick, Storage::Null) {
-            // growth with depth and queues is asked of the null device alone; large requests are not
+            // growth with depth and queues is asked of the null device alone; large requests are
+            // not
             workloads.retain(|workload| workload.block_size == KIB_4);
             workloads.push(Workload::new(Randread, KIB_4, 128));
             workloads.push(Workload::new(Randread, KIB_4, 32).with_queues(2));
@@ -130,7 +131,7 @@ impl Extent {
     }
 }
 
-/// Those who take turns, in the order of `round`: nobody is always first.
+/// The subjects in the order of `round`: the first one changes from round to round.
 pub(crate) fn turns(subjects: &[Subject], round: u32) -> impl Iterator<Item = Subject> {
     let first = round as usize % subjects.len().max(1);
     subjects[first..].iter().chain(&subjects[..first]).copied()

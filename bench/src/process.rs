@@ -22,7 +22,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`. What it prints goes to files in `directory`.
+    /// Starts `command`. Its output goes to files in `directory`.
     pub(crate) fn start(mut command: Command, directory: &Path) -> Result<Self, BenchError> {
         let path = Path::new(command.get_program());
         let program = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -49,7 +49,7 @@ impl Process {
         if ready { Ok(()) } else { Err(self.timed_out(limit)) }
     }
 
-    /// Waits for its end, which must be a success; what it has printed.
+    /// Waits for its end, which must be a success, and returns its output.
     pub(crate) fn finish(mut self, limit: Duration) -> Result<String, BenchError> {
         self.wait_until(limit, |process| Ok(process.has_ended()?.is_some()))?;
         match self.has_ended()? {
@@ -111,7 +111,7 @@ impl Drop for Process {
     }
 }
 
-/// What a program that is soon done prints.
+/// The output of a short-lived program.
 pub(crate) fn output_of(command: Command, directory: &Path, limit: Duration) -> Result<String, BenchError> {
     Process::start(command, directory)?.finish(limit)
 }

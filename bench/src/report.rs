@@ -16,7 +16,7 @@ use crate::storage::Storage;
 use crate::subject::Subject;
 use crate::targets::{self, Asked, Target, mib};
 
-/// What does not depend on figures. `<!-- name -->` is where they go.
+/// The text of the page. `<!-- name -->` marks the places of figures.
 const TEMPLATE: &str = include_str!("performance.md");
 
 /// Where the report goes.
@@ -148,7 +148,8 @@ fn latency(results: &Results, storage: Storage) -> String {
     })
 }
 
-/// The kernel tells user and system apart by its clock's ticks, too coarsely for one run: their shares are those of all rounds.
+/// The kernel tells user and system apart by its clock's ticks, too coarsely for one run: their
+/// shares are those of all rounds.
 fn cpu(results: &Results, storage: Storage) -> String {
     medians(results, storage, "CPU a request in us", |cell, subject| {
         let total = results.spread(cell, subject, Sample::cpu_us)?.median;

@@ -38,7 +38,7 @@ pub(crate) struct Run {
     pub(crate) outcome: Outcome,
 }
 
-/// What came of a turn.
+/// The outcome of a turn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {

@@ -1,4 +1,4 @@
-//! What one run has shown.
+//! The figures of one run.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Of `requests` that took `window` and `used` so much CPU time, with no latencies yet.
+    /// The figures of `requests` that took `window` and the CPU time `used`, without latencies.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests")]
     pub(crate) fn of_requests(requests: u64, block_size: usize, window: Duration, used: CpuUse) -> Self {
         let iops = requests as f64 / window.as_secs_f64();
@@ -66,7 +66,7 @@ impl Idle {
     }
 }
 
-/// What `load` prints.
+/// The output of `load`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LoadResult {
     pub(crate) sample: Sample,

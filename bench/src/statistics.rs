@@ -1,7 +1,8 @@
 //! Medians, and ratios of what alternated.
 //!
-//! A machine's speed drifts, so figures of different times say little of each other. A ratio here is taken within one round,
-//! where both ran within seconds, and the median is of these ratios; what other work disturbs is a round, not the result.
+//! A machine's speed drifts, so figures of different times cannot be compared. A ratio here is
+//! taken within one round, where both ran within seconds, and the median is of these ratios. Other
+//! work disturbs a round, not the result.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,8 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of `figures`; `None` when there are none. Of an even number it is the mean of the two in the middle.
+    /// Of `figures`; `None` when there are none. Of an even number it is the mean of the two in the
+    /// middle.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = figures.into_iter().filter(|figure| figure.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);

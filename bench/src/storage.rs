@@ -1,4 +1,5 @@
-//! The disks that are measured: a raw image with two sidecars, on the file system that a figure is to be of.
+//! The disks that are measured: a raw image with two sidecars, on the file system that a figure is
+//! to be of.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ const PROTECT_TIME: Duration = Duration::from_secs(120);
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const EXT4_MAGIC: FsWord = 0xEF53;
 
-/// What is behind a disk.
+/// The storage behind a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Storage {
@@ -62,7 +63,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes an image of `size` bytes in `directory`, written whole, and its sidecars; for [`Storage::Null`] an empty one.
+    /// Makes an image of `size` bytes in `directory`, written whole, and its sidecars; for
+    /// [`Storage::Null`] an empty one.
     pub(crate) fn new(
         storage: Storage,
         directory: &Path,

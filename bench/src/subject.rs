@@ -1,4 +1,4 @@
-//! Who is measured, and by which command line.
+//! The programs that are measured, with their command lines.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::cell::Cell;
 use crate::storage::{Disk, Storage};
 
-/// Who serves the disk. `Fio` does not: it is the limit, without a back-end or a guest.
+/// The program that serves the disk. `Fio` serves none: it is the limit, without a back-end or a
+/// guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Subject {
@@ -57,7 +58,8 @@ impl Subject {
         }
     }
 
-    /// Polling is about low depths; who differs only in that is not measured elsewhere. There is no null device for fio.
+    /// Polling matters at low depths; subjects that differ only in polling are not measured
+    /// elsewhere. There is no null device for fio.
     pub(crate) fn can_do(self, cell: &Cell) -> bool {
         match self {
             Self::PiCrc64Sleeping | Self::QemuMainLoop => {

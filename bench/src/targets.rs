@@ -1,4 +1,4 @@
-//! What issue 7 asks for, held against what was measured.
+//! Targets, compared with the measured values.
 
 use crate::cell::Cell;
 use crate::results::Results;

@@ -1,4 +1,4 @@
-//! What a process uses: CPU time, memory, and how often it is woken.
+//! The resources that a process uses: CPU time, memory, and wake-ups.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is asked of a disk.
+//! The requests of a benchmark.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ impl Pattern {
     }
 }
 
-/// A load: requests of one size, so many in flight in each of so many queues.
+/// A load: requests of one size, a fixed number in flight in each queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Args, Serialize, Deserialize)]
 pub(crate) struct Workload {
     /// Bytes of a request
@@ -49,7 +49,7 @@ pub(crate) struct Workload {
     /// Queues
     #[arg(long, default_value_t = 1)]
     pub(crate) queues: usize,
-    /// What to do
+    /// Pattern of requests
     #[arg(long = "rw", value_enum)]
     pub(crate) pattern: Pattern,
     /// Requests in flight in each queue

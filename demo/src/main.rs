@@ -1,4 +1,5 @@
-//! `make demo`: a guest that rewrites its write buffers in flight, on a disk served without stable folios and then as by default.
+//! `make demo`: a guest that rewrites its write buffers in flight, on a disk served without stable
+//! folios and then as by default.
 
 mod run;
 

@@ -9,7 +9,7 @@ pub(crate) const QEMU_CONFIG: &str = "single-disk.cfg";
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Rewrites on the second half of the disk; then writes, reads back and swaps on the first.
-/// What fails is missing in the output: the defect may well break any of it.
+/// The output lacks the steps that fail: the defect may break any of them.
 const SCRIPT: &str = r#"
     rewriter /dev/vda $((128 << 20)) 1000 65536 8
     stamp write /dev/vda 16 1 && stamp verify /dev/vda 16 1 && echo '{"mib_read_back":16}'
@@ -19,7 +19,7 @@ const SCRIPT: &str = r#"
 /// Less than `swap-stress` fills.
 const GUEST_MEMORY_MIB: u32 = 96;
 
-/// What a run showed.
+/// The results of a run.
 #[derive(Debug)]
 pub(crate) struct Run {
     command: String,
@@ -78,7 +78,7 @@ run                         writes done   guest errors   blocks whose guard no l
         checks.into_iter().find(|(well, _)| !well).map_or(Ok(()), |(_, reason)| Err(reason))
     }
 
-    /// What the guest did besides rewriting.
+    /// The work of the guest besides rewriting.
     pub(crate) fn other_work(&self) -> String {
         let of = |name| self.result(name).unwrap_or_default();
         format!(

@@ -1,4 +1,4 @@
-//! `check`: each kind of mismatch is found, where it is, and told.
+//! `check`: each kind of mismatch is found and reported with its place.
 
 use std::process::Command;
 
@@ -97,7 +97,8 @@ fn check_finds_a_hole_that_took_the_place_of_data() {
     assert_eq!(report["ranges"][0]["check"], "guard_tag");
 }
 
-/// Reading it all, or the 32 GiB of its tuples, takes far more time of a processor than this leaves.
+/// Reading it all, or the 32 GiB of its tuples, takes far more time of a processor than this
+/// leaves.
 #[test]
 fn holes_cost_no_time() {
     let directory = Directory::new();

@@ -1,4 +1,4 @@
-//! `create`: what it makes, and that it overwrites nothing.
+//! `create`: the files that it makes, and that it overwrites none.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

@@ -14,7 +14,7 @@ use crate::sidecar_bytes::{flip_bit, forge_tuple};
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
 pub(crate) const BLOCK: usize = 4096;
 pub(crate) const MIB: usize = 1 << 20;
-/// Somebody who is not root.
+/// A user other than root.
 pub(crate) const NOBODY: u32 = 65534;
 
 /// A directory of its own for each test, on a disk.
@@ -62,7 +62,8 @@ impl Directory {
         forge_tuple(&self.path("disk.pi"), block, change);
     }
 
-    /// A 4 MiB image `disk` with data in blocks 16 to 31 and 512 to 767, protected by `protect` and these options.
+    /// A 4 MiB image `disk` with data in blocks 16 to 31 and 512 to 767, protected by `protect` and
+    /// these options.
     pub(crate) fn protected(options: &str) -> Self {
         let directory = Self::new();
         directory.image("disk");
@@ -93,7 +94,7 @@ pub(crate) fn noise(len: usize) -> Vec<u8> {
     .collect()
 }
 
-/// What became of a command.
+/// The outcome of a command.
 pub(crate) struct Run {
     pub(crate) code: i32,
     pub(crate) stdout: String,

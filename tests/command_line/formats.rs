@@ -1,4 +1,4 @@
-//! Images that are not raw: told by their first bytes, and not protected as if they were.
+//! Images that are not raw: recognised by their first bytes, and refused by `protect`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

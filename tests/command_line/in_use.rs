@@ -25,7 +25,8 @@ fn image_in_use_is_refused_by_its_holder() {
         directory.stableblk(arguments).fails(code, &["disk is in use by", &me]);
         start.elapsed() < EXIT_WAIT
     };
-    // who waits takes that long every time; who does not may do so on a busy machine
+    // a command that waits takes that time in each run; one that does not wait may on a busy
+    // machine
     for (arguments, code) in [("check disk", 2), ("protect disk --force", 1)] {
         assert!((0..10).any(|_| is_not_waited_for(arguments, code)), "a living holder is waited for");
     }
@@ -42,8 +43,8 @@ fn readers_do_not_exclude_each_other() {
     directory.stableblk("protect disk --force").fails(1, &["disk is in use by"]);
 }
 
-/// Locks `disk` and is killed, while the open file description lives on, as requests of `io_uring` keep it, until what is returned is
-/// dropped.
+/// Locks `disk` and is killed, while the open file description lives on, as requests of `io_uring`
+/// keep it, until what is returned is dropped.
 fn lock_and_die(directory: &Directory) -> ChildStdin {
     let mut holder = Command::new("flock");
     let mut holder =

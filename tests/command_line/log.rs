@@ -1,4 +1,4 @@
-//! What is to be logged: a filter with a slip of the pen would silence everything, errors included.
+//! The log filter: a typing error in it must not silence all messages, errors included.
 
 use crate::directory::{Directory, Run};
 

@@ -1,4 +1,5 @@
-//! `protect`: what it takes for written, what it refuses, and what it leaves as it is.
+//! `protect`: the blocks it treats as written, the files it refuses, and the files it leaves
+//! unchanged.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -32,10 +32,11 @@ fn missing_permission_is_named_with_the_file() {
         skip("only root can become somebody without permission");
         return;
     }
-    // nobody may have no way to the target directory, nor to the program in it
+    // the user `NOBODY` may have no access to the target directory and the program in it
     let directory = Directory(TempDir::new_in("/tmp").unwrap());
     let program = directory.path("stableblk");
-    // a file that is open for writing here is so for a moment in what another test starts, and cannot be run meanwhile
+    // a file that is open for writing here is so for a moment in what another test starts, and
+    // cannot be run meanwhile
     assert!(Command::new("cp").arg(PROGRAM).arg(&program).status().unwrap().success());
     directory.image("disk");
     directory.stableblk("protect disk").succeeds();

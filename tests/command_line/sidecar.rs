@@ -1,4 +1,4 @@
-//! The sidecar file: where it is, whose it is, and what of it is believed.
+//! The sidecar file: its place, its image, and the checks of its content.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -113,14 +113,16 @@ fn image_without_its_uuid_is_taken_with_a_warning() {
     assert_eq!(directory.stableblk("info disk --json").json()["image_has_uuid"], false);
 }
 
-/// Waits for a lock that this process has let go: for a moment what another test starts has open what we have.
+/// Waits for a lock that this process has let go: for a moment what another test starts has open
+/// what we have.
 fn until_unlocked(directory: &Directory, name: &str) {
     let file = open(&directory.path(name));
     flock(&file, FlockOperation::LockExclusive).unwrap();
     flock(&file, FlockOperation::Unlock).unwrap();
 }
 
-/// `protect --force` announces the UUID of the new sidecar before it takes the old one's place, and may be killed then.
+/// `protect --force` announces the UUID of the new sidecar before it takes the old one's place, and
+/// may be killed then.
 #[test]
 fn either_sidecar_is_the_images_own_while_one_replaces_the_other() {
     let directory = Directory::protected("");

@@ -89,7 +89,7 @@ fn a_sidecar_that_was_copied_while_it_was_open_is_refused_beside_a_closed_image(
 #[test]
 fn accept_says_what_it_needs() {
     let directory = Directory::protected("");
-    let told = directory.stableblk("accept disk");
-    assert_eq!(told.code, 2);
-    assert!(told.stderr.contains("--adopted") && told.stderr.contains("--force"), "{}", told.stderr);
+    let refused = directory.stableblk("accept disk");
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--adopted") && refused.stderr.contains("--force"), "{}", refused.stderr);
 }

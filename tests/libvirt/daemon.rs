@@ -1,4 +1,4 @@
-//! A libvirt that nobody else uses.
+//! A libvirt for one test alone.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    /// Starts libvirt, which is to run `qemu`, with all that it writes below `scratch`. None, and the reason is told, where it
-    /// cannot run.
+    /// Starts a libvirt that runs `qemu` and writes below `scratch` only. Returns none, and prints
+    /// the reason, if it cannot run.
     pub(crate) fn start(scratch: &Path, qemu: Qemu) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("only root can give libvirt namespaces of its own");
@@ -48,8 +48,8 @@ impl Libvirt {
         let socket = run.join("libvirt/libvirt-sock");
         let ended = poll(|| !matches!(namespace.try_wait(), Ok(None)) || socket.exists());
         let libvirt = Self { namespace, run };
-        let told = || fs::read_to_string(&log).unwrap_or_default();
-        assert!(ended && socket.exists(), "libvirtd: run scripts/install-prerequisites\n{}", told());
+        let log = || fs::read_to_string(&log).unwrap_or_default();
+        assert!(ended && socket.exists(), "libvirtd: run scripts/install-prerequisites\n{}", log());
         Some(libvirt)
     }
 
@@ -63,7 +63,7 @@ impl Libvirt {
         format!("qemu+unix:///system?socket={}/libvirt/libvirt-sock", self.run.display())
     }
 
-    /// Runs one command of virsh; what it printed, or what it complained of.
+    /// Runs one command of virsh, and returns its output or its error.
     pub(crate) fn try_virsh(&self, arguments: &[&str]) -> Result<String, String> {
         let mut virsh = Command::new("timeout");
         virsh.args([COMMAND_LIMIT, "virsh", "-q", "-c", &self.uri()]).args(arguments);
@@ -76,7 +76,7 @@ impl Libvirt {
         }
     }
 
-    /// Runs one command of virsh that must succeed; what it printed.
+    /// Runs one command of virsh that must succeed, and returns its output.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> String {
         self.try_virsh(arguments).unwrap_or_else(|error| panic!("{error}"))
     }

@@ -22,8 +22,9 @@ const XML: &str = "libvirt-domain.xml";
 /// The name that it gives the domain.
 pub(crate) const NAME: &str = "stableblk";
 
-/// Counts its starts on the disk, behind the stamps. Then writes 4 MiB of another stamp in each round, verifies them, writes the
-/// last MiB of the disk and tells how many it has, until something goes wrong.
+/// Counts its starts on the disk, behind the stamps. Then writes 4 MiB of another stamp in each
+/// round, verifies them, writes the last MiB of the disk and tells how many it has, until something
+/// goes wrong.
 const ROUNDS: &str = "
     trap 'echo FAILED' EXIT
     set -e
@@ -52,7 +53,8 @@ pub(crate) struct Domain {
 }
 
 impl Domain {
-    /// Serves a new protected disk of 256 MiB and defines the domain. None where there can be no libvirt.
+    /// Serves a new protected disk of 256 MiB and defines the domain. None where there can be no
+    /// libvirt.
     pub(crate) fn define() -> Option<Self> {
         Self::define_on(Qemu::Installed)
     }
@@ -73,7 +75,8 @@ impl Domain {
         Some(domain)
     }
 
-    /// The file of `qemu-configs/` as a guest of this test: small, emulated, with a kernel of ours, and files for consoles.
+    /// The file of `qemu-configs/` as a guest of this test: small, emulated, with a kernel of ours,
+    /// and files for consoles.
     fn xml(&self) -> String {
         let guest = Guest {
             kernel: Kernel::Stable,
@@ -148,7 +151,7 @@ impl Domain {
         drop(self.server.take().expect("it is running"));
     }
 
-    /// Runs a command of virsh that must succeed; what it printed.
+    /// Runs a command of virsh that must succeed, and returns its output.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> String {
         self.libvirt.virsh(arguments)
     }
@@ -170,7 +173,7 @@ impl Domain {
         self.output().lines().filter(|line| line.starts_with("round ")).count()
     }
 
-    /// Waits for something that comes true by the guest's doing, while it goes on well.
+    /// Waits for a condition that the guest makes true, while the guest reports no failure.
     pub(crate) fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let failed = || self.output().contains("FAILED");
         let came = poll(|| failed() || condition());
@@ -185,7 +188,7 @@ impl Domain {
         );
     }
 
-    /// What the guest's script has printed; the serial port's driver ends lines as terminals do.
+    /// The output of the guest's script. The serial port's driver ends lines as terminals do.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(self.path("output.log")).unwrap_or_default()
     }

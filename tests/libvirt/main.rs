@@ -1,6 +1,8 @@
-//! The domain of `qemu-configs/libvirt-domain.xml` through its life, all by `virsh`: a libvirt of each test's own, without systemd.
+//! The domain of `qemu-configs/libvirt-domain.xml` through its life, all by `virsh`: a libvirt of
+//! each test's own, without systemd.
 //!
-//! Its guest writes and verifies round after round, and says so. What is done to it from outside, it must not notice.
+//! Its guest writes and verifies round after round, and says so. It must not notice operations from
+//! outside.
 
 mod daemon;
 mod domain;

@@ -10,7 +10,8 @@ use crate::domain::{Domain, NAME};
 
 #[test]
 fn a_guest_goes_on_at_the_destination() {
-    // That of Debian 12 loses pages of an emulated guest when it migrates, with disks of its own too; its kernel then panics.
+    // That of Debian 12 loses pages of an emulated guest when it migrates, with disks of its own
+    // too; its kernel then panics.
     let qemu = Qemu::Recent;
     let Some(mut domain) = Domain::define_on(qemu) else { return };
     let place = domain.path("destination");

@@ -1,10 +1,10 @@
-//! A running domain is saved to a file, and goes on from there.
+//! A running domain is saved to a file, and restored from it.
 
 use crate::domain::{Domain, NAME};
 
-/// As over a restart of the host: the back-end that it goes on with is another one.
+/// As over a restart of the host: another back-end serves the restored domain.
 #[test]
-fn a_guest_goes_on_where_it_was_saved() {
+fn a_guest_continues_where_it_was_saved() {
     let Some(mut domain) = Domain::define() else { return };
     domain.virsh(&["start", NAME]);
     domain.wait_for_rounds(2);

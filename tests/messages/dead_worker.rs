@@ -1,4 +1,5 @@
-//! A worker that dies ends its session, which is how a front-end learns that a queue's requests will not come back.
+//! A worker that dies ends its session, which is how a front-end learns that a queue's requests
+//! will not come back.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;

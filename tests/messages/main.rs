@@ -1,6 +1,7 @@
 //! Sessions of a front-end that says anything: see the fuzz target of the same name.
 //!
-//! A seed decides what is said, not the timing of the threads. `STABLEBLK_MESSAGES` is how many messages are sent at least.
+//! A seed decides what is said, not the timing of the threads. `STABLEBLK_MESSAGES` is how many
+//! messages are sent at least.
 
 #[path = "../corpus.rs"]
 mod corpus;

@@ -1,4 +1,5 @@
-//! A process without free descriptors: a message that brings some is refused, and the session never hangs.
+//! A process without free descriptors: a message that brings some is refused, and the session never
+//! hangs.
 
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -43,8 +44,9 @@ fn end_after_limit(stream: UnixStream) -> Sender<()> {
     lifetime
 }
 
-/// The parser of messages gets each over a socket of ours. Where the kernel cannot hand it the descriptors, it has taken the bytes
-/// that came with them, and the parser would wait for them for ever.
+/// The parser of messages gets each over a socket of ours. Where the kernel cannot hand it the
+/// descriptors, it has taken the bytes that came with them, and the parser would wait for them for
+/// ever.
 #[test]
 fn a_message_whose_descriptors_do_not_fit_is_refused() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! What the control thread tells a session reaches the front-end, whatever that is doing.
+//! Notices of the control thread reach the front-end, whatever the front-end does.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,7 @@ fn capacity(frontend: &mut Frontend) -> u64 {
     u64::from_le_bytes(bytes.try_into().unwrap())
 }
 
-/// To grow, and to tell of it. In sectors.
+/// A notice of growth to `sectors` sectors.
 fn grown_to(disk: &Arc<Disk<MemDevice>>, sectors: u64) -> Notice {
     let disk = disk.clone();
     Notice::WhileStopped(Box::new(move || disk.device.grow(sectors * 512).is_ok()))
@@ -53,7 +53,7 @@ fn next_request(channel: &mut UnixStream) -> u32 {
 }
 
 #[test]
-fn a_new_capacity_is_told_on_the_backend_channel() {
+fn a_new_capacity_is_announced_on_the_backend_channel() {
     let _alone = alone();
     let (stream, served) = UnixStream::pair().unwrap();
     let disk = protected_disk();
@@ -61,7 +61,7 @@ fn a_new_capacity_is_told_on_the_backend_channel() {
     let mut frontend = connect(stream.try_clone().unwrap());
     assert_eq!(capacity(&mut frontend), 128);
 
-    // nobody to tell yet
+    // there is no channel yet
     session.inbox.post(grown_to(&disk, 256));
     let (mut channel, theirs) = UnixStream::pair().unwrap();
     frontend.set_backend_request_fd(&theirs).unwrap();

@@ -34,16 +34,16 @@ const PRELUDE: &str = r#"
         done
     }
 
-    # stop: what was logged stays in /tmp/log
+    # stop: the log stays in /tmp/log
     stop() { kill -TERM $server && wait $server; }
 
     # failures: the log's reasons, as a JSON array
     failures() { echo "[$(sed -n 's/.* failed: \(.*\) queue=.*/"\1"/p' /tmp/log | tr '\n' ',' | sed 's/,$//')]"; }
 
-    # counted COUNTER: what the last front-end to leave had made of it
+    # counted COUNTER: its value when the last front-end left
     counted() { grep -o "$1=[0-9]*" /tmp/log | tail -n 1 | cut -d= -f2; }
 
-    # failed: what vhost-disk's report on standard input says of its one action
+    # failed: the number of failed requests in vhost-disk's report on standard input
     failed() { sed 's/.*"failed":\([0-9]*\).*/\1/'; }
 
     # is_clear FAILED: none, or more than a tenth of 1000. The rewriting thread may hardly run on a busy machine; then it is tried again.
@@ -53,7 +53,7 @@ const PRELUDE: &str = r#"
     disk() { vhost-disk /tmp/sock "$@"; }
 "#;
 
-/// What the steps of a guest's script reported.
+/// The reports of the steps of a guest's script.
 #[derive(Debug)]
 pub(crate) struct Reports(BTreeMap<(String, String), Value>);
 
@@ -97,10 +97,10 @@ impl Bench<'_> {
     /// Debian 12's, with its NVMe driver.
     pub(crate) const STABLE: Self = Bench { kernel: Kernel::Stable, modules: &["nvme"], ..Self::UNSTABLE };
 
-    /// Boots the guest, with what QEMU's configuration `config` says, and runs `script`. `None`, and says so, when a part of it
-    /// could not be fetched.
+    /// Boots the guest, with what QEMU's configuration `config` says, and runs `script`. `None`,
+    /// and says so, when a part of it could not be fetched.
     pub(crate) fn run(&self, config: &str, script: &str) -> Option<Reports> {
-        // what every other test needs too is no reason to skip one
+        // a missing part that every other test needs too is no reason to skip this one
         if self.kernel == Kernel::Unstable && !self.kernel.is_installed() {
             return skip("Debian sid's kernel, whose io_uring takes protection information");
         }

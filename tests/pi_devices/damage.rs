@@ -5,7 +5,8 @@ use crate::namespace::{Namespace, config};
 
 const FORMAT: Namespace = Namespace::new("disk", 4096, 8, 1);
 
-/// Damages a tag of each kind of what was written to `device`, for each of the two ways to it, and reads it.
+/// Damages a tag of each kind of what was written to `device`, for each of the two ways to it, and
+/// reads it.
 #[test]
 fn damage_on_the_medium_is_named_with_tag_expected_and_actual_value() {
     let scratch = tempfile::tempdir().unwrap();

@@ -1,15 +1,16 @@
-//! What is asked of every kind of storage with protection information.
+//! The requests to every kind of storage with protection information.
 
 use crate::bench::Reports;
 
 /// Where [`script`] has a block damaged, in bytes.
 pub(crate) const DAMAGED: u64 = 1 << 20;
 
-/// The steps, for a guest's script: the cure, zeros, what an independent reader finds, damage, the defect. `reader` is a command that
-/// reads the 2 MiB that were stamped with seed 1, `damage` one that changes data at [`DAMAGED`] and leaves its tags.
+/// The steps, for a guest's script: the cure, zeros, what an independent reader finds, damage, the
+/// defect. `reader` is a command that reads the 2 MiB that were stamped with seed 1, `damage` one
+/// that changes data at [`DAMAGED`] and leaves its tags.
 ///
-/// Requests are of 512 bytes to 1 MiB, on two queues, from registered folios, with a flush after each action that writes; those that
-/// are rewritten have 16 KiB.
+/// Requests are of 512 bytes to 1 MiB, on two queues, from registered folios, with a flush after
+/// each action that writes; those that are rewritten have 16 KiB.
 pub(crate) fn script(name: &str, device: &str, reader: &str, damage: &str) -> String {
     let before = DAMAGED - 4096;
     format!(
@@ -46,7 +47,8 @@ pub(crate) fn script(name: &str, device: &str, reader: &str, damage: &str) -> St
 }
 
 impl Reports {
-    /// Checks what the steps of [`script`] reported of storage that checks what it is given, and `says` so when it refuses that.
+    /// Checks what the steps of [`script`] reported of storage that checks what it is given, and
+    /// `says` so when it refuses that.
     pub(crate) fn assert_exercised(&self, name: &str, says: &str) {
         self.assert_cured(name);
         let defect = &self.get(name, "defect")[0];
@@ -68,7 +70,8 @@ impl Reports {
         assert_eq!(self.failed(name, "damaged"), [0, 1], "{name}");
     }
 
-    /// Checks that the damage was named with the guard tag that was found and the one that was expected.
+    /// Checks that the damage was named with the guard tag that was found and the one that was
+    /// expected.
     pub(crate) fn assert_named(&self, name: &str, interval_size: u32) {
         let found = self.get(name, "found").as_array().unwrap();
         let [found] = &found[..] else { panic!("{name}: {found:?}") };

@@ -1,6 +1,8 @@
-//! Storage that keeps protection information itself: stableblk and a driver for it inside a guest, on emulated NVMe and SCSI devices.
+//! Storage that keeps protection information itself: stableblk and a driver for it inside a guest,
+//! on emulated NVMe and SCSI devices.
 //!
-//! One guest has a namespace of each format. Its kernel is the independent reader: it verifies all that it reads itself.
+//! One guest has a namespace of each format. Its kernel is the independent reader: it verifies all
+//! that it reads itself.
 
 mod bench;
 mod exercise;

@@ -42,7 +42,8 @@ impl Namespace {
         if self.wide { 16 } else { 8 }
     }
 
-    /// The command that changes a bit of the data at byte `offset` as it lies on the medium, with the tags left as they are.
+    /// The command that changes a bit of the data at byte `offset` as it lies on the medium, with
+    /// the tags left as they are.
     pub(crate) fn damage(self, offset: u64, character: &str) -> String {
         let Self { block_size, ms, extended, .. } = self;
         let part = if extended { "extended" } else { "data" };
@@ -50,7 +51,8 @@ impl Namespace {
     }
 }
 
-/// QEMU's configuration of a guest with these namespaces, by their place in the list from 1 on; their images are in `scratch`.
+/// QEMU's configuration of a guest with these namespaces, by their place in the list from 1 on;
+/// their images are in `scratch`.
 pub(crate) fn config(scratch: &Path, namespaces: &[Namespace]) -> String {
     let mut config = String::from(
         "[machine]\n  type = \"q35\"\n[memory]\n  size = \"1G\"\n[smp-opts]\n  cpus = \"4\"\n\

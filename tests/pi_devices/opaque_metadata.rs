@@ -1,4 +1,5 @@
-//! Namespaces with metadata but without protection information: the metadata takes tuples of our own.
+//! Namespaces with metadata but without protection information: the metadata takes tuples of our
+//! own.
 
 use guest::Qemu;
 
@@ -6,10 +7,12 @@ use crate::bench::Bench;
 use crate::exercise::{self, DAMAGED};
 use crate::namespace::{Namespace, config};
 
-/// QEMU before 8.1 moves only a part of metadata of more than 512 bytes, where there is no protection information.
+/// QEMU before 8.1 moves only a part of metadata of more than 512 bytes, where there is no
+/// protection information.
 const BENCH: Bench = Bench { qemu: Qemu::Recent, ..Bench::UNSTABLE };
 
-/// Each is served by its character device, and those that the kernel can reach by their block device too.
+/// Each is served by its character device, and those that the kernel can reach by their block
+/// device too.
 const NAMESPACES: [Namespace; 6] = [
     Namespace::new("512-ms8", 512, 8, 0),
     Namespace::new("512-ms16", 512, 16, 0),
@@ -46,7 +49,7 @@ fn opaque_metadata_holds_tuples_of_our_own() {
     for (nsid, namespace) in (1..).zip(NAMESPACES) {
         let (block, character) = (format!("$(block {nsid})"), format!("$(character {nsid})"));
         let damage = namespace.damage(DAMAGED, &character);
-        // the kernel reads the data, if it can; nobody but us knows what the tuples mean
+        // the kernel reads the data, if it can; only stableblk can interpret the tuples
         let reader = if namespace.extended { "true".to_owned() } else { format!("stamp verify {block} 2 1") };
         let name = format!("{}-character", namespace.name);
         script += &exercise(&name, &character, &reader, &damage);
@@ -70,7 +73,7 @@ fn opaque_metadata_holds_tuples_of_our_own() {
         );
         reports.assert_cured(&name);
         reports.assert_named(&name, block_size);
-        // nobody checks what is written: without a bounce the damage shows when it is read
+        // writes are not checked: without a bounce the damage shows when the block is read
         assert_eq!(reports.failed(&name, "defect"), [0], "{name}");
         let [read] = reports.failed(&name, "read-back")[..] else { panic!("{name}") };
         if extended {
@@ -81,7 +84,8 @@ fn opaque_metadata_holds_tuples_of_our_own() {
     }
 }
 
-/// Of a namespace that others have written to, by its block device and by its character device; and what is too small.
+/// Of a namespace that others have written to, by its block device and by its character device; and
+/// what is too small.
 #[test]
 fn data_without_tuples_is_refused_until_it_is_taken_over() {
     let scratch = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `nvme-passthrough`: what only commands of our own reach, or reach differently.
+//! `nvme-passthrough`: namespaces that only commands of our own can use, or use differently.
 
 use serde_json::Value;
 
@@ -61,7 +61,8 @@ fn passthrough(bench: &Bench, namespaces: &[Namespace]) {
     }
 }
 
-/// Interleaved metadata is the kernel's to read only where it is the bare tuple, which the controller then checks and strips.
+/// Interleaved metadata is the kernel's to read only where it is the bare tuple, which the
+/// controller then checks and strips.
 fn is_read_by_kernel(namespace: Namespace) -> bool {
     !namespace.extended || namespace.ms == namespace.tuple_size()
 }

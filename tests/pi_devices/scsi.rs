@@ -1,4 +1,5 @@
-//! SCSI disks, of which the emulated controller checks tags on the way (DIX) and on the medium (DIF).
+//! SCSI disks, of which the emulated controller checks tags on the way (DIX) and on the medium
+//! (DIF).
 
 use guest::Kernel;
 
@@ -6,7 +7,7 @@ use crate::bench::Bench;
 use crate::exercise::{self, DAMAGED};
 use crate::namespace::config;
 
-/// What the kernel writes without tags leaves those of the medium as they were.
+/// A write of the kernel without tags leaves the tags of the medium unchanged.
 const DAMAGE: &str = "tagless";
 
 fn scsi(name: &str, parameters: &str, format: &str) {
@@ -28,7 +29,8 @@ fn scsi(name: &str, parameters: &str, format: &str) {
     let bench = Bench { kernel: Kernel::Unstable, modules: &["sd_mod", &module], ..Bench::UNSTABLE };
     let Some(reports) = bench.run(&config(scratch.path(), &[]), &script) else { return };
     reports.assert_exercised(name, "protection error");
-    // the kernel has no way to a SCSI disk's tuples without checks, so which tag it was stays unknown
+    // the kernel has no way to a SCSI disk's tuples without checks, so which tag it was stays
+    // unknown
     let found = reports.get(name, "found");
     assert_eq!(
         found[0], "the device refused the read: protection error; it does not give it without checks either",

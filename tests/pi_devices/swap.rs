@@ -5,9 +5,11 @@ use crate::namespace::{Namespace, config};
 
 const SWAP_MIB: u64 = 512;
 
-/// The guest's kernel swaps on a disk of QEMU's, and what it asked of that is recorded at its block layer. A driver then asks the same of
-/// stableblk on namespaces with protection information, by either way, and rewrites the pages meanwhile as swapping processes do. (For the
-/// kernel to swap on stableblk itself takes a guest inside the guest, and so emulation inside emulation: 15 minutes did not do.)
+/// The guest's kernel swaps on a disk of QEMU's, and what it asked of that is recorded at its block
+/// layer. A driver then asks the same of stableblk on namespaces with protection information, by
+/// either way, and rewrites the pages meanwhile as swapping processes do. (For the kernel to swap
+/// on stableblk itself takes a guest inside the guest, and so emulation inside emulation: 15
+/// minutes did not do.)
 #[test]
 fn what_a_swapping_kernel_asks_for_is_done_without_an_error() {
     let scratch = tempfile::tempdir().unwrap();

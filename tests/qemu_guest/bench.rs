@@ -47,7 +47,8 @@ impl Bench {
         self
     }
 
-    /// Has the guest bring one more program of the host, which its script can run as it runs its own.
+    /// Has the guest bring one more program of the host, which its script can run as it runs its
+    /// own.
     pub(crate) fn with_program(mut self, program: &'static str) -> Self {
         self.programs.push(Path::new(program));
         self
@@ -64,7 +65,7 @@ impl Bench {
         self.servers.push(server.unwrap_or_else(|error| panic!("{error}")));
     }
 
-    /// Boots the guest and runs `script`; what it printed.
+    /// Boots the guest, runs `script`, and returns its output.
     pub(crate) fn run(&self, config: &str, memory_limit_mib: Option<u32>, script: &str) -> String {
         let guest = Guest {
             kernel: Kernel::Stable,
@@ -90,7 +91,8 @@ impl Bench {
         self.path(name).metadata().expect("metadata").blocks() / 2
     }
 
-    /// Stops all back-ends and counts the blocks of the protected disk that do not match their tuple.
+    /// Stops all back-ends and counts the blocks of the protected disk that do not match their
+    /// tuple.
     pub(crate) fn count_mismatches(mut self) -> u64 {
         self.stop();
         self.stableblk.count_mismatches(&self.path("disk.raw")).unwrap_or_else(|error| panic!("{error}"))

@@ -2,15 +2,17 @@
 
 use crate::bench::Bench;
 
-/// Written, and deleted before the trim; more than all that stays. So without the trim no image could be smaller.
+/// Written, and deleted before the trim; more than all that stays. So without the trim no image
+/// could be smaller.
 const BALLAST_MIB: u64 = 192;
 /// The ballast's tuples: 16 bytes for 4096.
 const BALLAST_PI_KIB: u64 = BALLAST_MIB * 1024 / 256;
 
-/// `kind` is mount's name and the kernel module's; `fsck` changes nothing and ends with 0 when all is well.
+/// `kind` is mount's name and the kernel module's; `fsck` changes nothing and ends with 0 when all
+/// is well.
 ///
-/// `file-stress` verifies each read. Here it also reads everything with the page cache dropped, and again after trim, check and
-/// mount; and it must notice a change.
+/// `file-stress` verifies each read. Here it also reads everything with the page cache dropped, and
+/// again after trim, check and mount; and it must notice a change.
 fn survives_stress(block_size: u32, kind: &'static str, mkfs: &str, fsck: &str) {
     let mut bench = Bench::new(&["--block-size", &block_size.to_string()]).with_module(kind).with_tools(&[
         "/sbin/mkfs.ext4",
@@ -63,7 +65,8 @@ fn survives_stress(block_size: u32, kind: &'static str, mkfs: &str, fsck: &str) 
     assert_eq!(bench.count_mismatches(), 0);
 }
 
-/// Between two lines of the kernel's counters; fields 3 and 7 are sectors ("Block layer statistics" in its documentation).
+/// Between two lines of the kernel's counters; fields 3 and 7 are sectors ("Block layer statistics"
+/// in its documentation).
 fn mib_read_and_written(output: &str) -> (u64, u64) {
     let line = |line: &str| line.split_whitespace().map(|field| field.parse().expect("number")).collect();
     let lines: Vec<Vec<u64>> = output.lines().map(line).collect();
@@ -71,7 +74,8 @@ fn mib_read_and_written(output: &str) -> (u64, u64) {
     (mib(3), mib(7))
 }
 
-/// With blocks of the file system's own smaller than an interval, so that its files share intervals.
+/// With blocks of the file system's own smaller than an interval, so that its files share
+/// intervals.
 #[test]
 fn ext4_on_blocks_of_512_bytes() {
     survives_stress(512, "ext4", "mkfs.ext4 -q -b 1024", "e2fsck -fn");
@@ -82,7 +86,8 @@ fn ext4_on_blocks_of_4096_bytes() {
     survives_stress(4096, "ext4", "mkfs.ext4 -q", "e2fsck -fn");
 }
 
-/// With sectors and blocks smaller than an interval, so that log, metadata and files share intervals.
+/// With sectors and blocks smaller than an interval, so that log, metadata and files share
+/// intervals.
 #[test]
 fn xfs_on_blocks_of_512_bytes() {
     survives_stress(512, "xfs", "mkfs.xfs -q -s size=512 -b size=1024", "xfs_repair -n");

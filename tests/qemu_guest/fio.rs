@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, json};
 
-/// The small writes among fio's share protection intervals. Its program and libraries come from the read-only disk.
+/// The small writes among fio's share protection intervals. Its program and libraries come from the
+/// read-only disk.
 #[test]
 fn fio_verifies_what_it_wrote_and_a_read_only_disk_takes_no_write() {
     let bench = Bench::new(&[]).with_tools(&["/usr/bin/fio"]);

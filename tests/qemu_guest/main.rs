@@ -1,4 +1,5 @@
-//! A real Linux guest under QEMU on disks that the built program serves: what no client of our own can vouch for.
+//! A real Linux guest under QEMU on disks that the built program serves: checks that no client of
+//! our own can make.
 
 mod bench;
 #[path = "../skip.rs"]

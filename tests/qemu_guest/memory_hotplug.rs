@@ -1,5 +1,5 @@
-//! A guest gets more memory while its disk is busy, and the disk's data goes there: the kernel takes its page cache from
-//! the highest zone, in which only what was added lies.
+//! A guest gets more memory while its disk is busy, and the disk's data goes there: the kernel
+//! takes its page cache from the highest zone, in which only what was added lies.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ const DIMMS: u64 = 2;
 /// Of the host's side: the guest has booted and written its disk by then.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// Reads the disk over and over into memory that has to be found for it, until told; then fills more memory than the guest
-/// began with, and reads once more.
+/// Reads the disk repeatedly into newly allocated memory, until the test ends that phase; then
+/// fills more memory than the guest began with, and reads once more.
 const SCRIPT: &str = r#"
 blocks() { ls -d /sys/devices/system/memory/memory* | wc -l; }
 sum() { echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=60 2>/dev/null | md5sum; }

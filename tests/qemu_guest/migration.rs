@@ -1,4 +1,5 @@
-//! A guest moves from one QEMU to the next while it writes, each with a stableblk of its own on the one image.
+//! A guest moves from one QEMU to the next while it writes, each with a stableblk of its own on the
+//! one image.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,10 +15,11 @@ use crate::skip::skip;
 
 const MOVES: u32 = 10;
 const QUEUES: &str = "4";
-/// What each back-end must have written before the guest moves on, in bytes.
+/// The bytes that each back-end must have written before the guest moves.
 const LOAD: u64 = 512 << 10;
 const TIME_LIMIT: Duration = Duration::from_secs(300);
-/// Stamped slots, written and read at random by 32 threads until the second disk says that it is enough; then all are read.
+/// Stamped slots, written and read at random by 32 threads until the second disk says that it is
+/// enough; then all are read.
 const SCRIPT: &str = "endure /dev/vda 1024 32 /dev/vdb";
 
 /// One image, and a directory for each pair of QEMU and stableblk.
@@ -54,7 +56,7 @@ impl Hosts {
         (directory, server.unwrap_or_else(|error| panic!("{error}")))
     }
 
-    /// `multi-queue.cfg` with the disk by which the guest is told to stop.
+    /// `multi-queue.cfg` with the disk by which the test stops the guest's load.
     fn config(&self) -> PathBuf {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let config =

@@ -1,5 +1,5 @@
-//! The back-end goes away under a guest that writes and swaps, and comes back: with 32 requests at a time on four queues, no request
-//! may fail, be lost, or be done once more after a later one.
+//! The back-end goes away under a guest that writes and swaps, and comes back: with 32 requests at
+//! a time on four queues, no request may fail, be lost, or be done once more after a later one.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::bench::json;
 use crate::skip::skip;
 
-/// What a back-end must have written before it is stopped, in bytes: then there are requests in flight.
+/// The bytes that a back-end must have written before it is stopped: then requests are in flight.
 const LOAD: u64 = 512 << 10;
 /// For the guest, and for each back-end to get that far.
 const TIME_LIMIT: Duration = Duration::from_secs(400);
@@ -46,20 +46,21 @@ enum Outage {
     Restart,
 }
 
-/// Which QEMU, and how it is told to connect again.
+/// A QEMU, and its option to connect again.
 #[derive(Debug, Clone, Copy)]
 struct FrontEnd {
     qemu: Qemu,
     reconnect: &'static str,
 }
 
-/// A disk of four queues and the one by which the guest is told to stop.
+/// A disk of four queues and the one by which the test stops the guest's load.
 struct Disks {
     stableblk: Stableblk,
     scratch: TempDir,
     /// Requests that back-ends said that they did again.
     resumed: u64,
-    /// Longest from a signal to the next back-end's socket: what of a stall is not the front-end's.
+    /// Longest from a signal to the next back-end's socket: the part of a stall that is not the
+    /// front-end's.
     down: Duration,
 }
 
@@ -88,7 +89,8 @@ impl Disks {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// `multi-queue.cfg` with the second disk, and the front-end connecting again as `reconnect` says.
+    /// `multi-queue.cfg` with the second disk, and the front-end connecting again as `reconnect`
+    /// says.
     fn config(&self, reconnect: &str) -> PathBuf {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let config =
@@ -101,7 +103,8 @@ impl Disks {
         path
     }
 
-    /// Makes `count` back-ends go, each when it has requests in flight, while the guest runs `script`. Returns what that says.
+    /// Makes `count` back-ends go, each when it has requests in flight, while the guest runs
+    /// `script`. Returns what that says.
     fn endure(&mut self, outage: Outage, count: u32, script: &'static str, front_end: FrontEnd) -> Value {
         let config = self.config(front_end.reconnect);
         let stop = self.path("stop.raw");
@@ -188,7 +191,7 @@ fn fifty_kills() {
     disks.assert_clean();
 }
 
-/// QEMU 7.2 waits whole seconds before it connects again, QEMU 10 as long as it is told.
+/// QEMU 7.2 waits whole seconds before it connects again, QEMU 10 for the configured time.
 #[test]
 fn planned_restarts() {
     const RESTARTS: u32 = 10;

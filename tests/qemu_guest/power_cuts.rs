@@ -1,8 +1,9 @@
-//! Power cuts: what `stableblk` asked of a disk in the guest is replayed up to each flush, and the image recovered and checked.
+//! Power cuts: the requests of `stableblk` to a disk in the guest are replayed up to each flush,
+//! and the image is recovered and checked.
 //!
-//! In the guest, image and sidecar are files on ext4 on a device that logs all writes. Out here that device is made again as a cut
-//! just before each flush could have left it: with everything before the last flush, all FUA writes since, and none or some sectors
-//! of the other ones.
+//! In the guest, image and sidecar are files on ext4 on a device that logs all writes. Out here
+//! that device is made again as a cut just before each flush could have left it: with everything
+//! before the last flush, all FUA writes since, and none or some sectors of the other ones.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,8 @@ fn survives_power_cuts(intent: &str) {
     for program in [PROGRAM, "/sbin/dmsetup", "/sbin/mkfs.ext4"] {
         bench = bench.with_program(program);
     }
-    // With one processor no flush overtakes another in the log. And ext4 itself does not survive half a superblock with a checksum.
+    // With one processor no flush overtakes another in the log. And ext4 itself does not survive
+    // half a superblock with a checksum.
     let script = format!(
         "
         set -e
@@ -80,7 +82,7 @@ fn survives_power_cuts(intent: &str) {
     assert_eq!(bench.count_mismatches(), 0);
 }
 
-/// What of the writes in its cache a disk keeps when its power is cut.
+/// The writes in its cache that a disk keeps when its power is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keep {
     Nothing,
@@ -95,7 +97,8 @@ struct Cuts {
 }
 
 impl Cuts {
-    /// What a cut can leave just before the flush that ends `epoch`: each sector is old or new.
+    /// A state that a cut can leave just before the flush that ends `epoch`: each sector is old or
+    /// new.
     fn before_flush(&mut self, epoch: &Epoch<'_>, keep: Keep) -> Vec<u8> {
         let mut disk = self.disk.clone();
         for write in epoch {
@@ -120,7 +123,7 @@ impl Cuts {
     }
 }
 
-/// What the load asked for, and what it was promised.
+/// The requests of the load, and the results that it got.
 struct Oracle {
     history: History,
     /// All changes up to this one were flushed.
@@ -150,8 +153,8 @@ impl Oracle {
         }
     }
 
-    /// Recovers the image on the file system in `DIRECTORY/disk`: what was flushed must be there, and verify. Returns how many
-    /// blocks were adopted.
+    /// Recovers the image on the file system in `DIRECTORY/disk`: flushed data must be present, and
+    /// verify. Returns how many blocks were adopted.
     fn judge(&self, directory: &Path) -> Result<usize, String> {
         let image = take_out_files(directory);
         let stableblk = Stableblk::new(PROGRAM);
@@ -169,8 +172,8 @@ impl Oracle {
     }
 }
 
-/// Replays the journal of the ext4 in `DIRECTORY/disk`, as mounting does, and copies its files, with
-/// what the image carries. Returns the path of the image.
+/// Replays the journal of the ext4 in `DIRECTORY/disk`, as mounting does, and copies its files,
+/// with what the image carries. Returns the path of the image.
 fn take_out_files(directory: &Path) -> PathBuf {
     // a new file, not the one of the cut before with what a recovery has marked it with
     for file in ["image", "image.pi"] {

@@ -12,8 +12,8 @@ fn rewriting_buffers_in_flight_breaks_no_guard() {
     assert_eq!(bench.count_mismatches(), 0);
 }
 
-/// Shows that the guest above does rewrite in flight, and that `check` finds what it leaves. On a busy machine its rewriting thread may
-/// hardly run; then it is tried again.
+/// Shows that the guest above does rewrite in flight, and that `check` finds what it leaves. On a
+/// busy machine its rewriting thread may hardly run; then it is tried again.
 #[test]
 fn rewriting_buffers_in_flight_breaks_guards_without_stable_folios() {
     const ATTEMPTS: u32 = 5;

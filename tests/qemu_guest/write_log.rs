@@ -1,8 +1,10 @@
-//! The log of the device mapper's log-writes target: `Documentation/admin-guide/device-mapper/log-writes.rst` of the kernel.
+//! The log of the device mapper's log-writes target:
+//! `Documentation/admin-guide/device-mapper/log-writes.rst` of the kernel.
 //!
-//! All numbers are little-endian. The first sector is the superblock: magic, version, number of entries, bytes in a sector (32
-//! bits). Each entry has a sector that says first sector, number of sectors, flags and length of a mark; the data follows. Writes are
-//! logged when they are complete: those with FUA at once, the others before the next flush.
+//! All numbers are little-endian. The first sector is the superblock: magic, version, number of
+//! entries, bytes in a sector (32 bits). Each entry has a sector that says first sector, number of
+//! sectors, flags and length of a mark; the data follows. Writes are logged when they are complete:
+//! those with FUA at once, the others before the next flush.
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
@@ -14,7 +16,7 @@ const MARK: u64 = 1 << 3;
 /// A write that was logged.
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
-    /// In bytes.
+    /// The place on the disk, in bytes.
     pub(crate) offset: usize,
     pub(crate) data: &'a [u8],
     /// It was durable when it was complete.

@@ -66,7 +66,7 @@ impl Sources {
         &self.0[module].file
     }
 
-    /// What `module` consists of; nothing where it has no file.
+    /// The items of `module`; none if it has no file.
     pub(crate) fn items(&self, module: &[String]) -> &[syn::Item] {
         self.0.get(module).map_or(&[], |source| &source.items.items)
     }

@@ -14,9 +14,9 @@ pub enum GuestError {
     /// A part that `scripts/install-prerequisites` provides is not there.
     #[error("no {part} at {}: run scripts/install-prerequisites", path.display())]
     MissingPart {
-        /// What it is.
+        /// The name of the part.
         part: &'static str,
-        /// Where it was looked for.
+        /// The path that was searched.
         path: PathBuf,
     },
     /// A program needed to build, serve or run the guest could not be started, or failed.
@@ -24,7 +24,7 @@ pub enum GuestError {
     Program {
         /// The program.
         program: &'static str,
-        /// What it said, or why it did not start.
+        /// The error output, or the reason why it did not start.
         reason: String,
     },
     /// A file of the guest could not be read or written.
@@ -39,7 +39,7 @@ pub enum GuestError {
     /// The guest's kernel did not reach its first program, in as many attempts as the runner makes.
     #[error("the guest never came up; its console:\n{console}")]
     NeverUp {
-        /// What the kernel printed in the last attempt.
+        /// The kernel's output in the last attempt.
         console: String,
     },
     /// The script ended with a non-zero status.
@@ -47,15 +47,15 @@ pub enum GuestError {
     Script {
         /// The script's exit status.
         status: i32,
-        /// What the script printed.
+        /// The script's output.
         output: String,
-        /// What the kernel and the script's standard error printed.
+        /// The output of the kernel and the script's standard error.
         console: String,
     },
     /// The guest was up, then panicked or powered off by itself.
     #[error("the guest died; its console:\n{console}")]
     Died {
-        /// What the kernel printed.
+        /// The kernel's output.
         console: String,
     },
     /// The script did not end in time.
@@ -63,9 +63,9 @@ pub enum GuestError {
     TimedOut {
         /// The limit.
         limit: Duration,
-        /// What the script had printed.
+        /// The script's output so far.
         output: String,
-        /// What the kernel and the script's standard error had printed.
+        /// The output of the kernel and the script's standard error so far.
         console: String,
     },
 }

@@ -28,7 +28,8 @@ pub(crate) fn build(guest: &Guest) -> Result<Vec<u8>, GuestError> {
     Ok(archive.finish())
 }
 
-/// Adds programs of this machine and their libraries, each where it is found here or, a program, in `bin`.
+/// Adds programs of this machine and their libraries, each where it is found here or, a program, in
+/// `bin`.
 fn add_host_programs(archive: &mut Archive, programs: &[&Path]) -> Result<(), GuestError> {
     let mut files = BTreeMap::new();
     for program in programs {
@@ -57,8 +58,8 @@ fn without_debug_information(file: &Path) -> Result<Vec<u8>, GuestError> {
     read(stripped.path())
 }
 
-/// Adds the modules of a virtio disk, the guest's own and `modules/order`, which names them, with their parameters, so that each comes after those it
-/// needs.
+/// Adds the modules of a virtio disk, the guest's own and `modules/order`, which names them, with
+/// their parameters, so that each comes after those it needs.
 fn add_modules(archive: &mut Archive, guest: &Guest) -> Result<(), GuestError> {
     let modules = guest.kernel.modules()?;
     let (root, version) = (modules.join("../../.."), modules.file_name().unwrap_or_default());

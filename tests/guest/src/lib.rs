@@ -1,8 +1,8 @@
 //! Boots a small Linux guest under QEMU on vhost-user disks, for the tests and the demo.
 //!
-//! A [`Guest`] is a file of `qemu-configs/` and a shell script that the guest runs. Its tools are busybox, the programs of
-//! `tests/guest/programs` and those of a disk by [`make_tool_disk`]; QEMU runs in a scratch directory, where the configuration's
-//! relative socket paths resolve.
+//! A [`Guest`] is a file of `qemu-configs/` and a shell script that the guest runs. Its tools are
+//! busybox, the programs of `tests/guest/programs` and those of a disk by [`make_tool_disk`]; QEMU
+//! runs in a scratch directory, where the configuration's relative socket paths resolve.
 
 mod error;
 mod initramfs;
@@ -34,25 +34,26 @@ pub use qmp::Qmp;
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;
 
-/// Emulated processors fail to boot now and then: one runs on into code that another has patched meanwhile, and the kernel stops at a
-/// breakpoint that is no longer one. It takes seconds. A test that failed is never run again.
+/// Emulated processors fail to boot now and then: one runs on into code that another has patched
+/// meanwhile, and the kernel stops at a breakpoint that is no longer one. It takes seconds. A test
+/// that failed is never run again.
 const BOOT_ATTEMPTS: u32 = 12;
-/// What it says of that. The last code is patched when the first program runs already.
+/// The kernel's message about it. The last code is patched when the first program runs already.
 const PATCHED_MEANWHILE: &str = "Oops: int3";
 
 /// A guest to boot.
 #[derive(Debug, Clone)]
 pub struct Guest<'a> {
-    /// What it runs on.
+    /// The kernel of the guest.
     pub kernel: Kernel,
     /// Programs of this machine that the script can run, which bring their libraries.
     pub programs: &'a [&'a Path],
     /// A file of `qemu-configs/`, or the whole path of another.
     pub config: &'a str,
-    /// What the guest runs, for busybox's shell. Its standard output is the result.
+    /// The guest's script, for busybox's shell. Its standard output is the result.
     pub script: &'a str,
-    /// Kernel modules to load besides those of a virtio disk, each with what it needs. Some may be built in.
-    /// Parameters may follow a name: `scsi_debug dif=1`.
+    /// Kernel modules to load besides those of a virtio disk, each with what it needs. Some may be
+    /// built in. Parameters may follow a name: `scsi_debug dif=1`.
     pub modules: &'a [&'a str],
     /// Makes the guest use less memory than the configuration gives it, in mebibytes.
     pub memory_limit_mib: Option<u32>,
@@ -61,7 +62,8 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Boots the guest with `scratch` as QEMU's working directory and runs the script; returns what it printed.
+    /// Boots the guest with `scratch` as QEMU's working directory and runs the script; returns what
+    /// it printed.
     ///
     /// # Errors
     /// [`GuestError`]: unless the guest came up and the script ended with status 0.
@@ -101,9 +103,9 @@ impl Guest<'_> {
         }
     }
 
-    /// Makes what a hypervisor boots the guest from; what is not there already is put into `scratch`.
+    /// Makes the files that a hypervisor boots the guest from; new files are put into `scratch`.
     ///
-    /// The machine's first serial port is the guest's console. On the second one comes what the script prints.
+    /// The machine's first serial port is the guest's console. The second has the script's output.
     ///
     /// # Errors
     /// [`GuestError`]: when a part is missing or cannot be built.
@@ -116,7 +118,7 @@ impl Guest<'_> {
     }
 }
 
-/// What a hypervisor boots a guest from.
+/// The files that a hypervisor boots a guest from.
 #[derive(Debug, Clone)]
 pub struct BootFiles {
     /// The kernel.

@@ -5,7 +5,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest time for a program. Nothing that is started here takes that long, on however busy a machine.
+/// Longest time for a program. Nothing that is started here takes that long, on however busy a
+/// machine.
 pub const TIME_LIMIT: Duration = Duration::from_secs(300);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -25,7 +26,8 @@ pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     }
 }
 
-/// Kills `child` and waits for its end, which may be held up by the kernel, or by who traces it. Says so when it does not come.
+/// Kills `child` and waits for its end, which may be held up by the kernel, or by who traces it.
+/// Says so when it does not come.
 pub fn end(child: &mut Child) {
     // fails only when it was waited for before
     let _ = child.kill();
@@ -49,7 +51,7 @@ pub fn output(command: &mut Command) -> io::Result<Output> {
 fn read_all(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        // what was read until then is what there is
+        // an error ends the output
         let _ = stream.read_to_end(&mut bytes);
         bytes
     })

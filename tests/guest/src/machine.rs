@@ -117,18 +117,19 @@ impl Machine {
         qemu_failed(format!("{}; it said:\n{}", what.to_string(), said.join("\n")))
     }
 
-    /// What the guest's script printed.
+    /// The output of the guest's script.
     pub(crate) fn output(&self) -> Result<String, GuestError> {
         read_text(&self.output)
     }
 
-    /// What the guest's kernel, and the script's standard error, printed.
+    /// The output of the guest's kernel and of the script's standard error.
     pub(crate) fn console(&self) -> Result<String, GuestError> {
         read_text(&self.console)
     }
 }
 
-/// What the script ended with, if QEMU ended by its order. isa-debug-exit: 2 * (16 + status of the script) + 1.
+/// The exit status of the script, if the script ended QEMU. isa-debug-exit: 2 * (16 + status of the
+/// script) + 1.
 pub(crate) fn script_status(status: ExitStatus) -> Option<i32> {
     status.code().filter(|code| *code > 32).map(|code| (code - 1) / 2 - 16)
 }

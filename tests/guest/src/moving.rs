@@ -39,7 +39,8 @@ struct Running {
 }
 
 impl<'g> MovingGuest<'g> {
-    /// Boots `guest` with `directory` as QEMU's working directory, and returns when it is up. What it boots from is in `scratch`.
+    /// Boots `guest` with `directory` as QEMU's working directory, and returns when it is up. The
+    /// files to boot from are in `scratch`.
     ///
     /// # Errors
     /// [`GuestError`]: when it does not come up.
@@ -55,7 +56,8 @@ impl<'g> MovingGuest<'g> {
         Ok(Self { guest, qemu, boot, running })
     }
 
-    /// Moves to a new QEMU process, with `directory` as its working directory. Returns how long the guest stood still, as QEMU measured.
+    /// Moves to a new QEMU process, with `directory` as its working directory. Returns how long the
+    /// guest stood still, as QEMU measured.
     ///
     /// # Errors
     /// [`GuestError`]: when the migration does not complete.
@@ -92,7 +94,7 @@ impl<'g> MovingGuest<'g> {
         self.running.wait_for_migration("failed").map(drop)
     }
 
-    /// Waits for the end of the script; what it printed since the last move.
+    /// Waits for the end of the script, and returns its output since the last move.
     ///
     /// # Errors
     /// [`GuestError`]: unless the script ends with status 0.

@@ -28,7 +28,8 @@ impl Archive {
 
     fn entry(&mut self, name: &str, mode: u32, contents: &[u8]) {
         self.entries += 1;
-        // inode, mode, uid, gid, links, time, size, device and node (major, minor each), length of the name, checksum
+        // inode, mode, uid, gid, links, time, size, device and node (major, minor each), length of
+        // the name, checksum
         let (size, name_len) = (contents.len(), name.len() + 1);
         let mut header = String::from("070701");
         for field in [self.entries, mode, 0, 0, 1, 0].map(|field| field as usize) {

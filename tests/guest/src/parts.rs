@@ -1,4 +1,5 @@
-//! Where the parts of a guest are: what `scripts/install-prerequisites` unpacked, and the repository's own files.
+//! The places of a guest's parts: files that `scripts/install-prerequisites` unpacked, and the
+//! repository's own.
 
 use std::{
     env, fs, io,
@@ -101,7 +102,7 @@ pub fn qemu_tool(name: &str) -> Command {
     unpacked_or_installed("qemu-utils", name)
 }
 
-/// What was unpacked into the cache needs its own libraries.
+/// Programs that were unpacked into the cache need their own libraries.
 fn unpacked_or_installed(directory: &str, program: &str) -> Command {
     let unpacked = cache().join(directory).join("usr");
     let path = unpacked.join("bin").join(program);

@@ -21,7 +21,8 @@ pub(crate) fn build() -> Result<Vec<(String, Vec<u8>)>, GuestError> {
     cargo
         .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
         .arg(&target_dir)
-        // cargo reads .cargo/config.toml from where it stands; flags in the environment would replace those in that file
+        // cargo reads .cargo/config.toml from where it stands; flags in the environment would
+        // replace those in that file
         .current_dir(&source)
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");

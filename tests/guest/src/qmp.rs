@@ -22,7 +22,7 @@ impl Qmp {
     /// Connects to the monitor at `path` and takes it out of its greeting.
     ///
     /// # Errors
-    /// [`GuestError`]: when nobody answers there.
+    /// [`GuestError`]: when there is no answer.
     pub fn connect(path: &Path) -> Result<Self, GuestError> {
         let stream = UnixStream::connect(path).map_err(GuestError::file(path))?;
         stream.set_read_timeout(Some(REPLY_LIMIT)).map_err(GuestError::file(path))?;
@@ -32,7 +32,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// What a command returns.
+    /// Runs a command and returns its result.
     ///
     /// # Errors
     /// [`GuestError`]: when QEMU refuses the command, or is gone.

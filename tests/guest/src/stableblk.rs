@@ -33,7 +33,8 @@ impl Stableblk {
         output_of(&mut create, "stableblk create").map(drop)
     }
 
-    /// Serves `image` on `socket` and returns when front-ends can connect. The log is beside the socket.
+    /// Serves `image` on `socket` and returns when front-ends can connect. The log is beside the
+    /// socket.
     pub fn serve(&self, image: &Path, socket: &Path, options: &[&str]) -> Result<Server, GuestError> {
         let log = socket.with_extension("log");
         let log_file = File::create(&log).map_err(GuestError::file(&log))?;
@@ -58,7 +59,8 @@ impl Stableblk {
         report["mismatched_blocks"].as_u64().ok_or_else(|| failed("check: no number of blocks"))
     }
 
-    /// Verifies every block of `image`; what `check` with further options printed as JSON.
+    /// Verifies every block of `image` by `check` with further options, and returns its JSON
+    /// output.
     pub fn check(&self, image: &Path, options: &[&str]) -> Result<serde_json::Value, GuestError> {
         let mut check = Command::new(&self.0);
         let check = check.arg("check").arg(image).arg("--json").args(options);

@@ -11,8 +11,8 @@ use crate::{GuestError, libraries, output_of};
 /// fio's libraries alone take 80M.
 const IMAGE_SIZE: &str = "128M";
 
-/// Makes `image`, an ext4 file system with `programs` and their libraries at the paths they have here. The guest's `tool`
-/// command expects it as the second disk.
+/// Makes `image`, an ext4 file system with `programs` and their libraries at the paths they have
+/// here. The guest's `tool` command expects it as the second disk.
 ///
 /// # Errors
 /// When a program is not installed, or the image cannot be made.

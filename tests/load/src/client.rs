@@ -1,4 +1,5 @@
-//! A client that is not ours: `blkio`, driver virtio-blk-vhost-user, which shares no code with the back-end.
+//! A client that is not ours: `blkio`, driver virtio-blk-vhost-user, which shares no code with the
+//! back-end.
 
 #![expect(unsafe_code, reason = "blkio fills an array of uninitialized completions")]
 
@@ -13,14 +14,14 @@ use blkio::{Blkio, Blkioq, Completion, Error, MemoryRegion};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// Longest wait for a completion. Nothing takes that long: who waits for it has found a hang.
+/// The limit of the wait for a completion: a longer one hangs.
 pub const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A connected client with memory of its own, from which it writes and into which it reads.
 pub struct Client {
-    /// Its queues.
+    /// The queues of the client.
     pub queues: Vec<Blkioq>,
-    /// Its properties.
+    /// The properties of the client.
     pub blkio: Blkio,
     memory: GuestMemoryMmap,
 }
@@ -81,7 +82,7 @@ impl Client {
         self.memory.write_slice(data, GuestAddress(offset as u64)).expect("offset within memory");
     }
 
-    /// What is at `offset` of the client's memory.
+    /// The bytes at `offset` of the client's memory.
     ///
     /// # Panics
     /// When it is not in that memory.

@@ -7,8 +7,8 @@ use crate::{Change, ChangeKind};
 
 /// Every change that was ever asked of a disk, and those that its sectors may hold.
 ///
-/// A change has a version: 1 is the first one's, 0 is that of the zeros before. Changes of a sector are never in flight together,
-/// so of two versions the greater is newer.
+/// A change has a version: 1 is the first one's, 0 is that of the zeros before. Changes of a sector
+/// are never in flight together, so of two versions the greater is newer.
 #[derive(Debug, Clone)]
 pub struct History {
     /// That with version 1 first.

@@ -1,7 +1,7 @@
 //! Stamped requests through the `blkio` client, and what a disk may hold of them after a crash.
 //!
-//! A [`Plan`] is a list of requests that a seed makes. A [`Load`] keeps many of them in flight on all queues of a disk, and its
-//! [`History`] knows which writes each sector may hold.
+//! A [`Plan`] is a list of requests that a seed makes. A [`Load`] keeps many of them in flight on
+//! all queues of a disk, and its [`History`] knows which writes each sector may hold.
 
 mod client;
 mod history;

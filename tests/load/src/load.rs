@@ -30,7 +30,8 @@ enum Operation {
 #[derive(Debug)]
 pub struct Load {
     client: Client,
-    /// What is in flight, by buffer and `user_data`. Slot `i` is of queue `i` modulo [`QUEUES`].
+    /// The operations in flight, by buffer and `user_data`. Slot `i` is of queue `i` modulo
+    /// [`QUEUES`].
     slots: Vec<Option<Operation>>,
     /// The slot that was used last.
     last: usize,
@@ -56,7 +57,7 @@ impl Load {
         #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "4")]
         let client = Client::start(connect(socket, false)?, QUEUES as i32, DEPTH * BUFFER_LEN)?;
         let slots = (0..DEPTH).map(|_| None).collect();
-        // what a recovery has looked at is durable
+        // data that a recovery has read is durable
         let flushed = history.newest();
         Ok(Self { client, slots, last: 0, history, flushed })
     }
@@ -94,7 +95,7 @@ impl Load {
         }
     }
 
-    /// Reads the whole disk. What it holds is known then.
+    /// Reads the whole disk, after which its content is known.
     pub fn read_all(&mut self) {
         let sectors = self.history.sectors();
         for start in (0..sectors).step_by(BUFFER_LEN / SECTOR) {

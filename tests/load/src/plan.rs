@@ -1,4 +1,4 @@
-//! What is asked of a disk, and in which order: a seed makes it all.
+//! The requests to a disk, in their order, all made from a seed.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// What it touches.
+    /// The sectors of the operation.
     #[must_use]
     pub fn sectors(&self) -> Range<u64> {
         match self {

@@ -3,7 +3,8 @@
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
 
-/// Sectors from `sector` on, all of the write that `stamp` (not 0) names. Stamp 0 is a sector of zeros.
+/// Sectors from `sector` on, all of the write that `stamp` (not 0) names. Stamp 0 is a sector of
+/// zeros.
 #[must_use]
 pub fn stamped(sector: u64, count: usize, stamp: u64) -> Vec<u8> {
     (sector..).take(count).flat_map(|sector| stamped_sector(sector, stamp)).collect()

@@ -8,7 +8,8 @@ use std::{
 
 use crate::Pages;
 
-/// A block device opened with `O_DIRECT`: the buffer given is the buffer the device reads or writes.
+/// A block device opened with `O_DIRECT`: the buffer given is the buffer the device reads or
+/// writes.
 #[derive(Debug)]
 pub struct BlockDevice(File);
 
@@ -27,7 +28,8 @@ impl BlockDevice {
             .map_err(|error| format!("cannot open {path}: {error}"))
     }
 
-    /// Writes the whole buffer at `offset` bytes in one request, whatever other threads do to it meanwhile.
+    /// Writes the whole buffer at `offset` bytes in one request, whatever other threads do to it
+    /// meanwhile.
     ///
     /// # Errors
     /// What pwrite(2) reports; a short write is an error too.
@@ -44,7 +46,8 @@ impl BlockDevice {
     /// What pread(2) reports; a short read is an error too.
     pub fn read(&self, buffer: &Pages, offset: u64) -> io::Result<()> {
         let offset = offset.try_into().map_err(io::Error::other)?;
-        // SAFETY: `buffer` owns `byte_len` bytes from that pointer on, all inside atomics, and outlives the call.
+        // SAFETY: `buffer` owns `byte_len` bytes from that pointer on, all inside atomics, and
+        // outlives the call.
         let read = unsafe { libc::pread(self.0.as_raw_fd(), buffer.as_ptr(), buffer.byte_len(), offset) };
         whole(read, buffer)
     }

@@ -1,4 +1,5 @@
-//! What the programs of a test guest share: a block device opened for direct I/O and buffers fit for it.
+//! Shared by the programs of a test guest: a block device opened for direct I/O and buffers fit for
+//! it.
 
 mod block_device;
 mod page;

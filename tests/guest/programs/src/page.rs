@@ -51,7 +51,8 @@ impl Page {
     }
 }
 
-/// A `SplitMix64` step: cheap under emulation, and neighbouring words have no bits in common but by chance.
+/// A `SplitMix64` step: cheap under emulation, and neighbouring words have no bits in common but by
+/// chance.
 fn stamp_word(seed: u64, number: u64, index: u64) -> u64 {
     let mut word = seed.wrapping_add((number * WORDS as u64 + index).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -77,7 +78,8 @@ impl Pages {
         size_of_val(&*self.0)
     }
 
-    /// Where the kernel finds the bytes. It may write through this pointer: every byte lies in an atomic.
+    /// Where the kernel finds the bytes. It may write through this pointer: every byte lies in an
+    /// atomic.
     pub(crate) fn as_ptr(&self) -> *mut libc::c_void {
         self.0.as_ptr().cast_mut().cast()
     }

@@ -1,4 +1,5 @@
-//! A vhost-user disk, driven from this very guest: a back-end beside us serves it, no hypervisor is in between.
+//! A vhost-user disk, driven from this very guest: a back-end beside us serves it, no hypervisor is
+//! in between.
 
 use std::{mem::MaybeUninit, slice, time::Duration};
 
@@ -6,14 +7,14 @@ use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
 
 use crate::Page;
 
-/// No request takes that long; who waits longer has found a hang.
+/// The limit of a request's time: a longer one hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 const QUEUES: usize = 2;
 const REQUESTS_PER_QUEUE: usize = 32;
 /// Requests that are in flight at a time, at most.
 pub const REQUESTS: usize = REQUESTS_PER_QUEUE * QUEUES;
 
-/// What a request does.
+/// The kinds of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Disk to memory.
@@ -32,9 +33,9 @@ pub enum Action {
 /// A part of the disk, in bytes, and of the shared memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// What to do.
+    /// The kind of request.
     pub action: Action,
-    /// Where on the disk.
+    /// The place on the disk, in bytes.
     pub offset: u64,
     /// How much.
     pub len: usize,
@@ -76,13 +77,15 @@ impl VhostDisk {
     /// The shared memory, which any thread may change at any time, and the queues.
     pub fn parts(&mut self) -> (&[Page], &mut Queues) {
         let (first, count) = (self.region.addr as *const Page, self.region.len / Page::BYTES);
-        // SAFETY: the region is mapped for as long as `_blkio` lives and page-aligned, and all its bytes lie in atomics.
+        // SAFETY: the region is mapped for as long as `_blkio` lives and page-aligned, and all its
+        // bytes lie in atomics.
         (unsafe { slice::from_raw_parts(first, count) }, &mut self.queues)
     }
 }
 
 impl Queues {
-    /// Does all of `requests`, as many at a time as the queues hold, and calls `each` with every one that fails.
+    /// Does all of `requests`, as many at a time as the queues hold, and calls `each` with every
+    /// one that fails.
     ///
     /// # Errors
     /// When the library fails, or a request does not end.

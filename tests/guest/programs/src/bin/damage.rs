@@ -1,8 +1,8 @@
-//! Damages a block of an NVMe namespace: `damage DEVICE LBA DATA METADATA data|metadata|extended BYTE`, sizes of one block in bytes.
-//! With `extended` the two are interleaved, as data.
+//! Damages a block of an NVMe namespace: `damage DEVICE LBA DATA METADATA data|metadata|extended
+//! BYTE`, sizes of one block in bytes. With `extended` the two are interleaved, as data.
 //!
-//! DEVICE is a character device `/dev/ngXnY`. One bit of that byte is changed as it lies on the medium: nothing is checked on the way and
-//! no tag is computed.
+//! DEVICE is a character device `/dev/ngXnY`. One bit of that byte is changed as it lies on the
+//! medium: nothing is checked on the way and no tag is computed.
 
 use std::{
     fs::{File, OpenOptions},

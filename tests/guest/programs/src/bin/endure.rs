@@ -1,9 +1,11 @@
-//! Stamped requests from many threads, whatever becomes of the disk's back-end meanwhile: `endure DEVICE SLOTS THREADS STOP`.
+//! Stamped requests from many threads, whatever becomes of the disk's back-end meanwhile: `endure
+//! DEVICE SLOTS THREADS STOP`.
 //!
-//! Each thread has its share of the SLOTS of 16 KiB, writes and reads them at random with one request at a time, and knows what
-//! each holds: a write that was lost, or that came once more after a later one, shows. The first sector of the device STOP says
-//! by any byte that is not zero that it is enough. Prints a line of JSON: requests, errors, slots that were wrong, the longest that a
-//! request took, and the longest time, the stall, in which none came back.
+//! Each thread has its share of the SLOTS of 16 KiB, writes and reads them at random with one
+//! request at a time, and knows what each holds: a write that was lost, or that came once more
+//! after a later one, shows. The first sector of the device STOP says by any byte that is not zero
+//! that it is enough. Prints a line of JSON: requests, errors, slots that were wrong, the longest
+//! that a request took, and the longest time, the stall, in which none came back.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -33,7 +35,8 @@ struct Pulse {
     last_us: AtomicU64,
 }
 
-/// A thread's share of the disk: slots and the version that each holds, 0 for one that was not written.
+/// A thread's share of the disk: slots and the version that each holds, 0 for one that was not
+/// written.
 struct Share<'d> {
     device: &'d BlockDevice,
     pulse: &'d Pulse,

@@ -1,8 +1,11 @@
-//! The guest that a protected disk must survive: rewrites its write buffers while the writes are in flight.
+//! The guest that a protected disk must survive: rewrites its write buffers while the writes are in
+//! flight.
 //!
-//! `rewriter DEVICE START WRITES SIZE THREADS` makes WRITES direct writes of SIZE bytes, one behind another from byte START on, from
-//! THREADS threads with a buffer each, while one more thread changes all the buffers without a pause. Then it reads every write back:
-//! what a block holds is not defined, but it must be readable. Prints one line of JSON; its counts are of requests of SIZE bytes.
+//! `rewriter DEVICE START WRITES SIZE THREADS` makes WRITES direct writes of SIZE bytes, one behind
+//! another from byte START on, from THREADS threads with a buffer each, while one more thread
+//! changes all the buffers without a pause. Then it reads every write back: the content of a block
+//! is not defined, but it must be readable. Prints one line of JSON; its counts are of requests of
+//! SIZE bytes.
 
 use std::{
     io, iter,
@@ -56,7 +59,7 @@ fn rewrite_until(done: &AtomicBool, buffers: &[Pages]) {
     }
 }
 
-/// Counts the errors and shows the first, so that a failure can be told from its log.
+/// Counts the errors and shows the first, so that the log explains a failure.
 fn count_errors(results: impl Iterator<Item = io::Result<()>>) -> u64 {
     let mut errors = results.filter_map(Result::err);
     let Some(first) = errors.next() else { return 0 };

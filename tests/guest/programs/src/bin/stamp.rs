@@ -1,4 +1,5 @@
-//! Plain data on a disk: `stamp write DEVICE MIB SEED` fills the first MIB mebibytes, `stamp verify DEVICE MIB SEED` expects that.
+//! Plain data on a disk: `stamp write DEVICE MIB SEED` fills the first MIB mebibytes, `stamp verify
+//! DEVICE MIB SEED` expects that.
 //!
 //! Direct I/O in both directions, so that the disk answers and not the page cache.
 

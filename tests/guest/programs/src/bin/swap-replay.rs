@@ -1,16 +1,18 @@
 //! Does on a vhost-user disk what a kernel did on another one: `swap-replay SOCKET TRACE`.
 //!
-//! TRACE has a line for each request, in the order in which the kernel issued them: `R` or `W`, first sector and sectors. Written pages
-//! are stamped with their place and the number of their writing, and like those of a process that is swapped out they change meanwhile: a
-//! thread stores to a word of each of their sectors without a pause. What is read must be what was written last, but for those words.
-//! Prints one line of JSON: the requests of either kind, those that failed, pages that were verified and that were wrong.
+//! TRACE has a line for each request, in the order in which the kernel issued them: `R` or `W`,
+//! first sector and sectors. Written pages are stamped with their place and the number of their
+//! writing, and like those of a process that is swapped out they change meanwhile: a thread stores
+//! to a word of each of their sectors without a pause. The data read must be the data written last,
+//! except for those words. Prints one line of JSON: the requests of either kind, those that failed,
+//! pages that were verified and that were wrong.
 
 use std::{collections::HashMap, fs};
 
 use guest_programs::vhost_disk::{Action, Queues, Request, VhostDisk};
 use guest_programs::{Page, arguments, number, while_rewriting};
 
-/// What is in flight at a time, at most.
+/// The limit of bytes in flight.
 const WINDOW: usize = 4 << 20;
 const SECTOR: u64 = 512;
 
@@ -108,7 +110,7 @@ impl Replay<'_> {
             }
             self.tally.reads += 1;
             for (page, number) in pages(self.memory, &request) {
-                // what was never written may be anything
+                // sectors that were never written may have any content
                 let Some(writing) = self.writings.get(&number) else { continue };
                 self.tally.verified += 1;
                 self.tally.wrong += usize::from(!page.is_stamped_but_touched(*writing, number));

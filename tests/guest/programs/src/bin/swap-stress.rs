@@ -1,7 +1,8 @@
 //! Makes the guest swap and checks what comes back: `swap-stress MIB PASSES`.
 //!
-//! Stamps MIB mebibytes, more than the guest has memory; each pass verifies page after page and stamps it anew. Prints one line of
-//! JSON: the pages verified, those that were wrong, and the guest's own count of pages swapped out and in.
+//! Stamps MIB mebibytes, more than the guest has memory; each pass verifies page after page and
+//! stamps it again. Prints one line of JSON: the pages verified, those that were wrong, and the
+//! guest's own count of pages swapped out and in.
 
 use std::fs;
 
@@ -27,7 +28,8 @@ fn stamp(memory: &Pages, pass: u64) {
     }
 }
 
-/// One sweep for both, since every sweep moves the whole memory through the disk. Returns how many pages were wrong.
+/// One sweep for both, since every sweep moves the whole memory through the disk. Returns how many
+/// pages were wrong.
 fn verify_and_stamp(memory: &Pages, pass: u64) -> u64 {
     let mut wrong = 0;
     for (page, number) in memory.iter().zip(0..) {

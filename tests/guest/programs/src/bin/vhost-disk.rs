@@ -1,21 +1,25 @@
-//! A driver for a back-end that runs in this same guest: `vhost-disk SOCKET [ACTION START LEN SEED]...`, in bytes.
+//! A driver for a back-end that runs in this same guest: `vhost-disk SOCKET [ACTION START LEN
+//! SEED]...`, in bytes.
 //!
-//! `write` stamps the pages of a range and `verify` reads them back, in requests of many sizes; `discard`, `zero` (space is kept) and
-//! `unmap` (it is not) make a range zeros, `verify-zeros` reads that back. `rewrite` writes the range in requests of 16 KiB while
-//! another thread changes the buffers without a pause, and `read` reads it, whatever it holds, in the same requests. Prints a JSON array with an object for each action: its requests, those that
-//! failed, pages that are wrong.
+//! `write` stamps the pages of a range and `verify` reads them back, in requests of many sizes;
+//! `discard`, `zero` (space is kept) and `unmap` (it is not) make a range zeros, `verify-zeros`
+//! reads that back. `rewrite` writes the range in requests of 16 KiB while another thread changes
+//! the buffers without a pause, and `read` reads it, whatever it holds, in the same requests.
+//! Prints a JSON array with an object for each action: its requests, those that failed, pages that
+//! are wrong.
 
 use std::fmt;
 
 use guest_programs::vhost_disk::{Action, Queues, REQUESTS, Request, VhostDisk};
 use guest_programs::{Page, number, while_rewriting};
 
-/// What is in flight at a time, at most.
+/// The limit of bytes in flight.
 const WINDOW: usize = 4 << 20;
 /// Lengths of requests: sectors, pages and more, across intervals, and up to the largest folio.
 const LENGTHS: [usize; 7] = [1 << 20, 4096, 512, 3584, 65536, 12288, 8192];
 
-/// Length of the requests that are rewritten: so long that the other thread comes to them in time, also on a busy machine.
+/// Length of the requests that are rewritten: long enough for the other thread to reach them in
+/// time, also on a busy machine.
 const REWRITTEN: usize = 16384;
 
 #[derive(Default)]
@@ -54,7 +58,8 @@ fn perform(
     seed: u64,
 ) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    // what the other thread goes over is in flight, so that a busy machine leaves it time for that
+    // all requests that the other thread rewrites are in flight, so that it has time on a busy
+    // machine
     let window = if action == "rewrite" { REWRITTEN * REQUESTS } else { WINDOW };
     for done in (0..len).step_by(window) {
         let (offset, len) = (start + done as u64, window.min(len - done));
@@ -112,7 +117,8 @@ impl Tally {
     }
 }
 
-/// Requests that cover `len` bytes of the disk from `start` on, one behind another, with memory in the same order.
+/// Requests that cover `len` bytes of the disk from `start` on, one behind another, with memory in
+/// the same order.
 fn cut(action: Action, start: u64, len: usize, lengths: &[usize]) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut done = 0;

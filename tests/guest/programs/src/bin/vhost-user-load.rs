@@ -1,7 +1,9 @@
-//! Stamped load on a vhost-user disk, with notes of what was flushed: `vhost-user-load SOCKET SECTORS SEED STEPS NOTES`.
+//! Stamped load on a vhost-user disk, with notes of what was flushed: `vhost-user-load SOCKET
+//! SECTORS SEED STEPS NOTES`.
 //!
-//! Fills the disk of SECTORS, then does the STEPS that SEED makes. After each flush it notes, in the last page of
-//! the block device NOTES, the newest version that is durable. Nobody flushes the note: who finds it knows that the flush was complete.
+//! Fills the disk of SECTORS, then does the STEPS that SEED makes. After each flush it notes, in
+//! the last page of the block device NOTES, the newest version that is durable. The note is not
+//! flushed: its presence shows that the flush was complete.
 
 use std::{path::Path, thread, time::Duration};
 
@@ -23,7 +25,8 @@ fn main() -> Result<(), String> {
             load.submit(step);
             continue;
         }
-        // now with others in flight, which may make the back-end flush what this one should, now alone
+        // now with others in flight, which may make the back-end flush what this one should, now
+        // alone
         if number % 2 == 0 {
             load.drain();
         }

@@ -1,9 +1,11 @@
-//! Stress for a file system, in the manner of fsx: `file-stress run|verify DIRECTORY BLOCK_SIZE SEED OPERATIONS`.
+//! Stress for a file system, in the manner of fsx: `file-stress run|verify DIRECTORY BLOCK_SIZE
+//! SEED OPERATIONS`.
 //!
-//! `run` starts threads with files of their own. Each does OPERATIONS random ones: it reads, writes, truncates, punches holes, syncs and
-//! replaces, through the page cache, by direct I/O in blocks of `BLOCK_SIZE` bytes and through mappings, and compares what it reads
-//! with a model in memory. `verify` computes the models of the same arguments again and reads all the files: after a mount, or with
-//! the page cache dropped, that is what the disk has.
+//! `run` starts threads with files of their own. Each does OPERATIONS random ones: it reads,
+//! writes, truncates, punches holes, syncs and replaces, through the page cache, by direct I/O in
+//! blocks of `BLOCK_SIZE` bytes and through mappings, and compares what it reads with a model in
+//! memory. `verify` computes the models of the same arguments again and reads all the files: after
+//! a mount, or with the page cache dropped, that is what the disk has.
 
 mod model;
 mod operation;

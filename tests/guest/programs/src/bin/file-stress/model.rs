@@ -1,4 +1,4 @@
-//! What a file must hold.
+//! The expected content of a file.
 
 use std::{io, ops::Range};
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_byte_is_told_with_its_offset() {
+    fn one_wrong_byte_is_reported_with_its_offset() {
         let model = written(0..200);
         let mut found = model.bytes(&(50..150)).to_vec();
         model.verify(&(50..150), &found).unwrap();

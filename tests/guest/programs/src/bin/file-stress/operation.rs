@@ -1,4 +1,4 @@
-//! What is done to one file.
+//! Operations on one file.
 
 use std::ops::Range;
 
@@ -6,7 +6,8 @@ use fastrand::Rng;
 
 /// No file is longer, in bytes.
 pub(crate) const FILE_LEN_MAX: usize = 1 << 20;
-/// No read or write is longer, in bytes: larger than a page of any kind, so that it becomes several requests now and then.
+/// No read or write is longer, in bytes: larger than a page of any kind, so that it becomes several
+/// requests now and then.
 const TRANSFER_MAX: usize = 128 << 10;
 
 /// How bytes pass between the program and a file.

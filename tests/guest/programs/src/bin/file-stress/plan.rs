@@ -1,4 +1,5 @@
-//! The random operations of one thread, the same for the same seed, and what its files hold after each.
+//! The random operations of one thread, the same for the same seed, and what its files hold after
+//! each.
 
 use fastrand::Rng;
 
@@ -20,7 +21,7 @@ impl Plan {
         Self { rng: Rng::with_seed(seed), block_size, models: Default::default() }
     }
 
-    /// What the files hold after the operations so far.
+    /// The content of the files after the operations so far.
     pub(crate) fn models(&self) -> &[Model] {
         &self.models
     }

@@ -41,7 +41,8 @@ impl StressedFile {
         Ok(Self { path: path.to_owned(), cached, direct })
     }
 
-    /// Carries out an operation. `model` has it applied already: it has the data of writes, and says what reads must find.
+    /// Carries out an operation. `model` has it applied already: it has the data of writes, and
+    /// says what reads must find.
     pub(crate) fn execute(&mut self, operation: &Operation, model: &Model) -> io::Result<()> {
         match operation {
             Operation::Read { route, range } => model.verify(range, &self.read(*route, range)?),
@@ -93,7 +94,8 @@ impl StressedFile {
                 }
                 let mut options = MmapOptions::new();
                 options.offset(start).len(end - range.start);
-                // SAFETY: the mapping ends within the file, which nobody else truncates or writes.
+                // SAFETY: the mapping ends within the file, which no other thread truncates or
+                // writes while it is mapped.
                 let mapping = unsafe { options.map(&self.cached) }?;
                 Ok(mapping.to_vec())
             }
@@ -116,7 +118,8 @@ impl StressedFile {
                 }
                 let mut options = MmapOptions::new();
                 options.offset(offset as u64).len(data.len());
-                // SAFETY: the mapping ends within the file, which nobody else truncates, reads or writes.
+                // SAFETY: the mapping ends within the file, which no other thread truncates, reads
+                // or writes while it is mapped.
                 let mut mapping = unsafe { options.map_mut(&self.cached) }?;
                 mapping.copy_from_slice(data);
                 Ok(())
