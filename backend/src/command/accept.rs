@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::check::{LbaRange, Outcome, Recovered};
 use super::{ImageArgs, print};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 
@@ -35,7 +35,7 @@ pub struct AcceptArgs {
 }
 
 /// Says first what a refused pair would be made of, and then does it.
-pub fn run(args: &AcceptArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &AcceptArgs) -> Result<ExitCode, ImageError> {
     let image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
     let path = args.image.sidecar_path();
     let mut sidecar = SidecarFile::open(&path, &image, Access::ReadWrite)?;
@@ -43,7 +43,7 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, Error> {
     let found = Recovered::dry_run(&sidecar).map_err(load_error("recover", &path))?;
     if let Some(reason) = found.refusal() {
         if !args.force {
-            return Err(Error::TwoMoments { sidecar: path, reason });
+            return Err(ImageError::TwoMoments { sidecar: path, reason });
         }
         print(&format!("{name}: image and sidecar are of two moments: {reason}\n"), false)?;
         if let Some((recovery, _)) = found.outcome() {
@@ -63,7 +63,7 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, Error> {
     }
     if args.adopted {
         let mut accepted = Blocks::new(&name, "were adopted, and are accepted as they are");
-        sidecar.accept_adopted(|lba| accepted.add(lba)).map_err(Error::io("write", &path))?;
+        sidecar.accept_adopted(|lba| accepted.add(lba)).map_err(ImageError::io("write", &path))?;
         print(&accepted, false)?;
     }
     Ok(ExitCode::SUCCESS)

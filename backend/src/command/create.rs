@@ -14,7 +14,7 @@ use super::unfinished::{Existing, UnfinishedFile};
 use super::{
     ImageArgs, ProfileArgs, new_superblock, parse_size, print, refuse_uneven_size, warn_of_missing_uuid,
 };
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image;
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -31,7 +31,7 @@ pub struct CreateArgs {
 }
 
 /// Makes both files, or neither. Fails when one of them is there already.
-pub fn run(args: &CreateArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &CreateArgs) -> Result<ExitCode, ImageError> {
     let (image_path, sidecar_path) = (&args.image.image, args.image.sidecar_path());
     let profile = args.profile.profile();
     refuse_uneven_size(args.size, profile.interval_size() as u64)?;
@@ -40,9 +40,9 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, Error> {
     refuse_existing(&sidecar_path, SIDECAR_EXISTS)?;
 
     let image = new_image(image_path, &superblock)?;
-    let sidecar = UnfinishedFile::new(&sidecar_path).map_err(Error::io("create", &sidecar_path))?;
-    let file = sidecar.file().try_clone().map_err(Error::io("create", &sidecar_path))?;
-    let image_file = image.file().try_clone().map_err(Error::io("open", image_path))?;
+    let sidecar = UnfinishedFile::new(&sidecar_path).map_err(ImageError::io("create", &sidecar_path))?;
+    let file = sidecar.file().try_clone().map_err(ImageError::io("create", &sidecar_path))?;
+    let image_file = image.file().try_clone().map_err(ImageError::io("open", image_path))?;
     SidecarFile::create(file, &sidecar_path, image_file, &superblock)?;
 
     publish(image, image_path, IMAGE_EXISTS)?;
@@ -62,26 +62,26 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, Error> {
 const IMAGE_EXISTS: &str = "choose another name, or protect it as it is with `stableblk protect`";
 const SIDECAR_EXISTS: &str = "remove it, or name another file with `--integrity PATH`";
 
-fn new_image(path: &Path, superblock: &Superblock) -> Result<UnfinishedFile, Error> {
-    let image = UnfinishedFile::new(path).map_err(Error::io("create", path))?;
-    image.file().set_len(superblock.layout().image_size()).map_err(Error::io("size", path))?;
+fn new_image(path: &Path, superblock: &Superblock) -> Result<UnfinishedFile, ImageError> {
+    let image = UnfinishedFile::new(path).map_err(ImageError::io("create", path))?;
+    image.file().set_len(superblock.layout().image_size()).map_err(ImageError::io("size", path))?;
     if let Err(error) = image::set_uuid(image.file(), Uuid::from_bytes(superblock.uuid())) {
         warn_of_missing_uuid(path, &error);
     }
     Ok(image)
 }
 
-fn refuse_existing(path: &Path, cure: &'static str) -> Result<(), Error> {
+fn refuse_existing(path: &Path, cure: &'static str) -> Result<(), ImageError> {
     match path.symlink_metadata() {
-        Ok(_) => Err(Error::Exists { path: path.to_owned(), cure }),
+        Ok(_) => Err(ImageError::Exists { path: path.to_owned(), cure }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("create", path)(error)),
+        Err(error) => Err(ImageError::io("create", path)(error)),
     }
 }
 
-fn publish(file: UnfinishedFile, path: &Path, cure: &'static str) -> Result<(), Error> {
+fn publish(file: UnfinishedFile, path: &Path, cure: &'static str) -> Result<(), ImageError> {
     file.publish(Existing::Keep).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_owned(), cure },
-        _ => Error::io("create", path)(error),
+        io::ErrorKind::AlreadyExists => ImageError::Exists { path: path.to_owned(), cure },
+        _ => ImageError::io("create", path)(error),
     })
 }

@@ -79,7 +79,7 @@ pub enum CtlError {
     Refused(String),
     /// The answer cannot be shown.
     #[error(transparent)]
-    Output(#[from] crate::storage::error::Error),
+    Output(#[from] crate::storage::error::ImageError),
 }
 
 impl CtlError {

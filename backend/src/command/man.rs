@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command};
 
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 
 /// Write the manual pages: one for the program and one for each subcommand
 #[derive(Debug, Clone, Args)]
@@ -16,8 +16,8 @@ pub struct ManArgs {
 }
 
 /// Writes the pages of `program`.
-pub fn run(args: &ManArgs, program: Command) -> Result<ExitCode, Error> {
+pub fn run(args: &ManArgs, program: Command) -> Result<ExitCode, ImageError> {
     clap_mangen::generate_to(program, &args.directory)
-        .map_err(Error::io("write manual pages to", &args.directory))?;
+        .map_err(ImageError::io("write manual pages to", &args.directory))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::sidecar_path;
 
 pub mod accept;
@@ -119,22 +119,22 @@ fn parse_sidecar(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn refuse_uneven_size(size: u64, interval_size: u64) -> Result<(), Error> {
+fn refuse_uneven_size(size: u64, interval_size: u64) -> Result<(), ImageError> {
     if size != 0 && size.is_multiple_of(interval_size) {
         return Ok(());
     }
     let rounded = size.max(1).checked_next_multiple_of(interval_size).unwrap_or(interval_size);
-    Err(Error::UnevenNewSize { size, interval_size, rounded })
+    Err(ImageError::UnevenNewSize { size, interval_size, rounded })
 }
 
 /// The superblock of a new sidecar, with a UUID of its own, for an image of `size` bytes.
-fn new_superblock(image: &Path, size: u64, profile: IntegrityProfile) -> Result<Superblock, Error> {
+fn new_superblock(image: &Path, size: u64, profile: IntegrityProfile) -> Result<Superblock, ImageError> {
     Superblock::new(Uuid::new_v4().into_bytes(), profile, size)
-        .map_err(|source| Error::Unprotectable { image: image.to_owned(), source })
+        .map_err(|source| ImageError::Unprotectable { image: image.to_owned(), source })
 }
 
 /// Prints a result to stdout, where a reader who has gone away is an error like any other.
-fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), Error> {
+fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), ImageError> {
     let mut stdout = io::stdout().lock();
     let printed = if json {
         serde_json::to_writer_pretty(&mut stdout, result)
@@ -143,7 +143,7 @@ fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), Error> {
     } else {
         write!(stdout, "{result}")
     };
-    printed.and_then(|()| stdout.flush()).map_err(Error::io("write to", Path::new("standard output")))
+    printed.and_then(|()| stdout.flush()).map_err(ImageError::io("write to", Path::new("standard output")))
 }
 
 /// For a UUID that the image could not be given: its file system has no extended attributes, or no room for one more.

@@ -10,7 +10,7 @@ use indicatif::BinaryBytes;
 
 use super::protect::trust;
 use super::{ImageArgs, parse_size, print, refuse_uneven_size};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 
@@ -27,7 +27,7 @@ pub struct ResizeArgs {
 }
 
 /// Recovers the image first where it was not closed. Nothing else changes when the new size is refused.
-pub fn run(args: &ResizeArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &ResizeArgs) -> Result<ExitCode, ImageError> {
     let mut image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
     let path = args.image.sidecar_path();
     let mut sidecar = SidecarFile::open_for_any_size(&path, &image, Access::ReadWrite)?;
@@ -36,18 +36,18 @@ pub fn run(args: &ResizeArgs) -> Result<ExitCode, Error> {
     refuse_new_size(&image, &sidecar, size)?;
     sidecar.recover().map_err(load_error("recover", &path))?;
     if size > covered {
-        let grown = sidecar.superblock().grown_to(size).map_err(|source| Error::CannotGrow {
+        let grown = sidecar.superblock().grown_to(size).map_err(|source| ImageError::CannotGrow {
             image: image.path().to_owned(),
             size,
             source,
         })?;
         let first_new = sidecar.layout().intervals();
-        let grown = sidecar.make_room(grown).map_err(Error::io("extend", &path))?;
+        let grown = sidecar.make_room(grown).map_err(ImageError::io("extend", &path))?;
         if size > image.size() {
-            image.grow(size).map_err(Error::io("extend", &args.image.image))?;
+            image.grow(size).map_err(ImageError::io("extend", &args.image.image))?;
         }
         trust(&image, grown.sidecar(), first_new, "resizing")?;
-        grown.commit().map_err(Error::io("write", &path))?;
+        grown.commit().map_err(ImageError::io("write", &path))?;
     }
     let (name, size) = (image.path().display(), BinaryBytes(size));
     let done = match BinaryBytes(covered) {
@@ -58,17 +58,17 @@ pub fn run(args: &ResizeArgs) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn refuse_new_size(image: &Image, sidecar: &SidecarFile, size: u64) -> Result<(), Error> {
+fn refuse_new_size(image: &Image, sidecar: &SidecarFile, size: u64) -> Result<(), ImageError> {
     let (covered, now) = (sidecar.layout().image_size(), image.size());
     if now < covered {
         // the end of the disk is gone, and zeros in its place would not be what the guest wrote
         sidecar.refuse_truncated(image)?;
     }
     if size < now {
-        return Err(Error::Shrinks { image: image.path().to_owned(), now, size });
+        return Err(ImageError::Shrinks { image: image.path().to_owned(), now, size });
     }
     if size > now && image.is_block_device() {
-        return Err(Error::GrowDeviceFirst { device: image.path().to_owned(), now, size });
+        return Err(ImageError::GrowDeviceFirst { device: image.path().to_owned(), now, size });
     }
     refuse_uneven_size(size, sidecar.profile().interval_size() as u64)
 }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use integrity::IntegrityProfile;
 
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Image, read_at_least};
 
 /// More would only queue up at the disk.
@@ -30,19 +30,19 @@ pub(super) struct Chunk<'a> {
 #[derive(Debug)]
 pub(super) struct Unreadable {
     pub(super) intervals: Range<u64>,
-    pub(super) error: Error,
+    pub(super) error: ImageError,
 }
 
 /// Who is shown the image. Several threads call it, in no certain order.
 pub(super) trait Visitor: Sync {
     /// The first byte at or after `offset` that has to be visited, so that holes cost nothing.
-    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error>;
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, ImageError>;
 
     /// A part that was read.
-    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error>;
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), ImageError>;
 
     /// A part that was not.
-    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), ImageError> {
         Err(unreadable.error)
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn scan(
     profile: &IntegrityProfile,
     title: &'static str,
     visitor: &impl Visitor,
-) -> Result<(), Error> {
+) -> Result<(), ImageError> {
     let cursor = Cursor::new(size, title);
     let work = || {
         let worked = visit_chunks(image, profile, &cursor, visitor);
@@ -77,9 +77,9 @@ fn visit_chunks(
     profile: &IntegrityProfile,
     cursor: &Cursor,
     visitor: &impl Visitor,
-) -> Result<(), Error> {
+) -> Result<(), ImageError> {
     let out_of_memory =
-        |source| Error::Io { action: "reserve memory for", path: image.path().to_owned(), source };
+        |source| ImageError::Io { action: "reserve memory for", path: image.path().to_owned(), source };
     let metadata_per_page = profile.metadata_len(FOLIO_SIZE_MIN);
     let arena = Arena::reserve(metadata_per_page).map_err(out_of_memory)?;
     let mut folio = FolioPool::new(arena)
@@ -108,13 +108,13 @@ struct Part<'a> {
 
 impl Part<'_> {
     /// Reads `len` bytes; there is room for more: direct I/O reads whole blocks, past the end of the image too.
-    fn read(&mut self, offset: u64, len: usize) -> Result<(), Error> {
+    fn read(&mut self, offset: u64, len: usize) -> Result<(), ImageError> {
         let whole_blocks = len.next_multiple_of(self.image.alignment().offset as usize);
         read_at_least(self.image.file(), offset, len, &mut self.data[..whole_blocks])
-            .map_err(|source| Error::ReadAt { path: self.image.path().to_owned(), offset, source })
+            .map_err(|source| ImageError::ReadAt { path: self.image.path().to_owned(), offset, source })
     }
 
-    fn show(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), Error> {
+    fn show(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), ImageError> {
         visitor.visit(Chunk {
             first_interval: self.interval(offset),
             data: &self.data[..len],
@@ -123,7 +123,7 @@ impl Part<'_> {
     }
 
     /// For a part of which some cannot be read: finds out which.
-    fn show_one_by_one(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), Error> {
+    fn show_one_by_one(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), ImageError> {
         let end = offset + len as u64;
         let step = self.profile.interval_size().max(self.image.alignment().offset as usize);
         for offset in (offset..end).step_by(step) {
@@ -167,7 +167,10 @@ impl Cursor {
     }
 
     /// Where the next chunk to visit starts; `None` when there is none, or the scan was stopped.
-    fn advance(&self, next_work: impl Fn(u64) -> Result<Option<u64>, Error>) -> Result<Option<u64>, Error> {
+    fn advance(
+        &self,
+        next_work: impl Fn(u64) -> Result<Option<u64>, ImageError>,
+    ) -> Result<Option<u64>, ImageError> {
         let mut next_offset = self.lock();
         if *next_offset >= self.end {
             return Ok(None);

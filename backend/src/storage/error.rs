@@ -14,7 +14,7 @@ pub const EXIT_TWO_MOMENTS: u8 = 4;
 
 /// Why a command could not do its work, or could not begin it. Sizes are in bytes.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ImageError {
     /// The image is not there.
     #[error("there is no image {image}: make one with `stableblk create {image} --size SIZE`", image = .0.display())]
     NoImage(PathBuf),
@@ -273,7 +273,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ImageError {
     /// The exit status of a command that has failed with this: `usual` for most errors.
     #[must_use]
     pub fn exit_status(&self, usual: u8) -> u8 {

@@ -14,7 +14,7 @@ use integrity::sidecar::{
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{self, Access, Alignment, Image};
 use crate::storage::sidecar_media::SidecarMedia;
 use crate::storage::sidecar_sample::Sample;
@@ -46,20 +46,20 @@ pub struct GrowingSidecar {
 impl SidecarFile {
     /// Makes a sidecar of the empty `file`, which is or will be at `path`, for `image`. All blocks are unwritten: its array is a
     /// hole.
-    pub fn create(file: File, path: &Path, image: File, superblock: &Superblock) -> Result<Self, Error> {
+    pub fn create(file: File, path: &Path, image: File, superblock: &Superblock) -> Result<Self, ImageError> {
         let layout = superblock.layout();
-        file.set_len(layout.sidecar_size()).map_err(Error::io("size", path))?;
+        file.set_len(layout.sidecar_size()).map_err(ImageError::io("size", path))?;
         // Neither the map nor the log is to have holes: to fill one, a sync would have to wait for the file system's journal.
         let written = [
             (layout.map_offset(), layout.map_used()),
             (layout.log_offset(), layout.array_offset() - layout.log_offset()),
         ];
         for (offset, len) in written {
-            write_zeros(&file, offset, len).map_err(Error::io("write", path))?;
+            write_zeros(&file, offset, len).map_err(ImageError::io("write", path))?;
         }
         // tuples of a sidecar in the making are not compared with the image
         let media = SidecarMedia::new(image, Alignment::ANY, file).with_layout(layout);
-        superblock.create(&media).map_err(Error::io("write", path))?;
+        superblock.create(&media).map_err(ImageError::io("write", path))?;
         let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
         Ok(Self { path: path.to_owned(), media, loaded })
     }
@@ -67,7 +67,7 @@ impl SidecarFile {
     /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another
     /// image. The image may be larger than the sidecar covers: a growth was cut off, or somebody
     /// else made it larger.
-    pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
+    pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, ImageError> {
         let sidecar = Self::open_for_any_size(path, image, access)?;
         sidecar.refuse_truncated(image)?;
         let covered = sidecar.layout().image_size();
@@ -76,7 +76,7 @@ impl SidecarFile {
             let is_known = !image.uuids()?.is_empty()
                 || image.is_block_device() && Sample::take(&sidecar.media, sidecar.layout()).fits();
             if !is_known || !covered.is_multiple_of(image.alignment().offset.into()) {
-                return Err(Error::SizeDiffers {
+                return Err(ImageError::SizeDiffers {
                     sidecar: sidecar.path,
                     image: image.path().to_owned(),
                     covered,
@@ -94,15 +94,15 @@ impl SidecarFile {
     }
 
     /// The same for an image that may have been resized.
-    pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, Error> {
+    pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, ImageError> {
         let file = open_file(path, image, access)?;
-        image::lock(&file, access).map_err(Error::lock(path))?;
-        let len = file.metadata().map_err(Error::io("look at", path))?.len();
+        image::lock(&file, access).map_err(ImageError::lock(path))?;
+        let len = file.metadata().map_err(ImageError::io("look at", path))?.len();
         if len < 2 * SUPERBLOCK_SIZE {
             let reason = SuperblockError::TooShort { len: usize::try_from(len).unwrap_or(usize::MAX) };
-            return Err(Error::BadSidecar { path: path.to_owned(), reason });
+            return Err(ImageError::BadSidecar { path: path.to_owned(), reason });
         }
-        let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
+        let image_file = image.file().try_clone().map_err(ImageError::io("open", image.path()))?;
         let media = SidecarMedia::new(image_file, image.alignment(), file)
             .with_durability(image.durability().clone());
         let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
@@ -110,7 +110,7 @@ impl SidecarFile {
         let media = media.with_layout(layout);
         if len < layout.sidecar_size() {
             let expected = layout.sidecar_size();
-            return Err(Error::TruncatedSidecar { path: path.to_owned(), len, expected });
+            return Err(ImageError::TruncatedSidecar { path: path.to_owned(), len, expected });
         }
         if let Some((copy, reason)) = &loaded.damaged {
             warn!("superblock {copy} of {} is damaged, {reason}: the other one is used", path.display());
@@ -253,12 +253,12 @@ impl SidecarFile {
     }
 
     /// Refuses an image of which the end is gone.
-    pub(crate) fn refuse_truncated(&self, image: &Image) -> Result<(), Error> {
+    pub(crate) fn refuse_truncated(&self, image: &Image) -> Result<(), ImageError> {
         let covered = self.layout().image_size();
         if covered <= image.size() {
             return Ok(());
         }
-        Err(Error::TruncatedImage {
+        Err(ImageError::TruncatedImage {
             image: image.path().to_owned(),
             sidecar: self.path.clone(),
             covered,
@@ -267,11 +267,11 @@ impl SidecarFile {
     }
 
     /// Refuses a sidecar that does not know of writes to the image; inspection gets a warning.
-    fn refuse_stale(&self, image: &Image, access: Access) -> Result<(), Error> {
+    fn refuse_stale(&self, image: &Image, access: Access) -> Result<(), ImageError> {
         if !image.stale_sidecars()?.contains(&Uuid::from_bytes(self.superblock().uuid())) {
             return Ok(());
         }
-        let stale = Error::StaleSidecar { sidecar: self.path.clone(), image: image.path().to_owned() };
+        let stale = ImageError::StaleSidecar { sidecar: self.path.clone(), image: image.path().to_owned() };
         if access == Access::Inspect {
             warn!("{stale}");
             return Ok(());
@@ -279,11 +279,11 @@ impl SidecarFile {
         Err(stale)
     }
 
-    fn refuse_wrong_uuid(&self, image: &Image) -> Result<(), Error> {
+    fn refuse_wrong_uuid(&self, image: &Image) -> Result<(), ImageError> {
         let actual = Uuid::from_bytes(self.superblock().uuid());
         match image.uuids()?.as_slice() {
             known if known.contains(&actual) => Ok(()),
-            &[expected, ..] => Err(Error::ForeignSidecar {
+            &[expected, ..] => Err(ImageError::ForeignSidecar {
                 sidecar: self.path.clone(),
                 image: image.path().to_owned(),
                 expected,
@@ -318,11 +318,11 @@ impl GrowingSidecar {
 }
 
 /// A failure to do `action` to the sidecar at `path`, for a person.
-pub(crate) fn load_error(action: &'static str, path: &Path) -> impl FnOnce(LoadError) -> Error {
+pub(crate) fn load_error(action: &'static str, path: &Path) -> impl FnOnce(LoadError) -> ImageError {
     move |error| match error {
-        LoadError::Superblock(reason) => Error::BadSidecar { path: path.to_owned(), reason },
-        LoadError::TwoMoments(reason) => Error::TwoMoments { sidecar: path.to_owned(), reason },
-        LoadError::Io(error) => Error::io(action, path)(error),
+        LoadError::Superblock(reason) => ImageError::BadSidecar { path: path.to_owned(), reason },
+        LoadError::TwoMoments(reason) => ImageError::TwoMoments { sidecar: path.to_owned(), reason },
+        LoadError::Io(error) => ImageError::io(action, path)(error),
     }
 }
 
@@ -337,17 +337,17 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn open_file(path: &Path, image: &Image, access: Access) -> Result<File, Error> {
+fn open_file(path: &Path, image: &Image, access: Access) -> Result<File, ImageError> {
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let trace = Trace::of(image, path)?.map(Box::new);
             let (image, sidecar) = (image.path().to_owned(), path.to_owned());
-            return Err(Error::NoSidecar { image, sidecar, trace });
+            return Err(ImageError::NoSidecar { image, sidecar, trace });
         }
         metadata => {
-            let metadata = metadata.map_err(Error::io("look at", path))?;
+            let metadata = metadata.map_err(ImageError::io("look at", path))?;
             image::refuse_other_kinds(path, metadata.file_type(), false)?;
         }
     }
-    access.open_options().open(path).map_err(Error::io(access.verb(), path))
+    access.open_options().open(path).map_err(ImageError::io(access.verb(), path))
 }

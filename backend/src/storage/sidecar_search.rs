@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use integrity::sidecar::{SECTOR_SIZE, SUPERBLOCK_SIZE, Superblock};
 use uuid::Uuid;
 
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Image, read_up_to};
 use crate::storage::trace::Trace;
 
@@ -36,7 +36,7 @@ pub(crate) fn open_to_look(path: &Path) -> io::Result<File> {
 impl Trace {
     /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its
     /// sidecar beside the image, beside what a symbolic link leads to, and where it is to be.
-    pub(crate) fn of(image: &Image, named: &Path) -> Result<Option<Self>, Error> {
+    pub(crate) fn of(image: &Image, named: &Path) -> Result<Option<Self>, ImageError> {
         let uuids = image.uuids()?;
         let Some(&uuid) = uuids.first() else { return Ok(None) };
         let found = find(image.path(), named, &uuids);

@@ -6,7 +6,7 @@ use integrity::sidecar::{is_adopted, mismatches};
 
 use super::super::scan::{Chunk, Unreadable, Visitor, scan};
 use super::{Findings, Recovered};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -18,7 +18,7 @@ pub(in crate::command) fn compare(
     sidecar: &SidecarFile,
     recovered: &Recovered,
     title: &'static str,
-) -> Result<Findings, Error> {
+) -> Result<Findings, ImageError> {
     let check = Check { image, sidecar, recovered, findings: Mutex::default() };
     let covered = sidecar.layout().image_size().min(image.size());
     scan(image, covered, sidecar.profile(), title, &check)?;
@@ -43,25 +43,25 @@ impl Check<'_> {
 impl Visitor for Check<'_> {
     /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and
     /// zero: nothing has to be read to know that they match.
-    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, ImageError> {
         let Self { image, sidecar, recovered, .. } = self;
         let interval_size = sidecar.profile().interval_size() as u64;
         let interval = offset / interval_size;
         if interval >= sidecar.layout().intervals() {
             return Ok(None);
         }
-        let data = image.next_data(offset).map_err(Error::io("find the holes of", image.path()))?;
+        let data = image.next_data(offset).map_err(ImageError::io("find the holes of", image.path()))?;
         if data == Some(offset) {
             return Ok(data);
         }
         let written =
-            sidecar.next_written(interval).map_err(Error::io("find the holes of", sidecar.path()))?;
+            sidecar.next_written(interval).map_err(ImageError::io("find the holes of", sidecar.path()))?;
         let changed = recovered.next_changed(sidecar.layout(), interval);
         let tuples = written.into_iter().chain(changed).map(|interval| interval * interval_size);
         Ok(data.into_iter().chain(tuples).min())
     }
 
-    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error> {
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), ImageError> {
         let profile = self.sidecar.profile();
         let Chunk { first_interval, data, tuples } = chunk;
         // the image may be larger than what the sidecar covers
@@ -72,7 +72,7 @@ impl Visitor for Check<'_> {
         let tuples = &mut tuples[..covered * profile.tuple_size()];
         self.recovered
             .read_tuples(self.sidecar, first_interval, tuples)
-            .map_err(Error::io("read", self.sidecar.path()))?;
+            .map_err(ImageError::io("read", self.sidecar.path()))?;
         let adopted = (first_interval..)
             .zip(tuples.chunks_exact(profile.tuple_size()))
             .filter(|(_, tuple)| is_adopted(profile, tuple));
@@ -85,7 +85,7 @@ impl Visitor for Check<'_> {
         Ok(())
     }
 
-    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), ImageError> {
         self.find(|findings| findings.add_unreadable(&unreadable.intervals));
         Ok(())
     }

@@ -16,7 +16,7 @@ pub(super) use self::report::Outcome;
 use self::report::Report;
 pub(super) use self::report::write_range;
 use super::{ImageArgs, print};
-use crate::storage::error::{EXIT_TWO_MOMENTS, Error};
+use crate::storage::error::{EXIT_TWO_MOMENTS, ImageError};
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 
@@ -46,7 +46,7 @@ const EXIT_ADOPTED: u8 = 3;
 const EXIT_DURABILITY_LOST: u8 = 5;
 
 /// Prints the blocks that do not match, and those that were adopted. An error means that the check was not possible.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
+pub fn run(args: &CheckArgs) -> Result<ExitCode, ImageError> {
     let access = if args.recover { Access::ReadWrite } else { Access::Read };
     let image = Image::open(&args.image.image, access, DirectIo::WherePossible)?;
     let mut sidecar = SidecarFile::open(&args.image.sidecar_path(), &image, access)?;

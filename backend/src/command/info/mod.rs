@@ -18,7 +18,7 @@ pub(super) use self::image_info::DURABILITY_LOST;
 use self::image_info::ImageInfo;
 use super::{ImageArgs, print};
 use crate::device::{Namespace, NamespaceError};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -37,7 +37,7 @@ pub struct InfoArgs {
 pub enum InfoError {
     /// Of an image, or its sidecar.
     #[error(transparent)]
-    Image(#[from] Error),
+    Image(#[from] ImageError),
     /// Of a namespace.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -116,7 +116,7 @@ struct Tuples {
 }
 
 impl<'a> Info<'a> {
-    fn new(image: &'a Image, sidecar: &'a SidecarFile) -> Result<Self, Error> {
+    fn new(image: &'a Image, sidecar: &'a SidecarFile) -> Result<Self, ImageError> {
         let (superblock, layout, profile) = (sidecar.superblock(), sidecar.layout(), sidecar.profile());
         let (state, intent) = match superblock.state() {
             State::Clean => ("clean", None),
@@ -147,7 +147,7 @@ impl<'a> Info<'a> {
                 superblock_generation: superblock.generation(),
             },
             blocks: layout.intervals(),
-            tuples: Tuples::count(sidecar).map_err(Error::io("read", sidecar.path()))?,
+            tuples: Tuples::count(sidecar).map_err(ImageError::io("read", sidecar.path()))?,
         })
     }
 

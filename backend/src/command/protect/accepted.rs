@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::super::check::{Findings, Recovered, compare, write_range};
 use super::take_over::Taken;
 use crate::report;
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 use crate::storage::trace::Trace;
@@ -22,7 +22,7 @@ const RANGES_MAX: usize = 100;
 pub(super) struct Accepted<'a> {
     image: &'a Image,
     sidecar: PathBuf,
-    outcome: Result<Compared, Error>,
+    outcome: Result<Compared, ImageError>,
 }
 
 #[derive(Debug)]
@@ -36,7 +36,11 @@ struct Compared {
 impl<'a> Accepted<'a> {
     /// Compares `image` with its sidecar `old`, or with one of its own that is found although the
     /// new one is to be at `path`; none where there is neither.
-    pub(super) fn find(image: &'a Image, path: &Path, old: Option<&Path>) -> Result<Option<Self>, Error> {
+    pub(super) fn find(
+        image: &'a Image,
+        path: &Path,
+        old: Option<&Path>,
+    ) -> Result<Option<Self>, ImageError> {
         let found = match old {
             Some(old) => Some(old.to_owned()),
             None => Trace::of(image, path)?.and_then(|trace| trace.found().map(ToOwned::to_owned)),
@@ -45,7 +49,7 @@ impl<'a> Accepted<'a> {
     }
 }
 
-fn compare_with(image: &Image, path: &Path) -> Result<Compared, Error> {
+fn compare_with(image: &Image, path: &Path) -> Result<Compared, ImageError> {
     let sidecar = SidecarFile::open_for_any_size(path, image, Access::Inspect)?;
     let interval_size = sidecar.profile().interval_size();
     if !image.size().is_multiple_of(interval_size as u64) {

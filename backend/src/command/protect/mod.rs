@@ -25,7 +25,7 @@ use super::storage::{Integrity, Storage, StorageError};
 use super::unfinished::{Existing, UnfinishedFile};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::SidecarFile;
 use crate::storage::trace::Trace;
@@ -52,7 +52,7 @@ pub struct ProtectArgs {
 pub enum ProtectError {
     /// The image cannot be used, or its sidecar not be made.
     #[error(transparent)]
-    Image(#[from] Error),
+    Image(#[from] ImageError),
     /// The metadata of the device cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -76,7 +76,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
             return Ok(make_sidecar(args, &image)?);
         }
         let Storage::KernelPi(integrity) = Storage::choose(&image, path, &Integrity::Auto)? else {
-            return Err(Error::NoPlaceForSidecar(path.clone()).into());
+            return Err(ImageError::NoPlaceForSidecar(path.clone()).into());
         };
         let device = KernelPiDevice::new(image, &integrity)
             .map_err(|reason| StorageError::Access { path: path.clone(), reason })?;
@@ -87,7 +87,7 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
 }
 
 /// Makes the sidecar whole before anyone can see it. Blocks of zeros become unwritten.
-fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
+fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, ImageError> {
     let old = OldSidecar::at(&args.image.sidecar_path(), image)?;
     if !args.force {
         refuse_without_force(args, image, old.as_ref())?;
@@ -97,7 +97,7 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
     let profile = args.profile.profile();
     let (size, interval_size) = (image.size(), profile.interval_size());
     if size == 0 || !size.is_multiple_of(interval_size as u64) {
-        return Err(Error::UnevenSize { image: args.image.image.clone(), size, interval_size });
+        return Err(ImageError::UnevenSize { image: args.image.image.clone(), size, interval_size });
     }
     if args.force {
         let old = old.as_ref().map(OldSidecar::path);
@@ -108,12 +108,12 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
     let superblock = new_superblock(image.path(), size, profile)?;
     let uuid = Uuid::from_bytes(superblock.uuid());
 
-    let unfinished = UnfinishedFile::new(&path).map_err(Error::io("create", &path))?;
-    let file = unfinished.file().try_clone().map_err(Error::io("create", &path))?;
+    let unfinished = UnfinishedFile::new(&path).map_err(ImageError::io("create", &path))?;
+    let file = unfinished.file().try_clone().map_err(ImageError::io("create", &path))?;
     if !image.is_block_device() {
-        give_to_owner_of(image.file(), &file).map_err(Error::io("change the mode of", &path))?;
+        give_to_owner_of(image.file(), &file).map_err(ImageError::io("change the mode of", &path))?;
     }
-    let image_file = image.file().try_clone().map_err(Error::io("open", image.path()))?;
+    let image_file = image.file().try_clone().map_err(ImageError::io("open", image.path()))?;
     trust(image, &SidecarFile::create(file, &path, image_file, &superblock)?, 0, "protecting")?;
 
     // where this fails, a crash before the image has its UUID makes another run necessary, and no more
@@ -123,7 +123,7 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
         Some(old) => old.still_there().and_then(|()| unfinished.publish(Existing::Replace)),
         None => unfinished.publish(Existing::Keep),
     }
-    .map_err(Error::io("create", &path))?;
+    .map_err(ImageError::io("create", &path))?;
     // not before: the image must not part from a sidecar that could still be needed
     if let Err(error) = image.set_uuid(uuid) {
         warn_of_missing_uuid(image.path(), &error);
@@ -134,16 +134,20 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, Error> {
 }
 
 /// Refuses an image that is protected, that was, or that is not raw.
-fn refuse_without_force(args: &ProtectArgs, image: &Image, old: Option<&OldSidecar>) -> Result<(), Error> {
+fn refuse_without_force(
+    args: &ProtectArgs,
+    image: &Image,
+    old: Option<&OldSidecar>,
+) -> Result<(), ImageError> {
     if let Some(old) = old {
-        return Err(Error::Exists { path: old.path().to_owned(), cure: SIDECAR_EXISTS });
+        return Err(ImageError::Exists { path: old.path().to_owned(), cure: SIDECAR_EXISTS });
     }
     let image_path = || args.image.image.clone();
     if let Some(trace) = Trace::of(image, &args.image.sidecar_path())? {
-        return Err(Error::WasProtected { image: image_path(), trace: Box::new(trace) });
+        return Err(ImageError::WasProtected { image: image_path(), trace: Box::new(trace) });
     }
     match image.foreign_format()? {
-        Some(format) => Err(Error::ForeignFormat { image: image_path(), format }),
+        Some(format) => Err(ImageError::ForeignFormat { image: image_path(), format }),
         None => Ok(()),
     }
 }

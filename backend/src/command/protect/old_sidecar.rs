@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{self, Access, Format, Image};
 use crate::storage::sidecar_path;
 use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
@@ -23,22 +23,23 @@ impl OldSidecar {
     /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is
     /// there. An image without a UUID, on a file system without attributes say, has its sidecar at
     /// the default path alone.
-    pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, Error> {
-        let left_alone = |what: &str| Error::NotReplaced { path: path.to_owned(), what: what.to_owned() };
+    pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, ImageError> {
+        let left_alone =
+            |what: &str| ImageError::NotReplaced { path: path.to_owned(), what: what.to_owned() };
         let metadata = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return if path.is_symlink() { Err(left_alone("a link to nothing")) } else { Ok(None) };
             }
-            metadata => metadata.map_err(Error::io("look at", path))?,
+            metadata => metadata.map_err(ImageError::io("look at", path))?,
         };
-        if is_same(&metadata, image.file()).map_err(Error::io("look at", image.path()))? {
+        if is_same(&metadata, image.file()).map_err(ImageError::io("look at", image.path()))? {
             return Err(left_alone("the image itself"));
         }
         if !metadata.is_file() {
             return Err(left_alone(image::kind(metadata.file_type())));
         }
-        let file = open_to_look(path).map_err(Error::io("read", path))?;
-        let claimed = claimed_uuids(&file).map_err(Error::io("read", path))?;
+        let file = open_to_look(path).map_err(ImageError::io("read", path))?;
+        let claimed = claimed_uuids(&file).map_err(ImageError::io("read", path))?;
         let Some(&first) = claimed.first() else {
             return Err(left_alone(&what_else(&file, metadata.len())));
         };
@@ -51,7 +52,7 @@ impl OldSidecar {
         if !carried.is_empty() && !claimed.iter().any(|uuid| carried.contains(uuid)) {
             return Err(left_alone(&format!("the sidecar of another image (its UUID is {first})")));
         }
-        image::lock(&file, Access::ReadWrite).map_err(Error::lock(path))?;
+        image::lock(&file, Access::ReadWrite).map_err(ImageError::lock(path))?;
         Ok(Some(Self { path: path.to_owned(), file }))
     }
 
@@ -60,9 +61,9 @@ impl OldSidecar {
     }
 
     /// Where the file is that symbolic links lead to.
-    pub(super) fn real_path(&self) -> Result<PathBuf, Error> {
+    pub(super) fn real_path(&self) -> Result<PathBuf, ImageError> {
         if self.path.is_symlink() {
-            self.path.canonicalize().map_err(Error::io("look at", &self.path))
+            self.path.canonicalize().map_err(ImageError::io("look at", &self.path))
         } else {
             Ok(self.path.clone())
         }

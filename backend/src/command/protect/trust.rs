@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use integrity::sidecar::{generate_sparse, is_unwritten};
 
 use super::super::scan::{Chunk, Unreadable, Visitor, scan};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -15,7 +15,7 @@ pub(in crate::command) fn trust(
     sidecar: &SidecarFile,
     first: u64,
     title: &'static str,
-) -> Result<(), Error> {
+) -> Result<(), ImageError> {
     scan(
         image,
         image.size(),
@@ -34,12 +34,12 @@ struct Trust<'a> {
 }
 
 impl Visitor for Trust<'_> {
-    fn next_work(&self, offset: u64) -> Result<Option<u64>, Error> {
+    fn next_work(&self, offset: u64) -> Result<Option<u64>, ImageError> {
         let from = offset.max(self.first * self.sidecar.profile().interval_size() as u64);
-        self.image.next_data(from).map_err(Error::io("find the holes of", self.image.path()))
+        self.image.next_data(from).map_err(ImageError::io("find the holes of", self.image.path()))
     }
 
-    fn visit(&self, chunk: Chunk<'_>) -> Result<(), Error> {
+    fn visit(&self, chunk: Chunk<'_>) -> Result<(), ImageError> {
         let profile = self.sidecar.profile();
         // a chunk may begin before the first interval, and a part of one may end there
         let first = chunk.first_interval.max(self.first);
@@ -53,10 +53,10 @@ impl Visitor for Trust<'_> {
             return Ok(());
         }
         let _alone = self.one_writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.sidecar.write_tuples(first, tuples).map_err(Error::io("write", self.sidecar.path()))
+        self.sidecar.write_tuples(first, tuples).map_err(ImageError::io("write", self.sidecar.path()))
     }
 
-    fn unreadable(&self, unreadable: Unreadable) -> Result<(), Error> {
+    fn unreadable(&self, unreadable: Unreadable) -> Result<(), ImageError> {
         if unreadable.intervals.end <= self.first { Ok(()) } else { Err(unreadable.error) }
     }
 }

@@ -17,10 +17,10 @@ use crate::device::NamespaceError;
 pub enum ServeError {
     /// The image or its sidecar cannot be used.
     #[error(transparent)]
-    Image(#[from] crate::storage::error::Error),
+    Image(#[from] crate::storage::error::ImageError),
     /// Somebody else has the image.
     #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
-    InUse(crate::storage::error::Error),
+    InUse(crate::storage::error::ImageError),
     /// An option without what it is for.
     #[error(
         "--force gives up the sidecar of an image that is served by `--integrity none`: leave it away, or say that too"
@@ -120,7 +120,7 @@ impl ServeError {
 
     /// Whether somebody else has the storage, who may let go of it.
     pub(in crate::command) fn is_in_use(&self) -> bool {
-        use crate::storage::error::Error::InUse;
+        use crate::storage::error::ImageError::InUse;
         matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
     }
 }

@@ -56,7 +56,7 @@ const CONTROL_MODE: u32 = 0o600;
 /// before everything needed has been found in order.
 pub fn run(args: &ServeArgs, inherited: Option<Endpoint>, log: &LogFilter) -> Result<ExitCode, ServeError> {
     match run_as(args, Entrance { inherited, log }) {
-        Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::storage::error::Error::InUse { holder, .. } if *holder != Holder::Kernel) => {
+        Err(ServeError::Image(error) | ServeError::Namespace(NamespaceError::Open(error))) if matches!(&error, crate::storage::error::ImageError::InUse { holder, .. } if *holder != Holder::Kernel) => {
             Err(ServeError::InUse(error))
         }
         outcome => outcome,

@@ -16,7 +16,7 @@ use crate::storage::trace::Trace;
 pub enum UnprotectedError {
     /// The image cannot be examined.
     #[error(transparent)]
-    Image(#[from] crate::storage::error::Error),
+    Image(#[from] crate::storage::error::ImageError),
     /// Its guest's writes would look like damage later.
     #[error(
         "{protected}: what is written by `--integrity none` would not match it; leave `--integrity none` away, or \
@@ -91,7 +91,7 @@ pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, Unprot
     }
 }
 
-fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::storage::error::Error> {
+fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::storage::error::ImageError> {
     let marked = image.stale_sidecars()?;
     Ok(!protected.uuids.is_empty() && protected.uuids.iter().all(|uuid| marked.contains(uuid)))
 }
@@ -109,7 +109,7 @@ impl Admission {
                 if image.access() == Access::ReadWrite && !is_marked(image, &protected)? {
                     image
                         .mark_stale(&protected.uuids)
-                        .map_err(crate::storage::error::Error::io("mark", image.path()))?;
+                        .map_err(crate::storage::error::ImageError::io("mark", image.path()))?;
                 }
                 tracing::warn!(
                     "{protected}, which is no longer right from now on: `stableblk protect --force {}` makes another",
@@ -122,7 +122,7 @@ impl Admission {
 }
 
 /// An image carries the UUID of its sidecar, or else has one at the default path.
-fn protection(image: &Image) -> Result<Option<Protected>, crate::storage::error::Error> {
+fn protection(image: &Image) -> Result<Option<Protected>, crate::storage::error::ImageError> {
     if image.is_block_device() {
         return Ok(None);
     }

@@ -15,7 +15,7 @@ use super::identify::{IDENTIFY_SIZE, IdentifyController, IdentifyNamespace, Iden
 use super::status::NvmeStatus;
 use crate::device::bounce::FOLIO_SIZE_MAX;
 use crate::storage::durability::Durability;
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::image::{Access, Holder, lock};
 use crate::storage::loss_mark::LossMark;
 
@@ -34,7 +34,7 @@ const PAGE_SIZE: usize = 4096;
 pub enum NamespaceError {
     /// It cannot be opened, or is in use.
     #[error(transparent)]
-    Open(#[from] Error),
+    Open(#[from] ImageError),
     /// It is a character device of another kind.
     #[error("{} is no NVMe namespace's character device, /dev/ngXnY", .0.display())]
     NotNvme(PathBuf),
@@ -85,8 +85,8 @@ impl Namespace {
         let identify = |source| NamespaceError::Identify { path: path.to_owned(), source };
         // before it is opened, for opening another device may have effects
         let block_name = block_name(path).ok_or_else(|| NamespaceError::NotNvme(path.to_owned()))?;
-        let file = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
-        lock(&file, access).map_err(Error::lock(path))?;
+        let file = access.open_options().open(path).map_err(ImageError::io(access.verb(), path))?;
+        lock(&file, access).map_err(ImageError::lock(path))?;
         let block_device = match access {
             Access::Inspect | Access::Preview => None,
             Access::Read | Access::ReadWrite => hold(path, &block_name)?,
@@ -179,15 +179,15 @@ fn block_name(path: &Path) -> Option<String> {
 }
 
 /// Opens the block device beside the character device at `path` for us alone; there may be none.
-fn hold(path: &Path, block_name: &str) -> Result<Option<File>, Error> {
+fn hold(path: &Path, block_name: &str) -> Result<Option<File>, ImageError> {
     let block = path.with_file_name(block_name);
     match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&block) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
+            Err(ImageError::InUse { path: path.to_owned(), holder: Holder::Kernel })
         }
-        Err(error) => Err(Error::io("read", &block)(error)),
+        Err(error) => Err(ImageError::io("read", &block)(error)),
     }
 }
 

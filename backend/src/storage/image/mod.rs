@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::storage::durability::Durability;
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 use crate::storage::loss_mark::LossMark;
 use crate::storage::reopen::reopen;
 use crate::storage::size::StorageSize;
@@ -57,19 +57,20 @@ impl Image {
     ///
     /// Refuses what is neither a regular file nor a block device, what is in use, and for
     /// [`ReadWrite`](Access::ReadWrite) a block device that is mounted.
-    pub fn open(path: &Path, access: Access, direct_io: DirectIo) -> Result<Self, Error> {
+    pub fn open(path: &Path, access: Access, direct_io: DirectIo) -> Result<Self, ImageError> {
         let file_type = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NoImage(path.to_owned()));
+                return Err(ImageError::NoImage(path.to_owned()));
             }
-            metadata => metadata.map_err(Error::io("look at", path))?.file_type(),
+            metadata => metadata.map_err(ImageError::io("look at", path))?.file_type(),
         };
         // before it is opened, for opening a FIFO would wait and opening a device may have effects
         refuse_other_kinds(path, file_type, true)?;
         let file = open_image(path, access, file_type)?;
-        lock(&file, access).map_err(Error::lock(path))?;
-        let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(Error::io("measure", path))?;
-        let direct_alignment = direct_io.turn_on(&file).map_err(Error::io("set up direct I/O on", path))?;
+        lock(&file, access).map_err(ImageError::lock(path))?;
+        let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(ImageError::io("measure", path))?;
+        let direct_alignment =
+            direct_io.turn_on(&file).map_err(ImageError::io("set up direct I/O on", path))?;
         let is_block_device = file_type.is_block_device();
         let (path, durability) = (path.to_owned(), Durability::default());
         Ok(Self { path, file, access, size, is_block_device, direct_alignment, durability })
@@ -152,8 +153,8 @@ impl Image {
     }
 
     /// The format other than raw that it seems to have.
-    pub(crate) fn foreign_format(&self) -> Result<Option<Format>, Error> {
-        Format::of(&self.file, self.size).map_err(Error::io("read", &self.path))
+    pub(crate) fn foreign_format(&self) -> Result<Option<Format>, ImageError> {
+        Format::of(&self.file, self.size).map_err(ImageError::io("read", &self.path))
     }
 
     /// Whether it is a block device rather than a regular file.
@@ -176,12 +177,12 @@ impl Image {
 
     /// The UUIDs of sidecars that are the image's own: one, or two when [`announce_uuid`](Self::announce_uuid) came to no end. None
     /// when it was copied without its attributes, or its file system has no attributes.
-    pub fn uuids(&self) -> Result<Vec<Uuid>, Error> {
+    pub fn uuids(&self) -> Result<Vec<Uuid>, ImageError> {
         self.uuids_in(UUID_ATTRIBUTE)
     }
 
-    fn uuids_in(&self, attribute: &str) -> Result<Vec<Uuid>, Error> {
-        uuids_in(&self.file, attribute).map_err(Error::io("read the UUID of", &self.path))
+    fn uuids_in(&self, attribute: &str) -> Result<Vec<Uuid>, ImageError> {
+        uuids_in(&self.file, attribute).map_err(ImageError::io("read the UUID of", &self.path))
     }
 
     /// Gives the image a UUID to carry.
@@ -272,11 +273,11 @@ pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 }
 
 /// Refuses what is not a regular file, nor a block device if that would do.
-pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool) -> Result<(), Error> {
+pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool) -> Result<(), ImageError> {
     if file_type.is_file() || (device && file_type.is_block_device()) {
         return Ok(());
     }
-    Err(Error::WrongKind { path: path.to_owned(), kind: kind(file_type), device })
+    Err(ImageError::WrongKind { path: path.to_owned(), kind: kind(file_type), device })
 }
 
 /// What something is, with its article.
@@ -292,7 +293,7 @@ pub(crate) fn kind(file_type: FileType) -> &'static str {
     }
 }
 
-fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, Error> {
+fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, ImageError> {
     let mut options = access.open_options();
     if file_type.is_block_device() && access == Access::ReadWrite {
         // on a block device alone: the kernel refuses one that is mounted, and refuses a mount from then on
@@ -300,21 +301,21 @@ fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, 
     }
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => open_busy(path, access, &options),
-        opened => opened.map_err(Error::io(access.verb(), path)),
+        opened => opened.map_err(ImageError::io(access.verb(), path)),
     }
 }
 
 /// A process that was killed keeps a device until its I/O has ended, and the lock until shortly before.
-fn open_busy(path: &Path, access: Access, options: &OpenOptions) -> Result<File, Error> {
+fn open_busy(path: &Path, access: Access, options: &OpenOptions) -> Result<File, ImageError> {
     const TRIES: usize = 10;
-    let shared = access.open_options().open(path).map_err(Error::io(access.verb(), path))?;
-    lock(&shared, access).map_err(Error::lock(path))?;
+    let shared = access.open_options().open(path).map_err(ImageError::io(access.verb(), path))?;
+    lock(&shared, access).map_err(ImageError::lock(path))?;
     drop(shared);
     for _ in 0..TRIES {
         match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => thread::sleep(EXIT_POLL_INTERVAL),
-            opened => return opened.map_err(Error::io(access.verb(), path)),
+            opened => return opened.map_err(ImageError::io(access.verb(), path)),
         }
     }
-    Err(Error::InUse { path: path.to_owned(), holder: Holder::Kernel })
+    Err(ImageError::InUse { path: path.to_owned(), holder: Holder::Kernel })
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::{Image, set_attribute};
-use crate::storage::error::Error;
+use crate::storage::error::ImageError;
 
 /// The extended attribute with the UUIDs of such sidecars, as in
 /// [`UUID_ATTRIBUTE`](super::UUID_ATTRIBUTE).
@@ -14,7 +14,7 @@ const STALE_ATTRIBUTE: &str = "user.stableblk.stale";
 
 impl Image {
     /// The UUIDs of sidecars that are not right any more.
-    pub(crate) fn stale_sidecars(&self) -> Result<Vec<Uuid>, Error> {
+    pub(crate) fn stale_sidecars(&self) -> Result<Vec<Uuid>, ImageError> {
         self.uuids_in(STALE_ATTRIBUTE)
     }
 
