@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use stableblk::device::faulty::{Fault, FaultyDevice};
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 use stableblk::worker::disk::Disk;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -77,7 +77,8 @@ fn a_worker_that_dies_ends_the_session_and_the_next_one_serves() {
     // the first flush only
     let broken = AtomicBool::new(false);
     let faulty = FaultyDevice::new(device(), move |operation| {
-        let breaks = matches!(operation, Operation::Flush { .. }) && !broken.swap(true, Ordering::Relaxed);
+        let breaks =
+            matches!(operation, DeviceOperation::Flush { .. }) && !broken.swap(true, Ordering::Relaxed);
         breaks.then(|| Fault::Broken(Errno::NXIO.raw_os_error()))
     });
     let disk = disk_on(Arc::new(faulty));

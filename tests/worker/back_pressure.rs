@@ -8,7 +8,7 @@ use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::bounce::ARENA_SIZE;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
 use crate::model::stamped;
@@ -71,7 +71,7 @@ fn assert_cut_into_folios(profile: Option<IntegrityProfile>, granule: usize) {
     let counters = (submitted.clone(), largest.clone());
     let device = Arc::new(MemDevice::new(profile, 34 << 20).with_granule(granule));
     let device = FaultyDevice::new(device, move |operation| {
-        if let Operation::Transfer(transfer) = operation {
+        if let DeviceOperation::Transfer(transfer) = operation {
             counters.0.fetch_add(transfer.len, Ordering::Relaxed);
             counters.1.fetch_max(transfer.len, Ordering::Relaxed);
         }

@@ -6,7 +6,7 @@ use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::BlockDevice;
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::worker::Vring;
 use virtio::testing::{Buffer, Driver, Used, header};
@@ -51,7 +51,7 @@ fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<'_, GuestMem
     let gate = Gate::default();
     let plan = gate.clone();
     let device = FaultyDevice::new(disk(), move |operation| {
-        if matches!(operation, Operation::Transfer(transfer) if transfer.offset == GATED * 512) {
+        if matches!(operation, DeviceOperation::Transfer(transfer) if transfer.offset == GATED * 512) {
             plan.pass();
         }
         None

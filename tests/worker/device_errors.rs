@@ -6,7 +6,7 @@ use integrity::{Guard, IntegrityProfile, PiType, sidecar};
 use rustix::io::Errno;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::{Direction, Operation, ZeroBy};
+use stableblk::device::operation::{DeviceOperation, TransferDirection, ZeroBy};
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, IOERR, Layout, NOT_WRITTEN, OK, Setup, guest_memory};
@@ -52,21 +52,21 @@ impl Victim {
         }
     }
 
-    fn is(self, operation: &Operation) -> bool {
+    fn is(self, operation: &DeviceOperation) -> bool {
         match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 let kind = match self {
-                    Self::Read => (Direction::Read, false),
-                    Self::Write => (Direction::Write, false),
-                    Self::MergeRead => (Direction::Read, true),
-                    Self::MergeWrite => (Direction::Write, true),
+                    Self::Read => (TransferDirection::Read, false),
+                    Self::Write => (TransferDirection::Write, false),
+                    Self::MergeRead => (TransferDirection::Read, true),
+                    Self::MergeWrite => (TransferDirection::Write, true),
                     Self::Zeroing | Self::Flush => return false,
                 };
                 transfer.offset == 8 * INTERVAL && kind == (transfer.direction, transfer.piece.merge)
             }
-            Operation::Zero { by: ZeroBy::PunchHole, .. } => matches!(self, Self::Zeroing),
-            Operation::Flush { .. } => matches!(self, Self::Flush),
-            Operation::Zero { .. } => false,
+            DeviceOperation::Zero { by: ZeroBy::PunchHole, .. } => matches!(self, Self::Zeroing),
+            DeviceOperation::Flush { .. } => matches!(self, Self::Flush),
+            DeviceOperation::Zero { .. } => false,
         }
     }
 }
@@ -118,7 +118,7 @@ fn one_failed_transfer_of_many_fails_the_request_once() {
     let memory = guest_memory(1);
     let device = disk();
     let faulty = FaultyDevice::new(device.clone(), |operation| match operation {
-        Operation::Transfer(transfer) if transfer.offset == 2 << 20 => {
+        DeviceOperation::Transfer(transfer) if transfer.offset == 2 << 20 => {
             Some(Fault::Error(Errno::IO.raw_os_error()))
         }
         _ => None,
@@ -138,7 +138,7 @@ fn one_failed_transfer_of_many_fails_the_request_once() {
 fn a_write_that_cannot_be_made_durable_fails_without_a_write_cache() {
     let memory = guest_memory(1);
     let faulty = FaultyDevice::new(disk(), |operation| {
-        matches!(operation, Operation::Flush { .. }).then_some(Fault::Error(Errno::IO.raw_os_error()))
+        matches!(operation, DeviceOperation::Flush { .. }).then_some(Fault::Error(Errno::IO.raw_os_error()))
     });
     let setup = Setup { writethrough: true, ..Setup::default() };
     let mut guest = Guest::start(&memory, Arc::new(faulty), setup);
@@ -154,7 +154,9 @@ fn completions_come_back_as_the_device_does_them() {
     let memory = guest_memory(1);
     let faulty = FaultyDevice::new(disk(), |operation| match operation {
         // the first is overtaken by all others
-        Operation::Transfer(transfer) if transfer.direction == Direction::Read && transfer.offset == 0 => {
+        DeviceOperation::Transfer(transfer)
+            if transfer.direction == TransferDirection::Read && transfer.offset == 0 =>
+        {
             Some(Fault::Delayed(100))
         }
         _ => None,
@@ -185,7 +187,7 @@ fn a_queue_without_its_ring_lets_go_of_its_ranges() {
     let gate = Gate::default();
     let plan = gate.clone();
     let faulty = FaultyDevice::new(disk(), move |operation| match operation {
-        Operation::Transfer(transfer) if transfer.len == 8192 => {
+        DeviceOperation::Transfer(transfer) if transfer.len == 8192 => {
             plan.pass();
             Some(Fault::Broken(Errno::NXIO.raw_os_error()))
         }
@@ -211,10 +213,10 @@ fn a_queue_without_its_ring_no_longer_waits_for_ranges() {
     let gate = Gate::default();
     let plan = gate.clone();
     let faulty = FaultyDevice::new(disk(), move |operation| match operation {
-        Operation::Transfer(transfer) if transfer.len == 8192 => {
+        DeviceOperation::Transfer(transfer) if transfer.len == 8192 => {
             Some(Fault::Broken(Errno::NXIO.raw_os_error()))
         }
-        Operation::Transfer(_) => {
+        DeviceOperation::Transfer(_) => {
             plan.pass();
             None
         }

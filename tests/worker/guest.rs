@@ -17,8 +17,8 @@ use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
-use stableblk::worker::message::Message;
-use stableblk::worker::range_lock::{Access, Owner, RangeLock};
+use stableblk::worker::message::WorkerMessage;
+use stableblk::worker::range_lock::{RangeAccess, RangeLock, RangeOwner};
 use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio::testing::{Buffer, Driver, Used, header, range};
@@ -273,7 +273,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
 
     /// Tells a queue's worker to stop, without waiting for it.
     pub(crate) fn ask_to_stop(&self, index: usize) {
-        self.disk.inboxes[index].post(Message::Stop);
+        self.disk.inboxes[index].post(WorkerMessage::Stop);
     }
 
     /// Whether a queue's worker has ended.
@@ -297,9 +297,9 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             let vring = self.join(index).unwrap();
             assert_eq!(vring.ring.outstanding(), 0, "queue {index} has chains that were not returned");
         }
-        let owner = Owner { queue: 0, request: 0 };
+        let owner = RangeOwner { queue: 0, request: 0 };
         let mut table = self.disk.locks.table();
-        let (ticket, held) = table.acquire(0..u64::MAX, Access::Exclusive, owner);
+        let (ticket, held) = table.acquire(0..u64::MAX, RangeAccess::Exclusive, owner);
         assert!(held, "a request has kept its range");
         table.release(ticket, |_| {});
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::{Direction, Operation};
+use stableblk::device::operation::{DeviceOperation, TransferDirection};
 
 use crate::guest::{Command, Guest, IOERR, NOT_WRITTEN, OK, Setup, guest_memory};
 use crate::model::stamped;
@@ -30,7 +30,7 @@ fn an_idle_device_works_while_the_next_piece_is_copied() {
     let pieces = Arc::new(Mutex::new(Vec::new()));
     let seen = pieces.clone();
     let device = FaultyDevice::new(disk, move |operation| {
-        if let Operation::Transfer(transfer) = operation {
+        if let DeviceOperation::Transfer(transfer) = operation {
             let before = usize::try_from(transfer.offset).unwrap();
             let is_there = media.media().data[..before] == expected[..before];
             let folio = transfer.buffer.folio().unwrap().as_ptr().addr();
@@ -43,7 +43,7 @@ fn an_idle_device_works_while_the_next_piece_is_copied() {
     let written = std::mem::take(&mut *pieces.lock().unwrap());
     assert!(written.len() > 1);
     for (direction, is_there, folio) in &written {
-        assert_eq!((*direction, *is_there), (Direction::Write, true));
+        assert_eq!((*direction, *is_there), (TransferDirection::Write, true));
         assert_eq!(*folio, written[0].2, "the folio of the last piece is the one that is in the cache");
     }
     guest.recycle();
@@ -77,7 +77,7 @@ fn a_read_of_which_one_piece_is_bad_gives_the_guest_nothing() {
 fn pieces_that_overtake_each_other_are_one_request() {
     let memory = guest_memory(1);
     let device = FaultyDevice::new(disk(), |operation| match operation {
-        Operation::Transfer(transfer) => {
+        DeviceOperation::Transfer(transfer) => {
             let piece = usize::try_from(transfer.offset >> 18).unwrap();
             (piece % 4 < 2).then_some(Fault::Delayed(7 - piece % 4))
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::{Operation, ZeroBy};
+use stableblk::device::operation::{DeviceOperation, ZeroBy};
 use stableblk::metrics::LatencyHistogram;
 
 use crate::gate::Gate;
@@ -15,8 +15,8 @@ use crate::guest::{Command, Guest, IOERR, OK, Setup, guest_memory, until};
 fn disk(gate: Gate) -> Arc<FaultyDevice<MemDevice>> {
     let device = Arc::new(MemDevice::new(None, 1 << 20));
     Arc::new(FaultyDevice::new(device, move |operation| match operation {
-        Operation::Zero { by: ZeroBy::PunchHole, .. } => Some(Fault::Error(libc::EIO)),
-        Operation::Flush { .. } => {
+        DeviceOperation::Zero { by: ZeroBy::PunchHole, .. } => Some(Fault::Error(libc::EIO)),
+        DeviceOperation::Flush { .. } => {
             gate.pass();
             None
         }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use integrity::sidecar::{self, Mismatch};
 use integrity::{Guard, IntegrityProfile, PiError, PiType, Tag};
 use stableblk::device::faulty::{Fault, FaultyDevice};
-use stableblk::device::mem::{Media, MemDevice};
-use stableblk::device::operation::{Direction, Operation};
+use stableblk::device::mem::{MemDevice, MemMedia};
+use stableblk::device::operation::{DeviceOperation, TransferDirection};
 use stableblk::guest::memory_table::GuestMemory;
 
 use crate::guest::{Command, Guest, IOERR, NOT_WRITTEN, OK, Setup, guest_memory};
@@ -20,7 +20,7 @@ fn profile() -> IntegrityProfile {
     IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap()
 }
 
-fn mismatches(media: &Media) -> Vec<Mismatch> {
+fn mismatches(media: &MemMedia) -> Vec<Mismatch> {
     sidecar::mismatches(&profile(), 0, &media.data, &media.tuples).unwrap().collect()
 }
 
@@ -32,7 +32,7 @@ fn place(lba: usize) -> (Range<usize>, Range<usize>) {
 /// A disk, a guest, and the fault that the next transfer in one direction meets.
 struct Bench<'m> {
     device: Arc<MemDevice>,
-    fault: Arc<Mutex<Option<(Direction, Fault)>>>,
+    fault: Arc<Mutex<Option<(TransferDirection, Fault)>>>,
     guest: Guest<'m, FaultyDevice<MemDevice>>,
 }
 
@@ -42,10 +42,10 @@ impl<'m> Bench<'m> {
     }
 
     fn on(memory: &'m Arc<GuestMemory>, device: MemDevice) -> Self {
-        let (device, fault) = (Arc::new(device), Arc::new(Mutex::new(None::<(Direction, Fault)>)));
+        let (device, fault) = (Arc::new(device), Arc::new(Mutex::new(None::<(TransferDirection, Fault)>)));
         let next = fault.clone();
         let faulty = FaultyDevice::new(device.clone(), move |operation| match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 next.lock().unwrap().take_if(|(direction, _)| *direction == transfer.direction).map(|it| it.1)
             }
             _ => None,
@@ -54,7 +54,7 @@ impl<'m> Bench<'m> {
         Self { device, fault, guest }
     }
 
-    fn fail_next(&self, direction: Direction, fault: Fault) {
+    fn fail_next(&self, direction: TransferDirection, fault: Fault) {
         *self.fault.lock().unwrap() = Some((direction, fault));
     }
 
@@ -97,7 +97,7 @@ impl<'m> Bench<'m> {
 fn a_bit_that_flips_on_the_way_to_the_media() {
     let memory = guest_memory(1);
     let mut bench = Bench::new(&memory);
-    bench.fail_next(Direction::Write, Fault::FlippedBit(8 * 4000 + 3));
+    bench.fail_next(TransferDirection::Write, Fault::FlippedBit(8 * 4000 + 3));
     bench.write(5, 1);
     bench.assert_unreadable(5);
     assert_eq!(bench.mismatch(), (5, Tag::Guard));
@@ -111,7 +111,7 @@ fn a_bit_that_flips_on_the_way_to_the_guest() {
     let memory = guest_memory(1);
     let mut bench = Bench::new(&memory);
     bench.write(5, 1);
-    bench.fail_next(Direction::Read, Fault::FlippedBit(0));
+    bench.fail_next(TransferDirection::Read, Fault::FlippedBit(0));
     bench.assert_unreadable(5);
     bench.assert_reads(5, 1);
     assert_eq!(bench.mismatches(), []);
@@ -123,7 +123,7 @@ fn a_misdirected_write() {
     let memory = guest_memory(1);
     let mut bench = Bench::new(&memory);
     bench.write(7, 1);
-    bench.fail_next(Direction::Write, Fault::Misdirected(2 * 4096));
+    bench.fail_next(TransferDirection::Write, Fault::Misdirected(2 * 4096));
     bench.write(5, 2);
     bench.assert_unreadable(7);
     assert_eq!(bench.mismatch(), (7, Tag::Reference));
@@ -136,7 +136,7 @@ fn a_misdirected_read() {
     let mut bench = Bench::new(&memory);
     bench.write(5, 1);
     bench.write(7, 2);
-    bench.fail_next(Direction::Read, Fault::Misdirected(2 * 4096));
+    bench.fail_next(TransferDirection::Read, Fault::Misdirected(2 * 4096));
     bench.assert_unreadable(5);
     bench.assert_reads(5, 1);
     bench.guest.stop_all();
@@ -150,7 +150,7 @@ fn a_read_that_was_not_done() {
     bench.write(5, 1);
     bench.write(7, 2);
     bench.assert_reads(7, 2);
-    bench.fail_next(Direction::Read, Fault::Lost);
+    bench.fail_next(TransferDirection::Read, Fault::Lost);
     bench.assert_unreadable(5);
     bench.guest.stop_all();
 }
@@ -161,17 +161,17 @@ fn a_write_lost_with_its_tuples_leaves_the_old_block() {
     let memory = guest_memory(1);
     let mut bench = Bench::new(&memory);
     bench.write(5, 1);
-    bench.fail_next(Direction::Write, Fault::Lost);
+    bench.fail_next(TransferDirection::Write, Fault::Lost);
     bench.write(5, 2);
     bench.assert_reads(5, 1);
     bench.guest.stop_all();
 }
 
 /// Puts a part of the media back to what it was before interval 5 was written again.
-fn lose_part_of_a_write(bench: &mut Bench<'_>, part: impl Fn(&mut Media, &Media)) {
+fn lose_part_of_a_write(bench: &mut Bench<'_>, part: impl Fn(&mut MemMedia, &MemMedia)) {
     let before = {
         let media = bench.device.media();
-        Media { data: media.data.clone(), tuples: media.tuples.clone() }
+        MemMedia { data: media.data.clone(), tuples: media.tuples.clone() }
     };
     bench.write(5, 2);
     part(&mut bench.device.media(), &before);
@@ -196,7 +196,7 @@ fn lost_data_and_a_torn_block() {
 #[test]
 fn a_lost_tuple() {
     let memory = guest_memory(1);
-    let lose_tuple = |media: &mut Media, before: &Media| {
+    let lose_tuple = |media: &mut MemMedia, before: &MemMedia| {
         let (_, tuple) = place(5);
         media.tuples[tuple.clone()].copy_from_slice(&before.tuples[tuple]);
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::{Direction, Operation};
+use stableblk::device::operation::{DeviceOperation, TransferDirection};
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
@@ -26,9 +26,9 @@ fn gated_disk() -> (FaultyDevice<MemDevice>, Gates) {
     let gates = Gates { first: first.clone(), ninth: ninth.clone() };
     let faulty = FaultyDevice::new(device, move |operation| {
         match operation {
-            Operation::Transfer(transfer) if transfer.direction == Direction::Read => {}
-            Operation::Transfer(transfer) if transfer.offset == 0 => first.pass(),
-            Operation::Transfer(transfer) if transfer.offset == 8 << 20 => ninth.pass(),
+            DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Read => {}
+            DeviceOperation::Transfer(transfer) if transfer.offset == 0 => first.pass(),
+            DeviceOperation::Transfer(transfer) if transfer.offset == 8 << 20 => ninth.pass(),
             _ => {}
         }
         None

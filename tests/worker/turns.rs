@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stableblk::device::bounce::Arena;
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 
 use crate::guest::{Command, Guest, Layout, OK, Setup, guest_memory};
@@ -67,7 +67,7 @@ struct NotingQueue {
 }
 
 impl DeviceQueue for NotingQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         self.submitted += 1;
         self.queue.submit(operation);
     }

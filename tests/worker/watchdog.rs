@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use stableblk::control::watchdog::Watchdog;
 use stableblk::device::faulty::FaultyDevice;
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 
 use crate::gate::Gate;
 use crate::guest::{Command, Guest, Setup, guest_memory, until};
@@ -18,7 +18,7 @@ fn a_queue_that_hangs_is_told_until_it_goes_on() {
     let gate = Gate::default();
     let closed = gate.clone();
     let device = FaultyDevice::new(Arc::new(MemDevice::new(None, 1 << 20)), move |operation| {
-        if let Operation::Flush { .. } = operation {
+        if let DeviceOperation::Flush { .. } = operation {
             closed.pass();
         }
         None

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use stableblk::device::bounce::Arena;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::guest::eventfd::KickFd;
 use stableblk::guest::inflight_region::InflightQueue;
@@ -17,7 +17,7 @@ use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
-use stableblk::worker::message::Message;
+use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Buffer, Driver};
@@ -109,7 +109,7 @@ fn serve<B: BlockDevice>(
         retired: false,
         memory_lost: false,
     };
-    disk.inboxes[index].post(Message::Stop);
+    disk.inboxes[index].post(WorkerMessage::Stop);
     GUEST.set(Some(guest));
     let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
     keep_to_core(index);
@@ -240,7 +240,7 @@ struct DrivenQueue<B: BlockDevice> {
 }
 
 impl<B: BlockDevice> DeviceQueue for DrivenQueue<B> {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         self.in_flight += 1;
         self.queue.submit(operation);
     }

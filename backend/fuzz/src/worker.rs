@@ -11,12 +11,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use stableblk::device::bounce::Arena;
 use stableblk::device::faulty::{Fault, FaultyDevice};
 use stableblk::device::mem::MemDevice;
-use stableblk::device::operation::Operation;
+use stableblk::device::operation::DeviceOperation;
 use stableblk::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::memory_table::GuestMemory;
-use stableblk::worker::message::Message;
-use stableblk::worker::range_lock::{Access, Owner};
+use stableblk::worker::message::WorkerMessage;
+use stableblk::worker::range_lock::{RangeAccess, RangeOwner};
 use stableblk::worker::{QueueWorker, Vring};
 use virtio::testing::{Driver, header, range};
 use virtio::{Descriptor, DescriptorFlags, Features, RingAddresses, SplitRing, request_type};
@@ -72,7 +72,7 @@ pub fn run(input: &[u8]) {
         retired: false,
         memory_lost: false,
     };
-    disk.inboxes[0].post(Message::Stop);
+    disk.inboxes[0].post(WorkerMessage::Stop);
     let worker = QueueWorker::new(disk.clone(), memory, vring).expect("the arena is small");
     let ring = worker.run().expect("the device is in memory").ring;
 
@@ -80,7 +80,7 @@ pub fn run(input: &[u8]) {
     let popped = ring.next_avail().wrapping_sub(next_avail);
     assert_eq!(ring.next_used().wrapping_sub(first_used), popped, "not every chain was returned once");
     let (_ticket, held) =
-        disk.locks.table().acquire(0..u64::MAX, Access::Exclusive, Owner { queue: 0, request: 0 });
+        disk.locks.table().acquire(0..u64::MAX, RangeAccess::Exclusive, RangeOwner { queue: 0, request: 0 });
     assert!(held, "a request has kept its range");
     if let Some(profile) = profile {
         let media = media.media();
@@ -115,7 +115,7 @@ impl Scripted {
     fn new(media: Arc<MemDevice>, script: Script) -> Self {
         let fault = Arc::new(Mutex::new(None));
         let next = fault.clone();
-        let plan = move |_: &Operation| next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let plan = move |_: &DeviceOperation| next.lock().unwrap_or_else(PoisonError::into_inner).take();
         let device = Arc::new(FaultyDevice::new(media, plan));
         Self { device, fault, script: Mutex::new(Some(script)) }
     }
@@ -163,7 +163,7 @@ struct ScriptedQueue {
 }
 
 impl DeviceQueue for ScriptedQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         self.queue.submit(operation);
     }
 

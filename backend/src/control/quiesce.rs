@@ -8,7 +8,7 @@ use super::protocol::{Reply, Size};
 use crate::control::resize;
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::Operation;
+use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::report;
 use crate::worker::disk::Disk;
@@ -118,7 +118,7 @@ fn try_flush<B: BlockDevice>(disk: &Disk<B>) -> io::Result<()> {
         // it was closed when it was handed over, which made everything durable
         return Ok(());
     };
-    queue.submit(Operation::Flush { request: 0 });
+    queue.submit(DeviceOperation::Flush { request: 0 });
     loop {
         queue.enter(true)?;
         while let Some(event) = queue.reap() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::inbox::Inbox;
 use crate::metrics::{QueueMetrics, RingTrouble};
-use crate::worker::message::Message;
+use crate::worker::message::WorkerMessage;
 use crate::worker::watch::Watch;
 
 /// For how long a ring may be empty although the driver has notified of requests.
@@ -76,7 +76,7 @@ impl Watchdog {
         &mut self,
         watch: &Watch,
         metrics: &[QueueMetrics],
-        inboxes: &[Inbox<Message>],
+        inboxes: &[Inbox<WorkerMessage>],
         now: Instant,
     ) {
         if self.next_look.is_none_or(|next| now < next) {
@@ -106,7 +106,7 @@ impl Seen {
         index: usize,
         metrics: &QueueMetrics,
         limit: Option<Duration>,
-        inbox: &Inbox<Message>,
+        inbox: &Inbox<WorkerMessage>,
         now: Instant,
     ) -> bool {
         let (finished, in_flight) = (metrics.finished.get(), metrics.in_flight.get());
@@ -133,7 +133,7 @@ impl Seen {
             let seconds = still.as_secs();
             if in_flight > 0 {
                 tracing::error!(queue = index, in_flight, seconds, "the queue makes no progress");
-                inbox.post(Message::TellOldest);
+                inbox.post(WorkerMessage::LogOldest);
             } else {
                 tracing::error!(
                     queue = index,
@@ -170,7 +170,7 @@ mod tests {
     struct Rig {
         watch: Watch,
         metrics: [QueueMetrics; 1],
-        inboxes: [Inbox<Message>; 1],
+        inboxes: [Inbox<WorkerMessage>; 1],
         watchdog: Watchdog,
         start: Instant,
     }

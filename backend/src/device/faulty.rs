@@ -7,7 +7,7 @@ use std::{fmt, io};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::{Direction, Operation, Piece, Transfer};
+use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferDirection};
 use crate::storage::size::StorageSize;
 
 /// What goes wrong with one operation.
@@ -28,7 +28,7 @@ pub enum Fault {
 }
 
 /// Decides the fate of an operation.
-pub type Plan = dyn Fn(&Operation) -> Option<Fault> + Send + Sync;
+pub type Plan = dyn Fn(&DeviceOperation) -> Option<Fault> + Send + Sync;
 
 /// Another device, with faults.
 pub struct FaultyDevice<B> {
@@ -44,7 +44,10 @@ impl<B: fmt::Debug> fmt::Debug for FaultyDevice<B> {
 
 impl<B> FaultyDevice<B> {
     /// `device`, failing as `plan` has it.
-    pub fn new(device: Arc<B>, plan: impl Fn(&Operation) -> Option<Fault> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        device: Arc<B>,
+        plan: impl Fn(&DeviceOperation) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Self {
         Self { device, plan: Box::new(plan) }
     }
 }
@@ -85,7 +88,7 @@ pub struct FaultyQueue<B: BlockDevice> {
     queue: B::Queue,
     device: Arc<FaultyDevice<B>>,
     /// Not submitted yet, with the number of events to let pass.
-    delayed: VecDeque<(usize, Operation)>,
+    delayed: VecDeque<(usize, DeviceOperation)>,
     /// Never submitted.
     unsubmitted: VecDeque<Event>,
     /// What must be undone, or done, when the transfer of this piece comes back.
@@ -115,7 +118,7 @@ impl<B: BlockDevice> FaultyQueue<B> {
     fn alter(&mut self, transfer: &mut Transfer, fault: Fault) {
         match (fault, transfer.direction) {
             (Fault::Misdirected(bytes), _) => transfer.offset += bytes,
-            (Fault::FlippedBit(bit), Direction::Write) => return flip(transfer, bit),
+            (Fault::FlippedBit(bit), TransferDirection::Write) => return flip(transfer, bit),
             _ => {}
         }
         self.altered.push((transfer.piece, fault));
@@ -135,7 +138,7 @@ impl<B: BlockDevice> FaultyQueue<B> {
 }
 
 impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
-    fn submit(&mut self, mut operation: Operation) {
+    fn submit(&mut self, mut operation: DeviceOperation) {
         match ((self.device.plan)(&operation), &mut operation) {
             (Some(Fault::Error(errno)), _) => {
                 let error = io::Error::from_raw_os_error(errno);
@@ -144,7 +147,7 @@ impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
             (Some(Fault::Lost), _) => return self.unsubmitted.push_back(Event::Done(operation, Ok(()))),
             (Some(Fault::Delayed(events)), _) => return self.delayed.push_back((events, operation)),
             (Some(Fault::Broken(errno)), _) => self.broken = Some(errno),
-            (Some(fault), Operation::Transfer(transfer)) => self.alter(transfer, fault),
+            (Some(fault), DeviceOperation::Transfer(transfer)) => self.alter(transfer, fault),
             _ => {}
         }
         self.queue.submit(operation);
@@ -168,7 +171,7 @@ impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
         for (events, _) in &mut self.delayed {
             *events = events.saturating_sub(1);
         }
-        if let Event::Done(Operation::Transfer(transfer), _) = &mut event {
+        if let Event::Done(DeviceOperation::Transfer(transfer), _) = &mut event {
             self.restore(transfer);
         }
         Some(event)

@@ -16,11 +16,11 @@ use super::block_integrity::BlockIntegrity;
 use super::pi_attribute::{self, ATTRIBUTE_SIZE, NoAttribute, PiAttribute, TagChecks, attach};
 use super::pi_failure::{PiFailure, PiStatus};
 use super::plain::first_step;
-use super::uring::{self, Ring, RingStep, Step, transfer_entry, whole};
+use super::uring::{Ring, RingEvent, RingStep, Step, transfer_entry, whole};
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
+use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection, ZeroBy};
 use crate::storage::image::Image;
 use crate::storage::size::StorageSize;
 
@@ -64,7 +64,7 @@ impl KernelPiDevice {
     /// Which tag is wrong, in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, repeated: io::Result<()>) -> PiFailure {
         let reason = PiStatus::Unspecified;
-        let Buffer::Bounce(folio) = &transfer.buffer else {
+        let TransferBuffer::Bounce(folio) = &transfer.buffer else {
             return PiFailure::Unexplained { reason };
         };
         PiFailure::of_read(reason, repeated, || {
@@ -125,11 +125,11 @@ unsafe impl RingStep for PiStep {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
+    fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry {
         match (self, operation) {
             (
                 Self::Checked { metadata_len } | Self::Unchecked { metadata_len },
-                Operation::Transfer(transfer),
+                DeviceOperation::Transfer(transfer),
             ) => {
                 let folio =
                     transfer.buffer.folio().expect("a transfer of a device with metadata has a folio");
@@ -141,13 +141,13 @@ unsafe impl RingStep for PiStep {
         }
     }
 
-    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+    fn outcome(&self, operation: &DeviceOperation, result: i32) -> io::Result<()> {
         whole(operation, result)
     }
 
-    fn is_repeatable(&self, operation: &Operation) -> bool {
+    fn is_repeatable(&self, operation: &DeviceOperation) -> bool {
         // the kernel may have changed the metadata of a write
-        !matches!(operation, Operation::Transfer(transfer) if transfer.direction == Direction::Write)
+        !matches!(operation, DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Write)
     }
 }
 
@@ -167,14 +167,14 @@ impl KernelPiQueue {
             (TagChecks::empty(), PiStep::Unchecked { metadata_len })
         };
         self.device.place_attribute(&mut transfer, checks);
-        self.ring.submit(Operation::Transfer(transfer), step);
+        self.ring.submit(DeviceOperation::Transfer(transfer), step);
     }
 
     /// What follows a transfer that came back; nothing, when there is more to do for it.
     fn finish(&mut self, mut transfer: Transfer, step: PiStep, result: io::Result<()>) -> Option<Event> {
         let result = match (result, step, transfer.direction) {
             (repeated, PiStep::Unchecked { .. }, _) => Err(self.device.explain(&transfer, repeated).into()),
-            (Err(error), _, Direction::Write) if is_to_repeat(&error) => {
+            (Err(error), _, TransferDirection::Write) if is_to_repeat(&error) => {
                 match self.regenerate(&mut transfer) {
                     Ok(()) => {
                         self.submit_transfer(transfer, true);
@@ -185,15 +185,17 @@ impl KernelPiQueue {
             }
             (Err(error), _, direction) => match (PiStatus::of_error(&error), direction) {
                 (None, _) => Err(error),
-                (Some(reason), Direction::Write) => Err(PiFailure::of_write(reason, &transfer.buffer).into()),
-                (Some(_), Direction::Read) => {
+                (Some(reason), TransferDirection::Write) => {
+                    Err(PiFailure::of_write(reason, &transfer.buffer).into())
+                }
+                (Some(_), TransferDirection::Read) => {
                     self.submit_transfer(transfer, false);
                     return None;
                 }
             },
             (Ok(()), ..) => Ok(()),
         };
-        Some(Event::Done(Operation::Transfer(transfer), result))
+        Some(Event::Done(DeviceOperation::Transfer(transfer), result))
     }
 
     fn regenerate(&self, transfer: &mut Transfer) -> io::Result<()> {
@@ -221,9 +223,9 @@ fn instead(step: PiStep, result: &io::Result<()>) -> Option<Step> {
 }
 
 impl DeviceQueue for KernelPiQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         match operation {
-            Operation::Transfer(transfer) => self.submit_transfer(transfer, true),
+            DeviceOperation::Transfer(transfer) => self.submit_transfer(transfer, true),
             other => {
                 let step = PiStep::Other(first_step(&other));
                 self.ring.submit(other, step);
@@ -242,14 +244,14 @@ impl DeviceQueue for KernelPiQueue {
     fn reap(&mut self) -> Option<Event> {
         loop {
             match self.ring.reap()? {
-                uring::Event::Kick => return Some(Event::Kick),
-                uring::Event::Wake => return Some(Event::Wake),
-                uring::Event::Done(Operation::Transfer(transfer), step, result) => {
+                RingEvent::Kick => return Some(Event::Kick),
+                RingEvent::Wake => return Some(Event::Wake),
+                RingEvent::Done(DeviceOperation::Transfer(transfer), step, result) => {
                     if let Some(event) = self.finish(transfer, step, result) {
                         return Some(event);
                     }
                 }
-                uring::Event::Done(operation, step, result) => match instead(step, &result) {
+                RingEvent::Done(operation, step, result) => match instead(step, &result) {
                     Some(step) => self.ring.submit(operation, PiStep::Other(step)),
                     None => return Some(Event::Done(operation, result)),
                 },

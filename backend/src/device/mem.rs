@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
+use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection, ZeroBy};
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
@@ -22,12 +22,12 @@ use crate::storage::size::StorageSize;
 #[derive(Debug)]
 pub struct MemDevice {
     info: DeviceInfo,
-    media: Mutex<Media>,
+    media: Mutex<MemMedia>,
 }
 
 /// What a disk in memory holds.
 #[derive(Debug)]
-pub struct Media {
+pub struct MemMedia {
     /// The blocks.
     pub data: Vec<u8>,
     /// Their tuples, without gaps; empty where there is no protection.
@@ -38,7 +38,7 @@ impl MemDevice {
     /// An unwritten disk of `capacity` bytes, protected as `profile` says, of whole intervals, or not at all.
     pub fn new(profile: Option<IntegrityProfile>, capacity: usize) -> Self {
         let tuples_len = profile.map_or(0, |profile| profile.metadata_len(capacity));
-        let media = Media { data: vec![0; capacity], tuples: vec![0; tuples_len] };
+        let media = MemMedia { data: vec![0; capacity], tuples: vec![0; tuples_len] };
         let info = DeviceInfo {
             capacity: Capacity::new(capacity as u64),
             granule: profile.map_or(512, |profile| profile.interval_size()),
@@ -67,49 +67,51 @@ impl MemDevice {
     }
 
     /// The media, to look at or to damage.
-    pub fn media(&self) -> MutexGuard<'_, Media> {
+    pub fn media(&self) -> MutexGuard<'_, MemMedia> {
         self.media.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first step of an operation: what it does to the data.
-    fn step_data(&self, operation: &mut Operation) -> io::Result<()> {
+    fn step_data(&self, operation: &mut DeviceOperation) -> io::Result<()> {
         match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 let (direction, range) =
                     (transfer.direction, self.bytes(transfer.offset, transfer.len as u64)?);
                 let (data, _) = folio(transfer)?;
                 move_bytes(direction, &mut self.media().data[range.clone()], &mut data[..range.len()]);
             }
-            Operation::Zero { by: ZeroBy::Writing, .. } => return Err(io::ErrorKind::InvalidInput.into()),
-            Operation::Zero { offset, len, .. } => {
+            DeviceOperation::Zero { by: ZeroBy::Writing, .. } => {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            DeviceOperation::Zero { offset, len, .. } => {
                 let range = self.bytes(*offset, *len)?;
                 self.media().data[range].fill(0);
             }
-            Operation::Flush { .. } => {}
+            DeviceOperation::Flush { .. } => {}
         }
         Ok(())
     }
 
     /// The second step: what it does to the tuples. The lock on the media was given up in between, as two files have
     /// none in common.
-    fn step_tuples(&self, operation: &mut Operation) -> io::Result<()> {
+    fn step_tuples(&self, operation: &mut DeviceOperation) -> io::Result<()> {
         let Some(protection) = self.info.protection else {
             return Ok(());
         };
         let tuples =
             |bytes: Range<usize>| protection.metadata_len(bytes.start)..protection.metadata_len(bytes.end);
         match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 let direction = transfer.direction;
                 let range = tuples(self.bytes(transfer.offset, transfer.len as u64)?);
                 let (_, metadata) = folio(transfer)?;
                 move_bytes(direction, &mut self.media().tuples[range.clone()], &mut metadata[..range.len()]);
             }
-            Operation::Zero { offset, len, .. } => {
+            DeviceOperation::Zero { offset, len, .. } => {
                 let range = tuples(self.bytes(*offset, *len)?);
                 self.media().tuples[range].fill(0);
             }
-            Operation::Flush { .. } => {}
+            DeviceOperation::Flush { .. } => {}
         }
         Ok(())
     }
@@ -130,15 +132,15 @@ impl MemDevice {
 /// Data and metadata of a transfer. This device cannot work on guest memory: that takes pointers.
 fn folio(transfer: &mut Transfer) -> io::Result<(&mut [u8], &mut [u8])> {
     match &mut transfer.buffer {
-        Buffer::Bounce(folio) => Ok(folio.parts_mut()),
-        Buffer::Guest(..) => Err(io::ErrorKind::Unsupported.into()),
+        TransferBuffer::Bounce(folio) => Ok(folio.parts_mut()),
+        TransferBuffer::Guest(..) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
-fn move_bytes(direction: Direction, media: &mut [u8], folio: &mut [u8]) {
+fn move_bytes(direction: TransferDirection, media: &mut [u8], folio: &mut [u8]) {
     match direction {
-        Direction::Read => folio.copy_from_slice(media),
-        Direction::Write => media.copy_from_slice(folio),
+        TransferDirection::Read => folio.copy_from_slice(media),
+        TransferDirection::Write => media.copy_from_slice(folio),
     }
 }
 
@@ -181,7 +183,7 @@ pub struct MemQueue {
     device: Arc<MemDevice>,
     kick: OwnedFd,
     wake: OwnedFd,
-    submitted: Vec<Operation>,
+    submitted: Vec<DeviceOperation>,
     events: VecDeque<Event>,
 }
 
@@ -226,7 +228,7 @@ impl MemQueue {
 }
 
 impl DeviceQueue for MemQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         self.submitted.push(operation);
     }
 

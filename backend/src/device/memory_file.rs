@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, fstat, fstatfs};
 
-use crate::device::operation::{Buffer, Direction, Transfer};
+use crate::device::operation::{Transfer, TransferBuffer, TransferDirection};
 
 /// `RAMFS_MAGIC` of linux/magic.h
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
@@ -37,17 +37,19 @@ impl MemoryFile {
     pub(super) fn transfer(&self, transfer: &Transfer) -> i32 {
         // a vector is for many runs of bytes: for one the kernel need not fetch it
         let done = match &transfer.buffer {
-            Buffer::Bounce(folio) => {
+            TransferBuffer::Bounce(folio) => {
                 let run = libc::iovec { iov_base: folio.as_ptr().cast(), iov_len: transfer.len };
                 self.run(transfer.direction, &run, transfer.offset)
             }
-            Buffer::Guest(guest, _) => match guest.as_slice() {
+            TransferBuffer::Guest(guest, _) => match guest.as_slice() {
                 [run] => self.run(transfer.direction, run, transfer.offset),
                 runs => self.runs(transfer.direction, runs, transfer.offset),
             },
         };
         match usize::try_from(done) {
-            Ok(count) if count > 0 && count < transfer.len && transfer.direction == Direction::Write => {
+            Ok(count)
+                if count > 0 && count < transfer.len && transfer.direction == TransferDirection::Write =>
+            {
                 self.why_not_whole(transfer, count).unwrap_or(done)
             }
             _ => done,
@@ -58,30 +60,30 @@ impl MemoryFile {
     /// written now.
     fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
         let next = next_byte(transfer, done)?;
-        let error = self.run(Direction::Write, &next, transfer.offset + done as u64);
+        let error = self.run(TransferDirection::Write, &next, transfer.offset + done as u64);
         (error < 0).then_some(error)
     }
 
-    fn run(&self, direction: Direction, run: &libc::iovec, offset: u64) -> i32 {
+    fn run(&self, direction: TransferDirection, run: &libc::iovec, offset: u64) -> i32 {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let (file, start, len) = (self.0.as_raw_fd(), run.iov_base, run.iov_len);
         result(match direction {
             // SAFETY: the run is memory that the transfer owns, or keeps mapped, past this call; nobody has a reference to it.
-            Direction::Read => unsafe { libc::pread(file, start, len, offset) },
+            TransferDirection::Read => unsafe { libc::pread(file, start, len, offset) },
             // SAFETY: as above.
-            Direction::Write => unsafe { libc::pwrite(file, start, len, offset) },
+            TransferDirection::Write => unsafe { libc::pwrite(file, start, len, offset) },
         })
     }
 
-    fn runs(&self, direction: Direction, runs: &[libc::iovec], offset: u64) -> i32 {
+    fn runs(&self, direction: TransferDirection, runs: &[libc::iovec], offset: u64) -> i32 {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let file = self.0.as_raw_fd();
         let count = libc::c_int::try_from(runs.len()).expect("at most UIO_MAXIOV");
         result(match direction {
             // SAFETY: each run that the vectors name is memory as in `run`.
-            Direction::Read => unsafe { libc::preadv(file, runs.as_ptr(), count, offset) },
+            TransferDirection::Read => unsafe { libc::preadv(file, runs.as_ptr(), count, offset) },
             // SAFETY: as above.
-            Direction::Write => unsafe { libc::pwritev(file, runs.as_ptr(), count, offset) },
+            TransferDirection::Write => unsafe { libc::pwritev(file, runs.as_ptr(), count, offset) },
         })
     }
 }
@@ -90,11 +92,11 @@ impl MemoryFile {
 fn next_byte(transfer: &Transfer, at: usize) -> Option<libc::iovec> {
     let folio;
     let runs = match &transfer.buffer {
-        Buffer::Bounce(it) => {
+        TransferBuffer::Bounce(it) => {
             folio = [libc::iovec { iov_base: it.as_ptr().cast(), iov_len: transfer.len }];
             &folio[..]
         }
-        Buffer::Guest(guest, _) => guest.as_slice(),
+        TransferBuffer::Guest(guest, _) => guest.as_slice(),
     };
     let mut before = 0;
     let run = runs.iter().find(|run| {
@@ -120,11 +122,12 @@ mod tests {
     use crate::device::operation::Piece;
 
     /// Writes or reads a folio at byte 4096.
-    fn transfer(file: &MemoryFile, direction: Direction, len: usize, byte: u8) -> (i32, Vec<u8>) {
+    fn transfer(file: &MemoryFile, direction: TransferDirection, len: usize, byte: u8) -> (i32, Vec<u8>) {
         let mut folio = FolioPool::new(Arena::reserve(0).unwrap()).take(len, len).unwrap();
         folio.parts_mut().0.fill(byte);
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
-        let transfer = Transfer { direction, offset: 4096, len, buffer: Buffer::Bounce(folio), piece };
+        let transfer =
+            Transfer { direction, offset: 4096, len, buffer: TransferBuffer::Bounce(folio), piece };
         let done = file.transfer(&transfer);
         (done, transfer.buffer.folio().unwrap().data().to_vec())
     }
@@ -133,9 +136,9 @@ mod tests {
     fn transfers_are_done_at_once() {
         let file = MemoryFile::of(tempfile::tempfile_in("/dev/shm").unwrap().as_fd()).unwrap().unwrap();
         for len in [4096, 1 << 20] {
-            assert_eq!(transfer(&file, Direction::Write, len, 0xA5).0, i32::try_from(len).unwrap());
+            assert_eq!(transfer(&file, TransferDirection::Write, len, 0xA5).0, i32::try_from(len).unwrap());
             assert_eq!(
-                transfer(&file, Direction::Read, len, 0),
+                transfer(&file, TransferDirection::Read, len, 0),
                 (i32::try_from(len).unwrap(), vec![0xA5; len])
             );
         }
@@ -146,8 +149,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         let read_only = File::open(file.path()).unwrap();
         let read_only = MemoryFile::of(read_only.as_fd()).unwrap().unwrap();
-        assert_eq!(transfer(&read_only, Direction::Write, 4096, 0).0, -libc::EBADF);
-        assert_eq!(transfer(&read_only, Direction::Read, 4096, 0).0, 0, "past the end");
+        assert_eq!(transfer(&read_only, TransferDirection::Write, 4096, 0).0, -libc::EBADF);
+        assert_eq!(transfer(&read_only, TransferDirection::Read, 4096, 0).0, 0, "past the end");
     }
 
     fn is_memory_file(file: &File) -> bool {

@@ -54,7 +54,7 @@ pub use zeroing::Zeroing;
 
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::Operation;
+use crate::device::operation::DeviceOperation;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
@@ -117,7 +117,7 @@ pub enum Event {
     /// There are messages, or locks were granted.
     Wake,
     /// An operation has come back, with its result. Success means all of it.
-    Done(Operation, io::Result<()>),
+    Done(DeviceOperation, io::Result<()>),
 }
 
 /// A disk's storage.
@@ -183,7 +183,7 @@ pub trait BlockDevice: Send + Sync + 'static {
 /// A worker's access to a device. Dropping it waits for everything in flight.
 pub trait DeviceQueue {
     /// Takes an operation, and the buffer in it, until [`Self::reap`] returns it.
-    fn submit(&mut self, operation: Operation);
+    fn submit(&mut self, operation: DeviceOperation);
 
     /// Gives submissions to the kernel; sleeps until there is an event when `wait`. The only blocking call of a worker.
     fn enter(&mut self, wait: bool) -> io::Result<()>;

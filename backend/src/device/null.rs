@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::device::bounce::Arena;
-use crate::device::operation::{Buffer, Direction, GuestVectors, Operation, Transfer};
+use crate::device::operation::{DeviceOperation, GuestVectors, Transfer, TransferBuffer, TransferDirection};
 
 /// Bytes of zeros that tuples are computed from at a time; a multiple of every interval.
 const CHUNK: usize = 1 << 20;
@@ -37,8 +37,8 @@ impl<B: BlockDevice> NullDevice<B> {
 
     fn read(&self, transfer: &mut Transfer) {
         match &mut transfer.buffer {
-            Buffer::Bounce(folio) => folio.parts_mut().0[..transfer.len].fill(0),
-            Buffer::Guest(vectors, _) => fill_with_zeros(vectors),
+            TransferBuffer::Bounce(folio) => folio.parts_mut().0[..transfer.len].fill(0),
+            TransferBuffer::Guest(vectors, _) => fill_with_zeros(vectors),
         }
         let protected = self.device.info().protection.zip(transfer.buffer.folio_mut());
         if let Some((protection, folio)) = protected {
@@ -92,13 +92,13 @@ pub struct NullQueue<B: BlockDevice> {
     device: Arc<NullDevice<B>>,
     /// The other device's queue, for the driver's and the session's signals.
     events: B::Queue,
-    done: VecDeque<Operation>,
+    done: VecDeque<DeviceOperation>,
 }
 
 impl<B: BlockDevice> DeviceQueue for NullQueue<B> {
-    fn submit(&mut self, mut operation: Operation) {
-        if let Operation::Transfer(transfer) = &mut operation
-            && transfer.direction == Direction::Read
+    fn submit(&mut self, mut operation: DeviceOperation) {
+        if let DeviceOperation::Transfer(transfer) = &mut operation
+            && transfer.direction == TransferDirection::Read
         {
             self.device.read(transfer);
         }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     /// Does one transfer of a folio full of 0xA5, data and metadata.
-    fn transfer(device: &Arc<NullDevice<MemDevice>>, direction: Direction) -> Transfer {
+    fn transfer(device: &Arc<NullDevice<MemDevice>>, direction: TransferDirection) -> Transfer {
         let protection = device.info().protection.unwrap();
         let arena = Arena::reserve(protection.metadata_per_page()).unwrap();
         let events = OwnEvents::new().unwrap();
@@ -150,11 +150,17 @@ mod tests {
         folio.parts_mut().0.fill(0xA5);
         folio.parts_mut().1.fill(0xA5);
         let piece = Piece { request: 7, data_offset: 0, data_len: LEN, lead: 0, merge: false };
-        let buffer = Buffer::Bounce(folio);
-        queue.submit(Operation::Transfer(Transfer { direction, offset: OFFSET, len: LEN, buffer, piece }));
+        let buffer = TransferBuffer::Bounce(folio);
+        queue.submit(DeviceOperation::Transfer(Transfer {
+            direction,
+            offset: OFFSET,
+            len: LEN,
+            buffer,
+            piece,
+        }));
         assert!(queue.has_work());
         queue.enter(true).unwrap();
-        let Some(Event::Done(Operation::Transfer(transfer), Ok(()))) = queue.reap() else {
+        let Some(Event::Done(DeviceOperation::Transfer(transfer), Ok(()))) = queue.reap() else {
             panic!("the transfer did not come back");
         };
         assert_eq!(transfer.piece, piece);
@@ -164,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_read_is_zeros_that_verify() {
         let device = device();
-        let read = transfer(&device, Direction::Read);
+        let read = transfer(&device, TransferDirection::Read);
         let (data, metadata) = read.buffer.folio().unwrap().parts();
         assert_eq!(data[..LEN], [0; LEN]);
         assert_ne!(metadata[..16], [0; 16], "an unwritten tuple would be verified without its guard");
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn what_is_written_is_dropped() {
         let device = device();
-        let written = transfer(&device, Direction::Write);
+        let written = transfer(&device, TransferDirection::Write);
         assert_eq!(written.buffer.folio().unwrap().data()[..LEN], [0xA5; LEN]);
         assert!(device.device.media().data.iter().all(|byte| *byte == 0));
         assert!(device.device.media().tuples.iter().all(|byte| *byte == 0));

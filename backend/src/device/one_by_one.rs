@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::device::bounce::{Arena, BounceFolio, FolioPool};
-use crate::device::operation::{Buffer, Direction, Operation, Piece, Transfer};
+use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection};
 
 /// A queue of a device that waits for each transfer.
 pub struct OneByOne<Q> {
@@ -36,12 +36,12 @@ impl<Q: DeviceQueue> OneByOne<Q> {
     /// Reads `len` bytes at `offset` with their metadata: whole granules, as many as one transfer of the device may have.
     pub fn read(&mut self, offset: u64, len: usize) -> io::Result<BounceFolio> {
         let folio = self.pool.take(len, self.granule).ok_or(io::ErrorKind::OutOfMemory)?;
-        self.transfer(Direction::Read, offset, len, folio)
+        self.transfer(TransferDirection::Read, offset, len, folio)
     }
 
     /// Writes the first `len` bytes of `folio`, and their metadata, to `offset`.
     pub fn write(&mut self, offset: u64, len: usize, folio: BounceFolio) -> io::Result<BounceFolio> {
-        self.transfer(Direction::Write, offset, len, folio)
+        self.transfer(TransferDirection::Write, offset, len, folio)
     }
 
     /// Takes a folio back.
@@ -51,18 +51,18 @@ impl<Q: DeviceQueue> OneByOne<Q> {
 
     fn transfer(
         &mut self,
-        direction: Direction,
+        direction: TransferDirection,
         offset: u64,
         len: usize,
         folio: BounceFolio,
     ) -> io::Result<BounceFolio> {
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
-        let buffer = Buffer::Bounce(folio);
-        self.queue.submit(Operation::Transfer(Transfer { direction, offset, len, buffer, piece }));
+        let buffer = TransferBuffer::Bounce(folio);
+        self.queue.submit(DeviceOperation::Transfer(Transfer { direction, offset, len, buffer, piece }));
         loop {
             self.queue.enter(true)?;
             while let Some(event) = self.queue.reap() {
-                if let Event::Done(Operation::Transfer(transfer), result) = event {
+                if let Event::Done(DeviceOperation::Transfer(transfer), result) = event {
                     result?;
                     return transfer.buffer.into_folio().ok_or(io::ErrorKind::InvalidData.into());
                 }

@@ -16,14 +16,14 @@ use crate::guest::memory_table::GuestMemory;
 
 /// Which way data goes, seen from the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum TransferDirection {
     /// Device to guest.
     Read,
     /// Guest to device.
     Write,
 }
 
-impl fmt::Display for Direction {
+impl fmt::Display for TransferDirection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Read => "read",
@@ -117,14 +117,14 @@ fn aligned<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, alignment: usize) -> Op
 
 /// The memory of one transfer.
 #[derive(Debug)]
-pub enum Buffer {
+pub enum TransferBuffer {
     /// Stable: the data was copied, or will be, and nobody else sees the folio.
     Bounce(BounceFolio),
     /// The guest's own memory, and a folio for the tuples where there is PI.
     Guest(GuestVectors, Option<BounceFolio>),
 }
 
-impl Buffer {
+impl TransferBuffer {
     /// The folio that carries the metadata.
     pub fn folio(&self) -> Option<&BounceFolio> {
         match self {
@@ -154,13 +154,13 @@ impl Buffer {
 #[derive(Debug)]
 pub struct Transfer {
     /// Read or write.
-    pub direction: Direction,
+    pub direction: TransferDirection,
     /// Where on the device, in bytes; a multiple of the granule.
     pub offset: u64,
     /// How much, in bytes; a multiple of the granule.
     pub len: usize,
     /// Where to or from.
-    pub buffer: Buffer,
+    pub buffer: TransferBuffer,
     /// Whose.
     pub piece: Piece,
 }
@@ -180,7 +180,7 @@ pub enum ZeroBy {
 
 /// What a device is asked to do.
 #[derive(Debug)]
-pub enum Operation {
+pub enum DeviceOperation {
     /// Move data.
     Transfer(Transfer),
     /// Make whole granules read as zeros, without writing them.

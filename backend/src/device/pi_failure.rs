@@ -5,7 +5,7 @@ use std::io;
 use integrity::sidecar::SidecarError;
 use thiserror::Error;
 
-use crate::device::operation::Buffer;
+use crate::device::operation::TransferBuffer;
 
 /// Why a transfer was refused.
 #[derive(Debug, Error)]
@@ -90,10 +90,10 @@ impl PiFailure {
     }
 
     /// What to say of a write from `buffer` that was refused for `reason`.
-    pub(super) fn of_write(reason: PiStatus, buffer: &Buffer) -> Self {
+    pub(super) fn of_write(reason: PiStatus, buffer: &TransferBuffer) -> Self {
         match buffer {
-            Buffer::Bounce(_) => Self::Write { reason },
-            Buffer::Guest(..) => Self::UnstableWrite { reason },
+            TransferBuffer::Bounce(_) => Self::Write { reason },
+            TransferBuffer::Guest(..) => Self::UnstableWrite { reason },
         }
     }
 

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::uring::{self, Ring, Step};
+use super::uring::{Ring, RingEvent, Step};
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::Operation;
+use crate::device::operation::DeviceOperation;
 use crate::storage::image::Image;
 use crate::storage::size::StorageSize;
 
@@ -83,7 +83,7 @@ impl BlockDevice for PlainDevice {
 pub struct PlainQueue(Ring<Step>);
 
 impl DeviceQueue for PlainQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         let step = first_step(&operation);
         self.0.submit(operation, step);
     }
@@ -98,18 +98,18 @@ impl DeviceQueue for PlainQueue {
 
     fn reap(&mut self) -> Option<Event> {
         Some(match self.0.reap()? {
-            uring::Event::Kick => Event::Kick,
-            uring::Event::Wake => Event::Wake,
-            uring::Event::Done(operation, _, result) => Event::Done(operation, result),
+            RingEvent::Kick => Event::Kick,
+            RingEvent::Wake => Event::Wake,
+            RingEvent::Done(operation, _, result) => Event::Done(operation, result),
         })
     }
 }
 
 /// The step that does an operation to the image, of a ring [over](Ring::over) it.
-pub(super) fn first_step(operation: &Operation) -> Step {
+pub(super) fn first_step(operation: &DeviceOperation) -> Step {
     match *operation {
-        Operation::Transfer(_) => Step::Transfer,
-        Operation::Zero { offset, len, by, .. } => Step::Fallocate { offset, len, by },
-        Operation::Flush { .. } => Step::Sync,
+        DeviceOperation::Transfer(_) => Step::Transfer,
+        DeviceOperation::Zero { offset, len, by, .. } => Step::Fallocate { offset, len, by },
+        DeviceOperation::Flush { .. } => Step::Sync,
     }
 }

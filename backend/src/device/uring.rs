@@ -21,7 +21,7 @@ use slab::Slab;
 use super::EventSources;
 use super::memory_file::MemoryFile;
 use crate::device::bounce::Arena;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
+use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection, ZeroBy};
 use crate::storage::durability::Durability;
 use crate::storage::image::Image;
 
@@ -77,10 +77,10 @@ pub(super) unsafe trait RingStep: fmt::Debug {
     /// The entry that does this step of `operation`. Folios lie in fixed buffer 0 when `fixed_buffer`.
     ///
     /// Panics when an operation of its kind has no such step: an operation without an entry would never come back.
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> Self::Submission;
+    fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> Self::Submission;
 
     /// What the result of a completion says of the step.
-    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()>;
+    fn outcome(&self, operation: &DeviceOperation, result: i32) -> io::Result<()>;
 
     /// Whether it is a plain read or write of file 0, as the operation's transfer says.
     fn is_transfer(&self) -> bool {
@@ -88,7 +88,7 @@ pub(super) unsafe trait RingStep: fmt::Debug {
     }
 
     /// Whether it can be done again as it is, when the kernel asks for that.
-    fn is_repeatable(&self, _operation: &Operation) -> bool {
+    fn is_repeatable(&self, _operation: &DeviceOperation) -> bool {
         true
     }
 }
@@ -98,9 +98,9 @@ unsafe impl RingStep for Step {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
+    fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry {
         match (operation, self) {
-            (Operation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
+            (DeviceOperation::Transfer(transfer), Self::Transfer) => transfer_entry(transfer, fixed_buffer),
             (_, Self::Fallocate { offset, len, by }) => {
                 let mode = match by {
                     ZeroBy::PunchHole | ZeroBy::Deallocate => libc::FALLOC_FL_PUNCH_HOLE,
@@ -114,7 +114,7 @@ unsafe impl RingStep for Step {
         }
     }
 
-    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+    fn outcome(&self, operation: &DeviceOperation, result: i32) -> io::Result<()> {
         whole(operation, result)
     }
 
@@ -129,11 +129,11 @@ unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
 
-    fn entry(&self, operation: &Operation, fixed_buffer: bool) -> squeue::Entry {
+    fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry {
         self.0.entry(operation, fixed_buffer)
     }
 
-    fn outcome(&self, operation: &Operation, result: i32) -> io::Result<()> {
+    fn outcome(&self, operation: &DeviceOperation, result: i32) -> io::Result<()> {
         self.0.outcome(operation, result)
     }
 
@@ -143,10 +143,10 @@ unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
 }
 
 /// Success for a result that is the operation's whole length, in bytes.
-pub(super) fn whole(operation: &Operation, result: i32) -> io::Result<()> {
+pub(super) fn whole(operation: &DeviceOperation, result: i32) -> io::Result<()> {
     let expected = match operation {
-        Operation::Transfer(transfer) => transfer.len,
-        Operation::Zero { .. } | Operation::Flush { .. } => 0,
+        DeviceOperation::Transfer(transfer) => transfer.len,
+        DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => 0,
     };
     match usize::try_from(result) {
         Ok(done) if done == expected => Ok(()),
@@ -161,13 +161,13 @@ pub(super) fn whole(operation: &Operation, result: i32) -> io::Result<()> {
 
 /// What a worker learns from the ring.
 #[derive(Debug)]
-pub(super) enum Event<S> {
+pub(super) enum RingEvent<S> {
     /// The driver made buffers available.
     Kick,
     /// The session, or another worker, has something to say.
     Wake,
     /// A step of an operation is done, with its whole length, or failed.
-    Done(Operation, S, io::Result<()>),
+    Done(DeviceOperation, S, io::Result<()>),
 }
 
 /// The flushes of a ring, by their slots. One is under way at a time, since only one would be told of data that is lost; who asks for
@@ -207,7 +207,7 @@ impl Flushes {
 /// The io_uring of one worker and, by `user_data`, what is in flight on it.
 pub(super) struct Ring<S: RingStep> {
     uring: IoUring<S::Submission, S::Completion>,
-    in_flight: ManuallyDrop<Slab<(Operation, S)>>,
+    in_flight: ManuallyDrop<Slab<(DeviceOperation, S)>>,
     fixed_buffer: bool,
     /// File 0, where it is better read and written without the ring.
     memory_file: Option<MemoryFile>,
@@ -341,14 +341,14 @@ impl<S: RingStep> Ring<S> {
     }
 
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
-    pub(super) fn submit(&mut self, operation: Operation, step: S) {
+    pub(super) fn submit(&mut self, operation: DeviceOperation, step: S) {
         let done = match (&operation, &self.memory_file) {
-            (Operation::Transfer(transfer), Some(file)) if step.is_transfer() => {
+            (DeviceOperation::Transfer(transfer), Some(file)) if step.is_transfer() => {
                 Some(file.transfer(transfer))
             }
             _ => None,
         };
-        let is_flush = matches!(operation, Operation::Flush { .. });
+        let is_flush = matches!(operation, DeviceOperation::Flush { .. });
         if is_flush {
             self.tell();
         }
@@ -393,7 +393,7 @@ impl<S: RingStep> Ring<S> {
     }
 
     /// The next event.
-    pub(super) fn reap(&mut self) -> Option<Event<S>> {
+    pub(super) fn reap(&mut self) -> Option<RingEvent<S>> {
         loop {
             // by turns: whoever keeps one of the two full must not keep the worker from the other
             self.is_turn_of_done = !self.is_turn_of_done;
@@ -411,7 +411,7 @@ impl<S: RingStep> Ring<S> {
                     if !cqueue::more(entry.flags()) {
                         self.poll(poll);
                     }
-                    return Some(if poll == KICK { Event::Kick } else { Event::Wake });
+                    return Some(if poll == KICK { RingEvent::Kick } else { RingEvent::Wake });
                 }
                 user_data => {
                     let slot = usize::try_from(user_data).expect("a slot, as it was submitted");
@@ -424,7 +424,7 @@ impl<S: RingStep> Ring<S> {
     }
 
     /// What the result of an operation is worth; none if it is done again.
-    fn finish(&mut self, slot: usize, result: i32) -> Option<Event<S>> {
+    fn finish(&mut self, slot: usize, result: i32) -> Option<RingEvent<S>> {
         let (operation, step) = &self.in_flight[slot];
         if matches!(-result, libc::EAGAIN | libc::EINTR) && step.is_repeatable(operation) {
             self.push_slot(slot);
@@ -439,14 +439,14 @@ impl<S: RingStep> Ring<S> {
         let (operation, step) = self.in_flight.remove(slot);
         let outcome = step.outcome(&operation, result);
         let outcome = match operation {
-            Operation::Flush { .. } => {
+            DeviceOperation::Flush { .. } => {
                 let outcome = self.durability.flush_outcome(outcome);
                 self.flushes.is_telling |= outcome.is_err();
                 outcome
             }
             _ => outcome,
         };
-        Some(Event::Done(operation, step, outcome))
+        Some(RingEvent::Done(operation, step, outcome))
     }
 
     /// What was reaped has been passed on: a flush that failed among it settles what was lost
@@ -494,7 +494,7 @@ impl<S: RingStep> Ring<S> {
 
     /// Waits for what is in flight, and gives it to `each`, where no worker is left to do so. False when nothing has come back
     /// for `limit`: what is left then is still the kernel's, and stays so.
-    pub(super) fn drain(&mut self, limit: Duration, mut each: impl FnMut(Event<S>)) -> bool {
+    pub(super) fn drain(&mut self, limit: Duration, mut each: impl FnMut(RingEvent<S>)) -> bool {
         let mut deadline = Instant::now() + limit;
         while !self.given_up && !self.in_flight.is_empty() {
             let before = self.in_flight.len();
@@ -535,30 +535,38 @@ pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue:
     let (file, offset) = (IMAGE, transfer.offset);
     let len = u32::try_from(transfer.len).expect("a transfer is at most a folio");
     match (&transfer.buffer, transfer.direction) {
-        (Buffer::Bounce(folio), Direction::Read) if fixed_buffer => {
+        (TransferBuffer::Bounce(folio), TransferDirection::Read) if fixed_buffer => {
             opcode::ReadFixed::new(file, folio.as_ptr(), len, 0).offset(offset).build()
         }
-        (Buffer::Bounce(folio), Direction::Write) if fixed_buffer => {
+        (TransferBuffer::Bounce(folio), TransferDirection::Write) if fixed_buffer => {
             opcode::WriteFixed::new(file, folio.as_ptr(), len, 0).offset(offset).build()
         }
-        (Buffer::Bounce(folio), Direction::Read) => {
+        (TransferBuffer::Bounce(folio), TransferDirection::Read) => {
             opcode::Read::new(file, folio.as_ptr(), len).offset(offset).build()
         }
-        (Buffer::Bounce(folio), Direction::Write) => {
+        (TransferBuffer::Bounce(folio), TransferDirection::Write) => {
             opcode::Write::new(file, folio.as_ptr(), len).offset(offset).build()
         }
-        (Buffer::Guest(guest, _), direction) => {
+        (TransferBuffer::Guest(guest, _), direction) => {
             let vectors = guest.as_slice();
             if let [libc::iovec { iov_base, .. }] = vectors {
                 return match direction {
-                    Direction::Read => opcode::Read::new(file, iov_base.cast(), len).offset(offset).build(),
-                    Direction::Write => opcode::Write::new(file, iov_base.cast(), len).offset(offset).build(),
+                    TransferDirection::Read => {
+                        opcode::Read::new(file, iov_base.cast(), len).offset(offset).build()
+                    }
+                    TransferDirection::Write => {
+                        opcode::Write::new(file, iov_base.cast(), len).offset(offset).build()
+                    }
                 };
             }
             let count = u32::try_from(vectors.len()).expect("at most UIO_MAXIOV");
             match direction {
-                Direction::Read => opcode::Readv::new(file, vectors.as_ptr(), count).offset(offset).build(),
-                Direction::Write => opcode::Writev::new(file, vectors.as_ptr(), count).offset(offset).build(),
+                TransferDirection::Read => {
+                    opcode::Readv::new(file, vectors.as_ptr(), count).offset(offset).build()
+                }
+                TransferDirection::Write => {
+                    opcode::Writev::new(file, vectors.as_ptr(), count).offset(offset).build()
+                }
             }
         }
     }
@@ -601,10 +609,10 @@ mod tests {
         // an eventfd cannot be synced
         let (mut good, mut bad) = (ring(file.as_fd()), ring(events.sources().wake));
         let flush = |ring: &mut Ring<Step>| {
-            ring.submit(Operation::Flush { request: 0 }, Step::Sync);
+            ring.submit(DeviceOperation::Flush { request: 0 }, Step::Sync);
             ring.enter(true).unwrap();
             match ring.reap() {
-                Some(Event::Done(_, _, result)) => result.map_err(|error| error.raw_os_error()),
+                Some(RingEvent::Done(_, _, result)) => result.map_err(|error| error.raw_os_error()),
                 other => panic!("{other:?}"),
             }
         };
@@ -624,14 +632,18 @@ mod tests {
             Ring::<Step>::new(&arena, &[empty.as_fd(), file.as_fd()], &durability, events.sources()).unwrap();
         let mut pool = FolioPool::new(arena);
         let piece = Piece { request: 0, data_offset: 0, data_len: 4096, lead: 0, merge: false };
-        let buffer = Buffer::Bounce(pool.take(4096, 4096).unwrap());
+        let buffer = TransferBuffer::Bounce(pool.take(4096, 4096).unwrap());
         // the offset of a pipe
-        let transfer = Transfer { direction: Direction::Read, offset: u64::MAX, len: 4096, buffer, piece };
-        ring.submit(Operation::Transfer(transfer), Step::Transfer);
-        ring.submit(Operation::Flush { request: 1 }, Step::Sync);
+        let transfer =
+            Transfer { direction: TransferDirection::Read, offset: u64::MAX, len: 4096, buffer, piece };
+        ring.submit(DeviceOperation::Transfer(transfer), Step::Transfer);
+        ring.submit(DeviceOperation::Flush { request: 1 }, Step::Sync);
         let mut drained = Vec::new();
         assert!(!ring.drain(Duration::from_millis(200), |event| drained.push(event)));
-        assert!(matches!(&drained[..], [Event::Done(Operation::Flush { .. }, _, Ok(()))]), "{drained:?}");
+        assert!(
+            matches!(&drained[..], [RingEvent::Done(DeviceOperation::Flush { .. }, _, Ok(()))]),
+            "{drained:?}"
+        );
         // at once, the second time
         assert!(!ring.drain(Duration::from_secs(3600), drop));
     }
@@ -647,9 +659,9 @@ mod tests {
         written.write_all_at(&vec![1; 4 << 20], 2 << 20).unwrap();
         // not by way of what remembers it for all
         image.file().sync_data().unwrap_err();
-        ring.submit(Operation::Flush { request: 0 }, Step::Sync);
+        ring.submit(DeviceOperation::Flush { request: 0 }, Step::Sync);
         ring.enter(true).unwrap();
-        let Some(Event::Done(_, _, result)) = ring.reap() else { panic!("nothing is done") };
+        let Some(RingEvent::Done(_, _, result)) = ring.reap() else { panic!("nothing is done") };
         result.unwrap_err();
     }
 
@@ -667,7 +679,7 @@ mod tests {
         .unwrap();
         ring.enter(false).unwrap();
         let flush = |ring: &mut Ring<Step>, request| {
-            ring.submit(Operation::Flush { request }, Step::Sync);
+            ring.submit(DeviceOperation::Flush { request }, Step::Sync);
         };
         (0..4).for_each(|request| flush(&mut ring, request));
         let mut submitted = Vec::new();
@@ -676,7 +688,9 @@ mod tests {
             submitted.push(ring.uring.submission().len());
             ring.enter(true).unwrap();
             while let Some(event) = ring.reap() {
-                let Event::Done(Operation::Flush { request }, _, Ok(())) = event else { panic!("{event:?}") };
+                let RingEvent::Done(DeviceOperation::Flush { request }, _, Ok(())) = event else {
+                    panic!("{event:?}")
+                };
                 done.push(request);
                 if done.len() == 1 {
                     (4..6).for_each(|request| flush(&mut ring, request));
@@ -702,17 +716,18 @@ mod tests {
         )
         .unwrap();
         let mut pool = FolioPool::new(arena);
-        ring.submit(Operation::Flush { request: 0 }, Step::Sync);
+        ring.submit(DeviceOperation::Flush { request: 0 }, Step::Sync);
         ring.enter(true).unwrap();
         for request in 1..9 {
             let piece = Piece { request, data_offset: 0, data_len: 4096, lead: 0, merge: false };
-            let buffer = Buffer::Bounce(pool.take(4096, 4096).unwrap());
-            let transfer = Transfer { direction: Direction::Read, offset: 0, len: 4096, buffer, piece };
-            ring.submit(Operation::Transfer(transfer), Step::Transfer);
+            let buffer = TransferBuffer::Bounce(pool.take(4096, 4096).unwrap());
+            let transfer =
+                Transfer { direction: TransferDirection::Read, offset: 0, len: 4096, buffer, piece };
+            ring.submit(DeviceOperation::Transfer(transfer), Step::Transfer);
         }
         let first_two = [ring.reap(), ring.reap()];
-        let is_flush = |event: &Option<Event<Step>>| {
-            matches!(event, Some(Event::Done(Operation::Flush { .. }, _, Ok(()))))
+        let is_flush = |event: &Option<RingEvent<Step>>| {
+            matches!(event, Some(RingEvent::Done(DeviceOperation::Flush { .. }, _, Ok(()))))
         };
         assert!(first_two.iter().any(is_flush), "{first_two:?}");
         assert_eq!(std::iter::from_fn(|| ring.reap()).count(), 7, "the others");

@@ -21,7 +21,7 @@ use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::{self, InflightRegion};
-use crate::worker::message::Message;
+use crate::worker::message::WorkerMessage;
 
 impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_owner(&mut self) -> VhostResult<()> {
@@ -142,7 +142,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         }
         let queue = self.queue(index.into())?;
         if queue.worker.is_some() {
-            self.disk.inboxes[usize::from(index)].post(Message::Call(call));
+            self.disk.inboxes[usize::from(index)].post(WorkerMessage::Call(call));
         } else {
             queue.call = call;
         }

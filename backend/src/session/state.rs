@@ -26,7 +26,7 @@ use crate::guest::sigbus::{self, Loss};
 use crate::inbox::Inbox;
 use crate::metrics::RingTrouble;
 use crate::worker::disk::Disk;
-use crate::worker::message::Message;
+use crate::worker::message::WorkerMessage;
 use crate::worker::{QueueWorker, Vring};
 
 /// How often to look whether a worker that does not answer has died.
@@ -384,7 +384,7 @@ impl<B: BlockDevice> Session<B> {
 
     fn ask_to_stop(&self, index: usize) {
         if self.queues[index].worker.is_some() {
-            self.disk.inboxes[index].post(Message::Stop);
+            self.disk.inboxes[index].post(WorkerMessage::Stop);
         }
     }
 
@@ -395,7 +395,7 @@ impl<B: BlockDevice> Session<B> {
         };
         let (disk, metrics) = (&self.disk, &self.disk.metrics[index]);
         patience::wait(&worker.ended, || {
-            disk.inboxes[index].post(Message::TellOldest);
+            disk.inboxes[index].post(WorkerMessage::LogOldest);
             let in_flight = metrics.in_flight.get();
             format!("queue {index} has not stopped, with {in_flight} requests in flight,")
         });
@@ -469,7 +469,7 @@ impl<B: BlockDevice> Session<B> {
         let (taken, untaken) = mpsc::channel();
         for (queue, inbox) in self.queues.iter().zip(&self.disk.inboxes) {
             if queue.worker.is_some() {
-                inbox.post(Message::Memory(self.memory.memory().clone(), taken.clone()));
+                inbox.post(WorkerMessage::Memory(self.memory.memory().clone(), taken.clone()));
             }
         }
         drop(taken);

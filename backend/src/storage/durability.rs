@@ -16,10 +16,10 @@ use super::loss_mark::LossMark;
 
 /// All clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Durability(Arc<Shared>);
+pub struct Durability(Arc<DurabilityState>);
 
 #[derive(Default)]
-struct Shared {
+struct DurabilityState {
     /// A sync has failed.
     lost: AtomicBool,
     /// A sync failed before the storage was opened: a flush is to fail for it.
@@ -32,7 +32,7 @@ struct Shared {
     changing: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for DurabilityState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Durability")
             .field("lost", &self.lost)
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Shared {
 /// A sync has failed, and that could not be written down.
 #[derive(Debug, thiserror::Error)]
 #[error("{sync}; that durability was lost could not be written down for the next owner either, {write}")]
-struct Unwritten {
+struct UnrecordedLoss {
     sync: io::Error,
     write: io::Error,
 }
@@ -53,7 +53,7 @@ impl Durability {
     /// That of storage whose losses are written down in `mark`.
     pub fn marked(mark: LossMark) -> Self {
         let owed = AtomicBool::new(mark.is_made());
-        Self(Arc::new(Shared { owed, mark: Some(mark), ..Shared::default() }))
+        Self(Arc::new(DurabilityState { owed, mark: Some(mark), ..DurabilityState::default() }))
     }
 
     /// What the `result` of a sync of the storage is worth. To be asked of each.
@@ -157,7 +157,7 @@ impl Durability {
             return Ok(());
         };
         Err(match self.0.mark.as_ref().map(LossMark::make) {
-            Some(Err(write)) => io::Error::new(sync.kind(), Unwritten { sync, write }),
+            Some(Err(write)) => io::Error::new(sync.kind(), UnrecordedLoss { sync, write }),
             _ => sync,
         })
     }

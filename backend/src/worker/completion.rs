@@ -5,9 +5,9 @@ use std::{fmt, io};
 use virtio::{Request, Status};
 
 use super::QueueWorker;
-use super::done::Done;
 use super::failure::Failure;
-use crate::device::operation::{Direction, Operation, Transfer};
+use super::finished_request::Done;
+use crate::device::operation::{DeviceOperation, Transfer, TransferDirection};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::request::{Active, Work};
 
@@ -22,13 +22,13 @@ impl<B: BlockDevice> QueueWorker<B> {
             return self.end_transfer(transfer, Some(lost));
         }
         let outcome = match (transfer.direction, transfer.piece.merge) {
-            (Direction::Write, _) => Ok(()),
-            (Direction::Read, false) => match self.data.verify(active, &mut transfer) {
+            (TransferDirection::Write, _) => Ok(()),
+            (TransferDirection::Read, false) => match self.data.verify(active, &mut transfer) {
                 Ok(()) => return self.keep(transfer),
                 Err(failure) => Err(failure),
             },
-            (Direction::Read, true) => match self.data.merge(active, &mut transfer) {
-                Ok(()) => return self.device.submit(Operation::Transfer(transfer)),
+            (TransferDirection::Read, true) => match self.data.merge(active, &mut transfer) {
+                Ok(()) => return self.device.submit(DeviceOperation::Transfer(transfer)),
                 Err(failure) => Err(failure),
             },
         };
@@ -120,7 +120,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         if changed && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
             active.flushed = true;
             active.in_flight = 1;
-            return self.device.submit(Operation::Flush { request: id });
+            return self.device.submit(DeviceOperation::Flush { request: id });
         }
         let Some(Active { request, popped, work, len, ticket, status, .. }) = self.requests.try_remove(id)
         else {
@@ -129,7 +129,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.released.extend(ticket);
         self.metrics().finished.add(1);
         if status == Status::Ok {
-            self.done.push(Done { work, len, popped });
+            self.done.push(FinishedRequest { work, len, popped });
         }
         let data_written = match (work, status) {
             // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits

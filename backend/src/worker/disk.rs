@@ -8,7 +8,7 @@ use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
 use crate::metrics::{Gauge, QueueMetrics};
-use crate::worker::message::Message;
+use crate::worker::message::WorkerMessage;
 use crate::worker::range_lock::{RangeLock, Ticket};
 use crate::worker::watch::Watch;
 
@@ -29,7 +29,7 @@ pub struct Disk<B> {
     /// Ranges in use, over all queues.
     pub locks: RangeLock,
     /// One a queue.
-    pub inboxes: Vec<Inbox<Message>>,
+    pub inboxes: Vec<Inbox<WorkerMessage>>,
     /// One a queue.
     pub metrics: Vec<QueueMetrics>,
     /// What requests are checked against, but for the capacity, which is the device's.
@@ -85,7 +85,7 @@ impl<B> Disk<B> {
         }
         // not under the table's lock: it is a system call
         for owner in others {
-            self.inboxes[owner.queue].post(Message::Granted(owner.request));
+            self.inboxes[owner.queue].post(WorkerMessage::Granted(owner.request));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How a request is cut into transfers of whole granules.
 
 use crate::device::bounce::FOLIO_SIZE_MAX;
-use crate::device::operation::Direction;
+use crate::device::operation::TransferDirection;
 
 /// A part of the device that one transfer covers, and the place of the request's data in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +19,13 @@ pub struct Extent {
 impl Extent {
     /// The next part of bytes `from..to`. A read is widened to granules. A write that covers no whole granule is the one
     /// granule it is merged into; otherwise it is the whole granules.
-    pub fn next(direction: Direction, from: u64, to: u64, granule: usize) -> Self {
+    pub fn next(direction: TransferDirection, from: u64, to: u64, granule: usize) -> Self {
         let wide = granule as u64;
         let device_offset = from / wide * wide;
         let end = match direction {
-            Direction::Read => to.next_multiple_of(wide),
-            Direction::Write if device_offset < from || to - from < wide => device_offset + wide,
-            Direction::Write => to / wide * wide,
+            TransferDirection::Read => to.next_multiple_of(wide),
+            TransferDirection::Write if device_offset < from || to - from < wide => device_offset + wide,
+            TransferDirection::Write => to / wide * wide,
         };
         let device_len = (end - device_offset).min(FOLIO_SIZE_MAX as u64);
         let trail = (device_offset + device_len).saturating_sub(to);
@@ -78,7 +78,7 @@ mod tests {
         ) {
             let granule = 1usize << exponent;
             let (start, end) = (sectors * 512, (sectors + count) * 512);
-            let direction = if write { Direction::Write } else { Direction::Read };
+            let direction = if write { TransferDirection::Write } else { TransferDirection::Read };
             let mut at = start;
             while at < end {
                 let whole = Extent::next(direction, at, end, granule);

@@ -6,7 +6,7 @@ use super::QueueWorker;
 use super::failure::Failure;
 use crate::device::BlockDevice;
 use crate::guest::inflight_region::InflightQueue;
-use crate::worker::range_lock::Owner;
+use crate::worker::range_lock::RangeOwner;
 use crate::worker::request::Active;
 
 impl<B: BlockDevice> QueueWorker<B> {
@@ -125,7 +125,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
-    /// Takes the ranges of all that arrived; those that must wait become ready by [`Message::Granted`] or a release here.
+    /// Takes the ranges of all that arrived; those that must wait become ready by [`WorkerMessage::Granted`] or a release here.
     fn lock_ranges(&mut self) {
         if self.arrived.is_empty() {
             return;
@@ -146,7 +146,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             };
             let granules = active.start >> shift..((active.start + active.len - 1) >> shift) + 1;
             let (ticket, held) =
-                table.acquire(granules, access, Owner { queue: self.vring.index, request: id });
+                table.acquire(granules, access, RangeOwner { queue: self.vring.index, request: id });
             active.ticket = Some(ticket);
             if held {
                 self.ready.push_back(id);

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{QueueWorker, TRANSFERS_MAX, TURN_SIZE};
-use crate::device::operation::{Direction, Operation, Piece, Transfer, ZeroBy};
+use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferDirection, ZeroBy};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::extent::{self, Extent};
 use crate::worker::request::{Active, Work};
@@ -49,7 +49,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn launch_request(&mut self, id: usize) -> io::Result<Launch> {
         if let Some(active) = self.requests.get_mut(id).filter(|active| active.work == Work::Flush) {
             active.in_flight += 1;
-            self.device.submit(Operation::Flush { request: id });
+            self.device.submit(DeviceOperation::Flush { request: id });
         }
         while let Some(active) = self.requests.get_mut(id).filter(|active| !active.all_begun()) {
             let (from, to) = (active.start + active.begun, active.start + active.len);
@@ -61,18 +61,18 @@ impl<B: BlockDevice> QueueWorker<B> {
             {
                 active.begun += len;
                 active.in_flight += 1;
-                self.device.submit(Operation::Zero { offset: from, len, by, request: id });
+                self.device.submit(DeviceOperation::Zero { offset: from, len, by, request: id });
                 continue;
             }
             let Some(mut transfer) = self.begin(id, from, to) else {
                 return Ok(Launch::Starved);
             };
             let filled = match transfer.direction {
-                Direction::Read => Ok(()),
-                Direction::Write => self.data.fill(&self.requests[id], &mut transfer),
+                TransferDirection::Read => Ok(()),
+                TransferDirection::Write => self.data.fill(&self.requests[id], &mut transfer),
             };
             match filled {
-                Ok(()) => self.device.submit(Operation::Transfer(transfer)),
+                Ok(()) => self.device.submit(DeviceOperation::Transfer(transfer)),
                 Err(failure) => self.end_transfer(transfer, Some(failure)),
             }
             if self.transfers == 1 && !self.requests[id].all_begun() {
@@ -95,13 +95,14 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Finds memory for the next part of a request, bytes `from..to` of the device being left. `None`: no folio is free.
     fn begin(&mut self, id: usize, from: u64, to: u64) -> Option<Transfer> {
         let active = self.requests.get_mut(id)?;
-        let direction = if active.work == Work::Read { Direction::Read } else { Direction::Write };
+        let direction =
+            if active.work == Work::Read { TransferDirection::Read } else { TransferDirection::Write };
         let extent = Extent::next(direction, from, to, self.info.granule);
         let (buffer, extent) = self.buffers.take(active, extent)?;
         let (data_offset, data_len) = (active.begun, extent.data_len());
-        let merge = direction == Direction::Write && extent.is_partial();
+        let merge = direction == TransferDirection::Write && extent.is_partial();
         let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
-        let direction = if merge { Direction::Read } else { direction };
+        let direction = if merge { TransferDirection::Read } else { direction };
         active.begun += data_len as u64;
         active.in_flight += 1;
         self.transfers += 1;

@@ -9,7 +9,7 @@ use crate::guest::memory_table::GuestMemory;
 
 /// A message to a worker.
 #[derive(Debug)]
-pub enum Message {
+pub enum WorkerMessage {
     /// The range that this request waited for is held now.
     Granted(usize),
     /// Where to signal used buffers from now on; `None`: the driver polls.
@@ -17,7 +17,7 @@ pub enum Message {
     /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
     Memory(Arc<GuestMemory>, Sender<()>),
     /// Log the oldest request: the queue makes no progress.
-    TellOldest,
+    LogOldest,
     /// Pop no more, finish what was popped, return the ring.
     Stop,
 }

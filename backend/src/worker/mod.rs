@@ -12,9 +12,9 @@ mod batch;
 mod clock;
 mod completion;
 pub mod disk;
-mod done;
 pub mod extent;
 mod failure;
+mod finished_request;
 mod intake;
 mod launch;
 pub mod message;
@@ -35,11 +35,11 @@ use virtio::{DiskLimits, SplitRing};
 
 use self::batch::Batch;
 use self::clock::BatchClock;
-use self::done::Done;
+use self::finished_request::Done;
 use self::transfer_buffers::Buffers;
 use self::transfer_data::DataPath;
 use crate::device::bounce::{Arena, FolioPool};
-use crate::device::operation::Operation;
+use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::eventfd::{CallFd, KickFd};
@@ -48,7 +48,7 @@ use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
 use crate::metrics::QueueMetrics;
 use crate::worker::disk::{Bounce, Disk};
-use crate::worker::message::Message;
+use crate::worker::message::WorkerMessage;
 use crate::worker::poller::{Poller, Wait};
 use crate::worker::range_lock::Ticket;
 use crate::worker::request::Active;
@@ -116,7 +116,7 @@ pub struct QueueWorker<B: BlockDevice> {
     /// Finished, to be released as one batch.
     released: Vec<Ticket>,
     /// Finished well, to be counted as one batch.
-    done: Vec<Done>,
+    done: Vec<FinishedRequest>,
     transfers: usize,
     /// How many chains to pop in a turn.
     intake: Batch,
@@ -179,7 +179,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         })
     }
 
-    /// Serves the queue; returns it, with nothing in flight, after [`Message::Stop`] or when memory was lost.
+    /// Serves the queue; returns it, with nothing in flight, after [`WorkerMessage::Stop`] or when memory was lost.
     ///
     /// Fails only when io_uring does: then what was popped is lost to the driver, but no other queue waits for it.
     pub fn run(mut self) -> io::Result<Vring> {
@@ -240,7 +240,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let metrics = &self.disk.metrics[self.vring.index];
         metrics.in_flight.set(self.requests.len() as u64);
         if !self.requests.is_empty() {
-            self.disk.watch.tell();
+            self.disk.watch.notify();
         }
         if self.done.is_empty() {
             return;
@@ -267,7 +267,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             (Kicks::Served, _) | (Kicks::None, 0) => {}
             (Kicks::Pending, 0) => {
                 metrics.empty_kicks.set(metrics.empty_kicks.get() + 1);
-                self.disk.watch.tell();
+                self.disk.watch.notify();
                 self.kicks = Kicks::None;
             }
             (Kicks::None | Kicks::Pending, _) => {
@@ -342,11 +342,11 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Event::Kick if self.kicks == Kicks::None => self.kicks = Kicks::Pending,
                 Event::Kick => {}
                 Event::Wake => self.read_messages(),
-                Event::Done(Operation::Transfer(transfer), result) => self.arrive(transfer, result),
-                Event::Done(Operation::Zero { request, .. }, result) => {
+                Event::Done(DeviceOperation::Transfer(transfer), result) => self.arrive(transfer, result),
+                Event::Done(DeviceOperation::Zero { request, .. }, result) => {
                     self.end_plain(request, "zeroing", result);
                 }
-                Event::Done(Operation::Flush { request }, result) => {
+                Event::Done(DeviceOperation::Flush { request }, result) => {
                     self.metrics().flushes_fail.set(self.info.durability.flushes_fail().into());
                     self.end_plain(request, "flush", result);
                 }
@@ -358,11 +358,11 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn read_messages(&mut self) {
         for message in self.disk.inboxes[self.vring.index].take() {
             match message {
-                Message::Granted(id) => self.ready.push_back(id),
-                Message::Call(call) => self.vring.call = call,
-                Message::Memory(memory, _) => self.take_over_memory(memory),
-                Message::TellOldest => self.tell_oldest(),
-                Message::Stop => self.stopping = true,
+                WorkerMessage::Granted(id) => self.ready.push_back(id),
+                WorkerMessage::Call(call) => self.vring.call = call,
+                WorkerMessage::Memory(memory, _) => self.take_over_memory(memory),
+                WorkerMessage::LogOldest => self.log_oldest(),
+                WorkerMessage::Stop => self.stopping = true,
             }
         }
     }
@@ -375,7 +375,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     /// For the watchdog.
-    fn tell_oldest(&self) {
+    fn log_oldest(&self) {
         let Some((_, active)) = self.requests.iter().min_by_key(|(_, active)| active.popped) else {
             return;
         };

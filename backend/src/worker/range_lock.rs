@@ -23,7 +23,7 @@ type Ids = SmallVec<[usize; 2]>;
 
 /// Whether others may hold the range at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum RangeAccess {
     /// With other readers.
     Shared,
     /// Alone.
@@ -32,7 +32,7 @@ pub enum Access {
 
 /// Whose turn came: the request `request` of queue `queue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
+pub struct RangeOwner {
     /// Queue index.
     pub queue: usize,
     /// The worker's number of the request.
@@ -47,8 +47,8 @@ pub struct Ticket(usize);
 #[derive(Debug)]
 struct Entry {
     granules: Range<u64>,
-    access: Access,
-    owner: Owner,
+    access: RangeAccess,
+    owner: RangeOwner,
     /// Its number in the order of arrival.
     arrival: u64,
     /// Older entries that must be released first.
@@ -58,10 +58,10 @@ struct Entry {
 }
 
 impl Entry {
-    fn conflicts(&self, granules: &Range<u64>, access: Access) -> bool {
+    fn conflicts(&self, granules: &Range<u64>, access: RangeAccess) -> bool {
         self.granules.start < granules.end
             && granules.start < self.granules.end
-            && (self.access == Access::Exclusive || access == Access::Exclusive)
+            && (self.access == RangeAccess::Exclusive || access == RangeAccess::Exclusive)
     }
 }
 
@@ -102,7 +102,12 @@ impl RangeLock {
 
 impl Table {
     /// Takes a place for `granules` (not empty). True: held now. False: `owner` is named by the release that grants it.
-    pub fn acquire(&mut self, granules: Range<u64>, access: Access, owner: Owner) -> (Ticket, bool) {
+    pub fn acquire(
+        &mut self,
+        granules: Range<u64>,
+        access: RangeAccess,
+        owner: RangeOwner,
+    ) -> (Ticket, bool) {
         let mut blockers = 0;
         self.for_each_conflict(&granules, access, |older| {
             older.waited_for = true;
@@ -120,7 +125,7 @@ impl Table {
 
     /// Gives a place back, held or not, calling `granted` for every request whose turn comes by it, in the order of arrival.
     #[expect(clippy::needless_pass_by_value, reason = "by value, so that a place is given back once")]
-    pub fn release(&mut self, ticket: Ticket, mut granted: impl FnMut(Owner)) {
+    pub fn release(&mut self, ticket: Ticket, mut granted: impl FnMut(RangeOwner)) {
         let Ticket(id) = ticket;
         let Entry { granules, access, arrival, waited_for, .. } = self.entries.remove(id);
         match near_chunks(&granules) {
@@ -130,7 +135,7 @@ impl Table {
         if !waited_for {
             return;
         }
-        let mut turns = SmallVec::<[(u64, Owner); 4]>::new();
+        let mut turns = SmallVec::<[(u64, RangeOwner); 4]>::new();
         self.for_each_conflict(&granules, access, |other| {
             // there are older ones where it was still waiting itself
             if other.arrival > arrival {
@@ -148,7 +153,7 @@ impl Table {
     fn for_each_conflict(
         &mut self,
         granules: &Range<u64>,
-        access: Access,
+        access: RangeAccess,
         mut visit: impl FnMut(&mut Entry),
     ) {
         let Self { entries, near, wide, .. } = self;
@@ -199,19 +204,19 @@ mod tests {
 
     use super::*;
 
-    const fn owner(request: usize) -> Owner {
-        Owner { queue: 0, request }
+    const fn owner(request: usize) -> RangeOwner {
+        RangeOwner { queue: 0, request }
     }
 
     #[test]
     fn readers_share_and_a_writer_waits_for_all_of_them() {
         let lock = RangeLock::default();
         let mut table = lock.table();
-        let (first, held) = table.acquire(0..4, Access::Shared, owner(1));
+        let (first, held) = table.acquire(0..4, RangeAccess::Shared, owner(1));
         assert!(held);
-        let (second, held) = table.acquire(3..5, Access::Shared, owner(2));
+        let (second, held) = table.acquire(3..5, RangeAccess::Shared, owner(2));
         assert!(held);
-        let (writer, held) = table.acquire(3..4, Access::Exclusive, owner(3));
+        let (writer, held) = table.acquire(3..4, RangeAccess::Exclusive, owner(3));
         assert!(!held);
         table.release(first, |_| panic!("the second reader still holds it"));
         assert_eq!(turns(&mut table, second), [3]);
@@ -222,10 +227,10 @@ mod tests {
     fn a_reader_does_not_overtake_a_waiting_writer() {
         let lock = RangeLock::default();
         let mut table = lock.table();
-        let (reader, _) = table.acquire(0..1, Access::Shared, owner(1));
-        let (_writer, held) = table.acquire(0..1, Access::Exclusive, owner(2));
+        let (reader, _) = table.acquire(0..1, RangeAccess::Shared, owner(1));
+        let (_writer, held) = table.acquire(0..1, RangeAccess::Exclusive, owner(2));
         assert!(!held);
-        let (_late, held) = table.acquire(0..1, Access::Shared, owner(3));
+        let (_late, held) = table.acquire(0..1, RangeAccess::Shared, owner(3));
         assert!(!held);
         assert_eq!(turns(&mut table, reader), [2]);
     }
@@ -234,10 +239,10 @@ mod tests {
     fn a_wide_range_meets_near_ones_both_ways() {
         let lock = RangeLock::default();
         let mut table = lock.table();
-        let (near, _) = table.acquire(100_000..100_001, Access::Exclusive, owner(1));
-        let (_wide, held) = table.acquire(0..1 << 40, Access::Exclusive, owner(2));
+        let (near, _) = table.acquire(100_000..100_001, RangeAccess::Exclusive, owner(1));
+        let (_wide, held) = table.acquire(0..1 << 40, RangeAccess::Exclusive, owner(2));
         assert!(!held);
-        let (_late, held) = table.acquire(7..8, Access::Exclusive, owner(3));
+        let (_late, held) = table.acquire(7..8, RangeAccess::Exclusive, owner(3));
         assert!(!held);
         assert_eq!(turns(&mut table, near), [2]);
     }
@@ -251,7 +256,7 @@ mod tests {
             let lock = RangeLock::default();
             let mut table = lock.table();
             let mut tickets: Vec<_> = (0..REQUESTS)
-                .map(|request| table.acquire(granules.clone(), Access::Exclusive, owner(request)).0)
+                .map(|request| table.acquire(granules.clone(), RangeAccess::Exclusive, owner(request)).0)
                 .collect();
             let links = links(&table);
             assert!(links <= 2 * REQUESTS, "{links} links for {REQUESTS} requests");
@@ -270,10 +275,10 @@ mod tests {
     fn a_place_that_is_waited_for_can_be_given_back() {
         let lock = RangeLock::default();
         let mut table = lock.table();
-        let (first, _) = table.acquire(0..2, Access::Exclusive, owner(1));
-        let (second, _) = table.acquire(0..4, Access::Exclusive, owner(2));
-        let (third, _) = table.acquire(0..4, Access::Exclusive, owner(3));
-        let (fourth, _) = table.acquire(2..4, Access::Exclusive, owner(4));
+        let (first, _) = table.acquire(0..2, RangeAccess::Exclusive, owner(1));
+        let (second, _) = table.acquire(0..4, RangeAccess::Exclusive, owner(2));
+        let (third, _) = table.acquire(0..4, RangeAccess::Exclusive, owner(3));
+        let (fourth, _) = table.acquire(2..4, RangeAccess::Exclusive, owner(4));
         assert!(turns(&mut table, second).is_empty());
         assert_eq!(turns(&mut table, third), [4]);
         assert!(turns(&mut table, first).is_empty());
@@ -308,7 +313,7 @@ mod tests {
         ) {
             let lock = RangeLock::default();
             let mut table = lock.table();
-            let mut model: Vec<(usize, Range<u64>, Access, Ticket, bool)> = Vec::new();
+            let mut model: Vec<(usize, Range<u64>, RangeAccess, Ticket, bool)> = Vec::new();
             for (number, (start, len, exclusive, victim)) in steps.into_iter().enumerate() {
                 if number % 3 == 2 {
                     let may_go: Vec<usize> =
@@ -326,7 +331,7 @@ mod tests {
                     // in order of arrival, too
                     prop_assert_eq!(granted, expected);
                 } else {
-                    let access = if exclusive { Access::Exclusive } else { Access::Shared };
+                    let access = if exclusive { RangeAccess::Exclusive } else { RangeAccess::Shared };
                     let range = start..start + len;
                     let (ticket, held) = table.acquire(range.clone(), access, owner(number));
                     prop_assert_eq!(held, !model.iter().any(|older| conflict(older, &range, access)));
@@ -337,12 +342,12 @@ mod tests {
     }
 
     fn conflict(
-        older: &(usize, Range<u64>, Access, Ticket, bool),
+        older: &(usize, Range<u64>, RangeAccess, Ticket, bool),
         range: &Range<u64>,
-        access: Access,
+        access: RangeAccess,
     ) -> bool {
         older.1.start < range.end
             && range.start < older.1.end
-            && (older.2 == Access::Exclusive || access == Access::Exclusive)
+            && (older.2 == RangeAccess::Exclusive || access == RangeAccess::Exclusive)
     }
 }

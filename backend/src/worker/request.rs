@@ -6,7 +6,7 @@ use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 use crate::device::Zeroing;
 use crate::device::operation::Transfer;
 use crate::device::operation::ZeroBy;
-use crate::worker::range_lock::{Access, Ticket};
+use crate::worker::range_lock::{RangeAccess, Ticket};
 
 /// What has to be done for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +93,10 @@ impl Active {
     }
 
     /// How its range must be held; `None` for a flush, which has none.
-    pub fn access(&self) -> Option<Access> {
+    pub fn access(&self) -> Option<RangeAccess> {
         match self.work {
-            Work::Read => Some(Access::Shared),
-            Work::Write | Work::Zero(_) => Some(Access::Exclusive),
+            Work::Read => Some(RangeAccess::Shared),
+            Work::Write | Work::Zero(_) => Some(RangeAccess::Exclusive),
             Work::Flush => None,
         }
     }

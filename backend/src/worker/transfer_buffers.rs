@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::device::DeviceInfo;
 use crate::device::bounce::{BounceFolio, FolioPool};
-use crate::device::operation::{Buffer, GuestVectors, HeldMemory, SpareVectors};
+use crate::device::operation::{GuestVectors, HeldMemory, SpareVectors, TransferBuffer};
 use crate::guest::memory_table::GuestMemory;
 use crate::worker::disk::Bounce;
 use crate::worker::extent::Extent;
@@ -50,7 +50,7 @@ impl Buffers {
 
     /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
     /// `None`: no folio is free.
-    pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(Buffer, Extent)> {
+    pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(TransferBuffer, Extent)> {
         let extent = extent.within(self.transfer_max, self.granule);
         let zero_copy = self.bounce == Bounce::WhenUnaligned
             && matches!(active.work, Work::Read | Work::Write)
@@ -59,23 +59,23 @@ impl Buffers {
             && !self.is_protected
             && let Some(vectors) = self.guest_vectors(active, extent)
         {
-            return Some((Buffer::Guest(vectors, None), extent));
+            return Some((TransferBuffer::Guest(vectors, None), extent));
         }
         let (folio, extent) = self.folio(extent)?;
         if zero_copy
             && self.is_protected
             && let Some(vectors) = self.guest_vectors(active, extent)
         {
-            return Some((Buffer::Guest(vectors, Some(folio)), extent));
+            return Some((TransferBuffer::Guest(vectors, Some(folio)), extent));
         }
-        Some((Buffer::Bounce(folio), extent))
+        Some((TransferBuffer::Bounce(folio), extent))
     }
 
     /// Takes a buffer back.
-    pub(super) fn put(&mut self, buffer: Buffer) {
+    pub(super) fn put(&mut self, buffer: TransferBuffer) {
         let (guest, folio) = match buffer {
-            Buffer::Bounce(folio) => (None, Some(folio)),
-            Buffer::Guest(guest, folio) => (Some(guest), folio),
+            TransferBuffer::Bounce(folio) => (None, Some(folio)),
+            TransferBuffer::Guest(guest, folio) => (Some(guest), folio),
         };
         if let Some(folio) = folio {
             self.pool.put(folio);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use crate::device::Protection;
-use crate::device::operation::{Buffer, Direction, Piece, Transfer};
+use crate::device::operation::{Piece, Transfer, TransferBuffer, TransferDirection};
 use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
 use crate::worker::request::{Active, Work};
@@ -53,7 +53,7 @@ impl DataPath {
 
     /// Tells the dirty log what the device itself wrote to guest memory, or may have written before it failed.
     pub(super) fn mark_written(&self, active: &Active, transfer: &Transfer) {
-        if let (Direction::Read, Buffer::Guest(..)) = (transfer.direction, &transfer.buffer) {
+        if let (TransferDirection::Read, TransferBuffer::Guest(..)) = (transfer.direction, &transfer.buffer) {
             let Piece { data_offset, data_len, .. } = transfer.piece;
             active.request.data.mark_dirty(&*self.memory, data_offset, data_len as u64);
         }
@@ -71,15 +71,15 @@ impl DataPath {
     /// As [`Self::check_memory`], for what the device copied itself.
     pub(super) fn check_unbounced(&self, active: &Active, transfer: &Transfer) -> Result<(), Failure> {
         match transfer.buffer {
-            Buffer::Guest(..) => self.check_memory(active),
-            Buffer::Bounce(_) => Ok(()),
+            TransferBuffer::Guest(..) => self.check_memory(active),
+            TransferBuffer::Bounce(_) => Ok(()),
         }
     }
 
     /// `verify`, for a read.
     pub(super) fn verify(&self, active: &Active, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { data_offset, data_len, lead, .. } = transfer.piece;
-        let unbounced = matches!(transfer.buffer, Buffer::Guest(..));
+        let unbounced = matches!(transfer.buffer, TransferBuffer::Guest(..));
         let Some(folio) = transfer.buffer.folio_mut() else {
             return Ok(());
         };
@@ -109,14 +109,14 @@ impl DataPath {
             protection.verify(transfer.offset, touched.start..head, data, metadata)?;
             protection.verify(transfer.offset, tail..touched.end, data, metadata)?;
         }
-        transfer.direction = Direction::Write;
+        transfer.direction = TransferDirection::Write;
         self.fill(active, transfer)
     }
 
     /// `copy_from`: gives a verified part of a read to the guest.
     pub(super) fn copy_from(&self, active: &Active, transfer: &Transfer) -> Result<(), Failure> {
         let Piece { data_offset, data_len, lead, .. } = transfer.piece;
-        if let Buffer::Bounce(folio) = &transfer.buffer {
+        if let TransferBuffer::Bounce(folio) = &transfer.buffer {
             let data = &folio.data()[lead..lead + data_len];
             active.request.data.copy_from(&*self.memory, data_offset, data)?;
             self.check_memory(active)?;

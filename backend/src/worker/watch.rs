@@ -23,7 +23,7 @@ impl Default for Watch {
 
 impl Watch {
     /// There is a request in flight. One load, but for the first since the watchdog rested.
-    pub fn tell(&self) {
+    pub fn notify(&self) {
         if !self.notified.load(Relaxed) {
             self.notified.store(true, Relaxed);
             if let Some(wake) = self.wake.get() {

@@ -19,7 +19,7 @@ use stableblk::inbox::Inbox;
 use stableblk::metrics::QueueMetrics;
 use stableblk::session::{self, Notice, Offer};
 use stableblk::worker::disk::Disk;
-use stableblk::worker::range_lock::{Access, Owner};
+use stableblk::worker::range_lock::{RangeAccess, RangeOwner};
 use virtio::{ConfigSpace, Features};
 
 use self::frontend::Frontend;
@@ -63,7 +63,8 @@ pub fn talk(input: &[u8]) -> Tally {
         session.join();
         sessions += 1;
         let mut locks = disk.locks.table();
-        let (ticket, held) = locks.acquire(0..u64::MAX, Access::Exclusive, Owner { queue: 0, request: 0 });
+        let (ticket, held) =
+            locks.acquire(0..u64::MAX, RangeAccess::Exclusive, RangeOwner { queue: 0, request: 0 });
         assert!(held, "a request has kept its range");
         locks.release(ticket, |_| ());
     }

@@ -17,9 +17,9 @@ use super::namespace::Namespace;
 use super::status::NvmeStatus;
 use crate::device::bounce::{Arena, FOLIO_SIZE_MIN};
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::{Buffer, Direction, Operation, Transfer, ZeroBy};
+use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection, ZeroBy};
 use crate::device::pi_failure::{PiFailure, PiStatus};
-use crate::device::uring::{self, Ring, RingStep};
+use crate::device::uring::{Ring, RingEvent, RingStep};
 use crate::device::{
     BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule, Zeroing,
 };
@@ -95,8 +95,8 @@ impl NvmePassthroughDevice {
         let tags = if checked { self.tags(transfer.offset) } else { TagFields::NONE };
         let nsid = self.namespace.nsid;
         let command = match transfer.direction {
-            Direction::Read => Command::read(nsid, lba, blocks, tags),
-            Direction::Write => Command::write(nsid, lba, blocks, tags),
+            TransferDirection::Read => Command::read(nsid, lba, blocks, tags),
+            TransferDirection::Write => Command::write(nsid, lba, blocks, tags),
         };
         let metadata_len = self.protection.metadata_len(transfer.len);
         let kind = Kind::Transfer;
@@ -112,11 +112,11 @@ impl NvmePassthroughDevice {
         }
         let command = command.with_metadata(folio.metadata_ptr() as u64, length(metadata_len)?);
         Ok(match &transfer.buffer {
-            Buffer::Bounce(folio) => {
+            TransferBuffer::Bounce(folio) => {
                 let command = command.with_data(folio.as_ptr() as u64, length(transfer.len)?);
                 NvmeStep { command, buffer: CommandBuffer::Folio { registered }, kind }
             }
-            Buffer::Guest(guest, _) => {
+            TransferBuffer::Guest(guest, _) => {
                 let vectors = guest.as_slice();
                 let command = command.with_data(vectors.as_ptr() as u64, length(vectors.len())?);
                 NvmeStep { command, buffer: CommandBuffer::Vectors, kind }
@@ -133,7 +133,7 @@ impl NvmePassthroughDevice {
         let (data, metadata) = folio.parts_mut();
         let (metadata, scratch) = metadata.split_at_mut(metadata_len);
         let wire = scratch.get_mut(..len + metadata_len).ok_or(io::ErrorKind::InvalidInput)?;
-        if direction == Direction::Write {
+        if direction == TransferDirection::Write {
             let blocks = data.chunks_exact(block_size).zip(metadata.chunks_exact(metadata_size));
             for (wire, (data, metadata)) in wire.chunks_exact_mut(block_size + metadata_size).zip(blocks) {
                 wire[..block_size].copy_from_slice(data);
@@ -182,7 +182,7 @@ impl NvmePassthroughDevice {
 
     /// Which tag is wrong, in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, reason: PiStatus, repeated: io::Result<()>) -> PiFailure {
-        let Buffer::Bounce(folio) = &transfer.buffer else {
+        let TransferBuffer::Bounce(folio) = &transfer.buffer else {
             return PiFailure::Unexplained { reason };
         };
         PiFailure::of_read(reason, repeated, || {
@@ -282,7 +282,7 @@ unsafe impl RingStep for NvmeStep {
     type Submission = squeue::Entry128;
     type Completion = cqueue::Entry32;
 
-    fn entry(&self, _operation: &Operation, fixed_buffer: bool) -> squeue::Entry128 {
+    fn entry(&self, _operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry128 {
         let bytes: [u8; COMMAND_SIZE] = self.command.to_bytes();
         let code = if matches!(self.buffer, CommandBuffer::Vectors) { VECTORS } else { ONE_BUFFER };
         // the data part of a folio is what the ring has registered
@@ -291,7 +291,7 @@ unsafe impl RingStep for NvmeStep {
         opcode::UringCmd80::new(NAMESPACE, code).cmd(bytes).buf_index(fixed).build()
     }
 
-    fn outcome(&self, _operation: &Operation, result: i32) -> io::Result<()> {
+    fn outcome(&self, _operation: &DeviceOperation, result: i32) -> io::Result<()> {
         match u16::try_from(result) {
             Ok(0) => Ok(()),
             Ok(status) => Err(io::Error::other(NvmeStatus::new(status))),
@@ -312,7 +312,7 @@ pub struct NvmePassthroughQueue {
 }
 
 impl NvmePassthroughQueue {
-    fn start(&mut self, operation: Operation, step: io::Result<NvmeStep>) {
+    fn start(&mut self, operation: DeviceOperation, step: io::Result<NvmeStep>) {
         match step {
             Ok(step) => self.ring.submit(operation, step),
             Err(error) => self.refused.push(Event::Done(operation, Err(error))),
@@ -320,7 +320,12 @@ impl NvmePassthroughQueue {
     }
 
     /// What follows a command that came back; nothing, when there is more to do for its operation.
-    fn finish(&mut self, operation: Operation, step: NvmeStep, result: io::Result<()>) -> Option<Event> {
+    fn finish(
+        &mut self,
+        operation: DeviceOperation,
+        step: NvmeStep,
+        result: io::Result<()>,
+    ) -> Option<Event> {
         let NvmeStep { command, buffer, kind } = step;
         if matches!(buffer, CommandBuffer::Folio { registered: true }) && is_invalid_argument(&result) {
             self.registered = false;
@@ -329,14 +334,14 @@ impl NvmePassthroughQueue {
             return None;
         }
         match (operation, kind) {
-            (Operation::Zero { offset, len, by, request }, Kind::Zero { done })
+            (DeviceOperation::Zero { offset, len, by, request }, Kind::Zero { done })
                 if done < len && result.is_ok() =>
             {
                 let step = self.device.zero_step(offset, len, by, done);
-                self.start(Operation::Zero { offset, len, by, request }, step);
+                self.start(DeviceOperation::Zero { offset, len, by, request }, step);
                 None
             }
-            (Operation::Transfer(transfer), _) => self.finish_transfer(transfer, kind, result),
+            (DeviceOperation::Transfer(transfer), _) => self.finish_transfer(transfer, kind, result),
             (operation, _) => Some(Event::Done(operation, result)),
         }
     }
@@ -347,7 +352,7 @@ impl NvmePassthroughQueue {
         kind: Kind,
         result: io::Result<()>,
     ) -> Option<Event> {
-        let is_read = transfer.direction == Direction::Read;
+        let is_read = transfer.direction == TransferDirection::Read;
         if is_read && self.device.namespace.format().extended && result.is_ok() {
             self.device.deinterleave(&mut transfer);
         }
@@ -360,14 +365,14 @@ impl NvmePassthroughQueue {
                 Some(reason) if is_read => {
                     let step = self.device.transfer_step(&mut transfer, false, self.registered);
                     let step = step.map(|step| NvmeStep { kind: Kind::Repeated(reason), ..step });
-                    self.start(Operation::Transfer(transfer), step);
+                    self.start(DeviceOperation::Transfer(transfer), step);
                     return None;
                 }
                 Some(reason) => Err(PiFailure::of_write(reason, &transfer.buffer).into()),
             },
             (Ok(()), _) => Ok(()),
         };
-        Some(Event::Done(Operation::Transfer(transfer), result))
+        Some(Event::Done(DeviceOperation::Transfer(transfer), result))
     }
 }
 
@@ -376,11 +381,11 @@ fn is_invalid_argument(result: &io::Result<()>) -> bool {
 }
 
 impl DeviceQueue for NvmePassthroughQueue {
-    fn submit(&mut self, mut operation: Operation) {
+    fn submit(&mut self, mut operation: DeviceOperation) {
         let step = match &mut operation {
-            Operation::Transfer(transfer) => self.device.transfer_step(transfer, true, self.registered),
-            Operation::Zero { offset, len, by, .. } => self.device.zero_step(*offset, *len, *by, 0),
-            Operation::Flush { .. } => {
+            DeviceOperation::Transfer(transfer) => self.device.transfer_step(transfer, true, self.registered),
+            DeviceOperation::Zero { offset, len, by, .. } => self.device.zero_step(*offset, *len, *by, 0),
+            DeviceOperation::Flush { .. } => {
                 let command = Command::flush(self.device.namespace.nsid);
                 Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Flush })
             }
@@ -402,9 +407,9 @@ impl DeviceQueue for NvmePassthroughQueue {
                 return Some(event);
             }
             match self.ring.reap()? {
-                uring::Event::Kick => return Some(Event::Kick),
-                uring::Event::Wake => return Some(Event::Wake),
-                uring::Event::Done(operation, step, result) => {
+                RingEvent::Kick => return Some(Event::Kick),
+                RingEvent::Wake => return Some(Event::Wake),
+                RingEvent::Done(operation, step, result) => {
                     if let Some(event) = self.finish(operation, step, result) {
                         return Some(event);
                     }

@@ -25,9 +25,9 @@ use self::doubt::tuples_of_what_is_there;
 use self::tag_log::{Asker, TagLog};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::operation::{Direction, Operation};
+use crate::device::operation::{DeviceOperation, TransferDirection};
 use crate::device::plain::first_step;
-use crate::device::uring::{self, Ring, Step};
+use crate::device::uring::{self, Ring, RingEvent, Step};
 use crate::device::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::storage::image::{Image, next_data};
 use crate::storage::sidecar_file::SidecarFile;
@@ -142,26 +142,26 @@ impl SidecarDevice {
     }
 
     /// What an operation changes.
-    fn change<'a>(&self, operation: &'a Operation) -> Change<'a> {
+    fn change<'a>(&self, operation: &'a DeviceOperation) -> Change<'a> {
         match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 let metadata = transfer.buffer.folio().map_or(&[][..], |folio| folio.metadata());
                 Change::Written(&metadata[..self.protection.metadata_len(transfer.len)])
             }
-            Operation::Zero { .. } | Operation::Flush { .. } => Change::Unwritten,
+            DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => Change::Unwritten,
         }
     }
 
     /// The intervals of a read, and the place for their tuples.
-    fn tuples_of<'a>(&self, operation: &'a mut Operation) -> (Range<u64>, &'a mut [u8]) {
+    fn tuples_of<'a>(&self, operation: &'a mut DeviceOperation) -> (Range<u64>, &'a mut [u8]) {
         match operation {
-            Operation::Transfer(transfer) => {
+            DeviceOperation::Transfer(transfer) => {
                 let len = self.protection.metadata_len(transfer.len);
                 let intervals = self.intervals(transfer.offset, transfer.len as u64);
                 let tuples = transfer.buffer.folio_mut().map_or(&mut [][..], |folio| folio.parts_mut().1);
                 (intervals, &mut tuples[..len])
             }
-            Operation::Zero { .. } | Operation::Flush { .. } => (0..0, &mut []),
+            DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => (0..0, &mut []),
         }
     }
 }
@@ -288,9 +288,9 @@ impl BlockDevice for SidecarDevice {
 
 /// What the log knows of an operation.
 #[derive(Debug)]
-enum Logged {
+enum LogRecord {
     /// Nothing: it changes nothing.
-    Not,
+    None,
     Change(Intent),
     Flush(Flush),
 }
@@ -299,26 +299,26 @@ enum Logged {
 #[derive(Debug)]
 enum Asking {
     /// For leave to change blocks.
-    Intend(Operation, Intent),
+    Intend(DeviceOperation, Intent),
     /// To begin a flush.
-    BeginFlush(Operation),
+    BeginFlush(DeviceOperation),
     /// Whether a flush is done; the image was synced.
-    IsFlushed(Operation, Flush),
+    IsFlushed(DeviceOperation, Flush),
 }
 
 /// A worker's access to image and sidecar.
 #[derive(Debug)]
 pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
-    ring: Ring<(Step, Logged)>,
+    ring: Ring<(Step, LogRecord)>,
     asker: Arc<Asker>,
     asking: Vec<Asking>,
     /// Changes that the log allows, in one batch.
-    granted: Vec<(Operation, Intent)>,
+    granted: Vec<(DeviceOperation, Intent)>,
     /// There is reason to ask: something new, or the log's thread has done something.
     ask_again: bool,
     /// What came back from the ring in one batch.
-    done: Vec<(Operation, Logged, io::Result<()>)>,
+    done: Vec<(DeviceOperation, LogRecord, io::Result<()>)>,
     events: VecDeque<Event>,
 }
 
@@ -343,13 +343,17 @@ impl SidecarQueue {
         // not under the log's lock: a file in memory is written here and now
         for (operation, intent) in self.granted.drain(..) {
             let step = first_step(&operation);
-            self.ring.submit(operation, (step, Logged::Change(intent)));
+            self.ring.submit(operation, (step, LogRecord::Change(intent)));
         }
         self.look_into(in_doubt);
     }
 
     /// Asks for one. Gives back a change that may have been made in part, and now fails.
-    fn ask_for(&mut self, asking: Asking, journal: &mut Journal) -> Option<(Operation, Intent, io::Error)> {
+    fn ask_for(
+        &mut self,
+        asking: Asking,
+        journal: &mut Journal,
+    ) -> Option<(DeviceOperation, Intent, io::Error)> {
         match asking {
             Asking::Intend(operation, mut intent) => {
                 match journal.intend(&mut intent, self.device.change(&operation)) {
@@ -360,7 +364,7 @@ impl SidecarQueue {
                 }
             }
             Asking::BeginFlush(operation) => {
-                let logged = Logged::Flush(journal.begin_flush());
+                let logged = LogRecord::Flush(journal.begin_flush());
                 self.ring.submit(operation, (Step::Sync, logged));
             }
             Asking::IsFlushed(operation, mut flush) => match journal.is_flushed(&mut flush) {
@@ -371,7 +375,7 @@ impl SidecarQueue {
         None
     }
 
-    fn finish(&mut self, operation: Operation, result: io::Result<()>) {
+    fn finish(&mut self, operation: DeviceOperation, result: io::Result<()>) {
         self.events.push_back(Event::Done(operation, result));
     }
 
@@ -379,12 +383,12 @@ impl SidecarQueue {
     fn collect(&mut self) {
         while let Some(event) = self.ring.reap() {
             match event {
-                uring::Event::Kick => self.events.push_back(Event::Kick),
-                uring::Event::Wake => {
+                RingEvent::Kick => self.events.push_back(Event::Kick),
+                RingEvent::Wake => {
                     self.ask_again |= !self.asking.is_empty();
                     self.events.push_back(Event::Wake);
                 }
-                uring::Event::Done(operation, (_, logged), result) => {
+                RingEvent::Done(operation, (_, logged), result) => {
                     self.done.push((operation, logged, result));
                 }
             }
@@ -402,17 +406,17 @@ impl SidecarQueue {
         let mut log = device.log.lock();
         for (mut operation, logged, result) in self.done.drain(..) {
             match (logged, result) {
-                (Logged::Change(intent), Ok(())) => {
+                (LogRecord::Change(intent), Ok(())) => {
                     log.journal.complete(&intent, device.change(&operation));
                     self.events.push_back(Event::Done(operation, Ok(())));
                 }
-                (Logged::Change(intent), Err(error)) => in_doubt.push((operation, intent, error)),
-                (Logged::Flush(flush), Ok(())) => {
+                (LogRecord::Change(intent), Err(error)) => in_doubt.push((operation, intent, error)),
+                (LogRecord::Flush(flush), Ok(())) => {
                     log.journal.image_synced(&flush);
                     self.asking.push(Asking::IsFlushed(operation, flush));
                     self.ask_again = true;
                 }
-                (Logged::Not, Ok(())) => {
+                (LogRecord::None, Ok(())) => {
                     if let Err(error) = log.journal.refuse_if_given_up() {
                         self.events.push_back(Event::Done(operation, Err(error)));
                         continue;
@@ -423,14 +427,14 @@ impl SidecarQueue {
                         Err(miss) => fetching.push((operation, miss)),
                     }
                 }
-                (Logged::Flush(_), Err(error)) => {
+                (LogRecord::Flush(_), Err(error)) => {
                     // it may not have been the sync that failed, but what was lost before
                     if self.device.info.durability.is_lost() {
                         log.journal.durability_was_lost();
                     }
                     self.events.push_back(Event::Done(operation, Err(error)));
                 }
-                (Logged::Not, Err(error)) => {
+                (LogRecord::None, Err(error)) => {
                     self.events.push_back(Event::Done(operation, Err(error)));
                 }
             }
@@ -445,7 +449,7 @@ impl SidecarQueue {
     }
 
     /// Finds out what failed changes have left, and tells the log.
-    fn look_into(&mut self, in_doubt: Vec<(Operation, Intent, io::Error)>) {
+    fn look_into(&mut self, in_doubt: Vec<(DeviceOperation, Intent, io::Error)>) {
         for (operation, intent, error) in in_doubt {
             let device = &*self.device;
             let tuples = tuples_of_what_is_there(&device.log, intent.intervals(), device.change(&operation));
@@ -464,9 +468,9 @@ impl Drop for SidecarQueue {
         let mut back = Vec::new();
         let is_drained = self.ring.drain(uring::DRAIN_LIMIT, |event| {
             // of reads the log knows nothing
-            if let uring::Event::Done(
+            if let RingEvent::Done(
                 operation,
-                (_, logged @ (Logged::Change(_) | Logged::Flush(_))),
+                (_, logged @ (LogRecord::Change(_) | LogRecord::Flush(_))),
                 result,
             ) = event
             {
@@ -492,14 +496,16 @@ impl Drop for SidecarQueue {
 }
 
 impl DeviceQueue for SidecarQueue {
-    fn submit(&mut self, operation: Operation) {
+    fn submit(&mut self, operation: DeviceOperation) {
         let intervals = match &operation {
-            Operation::Transfer(transfer) if transfer.direction == Direction::Read => {
-                return self.ring.submit(operation, (Step::Transfer, Logged::Not));
+            DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Read => {
+                return self.ring.submit(operation, (Step::Transfer, LogRecord::None));
             }
-            Operation::Transfer(transfer) => self.device.intervals(transfer.offset, transfer.len as u64),
-            Operation::Zero { offset, len, .. } => self.device.intervals(*offset, *len),
-            Operation::Flush { .. } => {
+            DeviceOperation::Transfer(transfer) => {
+                self.device.intervals(transfer.offset, transfer.len as u64)
+            }
+            DeviceOperation::Zero { offset, len, .. } => self.device.intervals(*offset, *len),
+            DeviceOperation::Flush { .. } => {
                 self.ask_again = true;
                 return self.asking.push(Asking::BeginFlush(operation));
             }
@@ -536,7 +542,7 @@ mod tests {
     use super::*;
     use crate::device::OwnEvents;
     use crate::device::bounce::FolioPool;
-    use crate::device::operation::{Buffer, Piece, Transfer};
+    use crate::device::operation::{Piece, Transfer, TransferBuffer};
     use crate::storage::image::{Access, DirectIo};
 
     const BLOCK: usize = 4096;
@@ -557,22 +563,27 @@ mod tests {
     }
 
     /// One transfer of block 0, its folio filled with `byte` and, for a write, with tuples.
-    fn transfer(device: &SidecarDevice, pool: &mut FolioPool, direction: Direction, byte: u8) -> Operation {
+    fn transfer(
+        device: &SidecarDevice,
+        pool: &mut FolioPool,
+        direction: TransferDirection,
+        byte: u8,
+    ) -> DeviceOperation {
         let mut folio = pool.take(BLOCK, BLOCK).unwrap();
         let (data, metadata) = folio.parts_mut();
         data[..BLOCK].fill(byte);
         device.protection.generate(0, 0..BLOCK, data, metadata).unwrap();
         let piece = Piece { request: 0, data_offset: 0, data_len: BLOCK, lead: 0, merge: false };
-        Operation::Transfer(Transfer {
+        DeviceOperation::Transfer(Transfer {
             direction,
             offset: 0,
             len: BLOCK,
-            buffer: Buffer::Bounce(folio),
+            buffer: TransferBuffer::Bounce(folio),
             piece,
         })
     }
 
-    fn finish(queue: &mut SidecarQueue) -> Operation {
+    fn finish(queue: &mut SidecarQueue) -> DeviceOperation {
         loop {
             queue.enter(true).unwrap();
             while let Some(event) = queue.reap() {
@@ -595,14 +606,14 @@ mod tests {
             let open = || device.open_queue(&arena, events.sources()).unwrap();
             let mut pool = FolioPool::new(arena.clone());
             let mut queue = open();
-            queue.submit(transfer(&device, &mut pool, Direction::Write, 1));
+            queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 1));
             finish(&mut queue);
-            queue.submit(transfer(&device, &mut pool, Direction::Write, 2));
+            queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 2));
             queue.enter(false).unwrap();
             drop(queue);
             let mut queue = open();
-            queue.submit(transfer(&device, &mut pool, Direction::Read, 0));
-            let Operation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+            queue.submit(transfer(&device, &mut pool, TransferDirection::Read, 0));
+            let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
             let (data, tuples) = read.buffer.folio().unwrap().parts();
             device.protection.verify(0, 0..BLOCK, data, tuples).unwrap();
             drop(queue);

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct TagLog {
     media: SidecarMedia,
-    shared: Mutex<Shared>,
+    shared: Mutex<TagLogState>,
     /// There is something to do for the thread.
     work: Condvar,
     askers: Mutex<Vec<Weak<Asker>>>,
@@ -31,7 +31,7 @@ pub(super) struct TagLog {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct TagLogState {
     pub(super) journal: Journal,
     /// The thread has to be woken.
     sleeping: bool,
@@ -69,7 +69,7 @@ impl TagLog {
     pub(super) fn new(media: SidecarMedia, journal: Journal) -> Arc<Self> {
         Arc::new(Self {
             media,
-            shared: Mutex::new(Shared {
+            shared: Mutex::new(TagLogState {
                 journal,
                 sleeping: false,
                 resting: false,
@@ -97,12 +97,12 @@ impl TagLog {
     }
 
     /// The state. [`Self::unlock`] gives it back.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, TagLogState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes the thread if there is work for it now, or will be after a pause.
-    pub(super) fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
+    pub(super) fn unlock(&self, mut shared: MutexGuard<'_, TagLogState>) {
         let has_work = shared.journal.has_work() || shared.resting && !shared.journal.is_empty();
         let wake = shared.sleeping && has_work;
         shared.sleeping &= !wake;

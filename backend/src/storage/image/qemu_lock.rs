@@ -45,12 +45,12 @@ impl Permissions {
 
 /// The permissions that an open file uses, and those that others may not use meanwhile.
 #[derive(Debug, Clone, Copy)]
-struct Claim {
+struct LockClaim {
     held: Permissions,
     unshared: Permissions,
 }
 
-impl Claim {
+impl LockClaim {
     /// Others may always read: `qemu-img info -U` asks for nothing else.
     fn of(access: Access) -> Option<Self> {
         match access {
@@ -81,7 +81,7 @@ impl Claim {
 /// none, when another description has one that conflicts. On a file system without such locks QEMU
 /// has none either.
 pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
-    let Some(claim) = Claim::of(access) else { return Ok(true) };
+    let Some(claim) = LockClaim::of(access) else { return Ok(true) };
     for byte in claim.bytes() {
         match set(file, byte, 1, libc::F_RDLCK) {
             Ok(()) => {}
@@ -110,12 +110,12 @@ fn release(file: &File) {
 
 /// The process with a lock that conflicts with `access`.
 pub(super) fn holder(file: &File, access: Access) -> Option<Holder> {
-    let byte = conflict(file, Claim::of(access)?)?;
+    let byte = conflict(file, LockClaim::of(access)?)?;
     Some(process_with_lock(file, byte).map_or(Holder::Unknown, Holder::of_process))
 }
 
 /// The first byte that another description has locked and that conflicts with `claim`.
-fn conflict(file: &File, claim: Claim) -> Option<i64> {
+fn conflict(file: &File, claim: LockClaim) -> Option<i64> {
     claim.conflicting_bytes().find(|&byte| {
         let mut lock = lock(byte, 1, libc::F_WRLCK);
         let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock));

@@ -5,7 +5,7 @@ use crate::worker::request::Work;
 
 /// A request that was done, to be counted.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct FinishedRequest {
     pub(super) work: Work,
     /// In bytes.
     pub(super) len: u64,
@@ -13,7 +13,7 @@ pub(super) struct Done {
     pub(super) popped: u64,
 }
 
-impl Done {
+impl FinishedRequest {
     /// Counts it at time `now` of the worker's clock.
     pub(super) fn count(self, metrics: &QueueMetrics, now: u64) {
         let (requests, bytes) = match self.work {
