@@ -15,7 +15,7 @@ use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::{GuestAddress, MmapRegion, VolatileMemory};
 
 use crate::guest::mapping::{self, MappingError};
-use crate::guest::sigbus::{Announced, Loss};
+use crate::guest::sigbus::{Loss, WatchedMapping};
 
 /// `VHOST_LOG_PAGE`, in bytes.
 const LOG_PAGE: u64 = 0x1000;
@@ -49,10 +49,8 @@ pub struct DirtyLog {
 /// The front-end's bitmap.
 #[derive(Debug)]
 struct LogPages {
-    // before the mapping, whose pages it guards
-    announced: Announced,
-    mapping: MmapRegion<()>,
-    said_too_small: Once,
+    mapping: WatchedMapping<MmapRegion<()>>,
+    too_small_logged: Once,
 }
 
 impl DirtyLog {
@@ -101,7 +99,7 @@ impl DirtyLog {
     /// Why the front-end's bitmap is lost, if it is: then marks are lost with it.
     pub fn loss(&self) -> Option<Loss> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
-        pages.as_ref().and_then(|pages| pages.announced.loss())
+        pages.as_ref().and_then(|pages| pages.mapping.loss())
     }
 
     /// Whether writes are marked.
@@ -140,15 +138,14 @@ impl DirtyLog {
 
 impl LogPages {
     fn map(size: u64, offset: u64, file: File) -> Result<Self, DirtyLogError> {
-        let (announced, mapping) = mapping::map(file, offset, size, ())?;
-        Ok(Self { announced, mapping, said_too_small: Once::new() })
+        Ok(Self { mapping: mapping::map(file, offset, size, ())?, too_small_logged: Once::new() })
     }
 
     fn set_bit(&self, page: u64) {
         match self.bits(page) {
             // released: who sees the bit sees what was written
             Some(bits) => drop(bits.fetch_or(bit_of(page), Ordering::Release)),
-            None => self.said_too_small.call_once(|| {
+            None => self.too_small_logged.call_once(|| {
                 tracing::error!("the dirty log has no bit for guest address {:#x}", page * LOG_PAGE);
             }),
         }

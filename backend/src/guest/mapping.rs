@@ -1,4 +1,4 @@
-//! A part of a file of the front-end's, mapped: guest memory, an in-flight region, a dirty log.
+//! Maps a part of a file that the front-end shares: guest memory, an in-flight region, a dirty log.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, MmapRegion};
 
-use crate::guest::sigbus::{Announced, huge_page_size};
+use crate::guest::sigbus::{WatchedMapping, huge_page_size};
 
 /// Why a part of a file was not mapped.
 #[derive(Debug, Error)]
@@ -23,12 +23,12 @@ pub enum MappingError {
         /// Length of the file, in bytes.
         file_len: u64,
     },
-    /// The kernel maps whole huge pages, and unmaps nothing else.
+    /// The kernel maps whole huge pages, and unmaps only whole ones.
     #[error("{size} bytes of a file of pages of {page_size} bytes")]
     NotWholePages {
         /// Length of the part, in bytes.
         size: u64,
-        /// That of the file's pages, in bytes.
+        /// Size of the file's pages, in bytes.
         page_size: usize,
     },
     /// The file's length could not be read.
@@ -42,13 +42,14 @@ pub enum MappingError {
     TooMany,
 }
 
-/// Maps `size` bytes of `file` from byte `offset` on, shared, and announces that its pages may get lost. `bitmap` learns of writes.
+/// Maps `size` bytes of `file` from byte `offset` on, shared, and watches for the loss of its pages.
+/// Writes are marked in `bitmap`.
 pub fn map<B: Bitmap>(
     file: File,
     offset: u64,
     size: u64,
     bitmap: B,
-) -> Result<(Announced, MmapRegion<B>), MappingError> {
+) -> Result<WatchedMapping<MmapRegion<B>>, MappingError> {
     let file_len = file.metadata().map_err(MappingError::Stat)?.len();
     let past_end = MappingError::PastEndOfFile { size, offset, file_len };
     if offset.checked_add(size).is_none_or(|end| end > file_len) {
@@ -66,8 +67,7 @@ pub fn map<B: Bitmap>(
         .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED)
         .build()
         .map_err(MappingError::Map)?;
-    let announced = Announced::new(&mapping).ok_or(MappingError::TooMany)?;
-    Ok((announced, mapping))
+    WatchedMapping::new(mapping).ok_or(MappingError::TooMany)
 }
 
 #[cfg(test)]
@@ -83,9 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_file_has_is_mapped() {
+    fn a_part_beyond_the_end_of_the_file_is_refused() {
         let try_map = |offset, size| map(file(MemfdFlags::empty(), 8192).unwrap(), offset, size, ());
-        assert_eq!(try_map(4096, 4096).unwrap().1.size(), 4096);
+        assert_eq!(try_map(4096, 4096).unwrap().size(), 4096);
         for (offset, size) in [(4096, 4097), (u64::MAX, 1), (1, u64::MAX), (0, u64::MAX)] {
             let refused = try_map(offset, size);
             assert!(
@@ -96,9 +96,9 @@ mod tests {
         assert!(matches!(try_map(512, 4096), Err(MappingError::Map(_))));
     }
 
-    /// Whoever asked for one would leave its pages mapped for ever.
+    /// The kernel would not unmap it again.
     #[test]
-    fn no_part_of_a_huge_page_is_mapped() {
+    fn a_part_of_a_huge_page_is_refused() {
         let Ok(file) = file(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, 4 << 20) else {
             eprintln!("SKIPPED: this kernel has no huge pages of 2 MiB");
             return;

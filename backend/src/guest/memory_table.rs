@@ -10,7 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMm
 
 use crate::guest::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
 use crate::guest::mapping::{self, MappingError};
-use crate::guest::sigbus::{self, Announced, Loss};
+use crate::guest::sigbus::{self, Loss, WatchedMapping};
 
 /// Guest memory as workers see it. What they write to it is marked in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<RegionLog>;
@@ -60,9 +60,7 @@ struct Region {
     guest_addr: u64,
     frontend_addr: u64,
     size: u64,
-    // before the mapping, whose pages it guards
-    announced: Arc<Announced>,
-    mapping: Arc<MmapRegion<RegionLog>>,
+    mapping: Arc<WatchedMapping<Arc<MmapRegion<RegionLog>>>>,
 }
 
 impl Region {
@@ -72,14 +70,13 @@ impl Region {
         guest_phys_addr.checked_add(memory_size).ok_or_else(overlap)?;
         user_addr.checked_add(memory_size).ok_or_else(overlap)?;
         let log = RegionLog::new(log.clone(), GuestAddress(guest_phys_addr));
-        let (announced, mapping) = mapping::map(file, mmap_offset, memory_size, log)
+        let mapping = mapping::map(file, mmap_offset, memory_size, log)
             .map_err(|source| MemoryError::Mapping { guest_addr: guest_phys_addr, source })?;
         Ok(Self {
             guest_addr: guest_phys_addr,
             frontend_addr: user_addr,
             size: memory_size,
-            announced: Arc::new(announced),
-            mapping: Arc::new(mapping),
+            mapping: Arc::new(mapping.into_shared()),
         })
     }
 }
@@ -153,7 +150,7 @@ impl MemoryTable {
 
     /// Guest addresses of regions that are lost, each with the cause.
     pub fn losses(&self) -> impl Iterator<Item = (u64, Loss)> + '_ {
-        self.regions.iter().filter_map(|region| Some((region.guest_addr, region.announced.loss()?)))
+        self.regions.iter().filter_map(|region| Some((region.guest_addr, region.mapping.loss()?)))
     }
 
     /// The guest address of a front-end address, as ring addresses are given.
@@ -176,7 +173,8 @@ impl MemoryTable {
         }
         self.log.check_covers(end(&regions))?;
         let mapped = regions.iter().map(|region| {
-            GuestRegionMmap::with_arc(region.mapping.clone(), GuestAddress(region.guest_addr)).map(Arc::new)
+            let mapping = (**region.mapping).clone();
+            GuestRegionMmap::with_arc(mapping, GuestAddress(region.guest_addr)).map(Arc::new)
         });
         let mapped: Vec<_> = mapped.collect::<Option<_>>().ok_or(MemoryError::Overlap(u64::MAX))?;
         self.memory = Arc::new(if mapped.is_empty() {

@@ -1,18 +1,20 @@
 //! Guest memory that is lost while it is mapped here: its file was truncated, or its file system has no page left for it.
 //!
 //! An access to such a page raises SIGBUS, whose default action would end the process. For a mapping
-//! that was announced the handler marks the whole mapping as lost, notes why, and maps private
-//! memory over all of it, so that the access ends. Whoever copied from or to the mapping finds the
-//! mark afterwards and fails the request, and the session ends. The private memory is only there so
-//! that threads which are in the middle of a copy can finish it.
+//! that is watched the handler marks the whole mapping as lost, notes why, and maps private memory over
+//! all of it, so that the access ends. Code that copied from or to the mapping finds the mark
+//! afterwards and fails the request, and the session ends. The private memory is only there so that
+//! threads which are in the middle of a copy can finish it.
 //!
 //! A hardware memory error and a SIGBUS that somebody sent end the process, as by default.
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
 use std::fs::File;
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
 use libc::{c_int, c_void, siginfo_t};
@@ -63,7 +65,7 @@ const REPLACING: u8 = 1;
 /// Private memory is in its place.
 const REPLACED: u8 = 2;
 
-/// A mapping that was announced. The fields from `start` to `offset` count while `version` is even.
+/// A mapping that is watched. The fields from `start` to `offset` count while `version` is even.
 #[derive(Debug)]
 struct Slot {
     /// Odd while the fields are being changed. A reader that finds another version after it has read
@@ -151,11 +153,11 @@ impl Slot {
 }
 
 // A handler must not lock or allocate, hence a table of fixed size.
-static ANNOUNCED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
+static WATCHED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
 /// Mappings that were lost since the process began.
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 
-/// Survives the loss of announced mappings from now on.
+/// Lets the process survive the loss of watched mappings from now on.
 pub fn catch() -> std::io::Result<()> {
     register_signal_handler(libc::SIGBUS, handle).map_err(Into::into)
 }
@@ -175,14 +177,17 @@ pub fn is_lost(address: usize) -> bool {
     slot.is_some_and(|(slot, _)| slot.state.load(Ordering::Acquire) != GOOD)
 }
 
-/// A mapping whose pages may be lost, for as long as this exists. To be dropped before the mapping.
+/// A slot of the handler's table, as long as a mapping has it.
 #[derive(Debug)]
-pub struct Announced(&'static Slot);
+struct Registration(&'static Slot);
 
-impl Announced {
-    /// Announces all of `mapping`, which is of a file. `None`: too many are announced already.
-    pub fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
-        let slot = ANNOUNCED.iter().find(|slot| slot.take())?;
+impl Registration {
+    /// Enters all of `mapping`, which is of a file. `None`: the table is full.
+    ///
+    /// The handler maps other memory over the mapping, so it must outlive the registration.
+    /// [`WatchedMapping`] sees to that.
+    fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
+        let slot = WATCHED.iter().find(|slot| slot.take())?;
         let start = mapping.as_ptr().addr();
         slot.start.store(start, Ordering::Relaxed);
         slot.end.store(start + mapping.size(), Ordering::Relaxed);
@@ -195,20 +200,9 @@ impl Announced {
         slot.publish();
         Some(Self(slot))
     }
-
-    /// Why the mapping was lost, if it was.
-    pub fn loss(&self) -> Option<Loss> {
-        self.0.loss()
-    }
 }
 
-/// The size of the pages of `file`, in bytes, if it is of huge pages.
-pub(crate) fn huge_page_size(file: &File) -> Option<usize> {
-    let stat = fstatfs(file).ok().filter(|stat| stat.f_type == libc::HUGETLBFS_MAGIC)?;
-    usize::try_from(stat.f_bsize).ok()
-}
-
-impl Drop for Announced {
+impl Drop for Registration {
     fn drop(&mut self) {
         // only the owner changes a slot that is taken
         self.0.version.fetch_add(1, Ordering::AcqRel);
@@ -218,20 +212,66 @@ impl Drop for Announced {
     }
 }
 
-/// The announced mapping that `address` is in.
+/// A mapping of a file whose pages may be lost: an access to a lost page ends, and is noted here.
+///
+/// `M` is the mapping itself, or an `Arc` of it. It is never given out by value, so it lives at least
+/// as long as its registration with the handler.
+#[derive(Debug)]
+pub struct WatchedMapping<M> {
+    // dropped first: the handler must not replace what is no longer mapped
+    registration: Registration,
+    mapping: M,
+}
+
+impl<B: Bitmap> WatchedMapping<MmapRegion<B>> {
+    /// Watches `mapping`. `None`: as many mappings are watched as can be.
+    pub fn new(mapping: MmapRegion<B>) -> Option<Self> {
+        Some(Self { registration: Registration::new(&mapping)?, mapping })
+    }
+
+    /// The same mapping, for users that share it.
+    pub fn into_shared(self) -> WatchedMapping<Arc<MmapRegion<B>>> {
+        let Self { registration, mapping } = self;
+        WatchedMapping { registration, mapping: Arc::new(mapping) }
+    }
+}
+
+impl<M> WatchedMapping<M> {
+    /// Why the mapping was lost, if it was.
+    pub fn loss(&self) -> Option<Loss> {
+        self.registration.0.loss()
+    }
+}
+
+impl<M> Deref for WatchedMapping<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.mapping
+    }
+}
+
+/// The size of the pages of `file`, in bytes, if it is of huge pages.
+pub(crate) fn huge_page_size(file: &File) -> Option<usize> {
+    let stat = fstatfs(file).ok().filter(|stat| stat.f_type == libc::HUGETLBFS_MAGIC)?;
+    usize::try_from(stat.f_bsize).ok()
+}
+
+/// The watched mapping that `address` is in.
 fn find(address: usize) -> Option<(&'static Slot, Mapped)> {
-    ANNOUNCED.iter().find_map(|slot| {
+    WATCHED.iter().find_map(|slot| {
         let mapped = slot.read()?;
         (mapped.start..mapped.end).contains(&address).then_some((slot, mapped))
     })
 }
 
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo to a handler that is registered with SA_SIGINFO.
+    // SAFETY: the kernel passes a handler that is registered with SA_SIGINFO the address of a siginfo on
+    // its stack, which lives until the handler returns.
     let info = unsafe { &*info };
     // any other code is a hardware memory error, or of a signal that somebody sent
     if info.si_code == libc::BUS_ADRERR {
-        // SAFETY: the kernel sets the address for this code.
+        // SAFETY: the kernel has set `si_addr`, and no other field of the union, for this code.
         let address = unsafe { info.si_addr() }.addr();
         if let Some((slot, mapped)) = find(address)
             && replace(slot, mapped, address)
@@ -239,8 +279,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
             return;
         }
     }
-    // SAFETY: signal(2) and raise(3) may be called in a handler. The signal is blocked while its
-    // handler runs, so it is delivered, to its default action, when the handler returns.
+    // SAFETY: signal(2) and raise(3) take no pointers and may be called in a handler. The signal is blocked
+    // while its handler runs, so it is delivered, to its default action, when the handler returns.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
     }
@@ -259,8 +299,10 @@ fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
     probe(slot, mapped, address);
     // before the memory: a thread that reads the private memory finds the number changed
     LOSSES.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: the addresses from `start` to `end` are one mapping of ours, and stay that while it is
-    // announced: its owner drops the announcement first, and the faulting thread holds the owner.
+    // SAFETY: `start..end` is one whole mapping of ours: `find` has read both from one registration, and
+    // `WatchedMapping` keeps the mapping at least as long as that. The thread that this handler
+    // interrupts is accessing the mapping, so it is not unmapped before the handler returns. Private
+    // memory in the place of the file's pages keeps every pointer into the mapping valid.
     let memory = unsafe {
         libc::mmap(
             ptr::with_exposed_provenance_mut(mapped.start),
@@ -279,17 +321,18 @@ fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
 fn probe(slot: &Slot, mapped: Mapped, address: usize) {
     let at = mapped.offset + (address - mapped.start) as u64;
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat may be called in a handler, and fills in the whole struct when it succeeds.
+    // SAFETY: fstat may be called in a handler. `stat` has the size of the struct and lives past the call,
+    // which fills in all of it when it succeeds.
     if unsafe { libc::fstat(mapped.file, stat.as_mut_ptr()) } == 0 {
-        // SAFETY: it was filled in.
+        // SAFETY: fstat succeeded, so all of `stat` is initialised.
         let len = unsafe { stat.assume_init() }.st_size.cast_unsigned();
         if len <= at {
             return slot.len.store(len, Ordering::Relaxed);
         }
     }
     let page = (at - at % PAGE_SIZE).cast_signed();
-    // SAFETY: a system call, which may be made in a handler. It changes no data: it takes a page for a
-    // hole of the file.
+    // SAFETY: fallocate takes no pointers and may be called in a handler. It changes no data: it takes a
+    // page for a hole of the file.
     let asked =
         unsafe { libc::fallocate(mapped.file, libc::FALLOC_FL_KEEP_SIZE, page, PAGE_SIZE.cast_signed()) };
     if asked != 0 {
@@ -314,24 +357,24 @@ mod tests {
         file
     }
 
-    fn map(file: &File, len: usize) -> (Announced, MmapRegion) {
+    fn map(file: &File, len: usize) -> WatchedMapping<MmapRegion> {
         let region = MmapRegion::from_file(FileOffset::new(file.try_clone().unwrap(), 0), len).unwrap();
-        (Announced::new(&region).unwrap(), region)
+        WatchedMapping::new(region).unwrap()
     }
 
     #[test]
     fn a_truncated_mapping_is_marked_and_the_access_ends() {
         catch().unwrap();
         let file = memfd(16384);
-        let (announced, region) = map(&file, 16384);
-        let (_kept, other) = map(&memfd(4096), 4096);
+        let region = map(&file, 16384);
+        let other = map(&memfd(4096), 4096);
         region.get_ref::<u64>(8192).unwrap().store(7);
         let before = losses();
         file.set_len(4096).unwrap();
-        assert_eq!(announced.loss(), None);
+        assert_eq!(region.loss(), None);
         assert_ne!(region.get_ref::<u64>(8192).unwrap().load(), 7);
         assert!(losses() > before);
-        assert_eq!(announced.loss(), Some(Loss::Truncated { len: 4096 }));
+        assert_eq!(region.loss(), Some(Loss::Truncated { len: 4096 }));
         // not this page alone: the mapping is given up
         assert!(is_lost(region.as_ptr().addr()));
         assert!(!is_lost(other.as_ptr().addr()));
@@ -343,12 +386,12 @@ mod tests {
         const LEN: usize = 64 << 20;
         catch().unwrap();
         let file = memfd(LEN as u64);
-        let (announced, region) = map(&file, LEN);
+        let region = map(&file, LEN);
         file.set_len(0).unwrap();
         for offset in (0..LEN).step_by(8192) {
             region.get_ref::<u8>(offset).unwrap().store(1);
         }
-        assert_eq!(announced.loss(), Some(Loss::Truncated { len: 0 }));
+        assert_eq!(region.loss(), Some(Loss::Truncated { len: 0 }));
         let (start, end) = (region.as_ptr().addr() as u64, region.as_ptr().addr() as u64 + LEN as u64);
         let maps = procfs::process::Process::myself().unwrap().maps().unwrap();
         let within = maps.iter().filter(|map| map.address.0 < end && map.address.1 > start).count();
@@ -357,13 +400,13 @@ mod tests {
 
     #[test]
     fn a_slot_is_found_by_its_own_addresses_alone() {
-        let (announced, region) = map(&memfd(12288), 12288);
+        let region = map(&memfd(12288), 12288);
         let start = region.as_ptr().addr();
         let found = |address| find(address).map(|(_, mapped)| (mapped.start, mapped.end));
         assert_eq!(found(start), Some((start, start + 12288)));
         assert_eq!(found(start + 12287), Some((start, start + 12288)));
         assert_eq!(found(start + 12288), None);
-        drop(announced);
+        drop(region);
         assert_eq!(found(start), None);
     }
 
@@ -400,8 +443,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sent_signal_and_memory_that_was_not_announced_end_the_process() {
-        for how in ["sent", "not announced"] {
+    fn a_sent_signal_and_memory_that_is_not_watched_end_the_process() {
+        for how in ["sent", "not watched"] {
             let mut test = Command::new(std::env::current_exe().unwrap());
             test.args(["--exact", "guest::sigbus::tests::dies_of_a_signal"])
                 .env("STABLEBLK_TEST_SIGBUS", how);

@@ -16,7 +16,7 @@ use vm_memory::MmapRegion;
 
 pub use self::queue::InflightQueue;
 use crate::guest::mapping::{self, MappingError};
-use crate::guest::sigbus::{Announced, Loss};
+use crate::guest::sigbus::{Loss, WatchedMapping};
 
 /// Size of `QueueRegionSplit` up to its descriptor states.
 const QUEUE_HEADER_SIZE: usize = 16;
@@ -129,9 +129,7 @@ pub fn create(
 /// A mapped region.
 #[derive(Debug)]
 pub struct InflightRegion {
-    // before the mapping, whose pages it guards
-    announced: Announced,
-    mapping: MmapRegion<()>,
+    mapping: WatchedMapping<MmapRegion<()>>,
     queues: usize,
     queue_size: u16,
 }
@@ -148,12 +146,12 @@ impl InflightRegion {
         if size < needed as u64 {
             return Err(InflightError::TooSmall { size, needed });
         }
-        let (announced, mapping) = mapping::map(file, offset, size, ())?;
-        Ok(Self { announced, mapping, queues: num_queues.into(), queue_size })
+        let mapping = mapping::map(file, offset, size, ())?;
+        Ok(Self { mapping, queues: num_queues.into(), queue_size })
     }
 
     /// Why the region is lost, if it is.
     pub fn loss(&self) -> Option<Loss> {
-        self.announced.loss()
+        self.mapping.loss()
     }
 }
