@@ -25,7 +25,10 @@ const GET_NSID: libc::Ioctl = 0x4e40;
 const ADMIN_COMMAND: libc::Ioctl = 0xc048_4e41;
 /// `NVME_IOCTL_IO_CMD`, `_IOWR('N', 0x43, struct nvme_passthru_cmd)`.
 const IO_COMMAND: libc::Ioctl = 0xc048_4e43;
+/// Opcode of an admin command.
 const IDENTIFY: u8 = 0x06;
+/// Opcode of an I/O command.
+const FLUSH: u8 = 0x00;
 /// A page that is not aligned makes one segment more.
 const PAGE_SIZE: usize = 4096;
 
@@ -91,7 +94,7 @@ impl Namespace {
             Access::Inspect | Access::Preview => None,
             Access::Read | Access::ReadWrite => hold(path, &block_name)?,
         };
-        // SAFETY: this ioctl takes no argument.
+        // SAFETY: this ioctl takes no argument and accesses no memory of this process.
         let nsid = unsafe { libc::ioctl(file.as_raw_fd(), GET_NSID) };
         let nsid = u32::try_from(nsid).map_err(|_| identify(io::Error::last_os_error()))?;
         let controller = IdentifyController(identify_structure(&file, 0, 0x01).map_err(identify)?);
@@ -156,11 +159,7 @@ impl Namespace {
 
     /// Makes what was written durable, and waits for it.
     pub(super) fn flush(&self) -> io::Result<()> {
-        passthrough(
-            &self.file,
-            IO_COMMAND,
-            &mut PassthroughCommand { nsid: self.nsid, ..PassthroughCommand::default() },
-        )
+        PassthroughCommand::Flush { nsid: self.nsid }.run(&self.file)
     }
 
     /// Most bytes of data in one command, a power of two.
@@ -191,10 +190,18 @@ fn hold(path: &Path, block_name: &str) -> Result<Option<File>, ImageError> {
     }
 }
 
+/// A command that the kernel passes on and waits for, with the memory that the controller writes to.
+enum PassthroughCommand<'a> {
+    /// Fills in the Identify data structure `cns` of the NVM command set.
+    Identify { nsid: u32, cns: u32, data: &'a mut [u8; IDENTIFY_SIZE] },
+    /// Makes what was written durable.
+    Flush { nsid: u32 },
+}
+
 /// `struct nvme_passthru_cmd` of `linux/nvme_ioctl.h`.
 #[repr(C)]
 #[derive(Default)]
-struct PassthroughCommand {
+struct RawCommand {
     opcode: u8,
     flags: u8,
     reserved: u16,
@@ -210,28 +217,39 @@ struct PassthroughCommand {
     result: u32,
 }
 
+impl PassthroughCommand<'_> {
+    /// Has the controller of `file` do it.
+    fn run(self, file: &File) -> io::Result<()> {
+        let (ioctl, mut raw) = match self {
+            Self::Identify { nsid, cns, data } => {
+                let command = RawCommand {
+                    opcode: IDENTIFY,
+                    nsid,
+                    address: data.as_mut_ptr() as u64,
+                    data_len: u32::try_from(data.len()).expect("4096 bytes"),
+                    dwords: [cns, 0, 0, 0, 0, 0],
+                    ..RawCommand::default()
+                };
+                (ADMIN_COMMAND, command)
+            }
+            Self::Flush { nsid } => (IO_COMMAND, RawCommand { opcode: FLUSH, nsid, ..RawCommand::default() }),
+        };
+        // SAFETY: both ioctls read and write one `struct nvme_passthru_cmd`, which `raw` is, and return when
+        // the command is done. Of the two commands, Identify has the controller write 4096 bytes at
+        // `address`; they are those of `data`, which is borrowed mutably past this call. Flush has no data.
+        match unsafe { libc::ioctl(file.as_raw_fd(), ioctl, &raw mut raw) } {
+            0 => Ok(()),
+            -1 => Err(io::Error::last_os_error()),
+            status => Err(io::Error::other(NvmeStatus::new(u16::try_from(status).unwrap_or(u16::MAX)))),
+        }
+    }
+}
+
 /// The Identify data structure `cns` of the NVM command set.
 fn identify_structure(file: &File, nsid: u32, cns: u32) -> io::Result<Box<[u8; IDENTIFY_SIZE]>> {
     let mut data = Box::new([0_u8; IDENTIFY_SIZE]);
-    let mut command = PassthroughCommand {
-        opcode: IDENTIFY,
-        nsid,
-        address: data.as_mut_ptr() as u64,
-        data_len: u32::try_from(IDENTIFY_SIZE).unwrap_or(0),
-        dwords: [cns, 0, 0, 0, 0, 0],
-        ..PassthroughCommand::default()
-    };
-    passthrough(file, ADMIN_COMMAND, &mut command).map(|()| data)
-}
-
-/// Has the kernel do a command, whose buffer, if any, has the length that it says.
-fn passthrough(file: &File, ioctl: libc::Ioctl, command: &mut PassthroughCommand) -> io::Result<()> {
-    // SAFETY: the command is the struct that these ioctls take; callers keep its buffer for the length of the call.
-    match unsafe { libc::ioctl(file.as_raw_fd(), ioctl, &raw mut *command) } {
-        0 => Ok(()),
-        -1 => Err(io::Error::last_os_error()),
-        status => Err(io::Error::other(NvmeStatus::new(u16::try_from(status).unwrap_or(u16::MAX)))),
-    }
+    PassthroughCommand::Identify { nsid, cns, data: &mut data }.run(file)?;
+    Ok(data)
 }
 
 /// Most bytes of data in one command: what the controller takes, what the kernel's queue takes, and what a folio holds.
