@@ -1,6 +1,6 @@
 //! Messages to a thread, and the eventfd that wakes it for them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,14 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub struct Inbox<M> {
     messages: Mutex<Vec<M>>,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
 }
 
 impl<M> Inbox<M> {
     /// An empty inbox.
     pub fn new() -> std::io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { messages: Mutex::new(Vec::new()), wake })
+        Ok(Self { messages: Mutex::new(Vec::new()), wake: Arc::new(wake) })
     }
 
     /// Leaves `message` and wakes the thread.
@@ -34,6 +34,11 @@ impl<M> Inbox<M> {
     /// The eventfd, to poll.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    /// The eventfd, for a device's queue that polls it for the thread.
+    pub fn shared_wake_fd(&self) -> &Arc<OwnedFd> {
+        &self.wake
     }
 
     /// For a thread that polls the eventfd itself: all messages so far, after which it is woken by the next one.

@@ -72,8 +72,8 @@ fn assert_cut_into_folios(profile: Option<IntegrityProfile>, granule: usize) {
     let device = Arc::new(MemDevice::new(profile, 34 << 20).with_granule(granule));
     let device = FaultyDevice::new(device, move |operation| {
         if let DeviceOperation::Transfer(transfer) = operation {
-            counters.0.fetch_add(transfer.len, Ordering::Relaxed);
-            counters.1.fetch_max(transfer.len, Ordering::Relaxed);
+            counters.0.fetch_add(transfer.len(), Ordering::Relaxed);
+            counters.1.fetch_max(transfer.len(), Ordering::Relaxed);
         }
         None
     });

@@ -51,7 +51,7 @@ fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<'_, GuestMem
     let gate = Gate::default();
     let plan = gate.clone();
     let device = FaultyDevice::new(disk(), move |operation| {
-        if matches!(operation, DeviceOperation::Transfer(transfer) if transfer.offset == GATED * 512) {
+        if matches!(operation, DeviceOperation::Transfer(transfer) if transfer.offset() == GATED * 512) {
             plan.pass();
         }
         None

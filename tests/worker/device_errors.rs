@@ -62,7 +62,7 @@ impl Victim {
                     Self::MergeWrite => (TransferDirection::Write, true),
                     Self::Zeroing | Self::Flush => return false,
                 };
-                transfer.offset == 8 * INTERVAL && kind == (transfer.direction, transfer.piece.merge)
+                transfer.offset() == 8 * INTERVAL && kind == (transfer.direction(), transfer.piece().merge)
             }
             DeviceOperation::Zero { by: ZeroBy::PunchHole, .. } => matches!(self, Self::Zeroing),
             DeviceOperation::Flush { .. } => matches!(self, Self::Flush),
@@ -118,7 +118,7 @@ fn one_failed_transfer_of_many_fails_the_request_once() {
     let memory = guest_memory(1);
     let device = disk();
     let faulty = FaultyDevice::new(device.clone(), |operation| match operation {
-        DeviceOperation::Transfer(transfer) if transfer.offset == 2 << 20 => {
+        DeviceOperation::Transfer(transfer) if transfer.offset() == 2 << 20 => {
             Some(Fault::Error(Errno::IO.raw_os_error()))
         }
         _ => None,
@@ -155,7 +155,7 @@ fn completions_come_back_as_the_device_does_them() {
     let faulty = FaultyDevice::new(disk(), |operation| match operation {
         // the first is overtaken by all others
         DeviceOperation::Transfer(transfer)
-            if transfer.direction == TransferDirection::Read && transfer.offset == 0 =>
+            if transfer.direction() == TransferDirection::Read && transfer.offset() == 0 =>
         {
             Some(Fault::Delayed(100))
         }
@@ -187,7 +187,7 @@ fn a_queue_without_its_ring_lets_go_of_its_ranges() {
     let gate = Gate::default();
     let plan = gate.clone();
     let faulty = FaultyDevice::new(disk(), move |operation| match operation {
-        DeviceOperation::Transfer(transfer) if transfer.len == 8192 => {
+        DeviceOperation::Transfer(transfer) if transfer.len() == 8192 => {
             plan.pass();
             Some(Fault::Broken(Errno::NXIO.raw_os_error()))
         }
@@ -213,7 +213,7 @@ fn a_queue_without_its_ring_no_longer_waits_for_ranges() {
     let gate = Gate::default();
     let plan = gate.clone();
     let faulty = FaultyDevice::new(disk(), move |operation| match operation {
-        DeviceOperation::Transfer(transfer) if transfer.len == 8192 => {
+        DeviceOperation::Transfer(transfer) if transfer.len() == 8192 => {
             Some(Fault::Broken(Errno::NXIO.raw_os_error()))
         }
         DeviceOperation::Transfer(_) => {

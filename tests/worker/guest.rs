@@ -268,7 +268,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         let index = vring.index;
         let (disk, memory) = (self.disk.clone(), self.memory.clone());
         self.queues[index].worker =
-            Some(thread::spawn(move || QueueWorker::new(disk, memory, vring).and_then(QueueWorker::run)));
+            Some(thread::spawn(move || QueueWorker::new(disk, &memory, vring).and_then(QueueWorker::run)));
     }
 
     /// Tells a queue's worker to stop, without waiting for it.

@@ -31,10 +31,10 @@ fn an_idle_device_works_while_the_next_piece_is_copied() {
     let seen = pieces.clone();
     let device = FaultyDevice::new(disk, move |operation| {
         if let DeviceOperation::Transfer(transfer) = operation {
-            let before = usize::try_from(transfer.offset).unwrap();
+            let before = usize::try_from(transfer.offset()).unwrap();
             let is_there = media.media().data[..before] == expected[..before];
-            let folio = transfer.buffer.folio().unwrap().as_ptr().addr();
-            seen.lock().unwrap().push((transfer.direction, is_there, folio));
+            let folio = transfer.folio().unwrap().as_ptr().addr();
+            seen.lock().unwrap().push((transfer.direction(), is_there, folio));
         }
         None
     });
@@ -78,7 +78,7 @@ fn pieces_that_overtake_each_other_are_one_request() {
     let memory = guest_memory(1);
     let device = FaultyDevice::new(disk(), |operation| match operation {
         DeviceOperation::Transfer(transfer) => {
-            let piece = usize::try_from(transfer.offset >> 18).unwrap();
+            let piece = usize::try_from(transfer.offset() >> 18).unwrap();
             (piece % 4 < 2).then_some(Fault::Delayed(7 - piece % 4))
         }
         _ => None,

@@ -45,9 +45,11 @@ impl<'m> Bench<'m> {
         let (device, fault) = (Arc::new(device), Arc::new(Mutex::new(None::<(TransferDirection, Fault)>)));
         let next = fault.clone();
         let faulty = FaultyDevice::new(device.clone(), move |operation| match operation {
-            DeviceOperation::Transfer(transfer) => {
-                next.lock().unwrap().take_if(|(direction, _)| *direction == transfer.direction).map(|it| it.1)
-            }
+            DeviceOperation::Transfer(transfer) => next
+                .lock()
+                .unwrap()
+                .take_if(|(direction, _)| *direction == transfer.direction())
+                .map(|it| it.1),
             _ => None,
         });
         let guest = Guest::start(memory, Arc::new(faulty), Setup::default());

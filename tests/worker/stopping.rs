@@ -26,9 +26,9 @@ fn gated_disk() -> (FaultyDevice<MemDevice>, Gates) {
     let gates = Gates { first: first.clone(), ninth: ninth.clone() };
     let faulty = FaultyDevice::new(device, move |operation| {
         match operation {
-            DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Read => {}
-            DeviceOperation::Transfer(transfer) if transfer.offset == 0 => first.pass(),
-            DeviceOperation::Transfer(transfer) if transfer.offset == 8 << 20 => ninth.pass(),
+            DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Read => {}
+            DeviceOperation::Transfer(transfer) if transfer.offset() == 0 => first.pass(),
+            DeviceOperation::Transfer(transfer) if transfer.offset() == 8 << 20 => ninth.pass(),
             _ => {}
         }
         None

@@ -111,7 +111,7 @@ fn serve<B: BlockDevice>(
     };
     disk.inboxes[index].post(WorkerMessage::Stop);
     GUEST.set(Some(guest));
-    let worker = QueueWorker::new(disk.clone(), memory.clone(), vring).expect("io_uring is allowed");
+    let worker = QueueWorker::new(disk.clone(), &memory, vring).expect("io_uring is allowed");
     keep_to_core(index);
     ready.wait();
     worker.run().expect("nothing fails here");

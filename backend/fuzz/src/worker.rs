@@ -73,7 +73,7 @@ pub fn run(input: &[u8]) {
         memory_lost: false,
     };
     disk.inboxes[0].post(WorkerMessage::Stop);
-    let worker = QueueWorker::new(disk.clone(), memory, vring).expect("the arena is small");
+    let worker = QueueWorker::new(disk.clone(), &memory, vring).expect("the arena is small");
     let ring = worker.run().expect("the device is in memory").ring;
 
     assert_eq!(ring.outstanding(), 0, "a chain was not returned");

@@ -8,7 +8,7 @@ use std::thread;
 use indicatif::{ProgressBar, ProgressStyle};
 use integrity::IntegrityProfile;
 
-use crate::device::bounce::{Arena, FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
+use crate::device::bounce::{FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
 use crate::storage::error::ImageError;
 use crate::storage::image::{Image, read_at_least};
 
@@ -81,8 +81,8 @@ fn visit_chunks(
     let out_of_memory =
         |source| ImageError::Io { action: "reserve memory for", path: image.path().to_owned(), source };
     let metadata_per_page = profile.metadata_len(FOLIO_SIZE_MIN);
-    let arena = Arena::reserve(metadata_per_page).map_err(out_of_memory)?;
-    let mut folio = FolioPool::new(arena)
+    let mut folio = FolioPool::reserve(metadata_per_page)
+        .map_err(out_of_memory)?
         .take(FOLIO_SIZE_MAX, FOLIO_SIZE_MAX)
         .ok_or_else(|| out_of_memory(io::ErrorKind::OutOfMemory.into()))?;
     let (data, tuples) = folio.parts_mut();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::jobs::Results;
 use super::protocol::{Reply, Size};
 use crate::control::resize;
-use crate::device::bounce::Arena;
+use crate::device::bounce::FolioPool;
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
@@ -112,9 +112,9 @@ pub(super) fn flush<B: BlockDevice>(disk: &Disk<B>) -> Reply {
 
 fn try_flush<B: BlockDevice>(disk: &Disk<B>) -> io::Result<()> {
     let info = disk.device.info();
-    let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
+    let pool = FolioPool::reserve(info.metadata_per_page())?;
     let events = OwnEvents::new()?;
-    let Some(mut queue) = disk.device.open_queue_if_held(&arena, events.sources())? else {
+    let Some(mut queue) = disk.device.open_queue_if_held(pool.arena(), events.sources())? else {
         // it was closed when it was handed over, which made everything durable
         return Ok(());
     };

@@ -1,11 +1,12 @@
 //! Bounce folios: the stable, page-aligned memory that every protected transfer goes through.
 //!
-//! An [`Arena`] is reserved when a worker starts and never grows. A [`FolioPool`] hands out naturally aligned
-//! power-of-two [`BounceFolio`]s of it, the largest that fits first, smaller ones when memory is scattered, as the
-//! kernel's `folio_alloc_greedy`. When none is free the worker stops popping: that is back-pressure, not failure.
+//! A [`FolioPool`] reserves its [`Arena`] when a worker starts and never grows. It hands out
+//! naturally aligned power-of-two [`BounceFolio`]s of the arena, the largest that fits first and
+//! smaller ones when memory is scattered, as the kernel's `folio_alloc_greedy` does. When none is
+//! free the worker stops popping: that is back-pressure, not failure.
 //!
-//! Each folio carries the metadata (PI tuples) of its data. Metadata lies in a second mapping at the place that
-//! corresponds to the data's, so no folio can ever have room for data but none for the tuples.
+//! Each folio carries the metadata (PI tuples) of its data. Metadata lies in a second mapping, at the
+//! place that corresponds to the data's, so a folio that has room for data has room for its tuples.
 
 #![expect(
     unsafe_code,
@@ -41,7 +42,8 @@ struct Mapping {
 impl Mapping {
     fn new(len: usize) -> io::Result<Self> {
         let mapped_len = len + HUGE_PAGE_SIZE;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice; it aliases nothing.
+        // SAFETY: the kernel chooses the addresses of `mapped_len` bytes that nothing else uses. They
+        // stay mapped until `drop`.
         let mapped = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
@@ -53,9 +55,11 @@ impl Mapping {
         .cast::<u8>();
         let mapped = NonNull::new(mapped).ok_or(io::ErrorKind::OutOfMemory)?;
         let padding = mapped.as_ptr().align_offset(HUGE_PAGE_SIZE);
-        // SAFETY: padding < HUGE_PAGE_SIZE, so the result and `len` bytes after it lie in the mapping.
+        // SAFETY: `padding` is less than HUGE_PAGE_SIZE, so the result and the `len` bytes after it lie
+        // within the `mapped_len` bytes of the mapping just made.
         let start = unsafe { mapped.add(padding) };
-        // SAFETY: the range lies in the mapping just made. Advice is a hint: without huge pages small ones serve.
+        // SAFETY: the `len` bytes from `start` lie in the mapping just made, and the advice changes no
+        // contents. It is a hint: without huge pages small ones serve.
         let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         Ok(Self { mapped, mapped_len, start })
     }
@@ -63,12 +67,14 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: made by `new` with this length; folios hold the arena, so none is left.
+        // SAFETY: `new` mapped these `mapped_len` bytes. Each folio that points into them holds the arena
+        // that owns this mapping, so no folio is left, and no slice of one.
         let _ = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
     }
 }
 
-/// The bounce memory of one worker: [`ARENA_SIZE`] bytes of data and the metadata that belongs to them.
+/// The bounce memory of one worker: [`ARENA_SIZE`] bytes of data and the metadata that belongs to
+/// them. Each belongs to one [`FolioPool`], which alone makes folios of it.
 #[derive(Debug)]
 pub struct Arena {
     data: Mapping,
@@ -77,14 +83,15 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Reserves an arena whose folios carry `metadata_per_page` bytes of metadata for each 4096 bytes of data.
-    pub fn reserve(metadata_per_page: usize) -> io::Result<Rc<Self>> {
+    fn reserve(metadata_per_page: usize) -> io::Result<Self> {
         let data = Mapping::new(ARENA_SIZE)?;
         let metadata = Mapping::new((PAGES * metadata_per_page).max(1))?;
-        // Faulted in now: a page fault on the path would be a stall, and running out a kill, at the worst time.
-        // SAFETY: the range lies in the mapping just made.
+        // Pages are faulted in now: on the path a page fault would stall a request, and a lack of memory
+        // would kill the process.
+        // SAFETY: the ARENA_SIZE bytes from `start` lie in the mapping just made, which nothing refers to
+        // yet; populating it leaves its zeros as they are.
         unsafe { madvise(data.start.as_ptr().cast(), ARENA_SIZE, Advice::LinuxPopulateWrite) }?;
-        Ok(Rc::new(Self { data, metadata, metadata_per_page }))
+        Ok(Self { data, metadata, metadata_per_page })
     }
 
     /// The data part as one vector, to register as fixed buffer 0.
@@ -93,9 +100,9 @@ impl Arena {
     }
 }
 
-/// A stable buffer: `len` bytes of data and their metadata, owned by whoever holds this value.
+/// A stable buffer: `len` bytes of data and their metadata, owned by the holder of this value.
 ///
-/// It moves into the in-flight table at submit, so while the device works nothing in safe code can reach it.
+/// It moves into the in-flight table at submit, so no safe code can reach it while the device works.
 #[derive(Debug)]
 pub struct BounceFolio {
     arena: Rc<Arena>,
@@ -113,19 +120,23 @@ impl BounceFolio {
 
     /// Address of the data, for the submission queue entry. Stable for the folio's life, also when it moves.
     pub fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: first_page is below PAGES, so the result lies in the arena's data mapping.
+        // SAFETY: `first_page` is below PAGES, so the result lies within the ARENA_SIZE bytes of the data
+        // mapping, which the arena keeps for as long as this folio holds it.
         unsafe { self.arena.data.start.add(self.first_page * FOLIO_SIZE_MIN) }.as_ptr()
     }
 
     /// The data.
     pub fn data(&self) -> &[u8] {
-        // SAFETY: the pool gave these pages to this folio alone and the arena, held by it, keeps them mapped.
+        // SAFETY: the `len` bytes lie in the folio's `pages` pages, which the arena's one pool gave to this
+        // folio alone. They were zeros first, so they are initialised; the arena, which the folio holds,
+        // keeps them mapped. `&self` excludes a mutable view for as long as the slice lives.
         unsafe { slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
     /// The metadata of the whole folio.
     pub fn metadata(&self) -> &[u8] {
-        // SAFETY: as for `data`; the metadata of these pages belongs to this folio alone.
+        // SAFETY: as for `data`: `metadata_per_page` bytes for each of the folio's pages belong to this
+        // folio alone.
         unsafe { slice::from_raw_parts(self.metadata_ptr(), self.pages * self.arena.metadata_per_page) }
     }
 
@@ -133,9 +144,10 @@ impl BounceFolio {
     pub fn parts_mut(&mut self) -> (&mut [u8], &mut [u8]) {
         let (data, metadata) = (self.as_ptr(), self.metadata_ptr());
         let metadata_len = self.pages * self.arena.metadata_per_page;
-        // SAFETY: as for `data` and `metadata`, and `&mut self` excludes every other view of them.
+        // SAFETY: the same `len` bytes as in `data`, and `&mut self` excludes every other view of them.
         let data = unsafe { slice::from_raw_parts_mut(data, self.len) };
-        // SAFETY: the metadata mapping is another one than the data mapping.
+        // SAFETY: the same bytes as in `metadata`. They lie in another mapping than the data, so the two
+        // slices do not overlap.
         let metadata = unsafe { slice::from_raw_parts_mut(metadata, metadata_len) };
         (data, metadata)
     }
@@ -147,14 +159,15 @@ impl BounceFolio {
 
     /// Address of the metadata, as [`Self::as_ptr`].
     pub fn metadata_ptr(&self) -> *mut u8 {
-        // SAFETY: the metadata mapping holds metadata_per_page bytes for every page of the arena.
+        // SAFETY: the metadata mapping has `metadata_per_page` bytes for each of the PAGES pages, and
+        // `first_page` is below PAGES. The arena keeps it for as long as this folio holds it.
         unsafe { self.arena.metadata.start.add(self.first_page * self.arena.metadata_per_page) }.as_ptr()
     }
 }
 
-/// The free folios of one arena.
+/// The free folios of one arena, which the pool makes and owns.
 ///
-/// One bit a page. A folio of 2^k pages is a run of 2^k free bits at a multiple of 2^k: no lists to keep, no splitting
+/// Each page has one bit. A folio of 2^k pages is a run of 2^k free bits at a multiple of 2^k: no lists to keep, no splitting
 /// and merging, and the lowest address is taken first, which keeps the upper part whole for large requests.
 #[derive(Debug)]
 pub struct FolioPool {
@@ -165,9 +178,16 @@ pub struct FolioPool {
 }
 
 impl FolioPool {
-    /// A pool of all pages of `arena`.
-    pub fn new(arena: Rc<Arena>) -> Self {
-        Self { arena, free: [u64::MAX; WORDS], first_word: 0 }
+    /// Reserves an arena and makes a pool of all its pages. Its folios carry `metadata_per_page` bytes
+    /// of metadata for each 4096 bytes of data.
+    pub fn reserve(metadata_per_page: usize) -> io::Result<Self> {
+        let arena = Rc::new(Arena::reserve(metadata_per_page)?);
+        Ok(Self { arena, free: [u64::MAX; WORDS], first_word: 0 })
+    }
+
+    /// The memory of its folios, to register with a device's queue.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
     }
 
     /// Takes a folio for up to `len` bytes, but at least `len_min`, both counted from 1. The folio's `len` is `len` or,
@@ -192,9 +212,13 @@ impl FolioPool {
         }
     }
 
-    /// Gives a folio back.
-    #[expect(clippy::needless_pass_by_value, reason = "by value, so that nobody uses the folio afterwards")]
+    /// Takes a folio back.
+    ///
+    /// # Panics
+    /// Panics when the folio is of another pool: its pages would be given out twice.
+    #[expect(clippy::needless_pass_by_value, reason = "by value, so that no code uses the folio afterwards")]
     pub fn put(&mut self, folio: BounceFolio) {
+        assert!(Rc::ptr_eq(&folio.arena, &self.arena), "a folio of another pool");
         let BounceFolio { first_page, pages, .. } = folio;
         let word = first_page / 64;
         if pages >= 64 {
@@ -248,7 +272,7 @@ fn aligned_runs(free: u64, pages: usize) -> u64 {
     let mut starts = free;
     let mut covered = 1;
     while covered < pages {
-        // a run of 2n starts where a run of n starts and another follows it; bits that are no start of n drop out
+        // a run of 2n starts where a run of n starts and another follows; bits that start no n drop out
         starts &= starts >> covered;
         covered *= 2;
     }
@@ -263,7 +287,7 @@ mod tests {
     use super::*;
 
     fn pool() -> FolioPool {
-        FolioPool::new(Arena::reserve(16).unwrap())
+        FolioPool::reserve(16).unwrap()
     }
 
     #[test]
@@ -292,6 +316,13 @@ mod tests {
         }
         assert_eq!(pool.take(FOLIO_SIZE_MAX, FOLIO_SIZE_MIN).unwrap().len(), 8192);
         assert!(pool.take(FOLIO_SIZE_MAX, 16384).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "another pool")]
+    fn a_folio_of_another_pool_is_refused() {
+        let folio = pool().take(4096, 4096).unwrap();
+        pool().put(folio);
     }
 
     #[test]

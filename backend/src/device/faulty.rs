@@ -116,21 +116,21 @@ impl<B: BlockDevice> FaultyQueue<B> {
     }
 
     fn alter(&mut self, transfer: &mut Transfer, fault: Fault) {
-        match (fault, transfer.direction) {
-            (Fault::Misdirected(bytes), _) => transfer.offset += bytes,
+        match (fault, transfer.direction()) {
+            (Fault::Misdirected(bytes), _) => transfer.move_to(transfer.offset() + bytes),
             (Fault::FlippedBit(bit), TransferDirection::Write) => return flip(transfer, bit),
             _ => {}
         }
-        self.altered.push((transfer.piece, fault));
+        self.altered.push((transfer.piece(), fault));
     }
 
     /// The worker gets back the transfer that it submitted.
     fn restore(&mut self, transfer: &mut Transfer) {
-        let Some(at) = self.altered.iter().position(|(piece, _)| *piece == transfer.piece) else {
+        let Some(at) = self.altered.iter().position(|(piece, _)| *piece == transfer.piece()) else {
             return;
         };
         match self.altered.swap_remove(at).1 {
-            Fault::Misdirected(bytes) => transfer.offset -= bytes,
+            Fault::Misdirected(bytes) => transfer.move_to(transfer.offset() - bytes),
             Fault::FlippedBit(bit) => flip(transfer, bit),
             _ => {}
         }
@@ -179,7 +179,7 @@ impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
 }
 
 fn flip(transfer: &mut Transfer, bit: usize) {
-    if let Some(folio) = transfer.buffer.folio_mut() {
-        folio.parts_mut().0[bit / 8] ^= 1 << (bit % 8);
+    if let Some((data, _)) = transfer.parts_mut() {
+        data[bit / 8] ^= 1 << (bit % 8);
     }
 }

@@ -52,24 +52,24 @@ impl KernelPiDevice {
 
     /// The attribute of a transfer lies in its folio, behind the metadata.
     fn place_attribute(&self, transfer: &mut Transfer, checks: TagChecks) {
-        let metadata_len = self.protection.metadata_len(transfer.len);
-        let seed = self.protection.reference(transfer.offset);
-        if let Some(folio) = transfer.buffer.folio_mut() {
-            let metadata = folio.metadata_ptr();
-            let attribute = PiAttribute { checks, metadata, metadata_len, seed }.to_bytes();
-            folio.parts_mut().1[metadata_len..][..ATTRIBUTE_SIZE].copy_from_slice(&attribute);
+        let metadata_len = self.protection.metadata_len(transfer.len());
+        let seed = self.protection.reference(transfer.offset());
+        if let Some((_, metadata)) = transfer.parts_mut() {
+            let (metadata, behind) = metadata.split_at_mut(metadata_len);
+            let attribute = PiAttribute { checks, metadata: metadata.as_mut_ptr(), metadata_len, seed };
+            behind[..ATTRIBUTE_SIZE].copy_from_slice(&attribute.to_bytes());
         }
     }
 
     /// Which tag is wrong, in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, repeated: io::Result<()>) -> PiFailure {
         let reason = PiStatus::Unspecified;
-        let TransferBuffer::Bounce(folio) = &transfer.buffer else {
+        let TransferBuffer::Bounce(folio) = transfer.buffer() else {
             return PiFailure::Unexplained { reason };
         };
         PiFailure::of_read(reason, repeated, || {
             let (data, metadata) = folio.parts();
-            self.protection.verify(transfer.offset, 0..transfer.len, data, metadata)
+            self.protection.verify(transfer.offset(), 0..transfer.len(), data, metadata)
         })
     }
 }
@@ -131,8 +131,7 @@ unsafe impl RingStep for PiStep {
                 Self::Checked { metadata_len } | Self::Unchecked { metadata_len },
                 DeviceOperation::Transfer(transfer),
             ) => {
-                let folio =
-                    transfer.buffer.folio().expect("a transfer of a device with metadata has a folio");
+                let folio = transfer.folio().expect("a transfer of a device with metadata has a folio");
                 let attribute = &folio.metadata()[*metadata_len..];
                 attach(transfer_entry(transfer, fixed_buffer), attribute.as_ptr())
             }
@@ -147,7 +146,7 @@ unsafe impl RingStep for PiStep {
 
     fn is_repeatable(&self, operation: &DeviceOperation) -> bool {
         // the kernel may have changed the metadata of a write
-        !matches!(operation, DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Write)
+        !matches!(operation, DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Write)
     }
 }
 
@@ -160,7 +159,7 @@ pub struct KernelPiQueue {
 
 impl KernelPiQueue {
     fn submit_transfer(&mut self, mut transfer: Transfer, checked: bool) {
-        let metadata_len = self.device.protection.metadata_len(transfer.len);
+        let metadata_len = self.device.protection.metadata_len(transfer.len());
         let (checks, step) = if checked {
             (self.device.checks, PiStep::Checked { metadata_len })
         } else {
@@ -172,7 +171,7 @@ impl KernelPiQueue {
 
     /// What follows a transfer that came back; nothing, when there is more to do for it.
     fn finish(&mut self, mut transfer: Transfer, step: PiStep, result: io::Result<()>) -> Option<Event> {
-        let result = match (result, step, transfer.direction) {
+        let result = match (result, step, transfer.direction()) {
             (repeated, PiStep::Unchecked { .. }, _) => Err(self.device.explain(&transfer, repeated).into()),
             (Err(error), _, TransferDirection::Write) if is_to_repeat(&error) => {
                 match self.regenerate(&mut transfer) {
@@ -186,7 +185,7 @@ impl KernelPiQueue {
             (Err(error), _, direction) => match (PiStatus::of_error(&error), direction) {
                 (None, _) => Err(error),
                 (Some(reason), TransferDirection::Write) => {
-                    Err(PiFailure::of_write(reason, &transfer.buffer).into())
+                    Err(PiFailure::of_write(reason, transfer.buffer()).into())
                 }
                 (Some(_), TransferDirection::Read) => {
                     self.submit_transfer(transfer, false);
@@ -199,9 +198,8 @@ impl KernelPiQueue {
     }
 
     fn regenerate(&self, transfer: &mut Transfer) -> io::Result<()> {
-        let (offset, len) = (transfer.offset, transfer.len);
-        let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        let (data, metadata) = folio.parts_mut();
+        let (offset, len) = (transfer.offset(), transfer.len());
+        let (data, metadata) = transfer.parts_mut().ok_or(io::ErrorKind::InvalidInput)?;
         self.device.protection.generate(offset, 0..len, data, metadata).map_err(io::Error::other)
     }
 }

@@ -181,6 +181,7 @@ mod tests {
 
     use super::*;
     use crate::device::OwnEvents;
+    use crate::device::bounce::FolioPool;
     use crate::device::mem::MemDevice;
 
     fn mem() -> MemDevice {
@@ -190,10 +191,10 @@ mod tests {
     #[test]
     fn a_hand_over_waits_for_who_has_borrowed_the_disk() {
         let leased = Arc::new(Leased::held(mem(), || panic!("nobody takes it again")));
-        let arena = Arena::reserve(0).unwrap();
+        let pool = FolioPool::reserve(0).unwrap();
         let events = OwnEvents::new().unwrap();
         let sources = events.sources();
-        let borrowed = leased.open_queue_if_held(&arena, sources).unwrap();
+        let borrowed = leased.open_queue_if_held(pool.arena(), sources).unwrap();
         assert!(borrowed.is_some());
         let (done, handed_over) = mpsc::channel();
         let source = leased.clone();
@@ -203,6 +204,6 @@ mod tests {
         drop(borrowed);
         handed_over.recv().unwrap().unwrap();
         hand_over.join().unwrap();
-        assert!(leased.open_queue_if_held(&arena, sources).unwrap().is_none(), "it was taken back");
+        assert!(leased.open_queue_if_held(pool.arena(), sources).unwrap().is_none(), "it was taken back");
     }
 }

@@ -1,7 +1,7 @@
 //! A disk in memory, for tests: no files, no io_uring, but the order of a sidecar's steps, data first and then tuples.
 
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, mem, thread};
 
@@ -76,7 +76,7 @@ impl MemDevice {
         match operation {
             DeviceOperation::Transfer(transfer) => {
                 let (direction, range) =
-                    (transfer.direction, self.bytes(transfer.offset, transfer.len as u64)?);
+                    (transfer.direction(), self.bytes(transfer.offset(), transfer.len() as u64)?);
                 let (data, _) = folio(transfer)?;
                 move_bytes(direction, &mut self.media().data[range.clone()], &mut data[..range.len()]);
             }
@@ -102,8 +102,8 @@ impl MemDevice {
             |bytes: Range<usize>| protection.metadata_len(bytes.start)..protection.metadata_len(bytes.end);
         match operation {
             DeviceOperation::Transfer(transfer) => {
-                let direction = transfer.direction;
-                let range = tuples(self.bytes(transfer.offset, transfer.len as u64)?);
+                let direction = transfer.direction();
+                let range = tuples(self.bytes(transfer.offset(), transfer.len() as u64)?);
                 let (_, metadata) = folio(transfer)?;
                 move_bytes(direction, &mut self.media().tuples[range.clone()], &mut metadata[..range.len()]);
             }
@@ -131,10 +131,10 @@ impl MemDevice {
 
 /// Data and metadata of a transfer. This device cannot work on guest memory: that takes pointers.
 fn folio(transfer: &mut Transfer) -> io::Result<(&mut [u8], &mut [u8])> {
-    match &mut transfer.buffer {
-        TransferBuffer::Bounce(folio) => Ok(folio.parts_mut()),
-        TransferBuffer::Guest(..) => Err(io::ErrorKind::Unsupported.into()),
+    if let TransferBuffer::Guest(..) = transfer.buffer() {
+        return Err(io::ErrorKind::Unsupported.into());
     }
+    transfer.parts_mut().ok_or(io::ErrorKind::Unsupported.into())
 }
 
 fn move_bytes(direction: TransferDirection, media: &mut [u8], folio: &mut [u8]) {
@@ -152,8 +152,7 @@ impl BlockDevice for MemDevice {
     }
 
     fn open_queue(self: &Arc<Self>, _arena: &Arena, sources: EventSources<'_>) -> io::Result<MemQueue> {
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-        let (kick, wake) = (own(sources.kick)?, own(sources.wake)?);
+        let (kick, wake) = (sources.kick.clone(), sources.wake.clone());
         Ok(MemQueue { device: self.clone(), kick, wake, submitted: Vec::new(), events: VecDeque::new() })
     }
 
@@ -181,8 +180,8 @@ impl BlockDevice for MemDevice {
 #[derive(Debug)]
 pub struct MemQueue {
     device: Arc<MemDevice>,
-    kick: OwnedFd,
-    wake: OwnedFd,
+    kick: Arc<OwnedFd>,
+    wake: Arc<OwnedFd>,
     submitted: Vec<DeviceOperation>,
     events: VecDeque<Event>,
 }

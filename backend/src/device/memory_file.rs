@@ -34,21 +34,25 @@ impl MemoryFile {
     }
 
     /// Does `transfer`. The result is what io_uring would say: bytes, or an errno below zero.
-    pub(super) fn transfer(&self, transfer: &Transfer) -> i32 {
+    ///
+    /// The transfer is borrowed mutably, so no code has a reference to the bytes of its folio.
+    pub(super) fn transfer(&self, transfer: &mut Transfer) -> i32 {
         // a vector is for many runs of bytes: for one the kernel need not fetch it
-        let done = match &transfer.buffer {
+        let done = match transfer.buffer() {
             TransferBuffer::Bounce(folio) => {
-                let run = libc::iovec { iov_base: folio.as_ptr().cast(), iov_len: transfer.len };
-                self.run(transfer.direction, &run, transfer.offset)
+                let run = libc::iovec { iov_base: folio.as_ptr().cast(), iov_len: transfer.len() };
+                self.run(transfer.direction(), &run, transfer.offset())
             }
             TransferBuffer::Guest(guest, _) => match guest.as_slice() {
-                [run] => self.run(transfer.direction, run, transfer.offset),
-                runs => self.runs(transfer.direction, runs, transfer.offset),
+                [run] => self.run(transfer.direction(), run, transfer.offset()),
+                runs => self.runs(transfer.direction(), runs, transfer.offset()),
             },
         };
         match usize::try_from(done) {
             Ok(count)
-                if count > 0 && count < transfer.len && transfer.direction == TransferDirection::Write =>
+                if count > 0
+                    && count < transfer.len()
+                    && transfer.direction() == TransferDirection::Write =>
             {
                 self.why_not_whole(transfer, count).unwrap_or(done)
             }
@@ -60,7 +64,7 @@ impl MemoryFile {
     /// written now.
     fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
         let next = next_byte(transfer, done)?;
-        let error = self.run(TransferDirection::Write, &next, transfer.offset + done as u64);
+        let error = self.run(TransferDirection::Write, &next, transfer.offset() + done as u64);
         (error < 0).then_some(error)
     }
 
@@ -68,9 +72,11 @@ impl MemoryFile {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let (file, start, len) = (self.0.as_raw_fd(), run.iov_base, run.iov_len);
         result(match direction {
-            // SAFETY: the run is memory that the transfer owns, or keeps mapped, past this call; nobody has a reference to it.
+            // SAFETY: the run's bytes are those of a transfer's folio or guest memory, by the check of
+            // `Transfer::new`. The transfer, which `transfer` borrows mutably, keeps them mapped past
+            // this call, and no code has a reference to them.
             TransferDirection::Read => unsafe { libc::pread(file, start, len, offset) },
-            // SAFETY: as above.
+            // SAFETY: the same bytes, which the kernel only reads.
             TransferDirection::Write => unsafe { libc::pwrite(file, start, len, offset) },
         })
     }
@@ -80,9 +86,9 @@ impl MemoryFile {
         let file = self.0.as_raw_fd();
         let count = libc::c_int::try_from(runs.len()).expect("at most UIO_MAXIOV");
         result(match direction {
-            // SAFETY: each run that the vectors name is memory as in `run`.
+            // SAFETY: the list has `count` vectors, and each names bytes as in `run`.
             TransferDirection::Read => unsafe { libc::preadv(file, runs.as_ptr(), count, offset) },
-            // SAFETY: as above.
+            // SAFETY: the same list and bytes, which the kernel only reads.
             TransferDirection::Write => unsafe { libc::pwritev(file, runs.as_ptr(), count, offset) },
         })
     }
@@ -91,9 +97,9 @@ impl MemoryFile {
 /// Byte `at` of what `transfer` writes.
 fn next_byte(transfer: &Transfer, at: usize) -> Option<libc::iovec> {
     let folio;
-    let runs = match &transfer.buffer {
+    let runs = match transfer.buffer() {
         TransferBuffer::Bounce(it) => {
-            folio = [libc::iovec { iov_base: it.as_ptr().cast(), iov_len: transfer.len }];
+            folio = [libc::iovec { iov_base: it.as_ptr().cast(), iov_len: transfer.len() }];
             &folio[..]
         }
         TransferBuffer::Guest(guest, _) => guest.as_slice(),
@@ -118,18 +124,17 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::device::bounce::{Arena, FolioPool};
+    use crate::device::bounce::FolioPool;
     use crate::device::operation::Piece;
 
     /// Writes or reads a folio at byte 4096.
     fn transfer(file: &MemoryFile, direction: TransferDirection, len: usize, byte: u8) -> (i32, Vec<u8>) {
-        let mut folio = FolioPool::new(Arena::reserve(0).unwrap()).take(len, len).unwrap();
+        let mut folio = FolioPool::reserve(0).unwrap().take(len, len).unwrap();
         folio.parts_mut().0.fill(byte);
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
-        let transfer =
-            Transfer { direction, offset: 4096, len, buffer: TransferBuffer::Bounce(folio), piece };
-        let done = file.transfer(&transfer);
-        (done, transfer.buffer.folio().unwrap().data().to_vec())
+        let mut transfer = Transfer::new(direction, 4096, len, TransferBuffer::Bounce(folio), piece);
+        let done = file.transfer(&mut transfer);
+        (done, transfer.folio().unwrap().data().to_vec())
     }
 
     #[test]

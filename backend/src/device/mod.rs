@@ -8,6 +8,7 @@ pub mod bounce;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 pub mod growth_error;
+pub mod guest_vectors;
 mod kernel_pi;
 mod leased;
 #[cfg(any(test, feature = "test-utils"))]
@@ -30,7 +31,7 @@ mod uring;
 mod zeroing;
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -80,6 +81,13 @@ pub struct DeviceInfo {
     pub durability: Durability,
 }
 
+impl DeviceInfo {
+    /// Bytes of metadata that a folio must hold for each 4096-byte page.
+    pub fn metadata_per_page(&self) -> usize {
+        self.protection.map_or(0, |protection| protection.metadata_per_page())
+    }
+}
+
 /// A size in bytes that all clones share. It changes only while no queue is open.
 #[derive(Debug, Clone)]
 pub struct Capacity(Arc<AtomicU64>);
@@ -100,13 +108,14 @@ impl Capacity {
     }
 }
 
-/// Where a queue's events come from besides the device.
+/// Where a queue's events come from besides the device. A queue shares these eventfds, so that they stay
+/// open for as long as it polls them.
 #[derive(Debug, Clone, Copy)]
 pub struct EventSources<'a> {
     /// The driver's eventfd.
-    pub kick: BorrowedFd<'a>,
+    pub kick: &'a Arc<OwnedFd>,
     /// The worker's own eventfd, for messages and granted locks.
-    pub wake: BorrowedFd<'a>,
+    pub wake: &'a Arc<OwnedFd>,
 }
 
 /// What a queue tells its worker.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::device::bounce::Arena;
-use crate::device::operation::{DeviceOperation, GuestVectors, Transfer, TransferBuffer, TransferDirection};
+use crate::device::guest_vectors::GuestVectors;
+use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection};
 
 /// Bytes of zeros that tuples are computed from at a time; a multiple of every interval.
 const CHUNK: usize = 1 << 20;
@@ -36,15 +37,22 @@ impl<B: BlockDevice> NullDevice<B> {
     }
 
     fn read(&self, transfer: &mut Transfer) {
-        match &mut transfer.buffer {
-            TransferBuffer::Bounce(folio) => folio.parts_mut().0[..transfer.len].fill(0),
-            TransferBuffer::Guest(vectors, _) => fill_with_zeros(vectors),
+        let is_bounced = match transfer.buffer() {
+            TransferBuffer::Bounce(_) => true,
+            TransferBuffer::Guest(vectors, _) => {
+                fill_with_zeros(vectors);
+                false
+            }
+        };
+        let (offset, len) = (transfer.offset(), transfer.len());
+        let Some((data, metadata)) = transfer.parts_mut() else { return };
+        if is_bounced {
+            data[..len].fill(0);
         }
-        let protected = self.device.info().protection.zip(transfer.buffer.folio_mut());
-        if let Some((protection, folio)) = protected {
-            let first = usize::try_from(transfer.offset).expect("its tuples are in memory");
-            let tuples = protection.metadata_len(first)..protection.metadata_len(first + transfer.len);
-            folio.parts_mut().1[..tuples.len()].copy_from_slice(&self.tuples[tuples]);
+        if let Some(protection) = self.device.info().protection {
+            let first = usize::try_from(offset).expect("its tuples are in memory");
+            let tuples = protection.metadata_len(first)..protection.metadata_len(first + len);
+            metadata[..tuples.len()].copy_from_slice(&self.tuples[tuples]);
         }
     }
 }
@@ -63,8 +71,9 @@ fn tuples_of_zeros(protection: Protection, capacity: u64) -> Vec<u8> {
 
 fn fill_with_zeros(vectors: &GuestVectors) {
     for vector in vectors.as_slice() {
-        // SAFETY: the vectors lie in guest memory, which they keep mapped. No reference to it exists in this process; the
-        // guest's own accesses are no different from those that race with a disk's DMA.
+        // SAFETY: `GuestVectors::of` made each vector of `iov_len` bytes of guest memory, which the value
+        // keeps mapped. No code of this process has a reference to guest memory; the guest's own
+        // accesses race with this one as they do with a disk's DMA.
         unsafe { vector.iov_base.cast::<u8>().write_bytes(0, vector.iov_len) };
     }
 }
@@ -98,7 +107,7 @@ pub struct NullQueue<B: BlockDevice> {
 impl<B: BlockDevice> DeviceQueue for NullQueue<B> {
     fn submit(&mut self, mut operation: DeviceOperation) {
         if let DeviceOperation::Transfer(transfer) = &mut operation
-            && transfer.direction == TransferDirection::Read
+            && transfer.direction() == TransferDirection::Read
         {
             self.device.read(transfer);
         }
@@ -143,27 +152,21 @@ mod tests {
     /// Does one transfer of a folio full of 0xA5, data and metadata.
     fn transfer(device: &Arc<NullDevice<MemDevice>>, direction: TransferDirection) -> Transfer {
         let protection = device.info().protection.unwrap();
-        let arena = Arena::reserve(protection.metadata_per_page()).unwrap();
+        let mut pool = FolioPool::reserve(protection.metadata_per_page()).unwrap();
         let events = OwnEvents::new().unwrap();
-        let mut queue = device.open_queue(&arena, events.sources()).unwrap();
-        let mut folio = FolioPool::new(arena).take(LEN, 4096).unwrap();
+        let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+        let mut folio = pool.take(LEN, 4096).unwrap();
         folio.parts_mut().0.fill(0xA5);
         folio.parts_mut().1.fill(0xA5);
         let piece = Piece { request: 7, data_offset: 0, data_len: LEN, lead: 0, merge: false };
         let buffer = TransferBuffer::Bounce(folio);
-        queue.submit(DeviceOperation::Transfer(Transfer {
-            direction,
-            offset: OFFSET,
-            len: LEN,
-            buffer,
-            piece,
-        }));
+        queue.submit(DeviceOperation::Transfer(Transfer::new(direction, OFFSET, LEN, buffer, piece)));
         assert!(queue.has_work());
         queue.enter(true).unwrap();
         let Some(Event::Done(DeviceOperation::Transfer(transfer), Ok(()))) = queue.reap() else {
             panic!("the transfer did not come back");
         };
-        assert_eq!(transfer.piece, piece);
+        assert_eq!(transfer.piece(), piece);
         transfer
     }
 
@@ -171,7 +174,7 @@ mod tests {
     fn what_is_read_is_zeros_that_verify() {
         let device = device();
         let read = transfer(&device, TransferDirection::Read);
-        let (data, metadata) = read.buffer.folio().unwrap().parts();
+        let (data, metadata) = read.folio().unwrap().parts();
         assert_eq!(data[..LEN], [0; LEN]);
         assert_ne!(metadata[..16], [0; 16], "an unwritten tuple would be verified without its guard");
         let protection = device.info().protection.unwrap();
@@ -183,7 +186,7 @@ mod tests {
     fn what_is_written_is_dropped() {
         let device = device();
         let written = transfer(&device, TransferDirection::Write);
-        assert_eq!(written.buffer.folio().unwrap().data()[..LEN], [0xA5; LEN]);
+        assert_eq!(written.folio().unwrap().data()[..LEN], [0xA5; LEN]);
         assert!(device.device.media().data.iter().all(|byte| *byte == 0));
         assert!(device.device.media().tuples.iter().all(|byte| *byte == 0));
     }

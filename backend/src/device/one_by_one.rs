@@ -5,16 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::{BlockDevice, DeviceQueue, Event, OwnEvents};
-use crate::device::bounce::{Arena, BounceFolio, FolioPool};
+use crate::device::bounce::{BounceFolio, FolioPool};
 use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection};
 
 /// A queue of a device that waits for each transfer.
 pub struct OneByOne<Q> {
-    // before the eventfds that it polls: dropping it waits for what is in flight
     queue: Q,
     pool: FolioPool,
     granule: usize,
-    _events: OwnEvents,
 }
 
 impl<Q> fmt::Debug for OneByOne<Q> {
@@ -27,10 +25,10 @@ impl<Q: DeviceQueue> OneByOne<Q> {
     /// Opens a queue of `device`.
     pub fn open<B: BlockDevice<Queue = Q>>(device: &Arc<B>) -> io::Result<Self> {
         let info = device.info();
-        let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
+        let pool = FolioPool::reserve(info.metadata_per_page())?;
         let events = OwnEvents::new()?;
-        let queue = device.open_queue(&arena, events.sources())?;
-        Ok(Self { queue, pool: FolioPool::new(arena), granule: info.granule, _events: events })
+        let queue = device.open_queue(pool.arena(), events.sources())?;
+        Ok(Self { queue, pool, granule: info.granule })
     }
 
     /// Reads `len` bytes at `offset` with their metadata: whole granules, as many as one transfer of the device may have.
@@ -58,13 +56,16 @@ impl<Q: DeviceQueue> OneByOne<Q> {
     ) -> io::Result<BounceFolio> {
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
         let buffer = TransferBuffer::Bounce(folio);
-        self.queue.submit(DeviceOperation::Transfer(Transfer { direction, offset, len, buffer, piece }));
+        self.queue.submit(DeviceOperation::Transfer(Transfer::new(direction, offset, len, buffer, piece)));
         loop {
             self.queue.enter(true)?;
             while let Some(event) = self.queue.reap() {
                 if let Event::Done(DeviceOperation::Transfer(transfer), result) = event {
                     result?;
-                    return transfer.buffer.into_folio().ok_or(io::ErrorKind::InvalidData.into());
+                    return match transfer.into_buffer() {
+                        TransferBuffer::Bounce(folio) => Ok(folio),
+                        TransferBuffer::Guest(..) => Err(io::ErrorKind::InvalidData.into()),
+                    };
                 }
             }
         }

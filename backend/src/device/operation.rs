@@ -1,18 +1,13 @@
-//! What is between submit and reap: operations, and the buffers they own.
+//! What the worker asks a device to do: operations, and the buffers that they own.
 //!
-//! The kernel works on memory that these values own. They are moved in at submit and out at reap; in between no code has
-//! a reference to them, which is what makes a bounce folio stable.
+//! The kernel reads and writes memory that these values own. They are moved into the device's queue
+//! at submit and come back at reap. In between no code has a reference to that memory, which is
+//! what makes a bounce folio stable.
 
 use std::fmt;
-use std::rc::Rc;
-use std::sync::Arc;
-
-use virtio::CopyError;
-use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 use crate::device::bounce::BounceFolio;
-use crate::guest::memory_table::GuestMemory;
+use crate::device::guest_vectors::GuestVectors;
 
 /// Which way data goes, seen from the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +27,7 @@ impl fmt::Display for TransferDirection {
     }
 }
 
-/// The part of a request that one transfer carries. The device passes it through unread.
+/// The part of a request that one transfer carries. Devices pass it through and do not use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// The worker's number of the request.
@@ -43,126 +38,115 @@ pub struct Piece {
     pub data_len: usize,
     /// Bytes of the transfer before the part: the transfer starts at a granule, the part may not.
     pub lead: usize,
-    /// A read whose granule the part is then merged into and written.
+    /// Whether the part is to be merged into what the transfer reads, and written with it.
     pub merge: bool,
-}
-
-/// Guest memory as one worker holds it. Its transfers count among themselves, so that none touches the count that all workers
-/// share.
-#[derive(Debug)]
-pub struct HeldMemory(pub Arc<GuestMemory>);
-
-/// Guest memory that the device reads or writes itself, without a bounce.
-#[derive(Debug)]
-pub struct GuestVectors {
-    vectors: Vec<libc::iovec>,
-    /// Keeps the regions mapped that the vectors point into.
-    _memory: Rc<HeldMemory>,
-}
-
-/// Lists of vectors to be used again, so that a request allocates none. One worker's.
-#[derive(Debug, Default)]
-pub struct SpareVectors(Vec<Vec<libc::iovec>>);
-
-impl SpareVectors {
-    /// A longer list is not worth its memory.
-    const LEN_MAX: usize = 32;
-    /// Nor are more lists.
-    const LISTS_MAX: usize = 256;
-
-    /// Takes a list back.
-    pub fn put(&mut self, GuestVectors { mut vectors, .. }: GuestVectors) {
-        if vectors.capacity() <= Self::LEN_MAX && self.0.len() < Self::LISTS_MAX {
-            vectors.clear();
-            self.0.push(vectors);
-        }
-    }
-}
-
-impl GuestVectors {
-    /// The vectors of `slices`, all of `memory`, when each is aligned to `alignment` bytes in address and length and
-    /// there are few enough for one system call.
-    pub fn of<'a, B: BitmapSlice + 'a>(
-        memory: &Rc<HeldMemory>,
-        slices: impl Iterator<Item = Result<VolatileSlice<'a, B>, CopyError>>,
-        alignment: usize,
-        spare: &mut SpareVectors,
-    ) -> Option<Self> {
-        let vectors = spare.0.pop().unwrap_or_default();
-        let mut guest = Self { vectors, _memory: memory.clone() };
-        for slice in slices {
-            let vector = slice.ok().and_then(|slice| aligned(&slice, alignment));
-            match vector {
-                Some(vector) if guest.vectors.len() < libc::UIO_MAXIOV as usize => guest.vectors.push(vector),
-                _ => {
-                    spare.put(guest);
-                    return None;
-                }
-            }
-        }
-        Some(guest)
-    }
-
-    /// The vectors, for the submission queue entry. Their place does not change when this value moves.
-    pub fn as_slice(&self) -> &[libc::iovec] {
-        &self.vectors
-    }
-}
-
-fn aligned<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, alignment: usize) -> Option<libc::iovec> {
-    let start = slice.ptr_guard_mut().as_ptr();
-    let aligned = start.addr().is_multiple_of(alignment) && slice.len().is_multiple_of(alignment);
-    aligned.then_some(libc::iovec { iov_base: start.cast(), iov_len: slice.len() })
 }
 
 /// The memory of one transfer.
 #[derive(Debug)]
 pub enum TransferBuffer {
-    /// Stable: the data was copied, or will be, and nobody else sees the folio.
+    /// A folio, whose data the guest cannot change.
     Bounce(BounceFolio),
     /// The guest's own memory, and a folio for the tuples where there is PI.
     Guest(GuestVectors, Option<BounceFolio>),
 }
 
 impl TransferBuffer {
-    /// The folio that carries the metadata.
-    pub fn folio(&self) -> Option<&BounceFolio> {
+    /// Whether the kernel can move `len` bytes to or from it and touches no memory beyond it.
+    fn holds(&self, len: usize) -> bool {
         match self {
-            Self::Bounce(folio) => Some(folio),
-            Self::Guest(_, folio) => folio.as_ref(),
-        }
-    }
-
-    /// As [`Self::folio`], to fill it.
-    pub fn folio_mut(&mut self) -> Option<&mut BounceFolio> {
-        match self {
-            Self::Bounce(folio) => Some(folio),
-            Self::Guest(_, folio) => folio.as_mut(),
-        }
-    }
-
-    /// The folio alone.
-    pub fn into_folio(self) -> Option<BounceFolio> {
-        match self {
-            Self::Bounce(folio) => Some(folio),
-            Self::Guest(_, folio) => folio,
+            Self::Bounce(folio) => len <= folio.len(),
+            // a list of several vectors is used up to its end
+            Self::Guest(vectors, _) => len == vectors.len(),
         }
     }
 }
 
-/// One read or write of the device: whole granules.
+/// One read or write of the device.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Read or write.
-    pub direction: TransferDirection,
-    /// Where on the device, in bytes; a multiple of the granule.
-    pub offset: u64,
-    /// How much, in bytes; a multiple of the granule.
-    pub len: usize,
-    /// Where to or from.
-    pub buffer: TransferBuffer,
-    /// Whose.
-    pub piece: Piece,
+    direction: TransferDirection,
+    offset: u64,
+    len: usize,
+    buffer: TransferBuffer,
+    piece: Piece,
+}
+
+impl Transfer {
+    /// A transfer of `len` bytes between byte `offset` of the device and `buffer`. Both numbers are
+    /// multiples of the device's granule.
+    ///
+    /// # Panics
+    /// Panics when `buffer` does not have `len` bytes: the kernel would access memory beyond it.
+    pub fn new(
+        direction: TransferDirection,
+        offset: u64,
+        len: usize,
+        buffer: TransferBuffer,
+        piece: Piece,
+    ) -> Self {
+        assert!(buffer.holds(len), "a transfer of {len} bytes does not fit its buffer");
+        Self { direction, offset, len, buffer, piece }
+    }
+
+    /// Whether it is a read or a write.
+    pub fn direction(&self) -> TransferDirection {
+        self.direction
+    }
+
+    /// Where it starts on the device, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Its length, in bytes. The buffer has as many.
+    #[expect(clippy::len_without_is_empty, reason = "a transfer is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The part of a request that it carries.
+    pub fn piece(&self) -> Piece {
+        self.piece
+    }
+
+    /// Its memory.
+    pub fn buffer(&self) -> &TransferBuffer {
+        &self.buffer
+    }
+
+    /// Gives its memory back.
+    pub fn into_buffer(self) -> TransferBuffer {
+        self.buffer
+    }
+
+    /// The folio that has the metadata; `None` for guest memory without PI.
+    pub fn folio(&self) -> Option<&BounceFolio> {
+        match &self.buffer {
+            TransferBuffer::Bounce(folio) => Some(folio),
+            TransferBuffer::Guest(_, folio) => folio.as_ref(),
+        }
+    }
+
+    /// Data and metadata of that folio, to fill both. The folio itself is not given out, so that no
+    /// shorter one can take its place.
+    pub fn parts_mut(&mut self) -> Option<(&mut [u8], &mut [u8])> {
+        match &mut self.buffer {
+            TransferBuffer::Bounce(folio) => Some(folio.parts_mut()),
+            TransferBuffer::Guest(_, folio) => folio.as_mut().map(BounceFolio::parts_mut),
+        }
+    }
+
+    /// Makes a write of a read whose data was merged with the guest's.
+    pub fn turn_into_write(&mut self) {
+        self.direction = TransferDirection::Write;
+    }
+
+    /// Aims it at another place of the device.
+    #[cfg(any(test, feature = "test-utils"))]
+    pub(super) fn move_to(&mut self, offset: u64) {
+        self.offset = offset;
+    }
 }
 
 /// How blocks become zeros.
@@ -174,7 +158,7 @@ pub enum ZeroBy {
     ZeroRange,
     /// Their space is given back, and what they hold then does not matter.
     Deallocate,
-    /// They are written, where the file system can do neither.
+    /// Zeros are written, where the file system can do neither.
     Writing,
 }
 
@@ -203,24 +187,14 @@ pub enum DeviceOperation {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{GuestAddress, GuestMemoryBackend};
-
     use super::*;
+    use crate::device::bounce::FolioPool;
 
     #[test]
-    fn a_list_of_vectors_is_used_again() {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        let memory = Rc::new(HeldMemory(Arc::new(memory)));
-        let mut spare = SpareVectors::default();
-        let mut vectors = |address, len| {
-            let slices = memory.0.get_slices(GuestAddress(address), len).map(|slice| Ok(slice.unwrap()));
-            let guest = GuestVectors::of(&memory, slices, 512, &mut spare)?;
-            let (place, first) = (guest.as_slice().as_ptr(), guest.as_slice()[0]);
-            spare.put(guest);
-            Some((place, first.iov_base.addr(), first.iov_len))
-        };
-        let (place, start, _) = vectors(0, 512).unwrap();
-        assert_eq!(vectors(100, 512), None, "not aligned");
-        assert_eq!(vectors(4096, 1024), Some((place, start + 4096, 1024)));
+    #[should_panic(expected = "does not fit its buffer")]
+    fn a_transfer_longer_than_its_folio_is_refused() {
+        let folio = FolioPool::reserve(0).unwrap().take(4096, 4096).unwrap();
+        let piece = Piece { request: 0, data_offset: 0, data_len: 8192, lead: 0, merge: false };
+        Transfer::new(TransferDirection::Read, 0, 8192, TransferBuffer::Bounce(folio), piece);
     }
 }

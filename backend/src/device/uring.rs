@@ -8,8 +8,8 @@
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::Once;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use std::{fmt, io, mem, thread};
 
@@ -145,7 +145,7 @@ unsafe impl<T: fmt::Debug> RingStep for (Step, T) {
 /// Success for a result that is the operation's whole length, in bytes.
 pub(super) fn whole(operation: &DeviceOperation, result: i32) -> io::Result<()> {
     let expected = match operation {
-        DeviceOperation::Transfer(transfer) => transfer.len,
+        DeviceOperation::Transfer(transfer) => transfer.len(),
         DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => 0,
     };
     match usize::try_from(result) {
@@ -218,8 +218,9 @@ pub(super) struct Ring<S: RingStep> {
     flushes: Flushes,
     /// A flush is believed while it is not lost.
     durability: Durability,
-    kick: RawFd,
-    wake: RawFd,
+    // shared, so that they are open for as long as the ring polls them
+    kick: Arc<OwnedFd>,
+    wake: Arc<OwnedFd>,
     /// The errno with which a submission could not be handed over.
     broken: Option<i32>,
     /// What is in flight was waited for to no end, and is left to the kernel.
@@ -289,8 +290,6 @@ fn explain<S, C>(error: io::Error) -> io::Error {
 impl<S: RingStep> Ring<S> {
     /// A ring over `files`; file 0 is the one that is read and written, and `durability` is that of what is flushed. Call on the thread
     /// that will use it.
-    ///
-    /// Both eventfds must stay open for as long as the ring lives.
     pub(super) fn new(
         arena: &Arena,
         files: &[BorrowedFd<'_>],
@@ -313,7 +312,7 @@ impl<S: RingStep> Ring<S> {
             Err(error) => return Err(error),
         };
         let in_flight = ManuallyDrop::new(Slab::new());
-        let (kick, wake) = (sources.kick.as_raw_fd(), sources.wake.as_raw_fd());
+        let (kick, wake) = (sources.kick.clone(), sources.wake.clone());
         let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
         let mut ring = Self {
             uring,
@@ -341,8 +340,8 @@ impl<S: RingStep> Ring<S> {
     }
 
     /// Takes `operation` in, for its next step; the next [`Self::enter`] hands it to the kernel.
-    pub(super) fn submit(&mut self, operation: DeviceOperation, step: S) {
-        let done = match (&operation, &self.memory_file) {
+    pub(super) fn submit(&mut self, mut operation: DeviceOperation, step: S) {
+        let done = match (&mut operation, &self.memory_file) {
             (DeviceOperation::Transfer(transfer), Some(file)) if step.is_transfer() => {
                 Some(file.transfer(transfer))
             }
@@ -467,10 +466,13 @@ impl<S: RingStep> Ring<S> {
     }
 
     fn poll(&mut self, user_data: u64) {
-        let fd = if user_data == KICK { self.kick } else { self.wake };
+        let fd = if user_data == KICK { &self.kick } else { &self.wake };
         let events = u32::from(libc::POLLIN.unsigned_abs());
         // where it fails, the next enter does
-        let _ = self.push(opcode::PollAdd::new(types::Fd(fd), events).multi(true).build().into(), user_data);
+        let _ = self.push(
+            opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), events).multi(true).build().into(),
+            user_data,
+        );
     }
 
     /// Fails with an errno when the kernel takes no more submissions, which is for good.
@@ -532,9 +534,9 @@ impl<S: RingStep> Ring<S> {
 }
 
 pub(super) fn transfer_entry(transfer: &Transfer, fixed_buffer: bool) -> squeue::Entry {
-    let (file, offset) = (IMAGE, transfer.offset);
-    let len = u32::try_from(transfer.len).expect("a transfer is at most a folio");
-    match (&transfer.buffer, transfer.direction) {
+    let (file, offset) = (IMAGE, transfer.offset());
+    let len = u32::try_from(transfer.len()).expect("a transfer is at most a folio");
+    match (transfer.buffer(), transfer.direction()) {
         (TransferBuffer::Bounce(folio), TransferDirection::Read) if fixed_buffer => {
             opcode::ReadFixed::new(file, folio.as_ptr(), len, 0).offset(offset).build()
         }
@@ -599,15 +601,15 @@ mod tests {
 
     #[test]
     fn after_a_flush_that_failed_none_is_believed() {
-        let arena = Arena::reserve(0).unwrap();
+        let pool = FolioPool::reserve(0).unwrap();
         let events = OwnEvents::new().unwrap();
         let file = tempfile::tempfile().unwrap();
         let durability = Durability::default();
         let ring = |for_sync| {
-            Ring::<Step>::new(&arena, &[file.as_fd(), for_sync], &durability, events.sources()).unwrap()
+            Ring::<Step>::new(pool.arena(), &[file.as_fd(), for_sync], &durability, events.sources()).unwrap()
         };
         // an eventfd cannot be synced
-        let (mut good, mut bad) = (ring(file.as_fd()), ring(events.sources().wake));
+        let (mut good, mut bad) = (ring(file.as_fd()), ring(events.sources().wake.as_fd()));
         let flush = |ring: &mut Ring<Step>| {
             ring.submit(DeviceOperation::Flush { request: 0 }, Step::Sync);
             ring.enter(true).unwrap();
@@ -625,17 +627,16 @@ mod tests {
     /// A worker that died must not wait for ever, nor free what the kernel may still write to.
     #[test]
     fn what_never_comes_back_is_left_to_the_kernel() {
-        let (arena, events) = (Arena::reserve(0).unwrap(), OwnEvents::new().unwrap());
+        let (mut pool, events) = (FolioPool::reserve(0).unwrap(), OwnEvents::new().unwrap());
         let (empty, _writer) = rustix::pipe::pipe().unwrap();
         let (file, durability) = (tempfile::tempfile().unwrap(), Durability::default());
         let mut ring =
-            Ring::<Step>::new(&arena, &[empty.as_fd(), file.as_fd()], &durability, events.sources()).unwrap();
-        let mut pool = FolioPool::new(arena);
+            Ring::<Step>::new(pool.arena(), &[empty.as_fd(), file.as_fd()], &durability, events.sources())
+                .unwrap();
         let piece = Piece { request: 0, data_offset: 0, data_len: 4096, lead: 0, merge: false };
         let buffer = TransferBuffer::Bounce(pool.take(4096, 4096).unwrap());
         // the offset of a pipe
-        let transfer =
-            Transfer { direction: TransferDirection::Read, offset: u64::MAX, len: 4096, buffer, piece };
+        let transfer = Transfer::new(TransferDirection::Read, u64::MAX, 4096, buffer, piece);
         ring.submit(DeviceOperation::Transfer(transfer), Step::Transfer);
         ring.submit(DeviceOperation::Flush { request: 1 }, Step::Sync);
         let mut drained = Vec::new();
@@ -653,8 +654,8 @@ mod tests {
     fn what_another_sync_was_told_is_told_to_a_flush_too() {
         let Some(thin) = ThinDevice::attach() else { return };
         let image = Image::open(thin.path(), Access::Inspect, DirectIo::Never).unwrap();
-        let (arena, events) = (Arena::reserve(0).unwrap(), OwnEvents::new().unwrap());
-        let mut ring = Ring::<Step>::over(&image, &arena, events.sources()).unwrap();
+        let (pool, events) = (FolioPool::reserve(0).unwrap(), OwnEvents::new().unwrap());
+        let mut ring = Ring::<Step>::over(&image, pool.arena(), events.sources()).unwrap();
         let written = File::options().write(true).open(thin.path()).unwrap();
         written.write_all_at(&vec![1; 4 << 20], 2 << 20).unwrap();
         // not by way of what remembers it for all
@@ -667,11 +668,11 @@ mod tests {
 
     #[test]
     fn flushes_asked_for_during_one_are_done_together_by_the_next() {
-        let arena = Arena::reserve(0).unwrap();
+        let pool = FolioPool::reserve(0).unwrap();
         let events = OwnEvents::new().unwrap();
         let file = tempfile::tempfile().unwrap();
         let mut ring = Ring::<Step>::new(
-            &arena,
+            pool.arena(),
             &[file.as_fd(), file.as_fd()],
             &Durability::default(),
             events.sources(),
@@ -704,25 +705,23 @@ mod tests {
 
     #[test]
     fn transfers_done_at_once_do_not_keep_completions_waiting() {
-        let arena = Arena::reserve(0).unwrap();
+        let mut pool = FolioPool::reserve(0).unwrap();
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
         file.set_len(1 << 20).unwrap();
         let events = OwnEvents::new().unwrap();
         let mut ring = Ring::<Step>::new(
-            &arena,
+            pool.arena(),
             &[file.as_fd(), file.as_fd()],
             &Durability::default(),
             events.sources(),
         )
         .unwrap();
-        let mut pool = FolioPool::new(arena);
         ring.submit(DeviceOperation::Flush { request: 0 }, Step::Sync);
         ring.enter(true).unwrap();
         for request in 1..9 {
             let piece = Piece { request, data_offset: 0, data_len: 4096, lead: 0, merge: false };
             let buffer = TransferBuffer::Bounce(pool.take(4096, 4096).unwrap());
-            let transfer =
-                Transfer { direction: TransferDirection::Read, offset: 0, len: 4096, buffer, piece };
+            let transfer = Transfer::new(TransferDirection::Read, 0, 4096, buffer, piece);
             ring.submit(DeviceOperation::Transfer(transfer), Step::Transfer);
         }
         let first_two = [ring.reap(), ring.reap()];

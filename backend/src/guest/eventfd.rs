@@ -7,7 +7,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::{fmt, thread};
 
 use io_uring::{IoUring, opcode};
@@ -17,7 +18,7 @@ const TRIES: u32 = 1000;
 
 /// The driver signals it: buffers are available.
 #[derive(Debug)]
-pub struct KickFd(OwnedFd);
+pub struct KickFd(Arc<OwnedFd>);
 
 /// We signal it: buffers were used, or the queue was given up.
 pub struct CallFd {
@@ -33,12 +34,12 @@ impl fmt::Debug for CallFd {
 impl KickFd {
     /// Takes a file of the front-end's. Fails with `InvalidInput` when it is no eventfd.
     pub fn new(file: File) -> io::Result<Self> {
-        eventfd(file).map(Self)
+        Ok(Self(Arc::new(eventfd(file)?)))
     }
 
-    /// For the ring's poll.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// The eventfd, for the device's queue that polls it.
+    pub fn shared(&self) -> &Arc<OwnedFd> {
+        &self.0
     }
 }
 

@@ -218,7 +218,7 @@ impl<B: BlockDevice> Session<B> {
             // dropped at the end of the thread
             let _running: mpsc::Sender<()> = running;
             // the ring of a worker belongs to the thread that made it
-            let worker = match QueueWorker::new(disk, memory, vring) {
+            let worker = match QueueWorker::new(disk, &memory, vring) {
                 Ok(worker) => worker,
                 Err(error) => {
                     let _ = started.send(Err(()));

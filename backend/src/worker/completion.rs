@@ -6,28 +6,29 @@ use virtio::{Request, Status};
 
 use super::QueueWorker;
 use super::failure::Failure;
-use super::finished_request::Done;
+use super::finished_request::FinishedRequest;
 use crate::device::operation::{DeviceOperation, Transfer, TransferDirection};
 use crate::device::{BlockDevice, DeviceQueue};
-use crate::worker::request::{Active, Work};
+use crate::worker::request::{ActiveRequest, Next, Work};
 
 impl<B: BlockDevice> QueueWorker<B> {
+    /// A transfer has come back.
     pub(super) fn arrive(&mut self, mut transfer: Transfer, result: io::Result<()>) {
-        self.data.mark_written(&self.requests[transfer.piece.request], &transfer);
+        let (data, active) = (self.data_path(), &self.requests.active[transfer.piece().request]);
+        data.mark_written(active, &transfer);
         if let Err(error) = result {
             return self.end_transfer(transfer, Some(error.into()));
         }
-        let active = &self.requests[transfer.piece.request];
-        if let Err(lost) = self.data.check_unbounced(active, &transfer) {
+        if let Err(lost) = data.check_unbounced(active, &transfer) {
             return self.end_transfer(transfer, Some(lost));
         }
-        let outcome = match (transfer.direction, transfer.piece.merge) {
+        let outcome = match (transfer.direction(), transfer.piece().merge) {
             (TransferDirection::Write, _) => Ok(()),
-            (TransferDirection::Read, false) => match self.data.verify(active, &mut transfer) {
+            (TransferDirection::Read, false) => match data.verify(active, &mut transfer) {
                 Ok(()) => return self.keep(transfer),
                 Err(failure) => Err(failure),
             },
-            (TransferDirection::Read, true) => match self.data.merge(active, &mut transfer) {
+            (TransferDirection::Read, true) => match data.merge(active, &mut transfer) {
                 Ok(()) => return self.device.submit(DeviceOperation::Transfer(transfer)),
                 Err(failure) => Err(failure),
             },
@@ -35,62 +36,62 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.end_transfer(transfer, outcome.err());
     }
 
-    /// Keeps a verified part of a read until the others are there too: the guest gets all or nothing, and gets it in the
-    /// order of its segments, which may name the same page. Only a read that the free folios cannot hold is given in parts.
+    /// Keeps a verified part of a read until the others have come back: the guest gets all or nothing, and
+    /// gets it in the order of its segments, which may name the same page. Only a read that the free
+    /// folios cannot hold is given in parts.
     fn keep(&mut self, transfer: Transfer) {
-        let id = transfer.piece.request;
-        if let Some(active) = self.requests.get_mut(id) {
-            active.arrived.push(transfer);
+        let id = transfer.piece().request;
+        if let Some(active) = self.requests.active.get_mut(id) {
+            active.keep(transfer);
         }
         self.finish_if_done(id);
     }
 
-    /// `copy_from`, for all parts of a read that have arrived.
+    /// `copy_from`, for all parts of a read that are held.
     pub(super) fn deliver(&mut self, id: usize) {
-        let Some(active) = self.requests.get_mut(id) else {
+        let Some(active) = self.requests.active.get_mut(id) else {
             return;
         };
-        let mut arrived = std::mem::take(&mut active.arrived);
-        arrived.sort_unstable_by_key(|transfer| transfer.piece.data_offset);
-        for transfer in arrived {
-            let active = &self.requests[id];
-            // nothing more of a read of which a part has failed
+        for part in active.take_parts() {
+            let active = &self.requests.active[id];
+            // after a part has failed, the guest gets no other part
             let copied = match active.status {
-                Status::Ok => self.data.copy_from(active, &transfer),
+                Status::Ok => self.data_path().copy_from(active, &part),
                 _ => Ok(()),
             };
-            self.put_back(transfer, copied.err());
+            self.put_back(part, copied.err());
         }
     }
 
+    /// A transfer is over, well or not.
     pub(super) fn end_transfer(&mut self, transfer: Transfer, failure: Option<Failure>) {
-        let id = transfer.piece.request;
+        let id = transfer.piece().request;
         self.put_back(transfer, failure);
+        if let Some(active) = self.requests.active.get_mut(id) {
+            active.end();
+        }
         self.finish_if_done(id);
     }
 
-    /// Takes leave of a transfer.
+    /// Notes how a transfer ended and takes its buffer back.
     fn put_back(&mut self, transfer: Transfer, failure: Option<Failure>) {
-        let id = transfer.piece.request;
-        self.transfers -= 1;
         if let Some(failure) = failure {
-            let Transfer { direction, offset, len, .. } = transfer;
-            self.fail(id, &failure, format_args!("{direction} of {len} bytes at byte {offset}"));
+            let (direction, offset, len) = (transfer.direction(), transfer.offset(), transfer.len());
+            let what = format_args!("{direction} of {len} bytes at byte {offset}");
+            self.fail(transfer.piece().request, &failure, what);
         }
-        self.buffers.put(transfer.buffer);
-        if let Some(active) = self.requests.get_mut(id) {
-            active.in_flight -= 1;
-        }
+        self.buffers.put(transfer.into_buffer());
     }
 
     fn fail(&mut self, id: usize, failure: &Failure, what: fmt::Arguments<'_>) {
-        let Some(active) = self.requests.get_mut(id) else {
+        let Some(active) = self.requests.active.get_mut(id) else {
             return;
         };
         active.status = failure.status();
         let counter = failure.counter(self.metrics());
         if counter.add_logged() {
-            tracing::error!(queue = self.vring.index, total = counter.get(), "{what} failed: {failure}");
+            let (queue, total) = (self.ring.vring.index, counter.get());
+            tracing::error!(queue, total, "{what} failed: {failure}");
         }
     }
 
@@ -99,37 +100,32 @@ impl<B: BlockDevice> QueueWorker<B> {
         if let Err(error) = result {
             self.fail(id, &error.into(), format_args!("{what}"));
         }
-        if let Some(active) = self.requests.get_mut(id) {
-            active.in_flight -= 1;
+        if let Some(active) = self.requests.active.get_mut(id) {
+            active.end();
         }
         self.finish_if_done(id);
     }
 
-    /// `complete`: when nothing is in flight for the request and nothing is to come.
+    /// `complete`: when nothing is in flight for the request and nothing is left to begin.
     pub(super) fn finish_if_done(&mut self, id: usize) {
-        if self.cutting != Some(id) && self.requests.get(id).is_some_and(Active::is_deliverable) {
+        if self.requests.active.get(id).is_some_and(ActiveRequest::is_deliverable) {
             self.deliver(id);
         }
-        let Some(active) = self.requests.get_mut(id) else {
-            return;
-        };
-        if active.launching || active.in_flight > 0 {
-            return;
+        let writethrough = self.ring.vring.writethrough;
+        match self.requests.active.get_mut(id).map(|active| active.next(writethrough)) {
+            None | Some(Next::Wait) => {}
+            Some(Next::Flush) => self.device.submit(DeviceOperation::Flush { request: id }),
+            Some(Next::Answer) => self.finish(id),
         }
-        let changed = matches!(active.work, Work::Write | Work::Zero(_));
-        if changed && self.vring.writethrough && !active.flushed && active.status == Status::Ok {
-            active.flushed = true;
-            active.in_flight = 1;
-            return self.device.submit(DeviceOperation::Flush { request: id });
-        }
-        let Some(Active { request, popped, work, len, ticket, status, .. }) = self.requests.try_remove(id)
-        else {
-            return;
-        };
-        self.released.extend(ticket);
+    }
+
+    fn finish(&mut self, id: usize) {
+        let ActiveRequest { request, popped, work, len, ticket, status, .. } =
+            self.requests.active.remove(id);
+        self.requests.released.extend(ticket);
         self.metrics().finished.add(1);
         if status == Status::Ok {
-            self.done.push(FinishedRequest { work, len, popped });
+            self.requests.finished.push(FinishedRequest { work, len, popped });
         }
         let data_written = match (work, status) {
             // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits
@@ -139,7 +135,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.answer(request, status, data_written);
     }
 
+    /// Returns a request to the driver, which sees it with the next batch that is published.
     pub(super) fn answer(&mut self, request: Request, status: Status, data_written: u32) {
-        request.reply.complete(&mut self.vring.ring, &*self.memory, status, data_written);
+        request.reply.complete(&mut self.ring.vring.ring, &*self.memory, status, data_written);
     }
 }

@@ -5,21 +5,21 @@ use crate::device::operation::TransferDirection;
 
 /// A part of the device that one transfer covers, and the place of the request's data in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub(super) struct Extent {
     /// Where it starts on the device, in bytes.
-    pub device_offset: u64,
+    pub(super) device_offset: u64,
     /// Its length, in bytes.
-    pub device_len: usize,
+    pub(super) device_len: usize,
     /// Bytes before the request's data.
-    pub lead: usize,
+    pub(super) lead: usize,
     /// Bytes after it.
-    pub trail: usize,
+    pub(super) trail: usize,
 }
 
 impl Extent {
     /// The next part of bytes `from..to`. A read is widened to granules. A write that covers no whole granule is the one
     /// granule it is merged into; otherwise it is the whole granules.
-    pub fn next(direction: TransferDirection, from: u64, to: u64, granule: usize) -> Self {
+    pub(super) fn next(direction: TransferDirection, from: u64, to: u64, granule: usize) -> Self {
         let wide = granule as u64;
         let device_offset = from / wide * wide;
         let end = match direction {
@@ -41,25 +41,25 @@ impl Extent {
 
     /// The same, no longer than `len` bytes (at least a granule).
     #[must_use]
-    pub fn within(self, len: usize, granule: usize) -> Self {
+    pub(super) fn within(self, len: usize, granule: usize) -> Self {
         let device_len = self.device_len.min(len / granule * granule);
         let trail = self.trail.saturating_sub(self.device_len - device_len);
         Self { device_len, trail, ..self }
     }
 
     /// Bytes of the request's data in it.
-    pub fn data_len(&self) -> usize {
+    pub(super) fn data_len(&self) -> usize {
         self.device_len - self.lead - self.trail
     }
 
     /// Whether it has bytes that are not the request's.
-    pub fn is_partial(&self) -> bool {
+    pub(super) fn is_partial(&self) -> bool {
         self.lead > 0 || self.trail > 0
     }
 }
 
 /// How many bytes of whole granules bytes `from..to` begin with; `None` when they begin with a part of one.
-pub fn whole_granules(from: u64, to: u64, granule: usize) -> Option<u64> {
+pub(super) fn whole_granules(from: u64, to: u64, granule: usize) -> Option<u64> {
     let wide = granule as u64;
     let end = to / wide * wide;
     (from.is_multiple_of(wide) && end > from).then(|| end - from)

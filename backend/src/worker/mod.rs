@@ -1,193 +1,121 @@
-//! The path of a request, and nothing else. One worker a queue, one thread a worker.
+//! The path of a request. Each queue has one worker, and each worker a thread of its own.
 //!
 //! ```text
 //! write  pop -> parse -> lock range -> take folio -> copy_to -> generate -> submit ~ring~ reap -> complete -> used ring
 //! read   pop -> parse -> lock range -> take folio -> submit ~ring~ reap -> verify -> copy_from -> complete -> used ring
 //! ```
 //!
-//! Guest data is read once, into the folio; PI covers that copy and that copy goes to the device. What is read is verified in
-//! the folio before any of it goes to the guest. Every popped chain is returned once, whatever failed.
+//! Guest data is read once, into the folio. PI covers that copy, and that copy goes to the device. Data
+//! read from the device is verified in the folio before any of it reaches the guest. Every popped chain is
+//! returned once, whatever failed.
 
 mod batch;
 mod clock;
 mod completion;
 pub mod disk;
-pub mod extent;
+mod extent;
 mod failure;
 mod finished_request;
 mod intake;
 mod launch;
+mod memory;
 pub mod message;
+mod pacing;
 pub mod poller;
 pub mod range_lock;
-pub mod request;
+mod request;
+mod request_table;
+mod ring_side;
 mod transfer_buffers;
 mod transfer_data;
+mod vring;
 pub mod wake_up_cost;
 pub mod watch;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use slab::Slab;
-use virtio::{DiskLimits, SplitRing};
+use virtio::DiskLimits;
 
-use self::batch::Batch;
-use self::clock::BatchClock;
-use self::finished_request::Done;
-use self::transfer_buffers::Buffers;
+use self::memory::WorkerMemory;
+use self::pacing::Pacing;
+use self::request_table::RequestTable;
+use self::ring_side::RingSide;
+use self::transfer_buffers::TransferBuffers;
 use self::transfer_data::DataPath;
-use crate::device::bounce::{Arena, FolioPool};
+pub use self::vring::Vring;
+use crate::device::bounce::FolioPool;
 use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
-use crate::guest::dirty_log::UsedRingLog;
-use crate::guest::eventfd::{CallFd, KickFd};
-use crate::guest::inflight_region::InflightQueue;
-use crate::guest::memory_table::{self, GuestMemory};
-use crate::guest::sigbus;
+use crate::guest::memory_table::GuestMemory;
 use crate::metrics::QueueMetrics;
 use crate::worker::disk::{Bounce, Disk};
 use crate::worker::message::WorkerMessage;
-use crate::worker::poller::{Poller, Wait};
-use crate::worker::range_lock::Ticket;
-use crate::worker::request::Active;
+use crate::worker::poller::Wait;
 
-/// Transfers in flight a worker has at most, where folios do not limit them.
-const TRANSFERS_MAX: usize = 1024;
-/// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work sooner.
-const TURN_SIZE: u64 = 256 << 10;
-
-/// What the driver chose for the queue that a worker serves.
-#[derive(Debug)]
-pub struct Vring {
-    /// Its index.
-    pub index: usize,
-    /// The rings, at the place where the last owner left them.
-    pub ring: SplitRing,
-    /// The driver's signal.
-    pub kick: KickFd,
-    /// Our signal; none when the driver polls.
-    pub call: Option<CallFd>,
-    /// Our signal that the queue cannot go on.
-    pub error: Option<CallFd>,
-    /// Where what is in flight is noted for a successor, when the front-end keeps such a region.
-    pub inflight: Option<InflightQueue>,
-    /// Writes are made stable before they complete (no flush was negotiated).
-    pub writethrough: bool,
-    /// Where writes to the used ring are marked besides its own place.
-    pub used_log: Option<UsedRingLog>,
-    /// The ring was found broken: nothing more is taken from it, whoever serves the queue, until it is set up anew.
-    pub retired: bool,
-    /// Memory that the front-end shares was lost, which is why the worker has ended by itself.
-    pub memory_lost: bool,
-}
-
-/// What the driver's notifications have led to, until the first chain was popped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kicks {
-    /// There was none since the ring was last looked at.
-    None,
-    /// There was one, and the ring is to be looked at.
-    Pending,
-    /// A chain was popped.
-    Served,
-}
-
-/// Serves one queue on its own thread until it is told to stop.
+/// Serves one queue on its own thread until a message stops it.
 #[derive(Debug)]
 pub struct QueueWorker<B: BlockDevice> {
     disk: Arc<Disk<B>>,
+    /// What the device is, as it was found when its queue was opened.
     info: DeviceInfo,
     limits: DiskLimits,
-    memory: Arc<GuestMemory>,
-    // before the eventfds that it polls and the buffers: dropping it waits for what is in flight
+    memory: WorkerMemory,
     device: B::Queue,
-    vring: Vring,
-    buffers: Buffers,
-    data: DataPath,
-    poller: Poller,
-    clock: BatchClock,
-    requests: Slab<Active>,
-    /// Popped since the last batch of locks.
-    arrived: Vec<usize>,
-    /// Hold their range and have transfers to begin, in order.
-    ready: VecDeque<usize>,
-    /// Finished, to be released as one batch.
-    released: Vec<Ticket>,
-    /// Finished well, to be counted as one batch.
-    done: Vec<FinishedRequest>,
-    transfers: usize,
-    /// How many chains to pop in a turn.
-    intake: Batch,
-    /// How many events to take from the device in a turn.
-    reaping: Batch,
+    ring: RingSide,
+    buffers: TransferBuffers,
+    requests: RequestTable,
+    pacing: Pacing,
+    /// No folio is free for the request whose turn it is.
     starved: bool,
-    /// A request of which more is begun as soon as its pieces so far were looked at.
-    cutting: Option<usize>,
     stopping: bool,
-    /// What the driver's notifications have led to so far.
-    kicks: Kicks,
-    /// Mappings that had been lost before this queue was served.
-    losses: u64,
 }
 
 impl<B: BlockDevice> QueueWorker<B> {
     /// Sets up a worker on the calling thread, which must be the one that runs it.
-    pub fn new(disk: Arc<Disk<B>>, memory: Arc<GuestMemory>, vring: Vring) -> io::Result<Self> {
+    pub fn new(disk: Arc<Disk<B>>, memory: &GuestMemory, vring: Vring) -> io::Result<Self> {
         let info = disk.device.info().clone();
         let limits = disk.limits();
-        let arena = Arena::reserve(info.protection.map_or(0, |protection| protection.metadata_per_page()))?;
-        let sources = EventSources { kick: vring.kick.as_fd(), wake: disk.inboxes[vring.index].wake_fd() };
-        let device = disk.device.open_queue(&arena, sources)?;
-        // after it was taken: what was open before may have lost it
+        let pool = FolioPool::reserve(info.metadata_per_page())?;
+        let wake = disk.inboxes[vring.index].shared_wake_fd();
+        let sources = EventSources { kick: vring.kick.shared(), wake };
+        let device = disk.device.open_queue(pool.arena(), sources)?;
+        // after the storage was taken over: an earlier owner may have lost durability
         let info = DeviceInfo { durability: disk.device.durability(), ..info };
         disk.metrics[vring.index].flushes_fail.set(info.durability.flushes_fail().into());
-        let poller = Poller::new(disk.poll);
-        // Who dies in a zero-copy read leaves a kernel that writes to guest memory until the read ends. The lock of the image
-        // keeps a successor from serving until then, but for a read-only disk it is shared.
+        // A process that dies in a zero-copy read leaves a kernel that writes to guest memory until the
+        // read ends. The lock of the image keeps a successor from serving until then, but the lock of a
+        // read-only disk is shared.
         let bounce = match vring.inflight {
             Some(_) if disk.limits.read_only => Bounce::Always,
             _ => disk.bounce,
         };
-        let buffers = Buffers::new(FolioPool::new(arena), memory.clone(), bounce, &info);
-        let data = DataPath::new(memory.clone(), info.protection);
         Ok(Self {
+            memory: WorkerMemory::new(memory),
+            device,
+            ring: RingSide::new(vring),
+            buffers: TransferBuffers::new(pool, bounce, &info),
+            requests: RequestTable::default(),
+            pacing: Pacing::new(disk.poll),
+            starved: false,
+            stopping: false,
             disk,
             info,
             limits,
-            memory,
-            device,
-            vring,
-            buffers,
-            data,
-            poller,
-            clock: BatchClock::new(),
-            requests: Slab::new(),
-            arrived: Vec::new(),
-            ready: VecDeque::new(),
-            released: Vec::new(),
-            done: Vec::new(),
-            transfers: 0,
-            intake: Batch::default(),
-            reaping: Batch::default(),
-            starved: false,
-            cutting: None,
-            stopping: false,
-            kicks: Kicks::None,
-            losses: sigbus::losses(),
         })
     }
 
-    /// Serves the queue; returns it, with nothing in flight, after [`WorkerMessage::Stop`] or when memory was lost.
+    /// Serves the queue. Returns it, with nothing in flight, after [`WorkerMessage::Stop`] or when memory
+    /// was lost.
     ///
-    /// Fails only when io_uring does: then what was popped is lost to the driver, but no other queue waits for it.
+    /// Fails only when io_uring does. Then the requests that were popped are lost to the driver, but their
+    /// ranges are released to other queues.
     pub fn run(mut self) -> io::Result<Vring> {
         self.metrics().awake.set(1);
         let served = self.serve();
         self.metrics().awake.set(0);
         match served {
-            Ok(()) => Ok(self.vring),
+            Ok(()) => Ok(self.ring.vring),
             Err(error) => {
                 self.abandon();
                 Err(error)
@@ -195,119 +123,56 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
+    /// One turn after the other: accept, launch, settle, enter, reap, settle.
     fn serve(&mut self) -> io::Result<()> {
         self.resume();
         let mut reaped = 0;
         loop {
             self.metrics().turns.add(1);
             let accepted = self.accept();
-            self.note_kick(accepted);
             if accepted > 0 {
-                // now, not after what follows from it, which takes its time too
-                self.poller.worked();
+                // before the work that follows from it, which takes time too
+                self.pacing.poller.worked();
             }
             self.launch()?;
             self.settle();
-            if (self.finds_memory_lost() || self.stopping) && self.requests.is_empty() {
+            if (self.finds_memory_lost() || self.stopping) && self.requests.active.is_empty() {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
-            let more = self.intake.is_full(accepted) || self.reaping.is_full(reaped);
-            let sleep = !more && !self.can_launch() && !self.poller.poll_again(self.wait()) && self.arm();
+            let sleep = !self.pacing.has_more(accepted, reaped)
+                && !self.can_launch()
+                && !self.pacing.poller.poll_again(self.wait())
+                && self.arm();
             self.enter(sleep)?;
             reaped = self.reap();
             if reaped > 0 {
-                self.poller.worked();
+                self.pacing.poller.worked();
             }
             self.settle();
-            self.intake.had(accepted);
-            self.reaping.had(reaped);
-            if accepted + reaped == 0 && self.transfers > 0 {
-                self.begin_small();
+            self.pacing.had(accepted, reaped);
+            if accepted + reaped == 0 && self.buffers.in_use() > 0 {
+                self.pacing.begin_small();
             }
         }
     }
 
-    /// Lets go of all that was finished: nothing may be kept from driver or queues while the worker sleeps.
+    /// Counts, publishes and releases all that was finished: neither the driver nor another queue may
+    /// have to wait for it while the worker sleeps.
     fn settle(&mut self) {
-        self.count();
-        self.publish();
-        self.release();
-    }
-
-    /// Counts what was done: before the driver sees it, and with one look at the clock.
-    fn count(&mut self) {
-        let metrics = &self.disk.metrics[self.vring.index];
-        metrics.in_flight.set(self.requests.len() as u64);
-        if !self.requests.is_empty() {
+        self.requests.count(&self.disk.metrics[self.ring.vring.index], &mut self.pacing.clock);
+        if !self.requests.active.is_empty() {
             self.disk.watch.notify();
         }
-        if self.done.is_empty() {
-            return;
+        if let Err(error) = self.ring.publish(&self.memory) {
+            self.retire(&error);
         }
-        let now = self.clock.read();
-        for done in self.done.drain(..) {
-            done.count(metrics, now);
-        }
-    }
-
-    /// Whether a release has made a request of this queue ready that no want of folios holds up.
-    fn can_launch(&self) -> bool {
-        !self.starved && !self.ready.is_empty()
-    }
-
-    /// Counts kicks for nothing of a ring that never had anything: the driver may see another ring than we do.
-    fn note_kick(&mut self, popped: usize) {
-        if self.vring.retired {
-            // nothing is popped, whatever is there
-            return;
-        }
-        let metrics = self.metrics();
-        match (self.kicks, popped) {
-            (Kicks::Served, _) | (Kicks::None, 0) => {}
-            (Kicks::Pending, 0) => {
-                metrics.empty_kicks.set(metrics.empty_kicks.get() + 1);
-                self.disk.watch.notify();
-                self.kicks = Kicks::None;
-            }
-            (Kicks::None | Kicks::Pending, _) => {
-                metrics.empty_kicks.set(0);
-                metrics.ring_trouble.set(0);
-                self.kicks = Kicks::Served;
-            }
-        }
-    }
-
-    /// What the worker waits for when there is nothing to do.
-    fn wait(&self) -> Wait {
-        if self.requests.is_empty() { Wait::Driver } else { Wait::Device }
-    }
-
-    /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
-    fn arm(&mut self) -> bool {
-        if self.stopping || self.vring.retired || self.starved {
-            return true;
-        }
-        let armed = self.vring.ring.enable_notifications(&*self.memory);
-        self.mark_used_ring();
-        match armed {
-            Ok(more) => !more,
-            Err(error) => {
-                self.retire(&error);
-                true
-            }
-        }
-    }
-
-    fn mark_used_ring(&self) {
-        if let Some(log) = &self.vring.used_log {
-            log.mark();
-        }
+        self.requests.release(&self.disk, self.ring.vring.index);
     }
 
     /// The only blocking call.
     fn enter(&mut self, sleep: bool) -> io::Result<()> {
-        self.clock.expire();
+        self.pacing.clock.expire();
         if !sleep {
             if self.device.has_work() {
                 return self.device.enter(false);
@@ -319,28 +184,20 @@ impl<B: BlockDevice> QueueWorker<B> {
         let entered = self.device.enter(true);
         self.metrics().awake.set(1);
         entered?;
-        self.begin_small();
-        self.vring.ring.disable_notifications(&*self.memory);
-        self.mark_used_ring();
+        self.pacing.begin_small();
+        self.ring.disarm(&self.memory);
         Ok(())
     }
 
-    /// The device was waited for.
-    fn begin_small(&mut self) {
-        self.intake = Batch::FIRST;
-        self.reaping = Batch::FIRST;
-    }
-
-    /// `reap -> verify -> copy_from -> complete`. How many events were taken.
+    /// `reap -> verify -> copy_from -> complete`. Returns how many events were taken.
     fn reap(&mut self) -> usize {
         let mut reaped = 0;
-        while !self.reaping.is_full(reaped)
+        while !self.pacing.reaping.is_full(reaped)
             && let Some(event) = self.device.reap()
         {
             reaped += 1;
             match event {
-                Event::Kick if self.kicks == Kicks::None => self.kicks = Kicks::Pending,
-                Event::Kick => {}
+                Event::Kick => self.ring.kicked(),
                 Event::Wake => self.read_messages(),
                 Event::Done(DeviceOperation::Transfer(transfer), result) => self.arrive(transfer, result),
                 Event::Done(DeviceOperation::Zero { request, .. }, result) => {
@@ -356,120 +213,88 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     fn read_messages(&mut self) {
-        for message in self.disk.inboxes[self.vring.index].take() {
+        for message in self.disk.inboxes[self.ring.vring.index].take() {
             match message {
-                WorkerMessage::Granted(id) => self.ready.push_back(id),
-                WorkerMessage::Call(call) => self.vring.call = call,
-                WorkerMessage::Memory(memory, _) => self.take_over_memory(memory),
+                WorkerMessage::Granted(id) => self.requests.ready.push_back(id),
+                WorkerMessage::Call(call) => self.ring.vring.call = call,
+                WorkerMessage::Memory(memory, _) => self.memory.replace(&memory),
                 WorkerMessage::LogOldest => self.log_oldest(),
                 WorkerMessage::Stop => self.stopping = true,
             }
         }
     }
 
-    /// Goes on with more memory, in which all that there was lies where it was.
-    fn take_over_memory(&mut self, memory: Arc<GuestMemory>) {
-        self.buffers.set_memory(memory.clone());
-        self.data.set_memory(memory.clone());
-        self.memory = memory;
-    }
-
-    /// For the watchdog.
+    /// Logs the request that was popped first, for the watchdog.
     fn log_oldest(&self) {
-        let Some((_, active)) = self.requests.iter().min_by_key(|(_, active)| active.popped) else {
+        let Some((_, oldest)) = self.requests.active.iter().min_by_key(|(_, active)| active.popped) else {
             return;
         };
-        let Active { work, start, len, in_flight, popped, launching, .. } = active;
-        let (queue, ms) = (self.vring.index, self.clock.elapsed(*popped).as_millis());
         tracing::error!(
-            queue,
-            ?work,
-            start,
-            len,
-            ms,
-            operations = in_flight,
-            waiting = launching,
+            queue = self.ring.vring.index,
+            work = ?oldest.work,
+            start = oldest.start,
+            len = oldest.len,
+            ms = self.pacing.clock.elapsed(oldest.popped).as_millis(),
+            operations = oldest.operations(),
+            waiting = oldest.is_waiting(),
             "oldest request"
         );
     }
 
-    /// Shows all completions to the driver at once, with at most one interrupt.
-    fn publish(&mut self) {
-        let Vring { ring, inflight, .. } = &mut self.vring;
-        let used_idx = ring.next_used();
-        if let Some(inflight) = inflight {
-            inflight.publishing(ring.completed_heads());
-        }
-        let published = ring.publish(&*self.memory);
-        if let Some(inflight) = inflight
-            && ring.next_used() != used_idx
-        {
-            inflight.published(ring.next_used());
-        }
-        match published {
-            Ok(true) => {
-                if let Some(call) = &mut self.vring.call {
-                    call.signal();
-                }
-            }
-            Ok(false) => {}
-            Err(error) => self.retire(&error),
-        }
-        self.mark_used_ring();
+    /// Whether a release has made a request of this queue ready that does not wait for a folio.
+    fn can_launch(&self) -> bool {
+        !self.starved && !self.requests.ready.is_empty()
     }
 
-    /// Gives the ranges of all that was finished back, and wakes those whose turn it is.
-    fn release(&mut self) {
-        let Self { disk, vring, released, ready, .. } = self;
-        disk.release(vring.index, released.drain(..), |request| ready.push_back(request));
+    /// What the worker waits for when there is nothing to do.
+    fn wait(&self) -> Wait {
+        if self.requests.active.is_empty() { Wait::Driver } else { Wait::Device }
     }
 
-    /// Gives up with io_uring: the chains stay with the driver's dead ring, the ranges go to those who wait.
+    /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
+    fn arm(&mut self) -> bool {
+        if self.stopping || self.ring.is_retired() || self.starved {
+            return true;
+        }
+        self.ring.arm(&self.memory).unwrap_or_else(|error| {
+            self.retire(&error);
+            true
+        })
+    }
+
+    /// Gives up with io_uring: the chains are left in the driver's ring, which is dead, and the ranges are
+    /// released to other queues.
     fn abandon(mut self) {
-        // first: it waits for everything in flight
+        // first, because it waits for everything in flight
         drop(self.device);
-        self.disk.metrics[self.vring.index].in_flight.set(0);
-        self.released.extend(self.requests.drain().filter_map(|active| {
+        self.disk.metrics[self.ring.vring.index].in_flight.set(0);
+        let RequestTable { active, released, .. } = &mut self.requests;
+        released.extend(active.drain().filter_map(|active| {
             active.request.reply.abandon();
             active.ticket
         }));
         // this queue's own requests are gone
-        self.disk.release(self.vring.index, self.released.drain(..), |_| {});
+        self.disk.release(self.ring.vring.index, released.drain(..), |_| {});
     }
 
-    /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is retired, and the worker ends.
+    /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is
+    /// retired, and the worker ends.
     fn finds_memory_lost(&mut self) -> bool {
-        if !self.vring.memory_lost && sigbus::losses() != self.losses {
-            let inflight_lost = self.vring.inflight.as_ref().is_some_and(InflightQueue::is_lost);
-            self.vring.memory_lost = inflight_lost || memory_table::is_any_lost(&self.memory);
-            if self.vring.memory_lost {
-                self.retire(&"memory that the front-end shares is lost");
-            }
-        }
-        self.vring.memory_lost
+        let metrics = &self.disk.metrics[self.ring.vring.index];
+        self.ring.finds_memory_lost(&self.memory, metrics)
     }
 
-    /// Nothing more can be believed of this queue, until it is set up anew. What was popped is still finished.
+    /// Gives the queue up until it is set up again. Requests that were popped are still finished.
     fn retire(&mut self, reason: &dyn fmt::Display) {
-        if !self.vring.retired {
-            self.vring.retired = true;
-            self.metrics().retired.add(1);
-            if self.finds_memory_lost() {
-                // a ring in lost memory looks broken
-                tracing::error!(
-                    queue = self.vring.index,
-                    "queue retired: memory that the front-end shares is lost"
-                );
-            } else {
-                tracing::error!(queue = self.vring.index, "queue retired: {reason}");
-            }
-            if let Some(error) = &mut self.vring.error {
-                error.signal();
-            }
-        }
+        let metrics = &self.disk.metrics[self.ring.vring.index];
+        self.ring.retire(&self.memory, metrics, reason);
+    }
+
+    fn data_path(&self) -> DataPath<'_> {
+        DataPath { memory: &self.memory, protection: self.info.protection.as_ref() }
     }
 
     fn metrics(&self) -> &QueueMetrics {
-        &self.disk.metrics[self.vring.index]
+        &self.disk.metrics[self.ring.vring.index]
     }
 }

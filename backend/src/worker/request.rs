@@ -1,62 +1,97 @@
 //! A request between its pop and its return to the driver.
+//!
+//! ```text
+//! Waiting -> Launching -> Launched -> [Flushing -> Flushed] -> answered
+//!    ^           |
+//!    +-----------+  no folio is free
+//! ```
 
 use smallvec::SmallVec;
 use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 
 use crate::device::Zeroing;
-use crate::device::operation::Transfer;
-use crate::device::operation::ZeroBy;
+use crate::device::operation::{Transfer, ZeroBy};
 use crate::worker::range_lock::{RangeAccess, Ticket};
 
 /// What has to be done for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
+pub(super) enum Work {
     /// Device to guest.
     Read,
     /// Guest to device.
     Write,
-    /// Blocks that shall read as zeros.
+    /// Blocks are made to read as zeros.
     Zero(ZeroBy),
-    /// All completed writes made stable.
+    /// All completed writes are made stable.
     Flush,
 }
 
-/// A request that was popped and passed its checks.
-#[derive(Debug)]
-pub struct Active {
-    /// As it was parsed.
-    pub request: Request,
-    /// When it was popped, by the worker's clock, in nanoseconds.
-    pub popped: u64,
-    /// What it asks for.
-    pub work: Work,
-    /// Where on the device, in bytes.
-    pub start: u64,
-    /// How much, in bytes; not zero, but for a flush.
-    pub len: u64,
-    /// Its range, held or waited for.
-    pub ticket: Option<Ticket>,
-    /// Bytes for which operations were begun.
-    pub begun: u64,
-    /// Operations in flight for it, and those of `arrived`.
-    pub in_flight: usize,
-    /// Parts of a read that were verified and wait for the others.
-    pub arrived: SmallVec<[Transfer; 1]>,
-    /// What it is to be answered.
-    pub status: Status,
-    /// Waiting for its range, or with operations still to begin: not to be finished yet, whatever has failed.
-    pub launching: bool,
-    /// Changed data that has been followed by its flush.
-    pub flushed: bool,
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It waits for its range of the disk, for its turn, or for a free folio. Operations that were
+    /// begun before the folios ran out may be in flight.
+    Waiting(Begun),
+    /// Its operations are being begun.
+    Launching(Begun),
+    /// No operation is left to begin.
+    Launched { in_flight: usize },
+    /// Its data has been written, and the flush that makes it stable is in flight.
+    Flushing,
+    /// That flush has come back.
+    Flushed,
 }
 
-impl Active {
-    /// A request of which nothing was begun. It must have passed [`virtio::Request::check`], which also keeps the sums
-    /// here from overflowing.
+/// The operations that have been begun for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Begun {
+    /// Bytes that they cover.
+    bytes: u64,
+    /// Operations that have not come back.
+    in_flight: usize,
+}
+
+/// What follows for a request, as far as it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing before something else happens.
+    Wait,
+    /// A flush of the data that it has written.
+    Flush,
+    /// The answer.
+    Answer,
+}
+
+/// A request that was popped and has passed its checks.
+#[derive(Debug)]
+pub(super) struct ActiveRequest {
+    /// The request as it was parsed.
+    pub(super) request: Request,
+    /// When it was popped, by the worker's clock, in nanoseconds.
+    pub(super) popped: u64,
+    /// What it asks for.
+    pub(super) work: Work,
+    /// Where it starts on the device, in bytes; 0 for a flush.
+    pub(super) start: u64,
+    /// Its length on the device, in bytes; 0 for a flush alone.
+    pub(super) len: u64,
+    /// Its place in the range lock's table; `None` where it needs none.
+    pub(super) ticket: Option<Ticket>,
+    /// Its answer, as far as is known: `Ok` until a part of it has failed.
+    pub(super) status: Status,
+    /// Parts of a read that were verified and are held until the others have come back.
+    parts: SmallVec<[Transfer; 1]>,
+    stage: Stage,
+}
+
+impl ActiveRequest {
+    /// A request for which nothing was begun. It must have passed [`Request::check`], which also keeps
+    /// the sums here from overflowing.
     ///
-    /// `Err` gives a request back that needs no device: one for no bytes, or of a type that has no [`Work`].
+    /// `Err` gives a request back that needs no device: one of no bytes, or of a type that has no
+    /// [`Work`].
     #[expect(clippy::result_large_err, reason = "a request that is not taken comes back whole")]
-    pub fn new(request: Request, popped: u64, zeroing: Zeroing) -> Result<Self, Request> {
+    pub(super) fn new(request: Request, popped: u64, zeroing: Zeroing) -> Result<Self, Request> {
         let (work, sector, len) = match &request.operation {
             Operation::Read { sector } => (Work::Read, *sector, request.data.len()),
             Operation::Write { sector } => (Work::Write, *sector, request.data.len()),
@@ -83,17 +118,14 @@ impl Active {
             start: sector * SECTOR_SIZE,
             len,
             ticket: None,
-            begun: 0,
-            in_flight: 0,
-            arrived: SmallVec::new(),
             status: Status::Ok,
-            launching: true,
-            flushed: false,
+            parts: SmallVec::new(),
+            stage: Stage::Waiting(Begun { bytes: 0, in_flight: 0 }),
         })
     }
 
     /// How its range must be held; `None` for a flush, which has none.
-    pub fn access(&self) -> Option<RangeAccess> {
+    pub(super) fn access(&self) -> Option<RangeAccess> {
         match self.work {
             Work::Read => Some(RangeAccess::Shared),
             Work::Write | Work::Zero(_) => Some(RangeAccess::Exclusive),
@@ -101,13 +133,110 @@ impl Active {
         }
     }
 
-    /// Whether all parts that were begun have arrived, and there are any to give to the guest.
-    pub fn is_deliverable(&self) -> bool {
-        !self.arrived.is_empty() && self.arrived.len() == self.in_flight
+    /// Starts, or resumes, to begin its operations.
+    pub(super) fn start_launch(&mut self) {
+        if let Stage::Waiting(begun) = self.stage {
+            self.stage = Stage::Launching(begun);
+        }
     }
 
-    /// Whether there is no operation left to begin.
-    pub fn all_begun(&self) -> bool {
-        self.status != Status::Ok || self.begun == self.len
+    /// Stops to begin operations until a folio is free.
+    pub(super) fn pause_launch(&mut self) {
+        if let Stage::Launching(begun) = self.stage {
+            self.stage = Stage::Waiting(begun);
+        }
+    }
+
+    /// No operation is left to begin.
+    pub(super) fn end_launch(&mut self) {
+        if let Stage::Launching(Begun { in_flight, .. }) = self.stage {
+            self.stage = Stage::Launched { in_flight };
+        }
+    }
+
+    /// Where its data starts for which no operation has been begun, in bytes; `None` when there is no
+    /// more to begin, or none that makes sense after a failure.
+    pub(super) fn next_to_begin(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Waiting(Begun { bytes, .. }) | Stage::Launching(Begun { bytes, .. }) => {
+                (self.status == Status::Ok && bytes < self.len).then_some(bytes)
+            }
+            Stage::Launched { .. } | Stage::Flushing | Stage::Flushed => None,
+        }
+    }
+
+    /// An operation on the next `bytes` bytes of its data has begun.
+    pub(super) fn begin(&mut self, bytes: u64) {
+        if let Stage::Launching(begun) = &mut self.stage {
+            begun.bytes += bytes;
+            begun.in_flight += 1;
+        }
+    }
+
+    /// An operation has come back.
+    pub(super) fn end(&mut self) {
+        match &mut self.stage {
+            Stage::Waiting(Begun { in_flight, .. })
+            | Stage::Launching(Begun { in_flight, .. })
+            | Stage::Launched { in_flight } => *in_flight -= 1,
+            Stage::Flushing | Stage::Flushed => self.stage = Stage::Flushed,
+        }
+    }
+
+    /// A part of a read has come back and was verified.
+    pub(super) fn keep(&mut self, part: Transfer) {
+        self.parts.push(part);
+        self.end();
+    }
+
+    /// Whether the guest is to get the parts that are held: all that were begun have come back, and no
+    /// other is being begun at this moment.
+    pub(super) fn is_deliverable(&self) -> bool {
+        !self.parts.is_empty() && self.in_flight() == 0 && !matches!(self.stage, Stage::Launching(_))
+    }
+
+    /// The parts that are held, in the order of the request's data.
+    pub(super) fn take_parts(&mut self) -> SmallVec<[Transfer; 1]> {
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.sort_unstable_by_key(|part| part.piece().data_offset);
+        parts
+    }
+
+    /// What follows. A flush that follows counts as begun, so it follows once. `writethrough` says
+    /// whether written data is made stable before the request is answered.
+    pub(super) fn next(&mut self, writethrough: bool) -> Next {
+        match self.stage {
+            Stage::Launched { in_flight: 0 } => {
+                let changed = matches!(self.work, Work::Write | Work::Zero(_));
+                if changed && writethrough && self.status == Status::Ok {
+                    self.stage = Stage::Flushing;
+                    return Next::Flush;
+                }
+                Next::Answer
+            }
+            Stage::Flushed => Next::Answer,
+            Stage::Waiting(_) | Stage::Launching(_) | Stage::Launched { .. } | Stage::Flushing => Next::Wait,
+        }
+    }
+
+    /// Whether operations are left to begin, or its range is.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(_) | Stage::Launching(_))
+    }
+
+    /// Operations that have begun and are not finished: not come back, or held as parts of a read.
+    pub(super) fn operations(&self) -> usize {
+        self.in_flight() + self.parts.len()
+    }
+
+    /// Operations that have not come back.
+    fn in_flight(&self) -> usize {
+        match self.stage {
+            Stage::Waiting(Begun { in_flight, .. })
+            | Stage::Launching(Begun { in_flight, .. })
+            | Stage::Launched { in_flight } => in_flight,
+            Stage::Flushing => 1,
+            Stage::Flushed => 0,
+        }
     }
 }

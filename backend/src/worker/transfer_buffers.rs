@@ -1,25 +1,28 @@
 //! Where the bytes of a transfer lie: in a bounce folio, or in the guest's own memory.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::device::DeviceInfo;
 use crate::device::bounce::{BounceFolio, FolioPool};
-use crate::device::operation::{GuestVectors, HeldMemory, SpareVectors, TransferBuffer};
+use crate::device::guest_vectors::{GuestVectors, SpareVectors};
+use crate::device::operation::TransferBuffer;
 use crate::guest::memory_table::GuestMemory;
 use crate::worker::disk::Bounce;
 use crate::worker::extent::Extent;
-use crate::worker::request::{Active, Work};
+use crate::worker::request::{ActiveRequest, Work};
 
-/// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a transfer of its own to any disk, and
-/// with the guest's memory that it is copied from it fits in a level 2 cache, so that the guard is computed over what is at hand.
+/// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a
+/// transfer of its own to any disk. With the guest's memory that it is copied from it fits in a level 2
+/// cache, so the guard is computed over cached data.
 const PIECE_SIZE: usize = 256 << 10;
+
+/// Transfers that a worker has in flight at most, where folios do not limit them.
+const TRANSFERS_MAX: usize = 1024;
 
 /// The buffers of one worker.
 #[derive(Debug)]
-pub(super) struct Buffers {
+pub(super) struct TransferBuffers {
     pool: FolioPool,
-    memory: Rc<HeldMemory>,
     spare: SpareVectors,
     bounce: Bounce,
     granule: usize,
@@ -27,44 +30,68 @@ pub(super) struct Buffers {
     memory_alignment: usize,
     /// Tuples lie in a folio, wherever the data lies.
     is_protected: bool,
+    /// Buffers that transfers have.
+    in_use: usize,
 }
 
-impl Buffers {
-    pub(super) fn new(pool: FolioPool, memory: Arc<GuestMemory>, bounce: Bounce, info: &DeviceInfo) -> Self {
+impl TransferBuffers {
+    pub(super) fn new(pool: FolioPool, bounce: Bounce, info: &DeviceInfo) -> Self {
         Self {
             pool,
-            memory: Rc::new(HeldMemory(memory)),
             spare: SpareVectors::default(),
             bounce,
             granule: info.granule,
             transfer_max: info.transfer_max,
             memory_alignment: info.memory_alignment,
             is_protected: info.protection.is_some(),
+            in_use: 0,
         }
     }
 
-    /// Takes buffers from `memory` from now on.
-    pub(super) fn set_memory(&mut self, memory: Arc<GuestMemory>) {
-        self.memory = Rc::new(HeldMemory(memory));
+    /// Buffers that transfers have: how many transfers there are.
+    pub(super) fn in_use(&self) -> usize {
+        self.in_use
     }
 
-    /// A buffer for `extent`, the next part of `active`; the extent is cut to it where only a smaller folio is free.
-    /// `None`: no folio is free.
-    pub(super) fn take(&mut self, active: &Active, extent: Extent) -> Option<(TransferBuffer, Extent)> {
-        let extent = extent.within(self.transfer_max, self.granule);
+    /// Whether there are as many transfers as there may be.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.in_use == TRANSFERS_MAX
+    }
+
+    /// A buffer for `extent`, the part of `active` that starts at byte `data_offset` of its data. The
+    /// extent is cut to the buffer where only a smaller folio is free. `None`: no folio is free.
+    pub(super) fn take(
+        &mut self,
+        memory: &Rc<GuestMemory>,
+        active: &ActiveRequest,
+        data_offset: u64,
+        extent: Extent,
+    ) -> Option<(TransferBuffer, Extent)> {
+        let taken = self.find(memory, active, data_offset, extent.within(self.transfer_max, self.granule))?;
+        self.in_use += 1;
+        Some(taken)
+    }
+
+    fn find(
+        &mut self,
+        memory: &Rc<GuestMemory>,
+        active: &ActiveRequest,
+        data_offset: u64,
+        extent: Extent,
+    ) -> Option<(TransferBuffer, Extent)> {
         let zero_copy = self.bounce == Bounce::WhenUnaligned
             && matches!(active.work, Work::Read | Work::Write)
             && !extent.is_partial();
         if zero_copy
             && !self.is_protected
-            && let Some(vectors) = self.guest_vectors(active, extent)
+            && let Some(vectors) = self.guest_vectors(memory, active, data_offset, extent)
         {
             return Some((TransferBuffer::Guest(vectors, None), extent));
         }
         let (folio, extent) = self.folio(extent)?;
         if zero_copy
             && self.is_protected
-            && let Some(vectors) = self.guest_vectors(active, extent)
+            && let Some(vectors) = self.guest_vectors(memory, active, data_offset, extent)
         {
             return Some((TransferBuffer::Guest(vectors, Some(folio)), extent));
         }
@@ -73,6 +100,7 @@ impl Buffers {
 
     /// Takes a buffer back.
     pub(super) fn put(&mut self, buffer: TransferBuffer) {
+        self.in_use -= 1;
         let (guest, folio) = match buffer {
             TransferBuffer::Bounce(folio) => (None, Some(folio)),
             TransferBuffer::Guest(guest, folio) => (Some(guest), folio),
@@ -97,9 +125,14 @@ impl Buffers {
         Some((folio, extent))
     }
 
-    fn guest_vectors(&mut self, active: &Active, extent: Extent) -> Option<GuestVectors> {
-        let data_len = extent.data_len() as u64;
-        let slices = active.request.data.slices(&*self.memory.0, active.begun, data_len).ok()?;
-        GuestVectors::of(&self.memory, slices, self.memory_alignment, &mut self.spare)
+    fn guest_vectors(
+        &mut self,
+        memory: &Rc<GuestMemory>,
+        active: &ActiveRequest,
+        data_offset: u64,
+        extent: Extent,
+    ) -> Option<GuestVectors> {
+        let (data, len) = (&active.request.data, extent.data_len() as u64);
+        GuestVectors::of(memory, data, data_offset, len, self.memory_alignment, &mut self.spare)
     }
 }

@@ -87,24 +87,24 @@ impl Command {
         command
     }
 
-    /// Deallocates the one range at `range`, as [`dataset_range`] has it.
-    pub(super) fn deallocate(nsid: u32, range: *const u8) -> Self {
+    /// Deallocates the one range that its data is, as [`dataset_range`] has it.
+    pub(super) fn deallocate(nsid: u32) -> Self {
         let mut command = Self { opcode: DATASET_MANAGEMENT, nsid, ..Self::default() };
         command.dwords[1] = ATTRIBUTE_DEALLOCATE;
-        command.with_data(range as u64, 16)
+        command
     }
 
     /// The same, with data of `len` bytes, or vectors, at `address`.
-    pub(super) fn with_data(self, address: u64, len: u32) -> Self {
-        Self { address, data_len: len, ..self }
+    pub(super) fn with_data(self, address: *const u8, len: usize) -> Self {
+        Self { address: address as u64, data_len: length(len), ..self }
     }
 
     /// The same, with separate metadata of `len` bytes at `address`.
-    pub(super) fn with_metadata(self, address: u64, len: u32) -> Self {
-        Self { metadata: address, metadata_len: len, ..self }
+    pub(super) fn with_metadata(self, address: *const u8, len: usize) -> Self {
+        Self { metadata: address as u64, metadata_len: length(len), ..self }
     }
 
-    /// The same, aimed at other `blocks` from `lba` on.
+    /// A command on `blocks` blocks from `lba` on.
     fn over_blocks(opcode: u8, nsid: u32, lba: u64, blocks: u32) -> Self {
         let [low, high] = halves(lba);
         Self { opcode, nsid, dwords: [low, high, blocks - 1, 0, 0, 0], ..Self::default() }
@@ -150,9 +150,16 @@ impl Command {
     }
 }
 
+fn length(len: usize) -> u32 {
+    u32::try_from(len).expect("a transfer is at most a folio")
+}
+
+/// Bytes of a range of Dataset Management.
+pub(super) const DATASET_RANGE_SIZE: usize = 16;
+
 /// One range of Dataset Management: context attributes, length and first block, all little-endian.
-pub(super) fn dataset_range(lba: u64, blocks: u32) -> [u8; 16] {
-    let mut range = [0; 16];
+pub(super) fn dataset_range(lba: u64, blocks: u32) -> [u8; DATASET_RANGE_SIZE] {
+    let mut range = [0; DATASET_RANGE_SIZE];
     range[4..8].copy_from_slice(&blocks.to_le_bytes());
     range[8..16].copy_from_slice(&lba.to_le_bytes());
     range
@@ -176,8 +183,9 @@ mod tests {
             reference: true,
             initial_reference: 0x1234_5678_9abc,
         };
-        let command =
-            Command::read(7, 0x1_0000_0002, 16, tags).with_data(0x1000, 65536).with_metadata(0x2000, 256);
+        let at = std::ptr::without_provenance;
+        let command = Command::read(7, 0x1_0000_0002, 16, tags);
+        let command = command.with_data(at(0x1000), 65536).with_metadata(at(0x2000), 256);
         let bytes = command.to_bytes();
         let field = |at: usize| u32::from_ne_bytes(*bytes[at..].first_chunk().unwrap());
         assert_eq!((bytes[0], field(4)), (2, 7));

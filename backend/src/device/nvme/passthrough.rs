@@ -11,7 +11,7 @@ use std::sync::Arc;
 use integrity::PiType;
 use io_uring::{cqueue, opcode, squeue, types};
 
-use super::command::{COMMAND_SIZE, Command, TagFields, dataset_range};
+use super::command::{COMMAND_SIZE, Command, DATASET_RANGE_SIZE, TagFields, dataset_range};
 use super::format::NamespaceFormat;
 use super::namespace::Namespace;
 use super::status::NvmeStatus;
@@ -84,55 +84,46 @@ impl NvmePassthroughDevice {
         }
     }
 
-    /// The command for a transfer, whose buffers it names.
+    /// The command for a transfer.
     fn transfer_step(
         &self,
         transfer: &mut Transfer,
         checked: bool,
         registered: bool,
     ) -> io::Result<NvmeStep> {
-        let (lba, blocks) = self.blocks(transfer.offset, transfer.len as u64)?;
-        let tags = if checked { self.tags(transfer.offset) } else { TagFields::NONE };
+        let (lba, blocks) = self.blocks(transfer.offset(), transfer.len() as u64)?;
+        let tags = if checked { self.tags(transfer.offset()) } else { TagFields::NONE };
         let nsid = self.namespace.nsid;
-        let command = match transfer.direction {
+        let command = match transfer.direction() {
             TransferDirection::Read => Command::read(nsid, lba, blocks, tags),
             TransferDirection::Write => Command::write(nsid, lba, blocks, tags),
         };
-        let metadata_len = self.protection.metadata_len(transfer.len);
-        let kind = Kind::Transfer;
-        if self.namespace.format().extended {
-            let wire = self.wire(transfer)?;
-            let (address, len) = (wire.as_ptr() as u64, length(wire.len())?);
-            let command = command.with_data(address, len);
-            return Ok(NvmeStep { command, buffer: CommandBuffer::Scratch, kind });
-        }
-        let folio = transfer.buffer.folio().ok_or(io::ErrorKind::InvalidInput)?;
-        if folio.metadata().len() < metadata_len {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let command = command.with_metadata(folio.metadata_ptr() as u64, length(metadata_len)?);
-        Ok(match &transfer.buffer {
-            TransferBuffer::Bounce(folio) => {
-                let command = command.with_data(folio.as_ptr() as u64, length(transfer.len)?);
-                NvmeStep { command, buffer: CommandBuffer::Folio { registered }, kind }
+        let metadata_len = self.protection.metadata_len(transfer.len());
+        let buffer = if self.namespace.format().extended {
+            self.interleave(transfer)?;
+            CommandBuffer::Interleaved { metadata_len }
+        } else {
+            let folio = transfer.folio().ok_or(io::ErrorKind::InvalidInput)?;
+            if folio.metadata().len() < metadata_len {
+                return Err(io::ErrorKind::InvalidInput.into());
             }
-            TransferBuffer::Guest(guest, _) => {
-                let vectors = guest.as_slice();
-                let command = command.with_data(vectors.as_ptr() as u64, length(vectors.len())?);
-                NvmeStep { command, buffer: CommandBuffer::Vectors, kind }
+            match transfer.buffer() {
+                TransferBuffer::Bounce(_) => CommandBuffer::Folio { registered, metadata_len },
+                TransferBuffer::Guest(..) => CommandBuffer::Vectors { metadata_len },
             }
-        })
+        };
+        Ok(NvmeStep { command, buffer, kind: Kind::Transfer })
     }
 
-    /// Where data and metadata of a transfer lie interleaved, behind its metadata; filled in for a write.
-    fn wire<'a>(&self, transfer: &'a mut Transfer) -> io::Result<&'a mut [u8]> {
-        let (len, direction) = (transfer.len, transfer.direction);
+    /// Lays data and metadata of a write out interleaved, behind its metadata. Refuses a transfer that has
+    /// no room for that.
+    fn interleave(&self, transfer: &mut Transfer) -> io::Result<()> {
+        let (len, direction) = (transfer.len(), transfer.direction());
         let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
         let metadata_len = self.protection.metadata_len(len);
-        let folio = transfer.buffer.folio_mut().ok_or(io::ErrorKind::InvalidInput)?;
-        let (data, metadata) = folio.parts_mut();
-        let (metadata, scratch) = metadata.split_at_mut(metadata_len);
-        let wire = scratch.get_mut(..len + metadata_len).ok_or(io::ErrorKind::InvalidInput)?;
+        let (data, metadata) = transfer.parts_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let (metadata, behind) = metadata.split_at_mut(metadata_len);
+        let wire = behind.get_mut(..len + metadata_len).ok_or(io::ErrorKind::InvalidInput)?;
         if direction == TransferDirection::Write {
             let blocks = data.chunks_exact(block_size).zip(metadata.chunks_exact(metadata_size));
             for (wire, (data, metadata)) in wire.chunks_exact_mut(block_size + metadata_size).zip(blocks) {
@@ -140,18 +131,17 @@ impl NvmePassthroughDevice {
                 wire[block_size..].copy_from_slice(metadata);
             }
         }
-        Ok(wire)
+        Ok(())
     }
 
     /// Takes apart what a read brought in.
     fn deinterleave(&self, transfer: &mut Transfer) {
         let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
-        let metadata_len = self.protection.metadata_len(transfer.len);
-        let Some(folio) = transfer.buffer.folio_mut() else { return };
-        let (data, metadata) = folio.parts_mut();
+        let len = transfer.len();
+        let metadata_len = self.protection.metadata_len(len);
+        let Some((data, metadata)) = transfer.parts_mut() else { return };
         let (metadata, scratch) = metadata.split_at_mut(metadata_len);
-        let blocks =
-            data[..transfer.len].chunks_exact_mut(block_size).zip(metadata.chunks_exact_mut(metadata_size));
+        let blocks = data[..len].chunks_exact_mut(block_size).zip(metadata.chunks_exact_mut(metadata_size));
         for (wire, (data, metadata)) in scratch.chunks_exact(block_size + metadata_size).zip(blocks) {
             data.copy_from_slice(&wire[..block_size]);
             metadata.copy_from_slice(&wire[block_size..]);
@@ -163,14 +153,10 @@ impl NvmePassthroughDevice {
         let nsid = self.namespace.nsid;
         if by == ZeroBy::Deallocate {
             let (lba, blocks) = self.blocks(offset, len)?;
+            let command = Command::deallocate(nsid);
             // on the heap, so that it stays where it is when the step is moved
-            let range = Box::new(dataset_range(lba, blocks));
-            let command = Command::deallocate(nsid, range.as_ptr());
-            return Ok(NvmeStep {
-                command,
-                buffer: CommandBuffer::Range(range),
-                kind: Kind::Zero { done: len },
-            });
+            let buffer = CommandBuffer::Range(Box::new(dataset_range(lba, blocks)));
+            return Ok(NvmeStep { command, buffer, kind: Kind::Zero { done: len } });
         }
         let (offset, len) = (offset + done, (len - done).min(self.info.transfer_max as u64));
         let (lba, blocks) = self.blocks(offset, len)?;
@@ -182,12 +168,12 @@ impl NvmePassthroughDevice {
 
     /// Which tag is wrong, in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, reason: PiStatus, repeated: io::Result<()>) -> PiFailure {
-        let TransferBuffer::Bounce(folio) = &transfer.buffer else {
+        let TransferBuffer::Bounce(folio) = transfer.buffer() else {
             return PiFailure::Unexplained { reason };
         };
         PiFailure::of_read(reason, repeated, || {
             let (data, metadata) = folio.parts();
-            self.protection.verify(transfer.offset, 0..transfer.len, data, metadata)
+            self.protection.verify(transfer.offset(), 0..transfer.len(), data, metadata)
         })
     }
 }
@@ -204,10 +190,6 @@ fn zeroing(namespace: &Namespace) -> Zeroing {
         // after which data and metadata are what the controller likes, and need not fit each other by our own rule
         deallocate: namespace.has_dataset_management && !is_own,
     }
-}
-
-fn length(len: usize) -> io::Result<u32> {
-    u32::try_from(len).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 impl BlockDevice for NvmePassthroughDevice {
@@ -241,7 +223,7 @@ impl BlockDevice for NvmePassthroughDevice {
     }
 }
 
-/// A command in flight.
+/// A command in flight. The addresses of its memory are filled in when it is submitted.
 #[derive(Debug)]
 struct NvmeStep {
     command: Command,
@@ -249,20 +231,61 @@ struct NvmeStep {
     kind: Kind,
 }
 
-/// What the command's address is of.
+/// The memory that a command names.
 #[derive(Debug)]
 enum CommandBuffer {
     None,
-    /// The data of the transfer's folio, as the ring has it registered or by its address.
+    /// Data and metadata of the transfer's folio. The data is named as the ring has it registered, or by
+    /// its address.
     Folio {
         registered: bool,
+        metadata_len: usize,
     },
-    /// The room behind its metadata.
-    Scratch,
-    /// The guest's memory.
-    Vectors,
+    /// The bytes behind the folio's metadata, where each block's metadata follows its data.
+    Interleaved {
+        metadata_len: usize,
+    },
+    /// The guest's memory, and the metadata of the folio.
+    Vectors {
+        metadata_len: usize,
+    },
     /// The range to deallocate.
-    Range(#[expect(dead_code, reason = "the controller reads it")] Box<[u8; 16]>),
+    Range(Box<[u8; DATASET_RANGE_SIZE]>),
+}
+
+impl CommandBuffer {
+    /// `command` with the addresses of this memory, all of which `operation` or this value owns.
+    fn fill_in(&self, command: Command, operation: &DeviceOperation) -> Command {
+        match (self, operation) {
+            (Self::None, _) => command,
+            (Self::Range(range), _) => command.with_data(range.as_ptr(), range.len()),
+            (
+                Self::Folio { metadata_len, .. }
+                | Self::Vectors { metadata_len }
+                | Self::Interleaved { metadata_len },
+                DeviceOperation::Transfer(transfer),
+            ) => {
+                let folio = transfer.folio().expect("a transfer of a device with metadata has a folio");
+                let (metadata, behind) = folio.metadata().split_at(*metadata_len);
+                match (self, transfer.buffer()) {
+                    (Self::Interleaved { .. }, _) => {
+                        let wire = &behind[..transfer.len() + metadata_len];
+                        command.with_data(wire.as_ptr(), wire.len())
+                    }
+                    (_, TransferBuffer::Bounce(folio)) => command
+                        .with_metadata(metadata.as_ptr(), metadata.len())
+                        .with_data(folio.as_ptr(), transfer.len()),
+                    (_, TransferBuffer::Guest(guest, _)) => {
+                        let vectors = guest.as_slice();
+                        command
+                            .with_metadata(metadata.as_ptr(), metadata.len())
+                            .with_data(vectors.as_ptr().cast(), vectors.len())
+                    }
+                }
+            }
+            _ => panic!("{operation:?} is no transfer"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -277,16 +300,19 @@ enum Kind {
     Flush,
 }
 
-// SAFETY: the command names the folio or vectors of the transfer, or the range that the step holds on the heap.
+// SAFETY: `fill_in` takes each address from memory that the operation or the step owns, with a length
+// that it checks: the `len` bytes of a folio or of guest vectors (checked by `Transfer::new`), parts of
+// the folio's metadata (checked by slicing), or the range, which the step holds on the heap. All of it
+// stays in place when operation and step are moved.
 unsafe impl RingStep for NvmeStep {
     type Submission = squeue::Entry128;
     type Completion = cqueue::Entry32;
 
-    fn entry(&self, _operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry128 {
-        let bytes: [u8; COMMAND_SIZE] = self.command.to_bytes();
-        let code = if matches!(self.buffer, CommandBuffer::Vectors) { VECTORS } else { ONE_BUFFER };
+    fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> squeue::Entry128 {
+        let bytes: [u8; COMMAND_SIZE] = self.buffer.fill_in(self.command, operation).to_bytes();
+        let code = if matches!(self.buffer, CommandBuffer::Vectors { .. }) { VECTORS } else { ONE_BUFFER };
         // the data part of a folio is what the ring has registered
-        let registered = matches!(self.buffer, CommandBuffer::Folio { registered: true });
+        let registered = matches!(self.buffer, CommandBuffer::Folio { registered: true, .. });
         let fixed = (fixed_buffer && registered).then_some(0);
         opcode::UringCmd80::new(NAMESPACE, code).cmd(bytes).buf_index(fixed).build()
     }
@@ -327,9 +353,11 @@ impl NvmePassthroughQueue {
         result: io::Result<()>,
     ) -> Option<Event> {
         let NvmeStep { command, buffer, kind } = step;
-        if matches!(buffer, CommandBuffer::Folio { registered: true }) && is_invalid_argument(&result) {
+        if let CommandBuffer::Folio { registered: true, metadata_len } = buffer
+            && is_invalid_argument(&result)
+        {
             self.registered = false;
-            let buffer = CommandBuffer::Folio { registered: false };
+            let buffer = CommandBuffer::Folio { registered: false, metadata_len };
             self.ring.submit(operation, NvmeStep { command, buffer, kind });
             return None;
         }
@@ -352,7 +380,7 @@ impl NvmePassthroughQueue {
         kind: Kind,
         result: io::Result<()>,
     ) -> Option<Event> {
-        let is_read = transfer.direction == TransferDirection::Read;
+        let is_read = transfer.direction() == TransferDirection::Read;
         if is_read && self.device.namespace.format().extended && result.is_ok() {
             self.device.deinterleave(&mut transfer);
         }
@@ -368,7 +396,7 @@ impl NvmePassthroughQueue {
                     self.start(DeviceOperation::Transfer(transfer), step);
                     return None;
                 }
-                Some(reason) => Err(PiFailure::of_write(reason, &transfer.buffer).into()),
+                Some(reason) => Err(PiFailure::of_write(reason, transfer.buffer()).into()),
             },
             (Ok(()), _) => Ok(()),
         };

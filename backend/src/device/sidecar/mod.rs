@@ -145,8 +145,8 @@ impl SidecarDevice {
     fn change<'a>(&self, operation: &'a DeviceOperation) -> Change<'a> {
         match operation {
             DeviceOperation::Transfer(transfer) => {
-                let metadata = transfer.buffer.folio().map_or(&[][..], |folio| folio.metadata());
-                Change::Written(&metadata[..self.protection.metadata_len(transfer.len)])
+                let metadata = transfer.folio().map_or(&[][..], |folio| folio.metadata());
+                Change::Written(&metadata[..self.protection.metadata_len(transfer.len())])
             }
             DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => Change::Unwritten,
         }
@@ -156,9 +156,9 @@ impl SidecarDevice {
     fn tuples_of<'a>(&self, operation: &'a mut DeviceOperation) -> (Range<u64>, &'a mut [u8]) {
         match operation {
             DeviceOperation::Transfer(transfer) => {
-                let len = self.protection.metadata_len(transfer.len);
-                let intervals = self.intervals(transfer.offset, transfer.len as u64);
-                let tuples = transfer.buffer.folio_mut().map_or(&mut [][..], |folio| folio.parts_mut().1);
+                let len = self.protection.metadata_len(transfer.len());
+                let intervals = self.intervals(transfer.offset(), transfer.len() as u64);
+                let tuples = transfer.parts_mut().map_or(&mut [][..], |(_, metadata)| metadata);
                 (intervals, &mut tuples[..len])
             }
             DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => (0..0, &mut []),
@@ -219,7 +219,7 @@ impl BlockDevice for SidecarDevice {
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<SidecarQueue> {
         let ring = Ring::over(&self.image, arena, sources)?;
-        let asker = self.log.asker(sources.wake)?;
+        let asker = self.log.asker(sources.wake.clone());
         Ok(SidecarQueue {
             device: self.clone(),
             ring,
@@ -498,11 +498,11 @@ impl Drop for SidecarQueue {
 impl DeviceQueue for SidecarQueue {
     fn submit(&mut self, operation: DeviceOperation) {
         let intervals = match &operation {
-            DeviceOperation::Transfer(transfer) if transfer.direction == TransferDirection::Read => {
+            DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Read => {
                 return self.ring.submit(operation, (Step::Transfer, LogRecord::None));
             }
             DeviceOperation::Transfer(transfer) => {
-                self.device.intervals(transfer.offset, transfer.len as u64)
+                self.device.intervals(transfer.offset(), transfer.len() as u64)
             }
             DeviceOperation::Zero { offset, len, .. } => self.device.intervals(*offset, *len),
             DeviceOperation::Flush { .. } => {
@@ -574,13 +574,7 @@ mod tests {
         data[..BLOCK].fill(byte);
         device.protection.generate(0, 0..BLOCK, data, metadata).unwrap();
         let piece = Piece { request: 0, data_offset: 0, data_len: BLOCK, lead: 0, merge: false };
-        DeviceOperation::Transfer(Transfer {
-            direction,
-            offset: 0,
-            len: BLOCK,
-            buffer: TransferBuffer::Bounce(folio),
-            piece,
-        })
+        DeviceOperation::Transfer(Transfer::new(direction, 0, BLOCK, TransferBuffer::Bounce(folio), piece))
     }
 
     fn finish(queue: &mut SidecarQueue) -> DeviceOperation {
@@ -602,19 +596,18 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let device = device(&directory, mode);
             let metadata = device.protection.metadata_per_page();
-            let (arena, events) = (Arena::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
-            let open = || device.open_queue(&arena, events.sources()).unwrap();
-            let mut pool = FolioPool::new(arena.clone());
-            let mut queue = open();
+            let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+            let open = |pool: &FolioPool| device.open_queue(pool.arena(), events.sources()).unwrap();
+            let mut queue = open(&pool);
             queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 1));
             finish(&mut queue);
             queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 2));
             queue.enter(false).unwrap();
             drop(queue);
-            let mut queue = open();
+            let mut queue = open(&pool);
             queue.submit(transfer(&device, &mut pool, TransferDirection::Read, 0));
             let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
-            let (data, tuples) = read.buffer.folio().unwrap().parts();
+            let (data, tuples) = read.folio().unwrap().parts();
             device.protection.verify(0, 0..BLOCK, data, tuples).unwrap();
             drop(queue);
             device.close().expect("a change is still under way");

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -55,7 +55,7 @@ struct Growing {
 #[derive(Debug)]
 pub(super) struct Asker {
     asking: AtomicBool,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
 }
 
 impl Asker {
@@ -87,13 +87,13 @@ impl TagLog {
         &self.media
     }
 
-    /// A queue whose worker `wake` wakes.
-    pub(super) fn asker(&self, wake: BorrowedFd<'_>) -> io::Result<Arc<Asker>> {
-        let asker = Arc::new(Asker { asking: AtomicBool::new(false), wake: wake.try_clone_to_owned()? });
+    /// A queue whose worker is woken by `wake`.
+    pub(super) fn asker(&self, wake: Arc<OwnedFd>) -> Arc<Asker> {
+        let asker = Arc::new(Asker { asking: AtomicBool::new(false), wake });
         let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
         askers.retain(|asker| asker.strong_count() > 0);
         askers.push(Arc::downgrade(&asker));
-        Ok(asker)
+        asker
     }
 
     /// The state. [`Self::unlock`] gives it back.
