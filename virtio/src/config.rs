@@ -1,9 +1,10 @@
-//! What the driver may negotiate, read and write (virtio 1.2, 5.2.3 to 5.2.5).
+//! The features that the driver may negotiate, and the fields that it may read and write (virtio
+//! 1.2, 5.2.3 to 5.2.5).
 
 use bitflags::bitflags;
 
-/// Size of the configuration space in bytes: through the write zeroes fields. A larger one would hold fields of features
-/// that are not here.
+/// Size of the configuration space in bytes: through the write zeroes fields. A larger one would
+/// hold fields of features that are not here.
 pub const CONFIG_SPACE_SIZE: usize = 60;
 
 /// Offset of `writeback`, the one field a driver may write.
@@ -13,7 +14,8 @@ bitflags! {
     /// Feature bits of virtio-blk and of the ring, as in `VIRTIO_BLK_F_*` and `VIRTIO_F_*`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Features: u64 {
-        /// `size_max` limits a segment. Not to be offered: drivers that read it mishandle it or refuse the device.
+        /// `size_max` limits a segment. Not to be offered: drivers that read it mishandle it or
+        /// refuse the device.
         const SIZE_MAX = 1 << 1;
         /// `seg_max` limits the number of segments; only a hint, drivers are known to exceed it.
         const SEG_MAX = 1 << 2;
@@ -42,7 +44,8 @@ bitflags! {
     }
 }
 
-/// The fields of `struct virtio_blk_config` this device has, in the specification's order and names.
+/// The fields of `struct virtio_blk_config` this device has, in the specification's order and
+/// names.
 ///
 /// Fields not listed, `size_max` and `geometry`, read as zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +56,8 @@ pub struct ConfigSpace {
     pub seg_max: u32,
     /// Guest block size in bytes, a multiple of 512.
     pub block_size: u32,
-    /// Blocks in a physical block, as a power of two.
-    pub physical_block_exp: u8,
-    /// Blocks before the first aligned physical block.
-    pub alignment_offset: u8,
-    /// Smallest size of I/O that is not slow, in blocks.
-    pub min_io_size: u16,
-    /// Best size of I/O, in blocks.
-    pub opt_io_size: u32,
+    /// The sizes of I/O that suit the disk.
+    pub topology: Topology,
     /// Whether a write may be volatile until a flush; otherwise it is durable when it completes.
     pub writeback: bool,
     /// Number of request queues.
@@ -69,7 +66,7 @@ pub struct ConfigSpace {
     pub max_discard_sectors: u32,
     /// Ranges in one discard request.
     pub max_discard_seg: u32,
-    /// What a discard range should be a multiple of, in sectors.
+    /// The alignment that discard ranges should have, in sectors.
     pub discard_sector_alignment: u32,
     /// Sectors in one write zeroes range. Zero makes Windows crash where write zeroes is offered.
     pub max_write_zeroes_sectors: u32,
@@ -77,6 +74,19 @@ pub struct ConfigSpace {
     pub max_write_zeroes_seg: u32,
     /// Whether write zeroes with the unmap flag may deallocate.
     pub write_zeroes_may_unmap: bool,
+}
+
+/// `struct virtio_blk_topology`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Blocks in a physical block, as a power of two.
+    pub physical_block_exp: u8,
+    /// Blocks before the first aligned physical block.
+    pub alignment_offset: u8,
+    /// Smallest size of I/O that is not slow, in blocks.
+    pub min_io_size: u16,
+    /// Best size of I/O, in blocks.
+    pub opt_io_size: u32,
 }
 
 /// Why the configuration space was not accessed.
@@ -128,8 +138,8 @@ impl ConfigSpace {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::ReadOnly`] or [`ConfigError::Writeback`], with nothing changed. Neither is a reason to drop the
-    /// connection.
+    /// [`ConfigError::ReadOnly`] or [`ConfigError::Writeback`], with nothing changed. Neither is a
+    /// reason to drop the connection.
     pub fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), ConfigError> {
         match (offset, bytes) {
             (WRITEBACK_OFFSET, [value @ (0 | 1)]) => {
@@ -149,9 +159,10 @@ impl ConfigSpace {
         put(0, &self.capacity_sectors.to_le_bytes());
         put(12, &self.seg_max.to_le_bytes());
         put(20, &self.block_size.to_le_bytes());
-        put(24, &[self.physical_block_exp, self.alignment_offset]);
-        put(26, &self.min_io_size.to_le_bytes());
-        put(28, &self.opt_io_size.to_le_bytes());
+        let Topology { physical_block_exp, alignment_offset, min_io_size, opt_io_size } = self.topology;
+        put(24, &[physical_block_exp, alignment_offset]);
+        put(26, &min_io_size.to_le_bytes());
+        put(28, &opt_io_size.to_le_bytes());
         put(WRITEBACK_OFFSET as usize, &[u8::from(self.writeback)]);
         put(34, &self.num_queues.to_le_bytes());
         put(36, &self.max_discard_sectors.to_le_bytes());

@@ -106,7 +106,7 @@ pub mod testing;
 
 pub use area::{RingAddresses, RingArea};
 pub use chain::Chain;
-pub use config::{CONFIG_SPACE_SIZE, ConfigError, ConfigSpace, Features};
+pub use config::{CONFIG_SPACE_SIZE, ConfigError, ConfigSpace, Features, Topology};
 pub use descriptor::{Descriptor, DescriptorFlags};
 pub use limits::{DiskLimits, RangeLimits};
 pub use malformed::{Malformed, MalformedReason};

@@ -1,7 +1,7 @@
 //! What a disk offers to front-end and driver: features, configuration space and limits.
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use virtio::{ConfigSpace, Features, SECTOR_SIZE};
+use virtio::{ConfigSpace, Features, SECTOR_SIZE, Topology};
 
 use crate::device::DeviceInfo;
 
@@ -104,8 +104,11 @@ fn config(choices: &Choices, info: &DeviceInfo) -> ConfigSpace {
         capacity_sectors: info.capacity.get() / SECTOR_SIZE,
         seg_max: seg_max(choices.queue_size),
         block_size: choices.block_size,
-        physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),
-        min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
+        topology: Topology {
+            physical_block_exp: u8::try_from(blocks_per_granule.ilog2()).unwrap_or(0),
+            min_io_size: u16::try_from(blocks_per_granule).unwrap_or(u16::MAX),
+            ..Topology::default()
+        },
         writeback: true,
         num_queues: choices.num_queues,
         max_discard_sectors: zeroing_sectors,
@@ -114,7 +117,6 @@ fn config(choices: &Choices, info: &DeviceInfo) -> ConfigSpace {
         max_write_zeroes_sectors: zeroing_sectors,
         max_write_zeroes_seg: ZEROING_RANGES_MAX,
         write_zeroes_may_unmap: info.zeroing.punch_hole,
-        ..ConfigSpace::default()
     }
 }
 

@@ -1,15 +1,17 @@
 //! The configuration space, byte by byte (virtio 1.2, 5.2.4).
 
-use stableblk_virtio::{CONFIG_SPACE_SIZE, ConfigError, ConfigSpace, Features};
+use stableblk_virtio::{CONFIG_SPACE_SIZE, ConfigError, ConfigSpace, Features, Topology};
 
 const CONFIG: ConfigSpace = ConfigSpace {
     capacity_sectors: 0x0102_0304_0506_0708,
     seg_max: 0x1112_1314,
     block_size: 0x2122_2324,
-    physical_block_exp: 0x31,
-    alignment_offset: 0x32,
-    min_io_size: 0x4142,
-    opt_io_size: 0x5152_5354,
+    topology: Topology {
+        physical_block_exp: 0x31,
+        alignment_offset: 0x32,
+        min_io_size: 0x4142,
+        opt_io_size: 0x5152_5354,
+    },
     writeback: true,
     num_queues: 0x6162,
     max_discard_sectors: 0x7172_7374,
