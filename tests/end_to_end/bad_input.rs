@@ -1,4 +1,5 @@
-//! What serving refuses: one line that names the cure, exit code 1, and nothing changed on disk.
+//! Input that serving refuses: one line that names the cure, exit code 1, and nothing changed on
+//! disk.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -11,14 +12,12 @@ use std::process::Command;
 use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
 
-use crate::harness::{
-    Backend, Frontend, GuestMemory, Image, PROGRAM, copy_program, finish, pattern, serve_command,
-};
+use crate::harness::{Backend, Image, PROGRAM, Setup, copy_program, finish, pattern, serve_command};
 
-/// Somebody who is not root.
+/// A user other than root.
 const NOBODY: u32 = 65534;
 
-/// What is in the directories of `paths`, by name.
+/// The contents of the directories `paths`, by name.
 fn contents(paths: &[&Path]) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let entries = paths.iter().flat_map(|path| fs::read_dir(path).unwrap());
     entries
@@ -86,7 +85,7 @@ fn a_sidecar_in_use_names_who_uses_it() {
 }
 
 #[test]
-fn a_socket_path_that_is_too_long() {
+fn a_socket_path_that_is_too_long_is_refused() {
     let image = Image::create(1 << 20);
     let long = PathBuf::from(format!("/tmp/{}", "x".repeat(110)));
     let words = ["115 bytes, more than 107", "choose a shorter one"];
@@ -94,18 +93,18 @@ fn a_socket_path_that_is_too_long() {
 }
 
 #[test]
-fn a_socket_in_use() {
+fn a_socket_in_use_is_refused() {
     let (image, other) = (Image::create(1 << 20), Image::create(1 << 20));
     let backend = Backend::serve(&image, &[]);
     let words = ["is in use by another process", "choose another path"];
     assert_command_refused(&mut serve_command(backend.socket(), &other, &[]), &other, &words);
-    // and goes on being served
+    // and it is served on
     UnixStream::connect(backend.socket()).unwrap();
     backend.stop();
 }
 
 #[test]
-fn a_socket_path_that_is_taken_or_nowhere() {
+fn a_socket_path_that_is_taken_or_has_no_directory_is_refused() {
     let image = Image::create(1 << 20);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("precious");
@@ -131,7 +130,7 @@ fn a_socket_that_a_killed_process_left_is_replaced() {
 }
 
 #[test]
-fn mode_and_group_of_the_socket() {
+fn the_socket_has_the_mode_asked_for_and_an_unknown_group_is_refused() {
     let image = Image::create(1 << 20);
     let mode = |backend: &Backend| fs::metadata(backend.socket()).unwrap().permissions().mode() & 0o777;
     let backend = Backend::serve(&image, &[]);
@@ -148,7 +147,7 @@ fn mode_and_group_of_the_socket() {
 }
 
 #[test]
-fn more_queues_than_files() {
+fn more_queues_than_open_files_allow_are_refused() {
     let image = Image::create(1 << 20);
     let directory = tempfile::tempdir().unwrap();
     let serve = serve_command(&directory.path().join("socket"), &image, &["--num-queues", "200"]);
@@ -158,14 +157,14 @@ fn more_queues_than_files() {
 }
 
 #[test]
-fn no_image() {
+fn a_missing_image_is_refused() {
     let image = Image::create(1 << 20);
     fs::remove_file(image.path()).unwrap();
     assert_refused(&image, &[], &["there is no image", "stableblk create"]);
 }
 
 #[test]
-fn no_sidecar() {
+fn a_missing_sidecar_is_refused_with_the_command_that_makes_one() {
     let image = Image::without_sidecar(1 << 20);
     let words = ["has no sidecar", "stableblk protect", path(image.path())];
     assert_refused(&image, &[], &words);
@@ -175,21 +174,19 @@ fn no_sidecar() {
 }
 
 #[test]
-fn no_sidecar_and_none_wanted() {
-    let image = Image::without_sidecar(1 << 20);
-    let backend = Backend::serve(&image, &["--integrity", "none"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(0, &pattern(1, 4096));
-    drop(frontend);
-    backend.stop();
-    assert!(image.read(0, 4096) == pattern(1, 4096));
-    assert!(!image.sidecar_path().exists());
+fn an_image_without_a_sidecar_is_served_when_none_is_wanted() {
+    let mut vm = Setup::plain_disk(1 << 20).start();
+    vm.queue.write(0, &pattern(1, 4096));
+    drop(vm.frontend);
+    vm.backend.stop();
+    assert!(vm.image.read(0, 4096) == pattern(1, 4096));
+    assert!(!vm.image.sidecar_path().exists());
 }
 
 #[test]
-fn no_permission() {
-    // where everybody may look, with a copy of the program, which may lie where nobody else may
+fn an_image_without_write_permission_is_refused() {
+    // in a directory that every user may read, with a copy of the program, which may lie where
+    // others may not
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("stableblk");
@@ -212,7 +209,7 @@ fn no_permission() {
 }
 
 #[test]
-fn a_sidecar_that_is_not_this_images() {
+fn a_sidecar_of_another_image_is_refused() {
     let (image, other) = (Image::create(1 << 20), Image::create(1 << 20));
     let sidecar = other.sidecar_path();
     let own = format!("--integrity {}", path(&image.sidecar_path()));
@@ -226,7 +223,7 @@ fn a_sidecar_that_is_not_this_images() {
 }
 
 #[test]
-fn a_sidecar_that_is_broken() {
+fn a_broken_sidecar_is_refused() {
     let break_and_refuse = |change: &dyn Fn(&File), words: &[&str]| {
         let image = Image::create(1 << 20);
         change(&OpenOptions::new().write(true).open(image.sidecar_path()).unwrap());
@@ -247,7 +244,7 @@ fn a_sidecar_that_is_broken() {
 }
 
 #[test]
-fn what_is_no_file() {
+fn a_path_that_is_no_regular_file_is_refused() {
     let image = Image::create(1 << 20);
     for not_a_file in ["/", "/dev/null"] {
         let mut command = Command::new(PROGRAM);
@@ -259,7 +256,7 @@ fn what_is_no_file() {
 }
 
 #[test]
-fn a_block_size_that_does_not_fit() {
+fn a_block_size_that_does_not_fit_the_image_is_refused() {
     let image = Image::create_with((1 << 20) + 512, &["--interval", "512"]);
     assert_refused(&image, &["--block-size", "4096"], &["--block-size 4096", "choose 512"]);
     Backend::serve(&image, &[]).stop();
@@ -268,7 +265,7 @@ fn a_block_size_that_does_not_fit() {
 }
 
 #[test]
-fn arguments_that_make_no_sense() {
+fn arguments_that_make_no_sense_are_refused() {
     let image = Image::create(1 << 20);
     let cases: [(&[&str], &str); 9] = [
         (&["--num-queues", "0"], "--num-queues"),

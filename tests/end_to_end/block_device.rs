@@ -2,31 +2,26 @@
 
 use std::os::unix::fs::FileExt;
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, LoopDevice, OK, finish, pattern};
+use crate::harness::{IOERR, LoopDevice, OK, Setup, finish, pattern};
 
 const MIB: usize = 1 << 20;
 
 #[test]
-fn is_served_crashes_and_is_recovered() {
+fn a_device_is_recovered_after_a_crash() {
     let Some(device) = LoopDevice::new(16 << 20) else { return };
     device.backing().write_all_at(&pattern(1, MIB), 0).unwrap();
     let image = device.protect();
-    let memory = GuestMemory::new();
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert!(queue.read(0, MIB) == pattern(1, MIB), "what it held before");
-    queue.write(8192, &pattern(2, MIB));
-    queue.flush();
-    backend.kill();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(0, MIB) == pattern(1, MIB), "what it held before");
+    vm.queue.write(8192, &pattern(2, MIB));
+    vm.queue.flush();
+    vm.backend.kill();
 
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert!(queue.read(0, MIB) == pattern(1, MIB));
-    assert!(queue.read(8192, MIB) == pattern(2, MIB));
-    drop(frontend);
-    let log = backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(0, MIB) == pattern(1, MIB));
+    assert!(vm.queue.read(8192, MIB) == pattern(2, MIB));
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("was not closed cleanly"), "{log}");
     image.assert_clean();
 }
@@ -47,14 +42,11 @@ fn a_device_that_has_grown_is_followed() {
     let resized = finish(&mut image.command("resize"));
     assert_eq!(resized.code, Some(0), "{}", resized.stderr);
     image.assert_clean();
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    let found: Vec<_> = (3..8).map(|mebibyte| queue.read(mebibyte * 2048, MIB)).collect();
+    let mut vm = Setup::of(&image).start();
+    let found: Vec<_> = (3..8).map(|mebibyte| vm.queue.read(mebibyte * 2048, MIB)).collect();
     assert!(found == [pattern(1, MIB), vec![0; MIB], pattern(2, MIB), vec![0; MIB], vec![0; MIB]]);
-    drop(frontend);
-    backend.stop();
+    drop(vm.frontend);
+    vm.backend.stop();
 }
 
 /// The end of a loop device whose file was cut off gives EIO.
@@ -71,13 +63,10 @@ fn blocks_that_cannot_be_read_are_named_and_the_others_served() {
     assert!(check.stdout.contains("LBA 514-1023 (510 blocks from byte 2105344): cannot be read"));
     assert!(check.stdout.ends_with("510 cannot be read, all others match\n"), "{}", check.stdout);
 
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert!(queue.read(513 * 8, 4096) == pattern(1, 4 * MIB)[513 * 4096..514 * 4096]);
-    assert_eq!(queue.try_read(514 * 8, 4096).0.status, IOERR);
-    assert_eq!(queue.try_read(0, MIB).0.status, OK);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(513 * 8, 4096) == pattern(1, 4 * MIB)[513 * 4096..514 * 4096]);
+    assert_eq!(vm.queue.try_read(514 * 8, 4096).0.status, IOERR);
+    assert_eq!(vm.queue.try_read(0, MIB).0.status, OK);
+    drop(vm.frontend);
+    vm.backend.stop();
 }

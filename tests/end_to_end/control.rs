@@ -1,4 +1,4 @@
-//! The control socket: what it tells and does, and that nobody who talks to it comes into the disk's way.
+//! The control socket: what it reports and does, and that its clients do not delay the disk.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -10,7 +10,8 @@ use std::process::Command;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, PROGRAM, copy_program, finish, pattern};
+use crate::harness::{Backend, IOERR, Image, PROGRAM, Setup, copy_program, finish, pattern};
+use crate::skip::skip;
 
 /// More connections than the daemon keeps.
 const MANY: usize = 40;
@@ -33,8 +34,7 @@ fn status_counts_what_the_guest_did() {
     let backend = Backend::serve(&image, &["--num-queues", "4"]);
     let before = backend.ask(&["status"]);
     assert_eq!((&before["frontend"], &before["queues"]), (&Value::Null, &json!([])));
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let (mut first, mut third) = (frontend.queue_of_size(0, 64), frontend.queue_of_size(2, 16));
     for index in 0..20 {
         first.write(index * 8, &pattern(index, 4096));
@@ -75,7 +75,7 @@ fn status_counts_what_the_guest_did() {
     {
         assert!(shown.stdout.contains(part), "{part:?} is missing:\n{}", shown.stdout);
     }
-    // a queue that was stopped is told with what it has done
+    // a queue that was stopped is reported with what it has done
     frontend.stop(&first);
     let status = backend.ask(&["status"]);
     assert_eq!(status["queues"][0]["ring_size"], 0);
@@ -85,18 +85,17 @@ fn status_counts_what_the_guest_did() {
 }
 
 #[test]
-fn flush_and_drain_while_requests_are_under_way() {
+fn flush_and_drain_succeed_while_requests_are_under_way() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
     for command in ["flush", "drain"] {
         assert_eq!(backend.ctl(&[command]).code, Some(0), "{command} without a front-end");
     }
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let mut queue = frontend.queue(0);
     queue.write(0, &pattern(1, 1 << 20));
     for round in 0..10 {
-        let buffer = memory.allocate(4096);
+        let buffer = frontend.memory.allocate(4096);
         let requests: Vec<_> = (0..16)
             .map(|index| {
                 queue.submit(&crate::harness::Request::read(round * 128 + index * 8, &[(buffer, 4096)]))
@@ -109,11 +108,10 @@ fn flush_and_drain_while_requests_are_under_way() {
     }
     // what was flushed by us is there after a kill, the superblock's state being that of a crash
     backend.kill();
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert!(frontend.queue(0).read(0, 1 << 20) == pattern(1, 1 << 20));
-    drop(frontend);
-    let log = backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(0, 1 << 20) == pattern(1, 1 << 20));
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(!log.contains("adopted"), "{log}");
     image.assert_clean();
 }
@@ -122,13 +120,12 @@ fn flush_and_drain_while_requests_are_under_way() {
 fn log_level_takes_effect() {
     let image = Image::create(1 << 20);
     let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    drop(Frontend::connect(&backend, &memory).queue(0));
+    drop(backend.connect().queue(0));
     backend.log().wait_for("front-end left");
     assert!(!backend.log().so_far().contains("queue started"));
     let set = backend.ctl(&["log-level", "warn,stableblk::session=debug"]);
     assert_eq!((set.code, set.stdout.as_str()), (Some(0), "logging warn,stableblk::session=debug\n"));
-    drop(Frontend::connect(&backend, &memory).queue(0));
+    drop(backend.connect().queue(0));
     backend.log().wait_for("queue started");
     let bad = backend.ctl(&["log-level", "debgu"]);
     assert_eq!(bad.code, Some(1));
@@ -140,7 +137,7 @@ fn log_level_takes_effect() {
 }
 
 #[test]
-fn exit_codes_tell_who_is_to_blame() {
+fn exit_codes_distinguish_a_refusal_bad_arguments_and_a_missing_daemon() {
     let image = Image::create(1 << 20);
     let backend = Backend::serve(&image, &[]);
     assert_eq!(backend.ctl(&["status"]).code, Some(0));
@@ -160,7 +157,7 @@ fn only_root_and_the_owner_are_let_in() {
     let mode = backend.control().metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     if !geteuid().is_root() {
-        return;
+        return skip("only root can become another user, who is refused");
     }
     // even where somebody has opened the socket to everybody
     let directory = backend.control().parent().unwrap();
@@ -178,7 +175,7 @@ fn only_root_and_the_owner_are_let_in() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_the_connection_goes_on() {
+fn an_invalid_request_is_refused_and_the_connection_stays() {
     let image = Image::create(1 << 20);
     let backend = Backend::serve(&image, &[]);
     let mut stream = BufReader::new(connect(&backend));
@@ -230,40 +227,34 @@ fn the_client_that_has_been_quiet_for_longest_makes_room() {
     clients.iter_mut().for_each(ask);
     ask(&mut clients[0]);
     ask(&mut BufReader::new(connect(&backend)));
-    // the second one was cut off, and nobody else
+    // the second one was cut off, and no other
     assert_eq!(clients.remove(1).read(&mut [0]).unwrap(), 0);
     clients.iter_mut().for_each(ask);
     backend.stop();
 }
 
 #[test]
-fn clients_that_do_not_read_or_do_not_speak_are_in_nobodys_way() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    let before = backend.holdings()[0];
-    let mut silent: Vec<_> = (0..MANY).map(|_| connect(&backend)).collect();
+fn clients_that_do_not_read_or_write_delay_no_one() {
+    let mut vm = Setup::disk(16 << 20).start();
+    let before = vm.backend.holdings()[0];
+    let mut silent: Vec<_> = (0..MANY).map(|_| connect(&vm.backend)).collect();
     // each asks for more than its socket holds, and reads none of it
     for stream in &mut silent {
         stream.set_nonblocking(true).unwrap();
         while stream.write(&b"{\"command\":\"status\"}\n".repeat(100)).is_ok() {}
-        queue.write(8, &pattern(1, 4096));
-        assert!(queue.read(8, 4096) == pattern(1, 4096));
+        vm.queue.write(8, &pattern(1, 4096));
+        assert!(vm.queue.read(8, 4096) == pattern(1, 4096));
     }
-    assert_eq!(backend.ctl(&["status"]).code, Some(0), "no room for one more");
-    assert!(backend.holdings()[0] <= before + 16, "more connections are kept than there should be");
+    assert_eq!(vm.backend.ctl(&["status"]).code, Some(0), "no room for one more");
+    assert!(vm.backend.holdings()[0] <= before + 16, "more connections are kept than there should be");
     // requests whose askers are gone before they are answered
     for _ in 0..MANY {
-        connect(&backend).write_all(b"{\"command\":\"drain\"}\n{\"command\":\"flush\"}\n").unwrap();
+        connect(&vm.backend).write_all(b"{\"command\":\"drain\"}\n{\"command\":\"flush\"}\n").unwrap();
     }
     drop(silent);
-    assert!(queue.read(8, 4096) == pattern(1, 4096));
+    assert!(vm.queue.read(8, 4096) == pattern(1, 4096));
     // one at a time: when this is answered, those before it are done
-    backend.ask(&["flush"]);
-    backend.ask(&["drain"]);
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.backend.ask(&["flush"]);
+    vm.backend.ask(&["drain"]);
+    vm.stop_clean();
 }

@@ -1,27 +1,29 @@
-//! An image whose back-end was killed: `check` and `info` tell what recovery would do, and `check --recover` does it.
+//! An image whose back-end was killed: `check` and `info` report what recovery would do, and `check
+//! --recover` does it.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, Queue, crash, finish, pattern};
+use crate::harness::{Backend, Image, Queue, Setup, crash, finish, pattern};
 
 const BLOCK: usize = 4096;
 const SECTORS: u64 = 8;
 
 /// Sixteen blocks, flushed.
-fn work(queue: &mut Queue<'_>, attempt: u64) {
+fn work(queue: &mut Queue, attempt: u64) {
     queue.write(0, &pattern(attempt, 16 * BLOCK));
     queue.flush();
 }
 
-/// Makes the end of `block` another's than its beginning, as a write does that a power cut has torn.
+/// Makes the end of `block` another's than its beginning, as a write does that a power cut has
+/// torn.
 fn tear(image: &Image, block: u64) {
     let file = OpenOptions::new().write(true).open(image.path()).unwrap();
     file.write_all_at(&pattern(99, BLOCK / 2), block * BLOCK as u64 + 2048).unwrap();
 }
 
 #[test]
-fn check_tells_what_recovery_would_do_and_then_does_it() {
+fn check_reports_what_recovery_would_do_and_then_does_it() {
     let image = Image::create(8 << 20);
     crash(&image, &[], 1, work);
     tear(&image, 3);
@@ -65,27 +67,23 @@ fn check_tells_what_recovery_would_do_and_then_does_it() {
 }
 
 #[test]
-fn an_adopted_block_is_one_until_it_is_written() {
+fn an_adopted_block_stays_adopted_until_it_is_written() {
     let image = Image::create(8 << 20);
     let attempt = crash(&image, &[], 1, work);
     tear(&image, 3);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(&image).start();
     let mut data = pattern(attempt, 16 * BLOCK);
     data[3 * BLOCK + 2048..4 * BLOCK].copy_from_slice(&pattern(99, 2048));
-    assert!(queue.read(0, 16 * BLOCK) == data);
-    drop(frontend);
-    let log = backend.stop();
+    assert!(vm.queue.read(0, 16 * BLOCK) == data);
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("was not closed cleanly") && log.contains("adopted lba=3"), "{log}");
     assert_eq!(image.json("info")["adopted_blocks"], 1);
 
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(3 * SECTORS, &pattern(5, BLOCK));
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    vm.queue.write(3 * SECTORS, &pattern(5, BLOCK));
+    drop(vm.frontend);
+    vm.backend.stop();
     assert_eq!(image.json("info")["adopted_blocks"], 0);
     image.assert_clean();
 }
@@ -96,17 +94,15 @@ fn a_reader_sees_what_recovery_would_leave_and_changes_nothing() {
     let attempt = crash(&image, &[], 1, work);
     let sidecar = || std::fs::read(image.sidecar_path()).unwrap();
     let before = sidecar();
-    let backend = Backend::serve(&image, &["--read-only"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert!(frontend.queue(0).read(0, 16 * BLOCK) == pattern(attempt, 16 * BLOCK));
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).options(&["--read-only"]).start();
+    assert!(vm.queue.read(0, 16 * BLOCK) == pattern(attempt, 16 * BLOCK));
+    drop(vm.frontend);
+    vm.backend.stop();
     assert!(sidecar() == before, "something was written");
 }
 
 #[test]
-fn info_tells_how_it_was_left_and_by_which_session() {
+fn info_reports_how_the_image_was_left_and_by_which_session() {
     for intent in ["region", "block"] {
         let image = Image::create(8 << 20);
         let new = image.json("info");

@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::fs::removexattr;
 
 use crate::harness::{
-    Backend, Frontend, GuestMemory, Image, LoopDevice, PROGRAM, finish, pattern, serve_command, wait_until,
+    Backend, Image, LoopDevice, PROGRAM, Setup, finish, pattern, serve_command, wait_until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -18,19 +18,15 @@ const SECTOR: u64 = 512;
 
 /// As a killed growth leaves it: the image and the file of the sidecar have their new sizes.
 fn cut_off() -> Image {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.write(0, &pattern(1, 1 << 20));
-    queue.flush();
-    backend.kill();
+    let mut vm = Setup::disk(OLD).start();
+    vm.queue.write(0, &pattern(1, 1 << 20));
+    vm.queue.flush();
+    vm.backend.kill();
     let extend = |path, size| OpenOptions::new().write(true).open(path).unwrap().set_len(size).unwrap();
-    extend(image.path().to_owned(), NEW);
-    let sidecar = image.sidecar_path();
+    extend(vm.image.path().to_owned(), NEW);
+    let sidecar = vm.image.sidecar_path();
     extend(sidecar.clone(), fs::metadata(sidecar).unwrap().len() + (64 << 10));
-    image
+    vm.image
 }
 
 #[test]
@@ -46,8 +42,7 @@ fn the_disk_is_served_and_its_growth_is_finished() {
     let backend = Backend::serve(&image, &[]);
     let has_grown = || backend.ask(&["status"])["bytes"] == NEW;
     wait_until(has_grown, || format!("the disk has {} bytes", backend.ask(&["status"])["bytes"]));
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let mut queue = frontend.queue(0);
     assert!(queue.read(0, 1 << 20) == pattern(1, 1 << 20));
     queue.write((NEW - MIB) / SECTOR, &pattern(2, 1 << 20));
@@ -63,8 +58,7 @@ fn a_reader_gets_what_the_sidecar_covers() {
     let image = cut_off();
     let backend = Backend::serve(&image, &["--read-only"]);
     assert_eq!(backend.ask(&["status"])["bytes"], OLD);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     assert!(frontend.queue(0).read(0, 1 << 20) == pattern(1, 1 << 20));
     drop(frontend);
     backend.stop();
@@ -81,7 +75,7 @@ fn an_image_without_its_uuid_is_not_followed() {
     assert!(served.stderr.contains("follow a grown image with `stableblk resize`"), "{}", served.stderr);
 }
 
-/// A block device carries no UUID: what it holds tells whose sidecar it is.
+/// A block device carries no UUID: its data shows whose sidecar it is.
 #[test]
 fn a_larger_device_that_holds_another_disk_is_refused() {
     let (Some(device), Some(other)) = (LoopDevice::new(OLD), LoopDevice::new(NEW)) else { return };

@@ -7,7 +7,7 @@ use vhost::{VhostBackend, VhostUserDirtyLogRegion};
 use virtio::{RingAddresses, request_type};
 
 use crate::harness::{
-    Backend, DirtyLog, Frontend, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, Request, pattern,
+    Backend, DirtyLog, GuestMemory, IOERR, Image, NOT_WRITTEN, OK, Queue, Request, Setup, pattern,
 };
 
 const PAGE_SIZE: u64 = 4096;
@@ -18,15 +18,17 @@ fn pages(start: u64, len: u64) -> impl Iterator<Item = u64> {
     (start / PAGE_SIZE..=(start + len - 1) / PAGE_SIZE).map(|page| page * PAGE_SIZE)
 }
 
-/// Pages that the device may write, besides the data: all of the used ring, and where the status bytes are.
-fn pages_of(queue: &Queue<'_>) -> BTreeSet<u64> {
+/// Pages that the device may write, besides the data: all of the used ring, and where the status
+/// bytes are.
+fn pages_of(queue: &Queue) -> BTreeSet<u64> {
     let RingAddresses { used_ring, .. } = queue.addresses();
     let (slots, len) = queue.slots();
     pages(used_ring.0, 6 + 8 * u64::from(queue.size())).chain(pages(slots, len)).collect()
 }
 
-/// One request of each kind, into buffers of all shapes. Returns the pages that they have the device write.
-fn submit_all_kinds(queue: &mut Queue<'_>, memory: &GuestMemory) -> BTreeSet<u64> {
+/// One request of each kind, into buffers of all shapes. Returns the pages that they have the
+/// device write.
+fn submit_all_kinds(queue: &mut Queue, memory: &GuestMemory) -> BTreeSet<u64> {
     let buffer = |len: u64| {
         let start = memory.allocate(usize::try_from(len).unwrap());
         memory.write(start, &vec![NOT_WRITTEN; usize::try_from(len).unwrap()]);
@@ -45,8 +47,8 @@ fn submit_all_kinds(queue: &mut Queue<'_>, memory: &GuestMemory) -> BTreeSet<u64
     pages(page.0, PAGE_SIZE).chain(pieces).chain(pages(large.0, 3 * MIB)).chain([id.0]).collect()
 }
 
-/// Nobody but the device writes meanwhile.
-fn wait(queue: &mut Queue<'_>) {
+/// Waits for those requests. Only the device writes meanwhile.
+fn wait(queue: &mut Queue) {
     let mut statuses: Vec<_> = (0..7).map(|_| queue.poll().status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [OK, OK, OK, OK, OK, OK, IOERR]);
@@ -55,31 +57,27 @@ fn wait(queue: &mut Queue<'_>) {
 fn image(args: &[&str]) -> (Image, Backend) {
     let plain = args.contains(&"none");
     let image = if plain { Image::without_sidecar(16 * MIB) } else { Image::create(16 * MIB) };
-    let backend = Backend::serve(&image, args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(image).options(args).start();
     for at in 0..4 {
-        queue.write(at * 2048, &pattern(at, usize::try_from(MIB).unwrap()));
+        vm.queue.write(at * 2048, &pattern(at, usize::try_from(MIB).unwrap()));
     }
-    (image, backend)
+    (vm.image, vm.backend)
 }
 
 fn every_write_is_marked(args: &[&str]) {
     let (image, backend) = image(args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let (mut queue, log) = (frontend.new_queue(3), DirtyLog::new());
     frontend.log_to(&log);
     frontend.log_writes(true);
-    let data = submit_all_kinds(&mut queue, &memory);
-    let before = memory.snapshot();
+    let data = submit_all_kinds(&mut queue, &frontend.memory);
+    let before = frontend.memory.snapshot();
     // only now: a worker that comes late finds what is available without a kick
     frontend.start(&queue, 0);
     wait(&mut queue);
     // a page is marked after it is written: what was served may be seen before the log has it
     frontend.stop(&queue);
-    let changed = before.changed_pages(&memory);
+    let changed = before.changed_pages(&frontend.memory);
     let marked = log.pages();
     let missing: Vec<_> = changed.difference(&marked).collect();
     assert!(missing.is_empty(), "changed and not marked: {missing:x?}");
@@ -108,8 +106,7 @@ fn every_write_is_marked_without_a_copy() {
 #[test]
 fn nothing_is_marked_while_the_log_is_off() {
     let (_image, backend) = image(&[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let (mut queue, log) = (frontend.queue(0), DirtyLog::new());
     let mut base = frontend.stop(&queue);
     frontend.log_to(&log);
@@ -126,11 +123,10 @@ fn nothing_is_marked_while_the_log_is_off() {
 #[test]
 fn memory_that_is_added_later_is_logged() {
     let (_image, backend) = image(&[]);
-    let memory = GuestMemory::new();
-    let regions = memory.regions();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
+    let regions = frontend.memory.regions();
     let (mut queue, log) = (frontend.queue(0), DirtyLog::new());
-    let buffer = memory.allocate(4096);
+    let buffer = frontend.memory.allocate(4096);
     let read = Request::read(0, &[(buffer, 4096)]);
     frontend.protocol.set_mem_table(&regions[..1]).unwrap();
     frontend.log_to(&log);
@@ -154,8 +150,7 @@ fn memory_that_is_added_later_is_logged() {
 #[test]
 fn a_used_ring_is_logged_where_the_front_end_says() {
     let (_image, backend) = image(&[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let (mut queue, log) = (frontend.queue(0), DirtyLog::new());
     let used_ring = queue.addresses().used_ring.0;
     let mut base = frontend.stop(&queue);
@@ -176,10 +171,9 @@ fn a_used_ring_is_logged_where_the_front_end_says() {
 #[test]
 fn no_queue_stops_for_the_log() {
     let (_image, backend) = image(&["--log", "debug"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let (mut queue, log) = (frontend.queue(0), DirtyLog::new());
-    let buffer = memory.allocate(4096);
+    let buffer = frontend.memory.allocate(4096);
     let mut in_flight = 0;
     for round in 0..50 {
         while queue.free_descriptors() >= 3 {
@@ -208,22 +202,20 @@ fn a_log_that_does_not_fit_ends_the_session() {
     let (_image, backend) = image(&[]);
     let sizes = [1, GuestMemory::END / PAGE_SIZE / 8 - 1, u64::MAX, 1 << 62];
     for size in sizes {
-        let memory = GuestMemory::new();
-        let frontend = Frontend::connect(&backend, &memory);
+        let frontend = backend.connect();
         let log = DirtyLog::new();
         let region = VhostUserDirtyLogRegion { mmap_size: size, ..log.region() };
         frontend.protocol.set_log_base(0, Some(region)).unwrap_err();
         drop(frontend);
     }
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     frontend.log_to(&DirtyLog::new());
     frontend.log_writes(true);
     // guest memory that the log would have no bits for
     let small = DirtyLog::of_size(1 << 30 >> 15);
-    frontend.protocol.set_mem_table(&memory.regions()[..1]).unwrap();
+    frontend.protocol.set_mem_table(&frontend.memory.regions()[..1]).unwrap();
     frontend.log_to(&small);
-    frontend.protocol.add_mem_region(&memory.regions()[1]).unwrap_err();
+    frontend.protocol.add_mem_region(&frontend.memory.regions()[1]).unwrap_err();
     drop(frontend);
     let said = backend.stop();
     assert_eq!(said.matches("SET_LOG_BASE refused: a dirty log").count(), sizes.len(), "{said}");

@@ -1,8 +1,8 @@
-//! What is offered, bit by bit of the specification, and that no more than that is taken.
+//! The features that are offered, bit by bit of the specification, and that no others are accepted.
 
 use vhost::VhostBackend;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image};
+use crate::harness::{Backend, Image, Setup};
 
 /// `VHOST_F_LOG_ALL` and `VHOST_USER_F_PROTOCOL_FEATURES`: the front-end's, no driver sees them.
 const VHOST: u64 = 1 << 26 | 1 << 30;
@@ -18,12 +18,11 @@ fn mask(bits: impl IntoIterator<Item = u32>) -> u64 {
 }
 
 #[test]
-fn each_is_offered_where_it_is_true() {
+fn each_feature_is_offered_where_it_applies() {
     let image = Image::create(16 << 20);
     let offered = |args: &[&str]| {
         let backend = Backend::serve(&image, args);
-        let memory = GuestMemory::new();
-        Frontend::connect(&backend, &memory).protocol.get_features().unwrap() & !VHOST
+        backend.connect().protocol.get_features().unwrap() & !VHOST
     };
     let always = mask(ALWAYS);
     assert_eq!(offered(&["--num-queues", "1"]), always | mask(WRITABLE));
@@ -35,13 +34,10 @@ fn each_is_offered_where_it_is_true() {
 #[test]
 fn any_layout_is_taken_though_it_is_not_offered() {
     const ANY_LAYOUT: u64 = 1 << 27;
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let offered = frontend.protocol.get_features().unwrap() & !VHOST;
-    frontend.protocol.set_features(offered | ANY_LAYOUT | 1 << 30).unwrap();
-    frontend.queue(0).flush();
+    let mut vm = Setup::disk(16 << 20).start();
+    let offered = vm.frontend.protocol.get_features().unwrap() & !VHOST;
+    vm.frontend.protocol.set_features(offered | ANY_LAYOUT | 1 << 30).unwrap();
+    vm.queue.flush();
 }
 
 /// Without an indirect table a longer request does not fit in the ring.
@@ -51,22 +47,20 @@ fn as_many_segments_are_offered_as_fit_in_a_ring() {
     let image = Image::create(16 << 20);
     for (queue_size, segments) in [("1024", 126), ("128", 126), ("64", 62), ("4", 2), ("2", 1)] {
         let backend = Backend::serve(&image, &["--queue-size", queue_size]);
-        let memory = GuestMemory::new();
-        let config = Frontend::connect(&backend, &memory).config(SEG_MAX, 4).unwrap();
+        let config = backend.connect().config(SEG_MAX, 4).unwrap();
         assert_eq!(config, u32::to_le_bytes(segments), "--queue-size {queue_size}");
     }
 }
 
 #[test]
-fn what_was_not_offered_is_not_taken() {
+fn a_feature_that_was_not_offered_is_refused() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
     // barrier, size_max, geometry, SCSI, lifetime, secure erase, zoned; packed ring, in order
     for bit in [0, 1, 4, 7, 15, 16, 17, 34, 35] {
-        let frontend = Frontend::connect(&backend, &memory);
+        let frontend = backend.connect();
         let offered = frontend.protocol.get_features().unwrap();
         assert!(frontend.protocol.set_features(offered | 1 << bit).is_err(), "bit {bit}");
     }
-    Frontend::connect(&backend, &memory).queue(0).flush();
+    backend.connect().queue(0).flush();
 }

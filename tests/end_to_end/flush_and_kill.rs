@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, stamped, stamps};
+use crate::harness::{GuestMemory, IOERR, Image, OK, Queue, Request, Setup, stamped, stamps};
 
 const BLOCK: u32 = 4096;
 const SECTORS: u64 = 8;
@@ -14,7 +14,7 @@ const ROUNDS_MAX: u64 = 400;
 
 /// Writes `stamp` to each of `blocks`. Returns the block by the head of its request.
 fn submit_writes(
-    queue: &mut Queue<'_>,
+    queue: &mut Queue,
     memory: &GuestMemory,
     blocks: impl Iterator<Item = u64>,
     stamp: u64,
@@ -38,14 +38,12 @@ fn flushed_writes_survive_sigkill() {
     while round < ROUNDS || cut_off == 0 {
         round += 1;
         assert!(round <= ROUNDS_MAX, "every write was completed before the kill: nothing was tested");
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let (mut queue, mut other) = (frontend.queue(0), frontend.queue(1));
+        let mut vm = Setup::of(&image).connect();
+        let (mut queue, mut other) = (vm.frontend.queue(0), vm.frontend.queue(1));
         assert_known(&mut queue, &known, round);
 
-        submit_writes(&mut queue, &memory, 0..BLOCKS / 2, round);
-        submit_writes(&mut other, &memory, BLOCKS / 2..BLOCKS, round);
+        submit_writes(&mut queue, &vm.memory, 0..BLOCKS / 2, round);
+        submit_writes(&mut other, &vm.memory, BLOCKS / 2..BLOCKS, round);
         for completion in queue.wait_all().into_iter().chain(other.wait_all()) {
             assert_eq!(completion.status, OK);
         }
@@ -53,11 +51,11 @@ fn flushed_writes_survive_sigkill() {
         known.extend((0..BLOCKS).map(|block| (block, Some(round))));
 
         let blocks = |offset| (BLOCKS + offset..2 * BLOCKS).step_by(2);
-        let in_flight = submit_writes(&mut queue, &memory, blocks(0), round);
-        let in_flight_too = submit_writes(&mut other, &memory, blocks(1), round);
+        let in_flight = submit_writes(&mut queue, &vm.memory, blocks(0), round);
+        let in_flight_too = submit_writes(&mut other, &vm.memory, blocks(1), round);
         // let some of them through, another number each round
         (0..round % 8).for_each(|_| drop_completion(&mut queue, &in_flight, &mut known, round));
-        backend.kill();
+        vm.backend.kill();
         for (queue, heads) in [(&mut queue, in_flight), (&mut other, in_flight_too)] {
             for &block in heads.values() {
                 known
@@ -71,12 +69,10 @@ fn flushed_writes_survive_sigkill() {
         }
         cut_off += known.values().filter(|stamp| stamp.is_none()).count();
     }
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert_known(&mut frontend.queue(0), &known, round + 1);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert_known(&mut vm.queue, &known, round + 1);
+    drop(vm.frontend);
+    vm.backend.stop();
     // nothing but what was cut off may be bad
     for (lba, _) in image.bad_blocks() {
         assert_eq!(known.get(&lba), Some(&None), "block {lba}");
@@ -84,7 +80,7 @@ fn flushed_writes_survive_sigkill() {
 }
 
 fn drop_completion(
-    queue: &mut Queue<'_>,
+    queue: &mut Queue,
     heads: &HashMap<u16, u64>,
     known: &mut HashMap<u64, Option<u64>>,
     round: u64,
@@ -95,7 +91,7 @@ fn drop_completion(
 }
 
 /// Reads every block: what is known must be there; what was cut off is old, new, or an error.
-fn assert_known(queue: &mut Queue<'_>, known: &HashMap<u64, Option<u64>>, round: u64) {
+fn assert_known(queue: &mut Queue, known: &HashMap<u64, Option<u64>>, round: u64) {
     for (&block, &stamp) in known {
         let (completion, data) = queue.try_read(block * SECTORS, BLOCK as usize);
         match stamp {
@@ -119,21 +115,16 @@ fn assert_known(queue: &mut Queue<'_>, known: &HashMap<u64, Option<u64>>, round:
 fn a_write_that_was_cut_off_is_healed_by_the_next() {
     let image = Image::create(16 << 20);
     for round in 1..=5 {
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        submit_writes(&mut frontend.queue(0), &memory, 0..64, round);
-        backend.kill();
+        let mut vm = Setup::of(&image).start();
+        submit_writes(&mut vm.queue, &vm.memory, 0..64, round);
+        vm.backend.kill();
     }
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    submit_writes(&mut queue, &memory, 0..64, 9);
-    assert!(queue.wait_all().iter().all(|completion| completion.status == OK));
-    assert_eq!(stamps(0, &queue.read(0, 64 * 4096)).unwrap(), [9; 512]);
-    drop(frontend);
-    let log = backend.stop();
+    let mut vm = Setup::of(&image).start();
+    submit_writes(&mut vm.queue, &vm.memory, 0..64, 9);
+    assert!(vm.queue.wait_all().iter().all(|completion| completion.status == OK));
+    assert_eq!(stamps(0, &vm.queue.read(0, 64 * 4096)).unwrap(), [9; 512]);
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("was not closed cleanly"), "{log}");
     image.assert_clean();
 }

@@ -1,8 +1,7 @@
-//! Two back-ends on one image, as a live migration has them: one lets go of it, then the other takes it.
+//! Two back-ends on one image, as a live migration has them: one lets go of it, then the other
+//! takes it.
 
-use crate::harness::{
-    Backend, DirtyLog, Frontend, GuestMemory, Image, Queue, finish, pattern, serve_command,
-};
+use crate::harness::{Backend, DirtyLog, Frontend, Image, Queue, finish, pattern, serve_command};
 
 const SIZE: u64 = 16 << 20;
 const PLAIN: &[&str] = &["--integrity", "none"];
@@ -11,27 +10,26 @@ fn incoming(args: &[&'static str]) -> Vec<&'static str> {
     [args, &["--incoming"]].concat()
 }
 
-/// What the source's front-end does at the switch-over. Returns where the queues would go on.
-fn switch_over<'m>(frontend: &mut Frontend<'m>, queues: &[&Queue<'m>]) -> Vec<u16> {
+/// Does what the source's front-end does at the switch-over. Returns the indexes at which the
+/// queues would continue.
+fn switch_over(frontend: &mut Frontend, queues: &[&Queue]) -> Vec<u16> {
     frontend.log_to(&DirtyLog::new());
     frontend.log_writes(true);
     queues.iter().map(|queue| frontend.stop(queue)).collect()
 }
 
-fn capacity(frontend: &mut Frontend<'_>) -> u64 {
+fn capacity(frontend: &mut Frontend) -> u64 {
     u64::from_le_bytes(frontend.config(0, 8).unwrap().try_into().unwrap())
 }
 
-fn the_destination_goes_on(image: &Image, args: &[&'static str]) {
+fn the_destination_continues(image: &Image, args: &[&'static str]) {
     let source = Backend::serve(image, args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&source, &memory);
+    let mut frontend = source.connect();
     let (mut first, mut second) = (frontend.queue(0), frontend.queue(1));
     first.write(8, &pattern(1, 65536));
 
     let destination = Backend::serve(image, &incoming(args));
-    let other_memory = GuestMemory::new();
-    let mut other = Frontend::connect(&destination, &other_memory);
+    let mut other = destination.connect();
     assert_eq!(capacity(&mut other), SIZE / 512);
 
     // not flushed
@@ -53,25 +51,25 @@ fn the_destination_goes_on(image: &Image, args: &[&'static str]) {
 }
 
 #[test]
-fn the_destination_goes_on_with_a_sidecar() {
+fn the_destination_continues_with_a_sidecar() {
     let image = Image::create(SIZE);
-    the_destination_goes_on(&image, &[]);
+    the_destination_continues(&image, &[]);
     image.assert_clean();
 }
 
 #[test]
-fn the_destination_goes_on_with_a_plain_image() {
-    the_destination_goes_on(&Image::without_sidecar(SIZE), PLAIN);
+fn the_destination_continues_with_a_plain_image() {
+    the_destination_continues(&Image::without_sidecar(SIZE), PLAIN);
 }
 
-/// There and back, as often as one likes: what one has changed the other reads, and does not remember.
+/// There and back, as often as one likes: what one has changed the other reads, and does not
+/// remember.
 #[test]
-fn an_image_goes_back_and_forth() {
+fn an_image_can_be_handed_back_and_forth() {
     let image = Image::create(SIZE);
     let backends = [Backend::serve(&image, &[]), Backend::serve(&image, &["--incoming"])];
     for round in 0..10 {
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backends[round % 2], &memory);
+        let mut frontend = backends[round % 2].connect();
         let mut queue = frontend.queue(0);
         let seed = round as u64;
         if round > 0 {
@@ -79,7 +77,7 @@ fn an_image_goes_back_and_forth() {
         }
         queue.write(8 * seed, &pattern(seed, 8192));
         switch_over(&mut frontend, &[&queue]);
-        // nobody has it now, and all of it is on the disk
+        // no back-end has it now, and all of it is on the disk
         image.assert_clean();
     }
     for backend in backends {
@@ -93,8 +91,7 @@ fn a_cancelled_migration_goes_back_to_the_source() {
     let image = Image::create(SIZE);
     let source = Backend::serve(&image, &[]);
     let destination = Backend::serve(&image, &["--incoming"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&source, &memory);
+    let mut frontend = source.connect();
     let mut queue = frontend.queue(0);
     for seed in 0..3 {
         queue.write(64 * seed, &pattern(seed, 8192));
@@ -117,13 +114,12 @@ fn without_a_migration_nothing_is_handed_over() {
     let image = Image::create(SIZE);
     let source = Backend::serve(&image, &[]);
     let destination = Backend::serve(&image, &["--incoming"]);
-    let (memory, other_memory) = (GuestMemory::new(), GuestMemory::new());
-    let mut frontend = Frontend::connect(&source, &memory);
+    let mut frontend = source.connect();
     let mut queue = frontend.queue(0);
     queue.write(0, &pattern(1, 4096));
     let base = frontend.stop(&queue);
     {
-        let mut other = Frontend::connect(&destination, &other_memory);
+        let mut other = destination.connect();
         let refused = other.new_queue(0);
         other.try_start(&refused, 0).unwrap_err();
     }
@@ -132,7 +128,7 @@ fn without_a_migration_nothing_is_handed_over() {
     assert!(queue.read(0, 4096) == pattern(1, 4096));
     // and the next front-end of the destination gets it when it may
     switch_over(&mut frontend, &[&queue]);
-    let mut other = Frontend::connect(&destination, &other_memory);
+    let mut other = destination.connect();
     assert!(other.queue(0).read(0, 4096) == pattern(1, 4096));
 }
 
@@ -152,8 +148,7 @@ fn an_image_that_shrank_meanwhile_is_refused() {
     let image = Image::without_sidecar(SIZE);
     let destination = Backend::serve(&image, &incoming(PLAIN));
     std::fs::OpenOptions::new().write(true).open(image.path()).unwrap().set_len(SIZE / 2).unwrap();
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&destination, &memory);
+    let mut frontend = destination.connect();
     let queue = frontend.new_queue(0);
     frontend.try_start(&queue, 0).unwrap_err();
     drop(frontend);

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, TIME_LIMIT, pattern};
+use crate::harness::{Setup, TIME_LIMIT, pattern};
 
 /// Longer than any timer that a thread would wake up by.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -22,13 +22,10 @@ fn context_switches(pid: u32) -> u64 {
 }
 
 #[test]
-fn a_guest_that_has_stopped_asking_costs_no_wake_up() {
+fn an_idle_guest_causes_no_wake_up() {
     for poll in [&[][..], &["--poll-us", "0"], &["--poll-us", "1000"]] {
-        let image = Image::create(16 << 20);
-        let backend = Backend::serve(&image, poll);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let mut queues = [frontend.queue(0), frontend.queue(1)];
+        let mut vm = Setup::disk(16 << 20).options(poll).connect();
+        let mut queues = [vm.frontend.queue(0), vm.frontend.queue(1)];
         for sector in (0..80).step_by(8) {
             for queue in &mut queues {
                 queue.write(sector, &pattern(sector, 4096));
@@ -37,9 +34,9 @@ fn a_guest_that_has_stopped_asking_costs_no_wake_up() {
         }
         let start = Instant::now();
         loop {
-            let before = context_switches(backend.pid());
+            let before = context_switches(vm.backend.pid());
             thread::sleep(WINDOW);
-            if context_switches(backend.pid()) == before {
+            if context_switches(vm.backend.pid()) == before {
                 break;
             }
             assert!(start.elapsed() < TIME_LIMIT, "it does not come to rest with {poll:?}");

@@ -1,4 +1,5 @@
-//! A client that is not ours: `blkio`, driver virtio-blk-vhost-user, which shares no code with the back-end.
+//! A client that is not ours: `blkio`, driver virtio-blk-vhost-user, which shares no code with the
+//! back-end.
 
 use blkio::{Blkio, ReqFlags};
 use load::Client;
@@ -36,7 +37,7 @@ fn properties_are_those_of_the_disk() {
 }
 
 #[test]
-fn what_it_writes_it_reads() {
+fn data_written_is_read_back() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &[]);
     // length of a request, requests in flight on each queue, queues
@@ -85,7 +86,7 @@ fn what_it_writes_it_reads() {
 }
 
 #[test]
-fn a_read_only_disk_is_known_to_be_one() {
+fn a_read_only_disk_refuses_a_writer() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &["--read-only"]);
     let mut blkio = connect(&backend, false);
@@ -99,7 +100,7 @@ fn a_read_only_disk_is_known_to_be_one() {
 }
 
 #[test]
-fn discard_and_write_zeroes() {
+fn discarded_and_zeroed_ranges_read_as_zeros() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &[]);
     let mut client = start(&backend, 1, 65536);

@@ -6,9 +6,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
-use virtio::Features;
 
-use crate::harness::{Frontend, GuestMemory, Image, PROGRAM, Process, finish, pattern};
+use crate::harness::{Frontend, Image, PROGRAM, Process, finish, pattern};
 
 /// Serves `image` on `socket`, which it finds as descriptor 3.
 fn serve_on(socket: OwnedFd, image: &Image) -> Command {
@@ -27,16 +26,15 @@ fn a_listening_socket_serves_one_front_end_after_another() {
     let mut process = Process::start(&mut serve_on(listener.into(), &image));
     process.stderr().wait_for("serving");
     for seed in 0..3 {
-        let memory = GuestMemory::new();
         let stream = UnixStream::connect(&path).unwrap();
-        let mut frontend = Frontend::over(stream, &memory, process.stderr().clone(), Features::empty());
+        let mut frontend = Frontend::over(stream, process.stderr());
         let mut queue = frontend.queue(0);
         queue.write(seed, &pattern(seed, 4096));
         assert!(queue.read(seed, 4096) == pattern(seed, 4096));
     }
     process.signal(Signal::TERM);
     assert!(process.wait().success());
-    assert!(path.exists(), "whoever made the socket removes it");
+    assert!(path.exists(), "the socket was removed by a process that did not make it");
     image.assert_clean();
 }
 
@@ -45,8 +43,7 @@ fn a_connected_socket_is_served_until_it_ends() {
     let image = Image::create(1 << 20);
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut process = Process::start(&mut serve_on(theirs.into(), &image));
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::over(ours, &memory, process.stderr().clone(), Features::empty());
+    let mut frontend = Frontend::over(ours, process.stderr());
     let mut queue = frontend.queue(0);
     queue.write(0, &pattern(1, 4096));
     assert!(queue.read(0, 4096) == pattern(1, 4096));
@@ -56,7 +53,7 @@ fn a_connected_socket_is_served_until_it_ends() {
 }
 
 #[test]
-fn what_is_no_such_socket_is_refused() {
+fn a_descriptor_that_is_no_stream_socket_is_refused() {
     let image = Image::create(1 << 20);
     let unconnected = UnixDatagram::unbound().unwrap();
     for (fd, words) in [
@@ -76,9 +73,9 @@ fn what_is_no_such_socket_is_refused() {
     image.assert_clean();
 }
 
-/// Whatever this process opens itself is not taken for what was passed to it.
+/// A file that the process opens itself is not taken for one that was passed to it.
 #[test]
-fn what_was_not_inherited_is_refused() {
+fn a_descriptor_that_was_not_inherited_is_refused() {
     let image = Image::create(1 << 20);
     let nothing = r#"exec "$0" "$@" 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-"#;
     for fd in 3..=9 {

@@ -2,17 +2,17 @@
 
 use virtio::{Features, request_type};
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Queue, Request};
+use crate::harness::{OK, Queue, Request, Setup};
 
 /// A flush whose completion is seen in the used ring, not by an interrupt.
-fn flush_by_polling(queue: &mut Queue<'_>) {
+fn flush_by_polling(queue: &mut Queue) {
     queue.submit(&Request::flush());
     queue.kick();
     assert_eq!(queue.poll().status, OK);
 }
 
 /// A flush that must be interrupted for.
-fn flush_by_interrupt(queue: &mut Queue<'_>) {
+fn flush_by_interrupt(queue: &mut Queue) {
     queue.submit(&Request::flush());
     queue.kick();
     queue.wait_for_interrupt();
@@ -21,64 +21,48 @@ fn flush_by_interrupt(queue: &mut Queue<'_>) {
 
 #[test]
 fn event_idx_is_obeyed() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(16 << 20).start();
     // for the first batch there is always one
-    flush_by_interrupt(&mut queue);
-    queue.driver().set_used_event(10);
-    (1..10).for_each(|_| flush_by_polling(&mut queue));
-    assert_eq!(queue.take_interrupts(), 0, "before the event index was passed");
-    flush_by_interrupt(&mut queue);
-    (0..10).for_each(|_| flush_by_polling(&mut queue));
-    frontend.stop(&queue);
-    assert_eq!(queue.take_interrupts(), 0, "after the event index was passed");
+    flush_by_interrupt(&mut vm.queue);
+    vm.queue.driver().set_used_event(10);
+    (1..10).for_each(|_| flush_by_polling(&mut vm.queue));
+    assert_eq!(vm.queue.take_interrupts(), 0, "before the event index was passed");
+    flush_by_interrupt(&mut vm.queue);
+    (0..10).for_each(|_| flush_by_polling(&mut vm.queue));
+    vm.frontend.stop(&vm.queue);
+    assert_eq!(vm.queue.take_interrupts(), 0, "after the event index was passed");
 }
 
 #[test]
 fn without_event_idx_the_flag_is_obeyed() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect_without(&backend, &memory, Features::EVENT_IDX);
-    let mut queue = frontend.queue(0);
-    (0..5).for_each(|_| flush_by_interrupt(&mut queue));
-    queue.driver().suppress_interrupts();
-    (0..20).for_each(|_| flush_by_polling(&mut queue));
-    frontend.stop(&queue);
-    assert_eq!(queue.take_interrupts(), 0);
+    let mut vm = Setup::disk(16 << 20).refusing(Features::EVENT_IDX).start();
+    (0..5).for_each(|_| flush_by_interrupt(&mut vm.queue));
+    vm.queue.driver().suppress_interrupts();
+    (0..20).for_each(|_| flush_by_polling(&mut vm.queue));
+    vm.frontend.stop(&vm.queue);
+    assert_eq!(vm.queue.take_interrupts(), 0);
 }
 
 #[test]
-fn one_interrupt_for_a_batch() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect_without(&backend, &memory, Features::EVENT_IDX);
-    let mut queue = frontend.queue(0);
-    let base = frontend.stop(&queue);
-    let buffer = memory.allocate(4096);
+fn a_batch_of_requests_gets_one_interrupt() {
+    let mut vm = Setup::disk(16 << 20).refusing(Features::EVENT_IDX).start();
+    let base = vm.frontend.stop(&vm.queue);
+    let buffer = vm.memory.allocate(4096);
     // answered where they are parsed, and all there before the worker looks
     for _ in 0..80 {
-        queue.submit(&Request::answered(request_type::GET_ID, buffer, 20));
+        vm.queue.submit(&Request::answered(request_type::GET_ID, buffer, 20));
     }
-    frontend.start(&queue, base);
-    (0..80).for_each(|_| assert_eq!(queue.poll().status, OK));
-    frontend.stop(&queue);
-    assert_eq!(queue.take_interrupts(), 80 / 16, "a batch is 16 requests");
+    vm.frontend.start(&vm.queue, base);
+    (0..80).for_each(|_| assert_eq!(vm.queue.poll().status, OK));
+    vm.frontend.stop(&vm.queue);
+    assert_eq!(vm.queue.take_interrupts(), 80 / 16, "a batch is 16 requests");
 }
 
 #[test]
-fn a_driver_and_a_back_end_that_poll() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &["--poll-us", "100"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    (0..200).for_each(|_| flush_by_polling(&mut queue));
+fn requests_complete_when_driver_and_back_end_poll() {
+    let mut vm = Setup::disk(16 << 20).options(&["--poll-us", "100"]).start();
+    (0..200).for_each(|_| flush_by_polling(&mut vm.queue));
     (0..200).for_each(|_| {
-        queue.execute(&Request::flush());
+        vm.queue.execute(&Request::flush());
     });
 }

@@ -1,15 +1,18 @@
-//! A back-end is killed after each store that it makes to the in-flight region and to the used index. What it leaves is compared
-//! word for word, and its successor must return every request once, none twice.
+//! A back-end is killed after each store that it makes to the in-flight region and to the used
+//! index. What it leaves is compared word for word, and its successor must return every request
+//! once, none twice.
+
+use std::sync::Arc;
 
 use crate::harness::inflight::{
     COUNTER, DESC_NUM, INFLIGHT, InflightRegion, LAST_BATCH_HEAD, NEXT, USED_IDX, VERSION, descriptor,
 };
 use crate::harness::watched::{Watch, WatchedWorker, debug_registers};
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Queue, Request, pattern};
+use crate::harness::{Backend, Connected, Frontend, GuestMemory, Image, OK, Queue, Request, Setup, pattern};
 use crate::skip::skip;
 
 const RING_SIZE: u16 = 64;
-/// Of `virtio_blk`, a request that needs no device.
+/// The type of a request that needs no device.
 const GET_ID: u32 = 8;
 
 /// A store that a request's life has.
@@ -45,7 +48,7 @@ impl Store {
     }
 }
 
-/// What popping `heads` stores, in that order, the counter being at `counter`.
+/// The stores of popping `heads` in this order, the counter being at `counter`.
 fn popping(heads: &[u16], counter: u64) -> Vec<Store> {
     let pop = |(counter, head): (u64, &u16)| {
         [
@@ -56,7 +59,8 @@ fn popping(heads: &[u16], counter: u64) -> Vec<Store> {
     (counter..).zip(heads).flat_map(pop).collect()
 }
 
-/// What publishing `heads` as one batch stores, the used index being at `used` and the last batch's head `last`.
+/// The stores of publishing `heads` as one batch, the used index being at `used` and the last
+/// batch's head `last`.
 fn publishing(heads: &[u16], used: u16, mut last: u16) -> Vec<Store> {
     let mut stores = Vec::new();
     for head in heads {
@@ -72,32 +76,31 @@ fn publishing(heads: &[u16], used: u16, mut last: u16) -> Vec<Store> {
 }
 
 /// A front-end that outlives its back-ends.
-struct Survivor<'m> {
-    memory: &'m GuestMemory,
-    image: &'m Image,
+struct Survivor {
+    memory: Arc<GuestMemory>,
+    image: Image,
     region: InflightRegion,
-    queue: Queue<'m>,
-    /// What queue 0's part must hold.
+    queue: Queue,
+    /// The expected contents of queue 0's part.
     expected: Vec<u8>,
     used: u16,
 }
 
-impl<'m> Survivor<'m> {
-    fn new(memory: &'m GuestMemory, image: &'m Image) -> Self {
-        let backend = Backend::serve(image, &[]);
-        let mut frontend = Frontend::connect(&backend, memory);
+impl Survivor {
+    fn new() -> Self {
+        let Connected { mut frontend, memory, backend, image } = Setup::disk(1 << 20).connect();
         let region = InflightRegion::ask(&mut frontend, 1, RING_SIZE);
         let mut expected = region.part(0);
         expected[VERSION..][..2].copy_from_slice(&1u16.to_ne_bytes());
         expected[DESC_NUM..][..2].copy_from_slice(&RING_SIZE.to_ne_bytes());
-        let queue = Queue::new(0, RING_SIZE, memory, backend.log().clone());
+        let queue = Queue::new(0, RING_SIZE, &memory, backend.log().clone());
         Self { memory, image, region, queue, expected, used: 0 }
     }
 
     /// Serves the queue by a new back-end.
-    fn serve(&mut self) -> (Backend, Frontend<'m>) {
-        let backend = Backend::serve(self.image, &[]);
-        let mut frontend = Frontend::connect(&backend, self.memory);
+    fn serve(&mut self) -> (Backend, Frontend) {
+        let backend = Backend::serve(&self.image, &[]);
+        let mut frontend = Frontend::connect(&backend, &self.memory);
         self.region.give_to(&mut frontend);
         // as a front-end does that lost the last one: it knows the rings alone
         let base = self.queue.driver().used_index();
@@ -105,15 +108,16 @@ impl<'m> Survivor<'m> {
         (backend, frontend)
     }
 
-    /// Has a back-end do `requests`, which it returns as one batch, and kills it at the `step`th watched store. Compares what it
-    /// leaves, and has a successor do the rest. Returns whether there are more stores.
+    /// Has a back-end do `requests`, which it returns as one batch, and kills it at the `step`th
+    /// watched store. Compares what it leaves, and has a successor do the rest. Returns whether
+    /// there are more stores.
     fn kill_at(&mut self, step: usize, requests: &[Request]) -> bool {
         let (backend, frontend) = self.serve();
         let worker = WatchedWorker::stop(&backend);
         let heads: Vec<u16> = requests.iter().map(|request| self.queue.submit(request)).collect();
         self.queue.kick();
         let last = u16::from_ne_bytes(*self.expected[LAST_BATCH_HEAD..].first_chunk().unwrap());
-        // nothing was in flight, so the counters begin anew
+        // nothing was in flight, so the counters begin at 0 again
         let stores = [popping(&heads, 0), publishing(&heads, self.used, last)].concat();
         let (returned, watches) = (self.used, self.watches(&heads));
         worker.watch(&watches);
@@ -154,8 +158,9 @@ impl<'m> Survivor<'m> {
         step + 1 < stops.len()
     }
 
-    /// The used index, the region's head, and two descriptors' states as far as there are debug registers: of one head both
-    /// halves, of several the halves with the mark of the first and the last.
+    /// The used index, the region's head, and two descriptors' states as far as there are debug
+    /// registers: of one head both halves, of several the halves with the mark of the first and the
+    /// last.
     fn watches(&mut self, heads: &[u16]) -> [Watch; 4] {
         let region = |offset| Watch { memfd: "stableblk-inflight", offset: offset as u64, len: 8 };
         let used_index = self.memory.file_offset(self.queue.addresses().used_ring) + 2;
@@ -188,18 +193,17 @@ fn can_be_watched() -> bool {
 }
 
 #[test]
-fn a_write() {
+fn a_write_is_returned_once_whichever_store_was_the_last() {
     if !can_be_watched() {
         return;
     }
-    let (memory, image) = (GuestMemory::new(), Image::create(1 << 20));
-    let mut survivor = Survivor::new(&memory, &image);
-    let (buffer, mut step) = (memory.allocate(4096), 0);
+    let mut survivor = Survivor::new();
+    let (buffer, mut step) = (survivor.memory.allocate(4096), 0);
     loop {
         let data = pattern(step as u64, 4096);
-        memory.write(buffer, &data);
+        survivor.memory.write(buffer, &data);
         let more = survivor.kill_at(step, &[Request::write(8, &[(buffer, 4096)])]);
-        assert!(image.read(4096, 4096) == data);
+        assert!(survivor.image.read(4096, 4096) == data);
         step += 1;
         if !more {
             break;
@@ -207,23 +211,23 @@ fn a_write() {
     }
     // counter, mark, list, its head, the used index, no mark, its copy
     assert_eq!(step, 7);
-    image.assert_clean();
+    survivor.image.assert_clean();
 }
 
 #[test]
-fn a_batch() {
+fn a_batch_is_returned_once_whichever_store_was_the_last() {
     if !can_be_watched() {
         return;
     }
-    let (memory, image) = (GuestMemory::new(), Image::create(1 << 20));
-    let mut survivor = Survivor::new(&memory, &image);
-    let buffer = memory.allocate(4096);
+    let mut survivor = Survivor::new();
+    let buffer = survivor.memory.allocate(4096);
     // two: a worker that has slept takes no more in its first turn
     let requests = [(); 2].map(|()| Request::answered(GET_ID, buffer, 20));
     let mut step = 0;
     while survivor.kill_at(step, &requests) {
         step += 1;
     }
-    // two marks; two heads of the list and their links; the used index; two marks taken away; its copy
+    // two marks; two heads of the list and their links; the used index; two marks taken away; its
+    // copy
     assert_eq!(step + 1, 2 + 2 + 2 + 1 + 2 + 1);
 }

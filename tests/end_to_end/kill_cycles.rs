@@ -1,4 +1,5 @@
-//! kill -9 under load, over and over on the same disk: whatever was complete is there, everything can be read, `check` is clean.
+//! kill -9 under load, over and over on the same disk: whatever was complete is there, everything
+//! can be read, `check` is clean.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,18 +12,19 @@ use rustix::process::Signal;
 use crate::harness::{Backend, Image, Process, serve_command};
 
 const CYCLES: u32 = 100;
-/// How many there may be until they have been through all that is to be tested, which depends on how fast the machine is.
+/// How many there may be until they have been through all that is to be tested, which depends on
+/// how fast the machine is.
 const CYCLES_MAX: u32 = 1000;
 /// Small, so that its log of 256 pages goes round.
 const SIZE: u64 = 4 << 20;
 const SECTORS: u64 = SIZE / 512;
-/// Of an image of that size.
+/// The pages of the log of an image of that size.
 const LOG_PAGES: u64 = 256;
 const INTERVAL: usize = 4096;
 /// Longer than the log may rest before its checkpoint begins.
 const REST: Duration = Duration::from_millis(2100);
 
-/// What the cycles have been through, to see that they did test something.
+/// The events of the cycles, to see that they did test something.
 #[derive(Debug, Default)]
 struct Tally {
     kills_in_flight: u32,
@@ -66,7 +68,8 @@ fn survives_kills(intent: &str) {
             load.drain();
             thread::sleep(REST);
         }
-        // mostly at once: a fast machine has nothing in flight any more after some hundred microseconds
+        // mostly at once: a fast machine has nothing in flight any more after some hundred
+        // microseconds
         thread::sleep(Duration::from_micros(rng.u64(..2000) >> rng.u32(..12)));
         backend.kill();
         load.collect();
@@ -111,11 +114,11 @@ fn log_tail(image: &Image) -> u64 {
 }
 
 #[test]
-fn with_intents_by_region() {
+fn no_data_is_lost_by_kills_with_intents_by_region() {
     survives_kills("region");
 }
 
 #[test]
-fn with_intents_by_block() {
+fn no_data_is_lost_by_kills_with_intents_by_block() {
     survives_kills("block");
 }

@@ -1,4 +1,5 @@
-//! The log: its lines cannot be forged, a front-end cannot fill it, and a reader that does not read holds nothing up.
+//! The log: its lines cannot be forged, a front-end cannot fill it, and a reader that does not read
+//! holds nothing up.
 
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use guest::limited;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, Process, finish, serve_command, wait_until};
+use crate::harness::{Backend, Image, Process, finish, serve_command, wait_until};
 
 const SIZE: u64 = 1 << 20;
 /// Locks the file that it is given, under a name that would forge a line.
@@ -37,8 +38,7 @@ fn a_front_end_that_connects_for_ever_is_not_logged_for_ever() {
     let backend = Backend::serve(&image, &[]);
     for _ in 0..SESSIONS {
         // SET_VRING_NUM without a body: the session is ended for it
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         frontend.send(8u32, 0, &[], &[]);
         assert!(frontend.reply().is_none());
     }
@@ -49,7 +49,7 @@ fn a_front_end_that_connects_for_ever_is_not_logged_for_ever() {
 
 /// A pipe that nothing reads takes 64 KiB.
 #[test]
-fn a_log_that_is_not_read_holds_nothing_up() {
+fn a_log_that_is_not_read_delays_nothing() {
     let image = Image::create(SIZE);
     let directory = tempfile::tempdir().unwrap();
     let (socket, control) = (directory.path().join("socket"), directory.path().join("control"));
@@ -58,7 +58,8 @@ fn a_log_that_is_not_read_holds_nothing_up() {
     let mut child = command.spawn().unwrap();
     wait_until(|| UnixStream::connect(&control).is_ok(), || "there is no control socket".to_owned());
     let unread = child.stderr.take().unwrap();
-    // a line of more than 4 KiB each, of 64 at most that are logged at once: filters come back in errors
+    // a line of more than 4 KiB each, of 64 at most that are logged at once: filters come back in
+    // errors
     let set_log = |filter: &str| {
         let mut ctl = Command::new(crate::harness::PROGRAM);
         limited::output(ctl.arg("ctl").arg(&control).args(["log-level", filter])).unwrap()

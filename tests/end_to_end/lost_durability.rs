@@ -6,8 +6,8 @@ use std::process::Command;
 use vhost::VhostBackend;
 
 use crate::harness::{
-    Backend, DirtyLog, Finished, Frontend, GuestMemory, IOERR, Image, LoopDevice, OK, PROGRAM, Queue,
-    Request, Which, finish, pattern, serve_command, wait_until, with_failing_syncs,
+    Backend, DirtyLog, Finished, IOERR, Image, LoopDevice, OK, PROGRAM, Queue, Request, Setup, Which, finish,
+    pattern, serve_command, wait_until, with_failing_syncs,
 };
 
 const SIZE: u64 = 16 << 20;
@@ -23,13 +23,12 @@ fn images() -> [(Image, &'static [&'static str], Which<'static>); 2] {
     [(Image::create(SIZE), &[], protected), (Image::without_sidecar(SIZE), PLAIN, plain)]
 }
 
-fn flush(queue: &mut Queue<'_>) -> u8 {
+fn flush(queue: &mut Queue) -> u8 {
     queue.execute(&Request::flush()).status
 }
 
 fn write_without_a_flush(backend: &Backend) {
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(backend, &memory);
+    let mut frontend = backend.connect();
     frontend.queue(0).write(8, &pattern(1, 8192));
 }
 
@@ -39,28 +38,23 @@ fn is_said_to_be_lost(image: &Image) -> bool {
 
 /// Serves `image` to a guest whose first flush fails, and no other.
 fn the_next_owner_fails_one_flush(image: &Image, args: &[&str]) {
-    let backend = Backend::serve(image, args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.write(64, &pattern(2, 4096));
-    assert_eq!(flush(&mut queue), IOERR);
-    assert_eq!(flush(&mut queue), OK);
-    let mut other = frontend.queue(1);
+    let mut vm = Setup::of(image).options(args).start();
+    vm.queue.write(64, &pattern(2, 4096));
+    assert_eq!(flush(&mut vm.queue), IOERR);
+    assert_eq!(flush(&mut vm.queue), OK);
+    let mut other = vm.frontend.queue(1);
     assert_eq!(flush(&mut other), OK);
-    drop(frontend);
-    let log = backend.stop();
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert_eq!(log.matches(SAYS).count(), 1, "{log}");
     no_flush_fails(image, args);
 }
 
 fn no_flush_fails(image: &Image, args: &[&str]) {
-    let backend = Backend::serve(image, args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert_eq!(flush(&mut frontend.queue(0)), OK);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(image).options(args).start();
+    assert_eq!(flush(&mut vm.queue), OK);
+    drop(vm.frontend);
+    vm.backend.stop();
 }
 
 /// Serves `image` with syncs that fail, to a guest that writes and does not flush, and ends.
@@ -71,7 +65,7 @@ fn lose(image: &Image, args: &[&str], which: Which) -> Option<String> {
 }
 
 #[test]
-fn at_the_end_of_the_process() {
+fn a_loss_at_the_end_of_the_process_fails_the_next_flush() {
     for (image, args, _) in images() {
         let Some(log) = lose(&image, args, Which::Of(image.path())) else { return };
         assert!(log.contains("what was not flushed may be lost"), "{log}");
@@ -80,9 +74,9 @@ fn at_the_end_of_the_process() {
     }
 }
 
-/// Its node carries the mark.
+/// The device's node carries the mark.
 #[test]
-fn of_a_block_device_without_a_sidecar() {
+fn a_loss_on_a_block_device_without_a_sidecar_fails_the_next_flush() {
     let Some(device) = LoopDevice::new(SIZE) else { return };
     let image = Image::of(device.path());
     let Some(log) = lose(&image, PLAIN, Which::Of(image.path())) else { return };
@@ -92,9 +86,9 @@ fn of_a_block_device_without_a_sidecar() {
     the_next_owner_fails_one_flush(&image, PLAIN);
 }
 
-/// What has not reached the medium is in the page cache nevertheless.
+/// Data that has not reached the medium is in the page cache nevertheless.
 #[test]
-fn where_it_cannot_be_written_down_durably() {
+fn a_loss_that_cannot_be_recorded_durably_fails_the_next_flush() {
     for (image, args, last) in images() {
         let Some(log) = lose(&image, args, last) else { return };
         assert!(log.contains("could not be written down"), "{log}");
@@ -103,13 +97,12 @@ fn where_it_cannot_be_written_down_durably() {
 }
 
 #[test]
-fn at_a_hand_over() {
+fn a_loss_at_a_hand_over_fails_the_first_flush_of_the_destination() {
     for (image, args, _) in images() {
         let source = Backend::serve_with_failing_syncs(&image, args, Which::Of(image.path()));
         let Some(source) = source else { return };
         let destination = Backend::serve(&image, &[args, &["--incoming"]].concat());
-        let (memory, other_memory) = (GuestMemory::new(), GuestMemory::new());
-        let mut frontend = Frontend::connect(&source, &memory);
+        let mut frontend = source.connect();
         let mut queue = frontend.queue(0);
         queue.write(8, &pattern(1, 8192));
         frontend.log_to(&DirtyLog::new());
@@ -118,7 +111,7 @@ fn at_a_hand_over() {
         source.log().wait_for("so the migration is refused");
         drop(frontend);
 
-        let mut other = Frontend::connect(&destination, &other_memory);
+        let mut other = destination.connect();
         let mut queue = other.queue(0);
         assert_eq!(flush(&mut queue), IOERR);
         assert_eq!(flush(&mut queue), OK);
@@ -131,7 +124,7 @@ fn at_a_hand_over() {
 }
 
 #[test]
-fn in_recovery() {
+fn a_loss_in_recovery_fails_the_next_flush() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &[]);
     write_without_a_flush(&backend);
@@ -144,9 +137,9 @@ fn in_recovery() {
     the_next_owner_fails_one_flush(&image, &[]);
 }
 
-/// Of a checkpoint, after which there is no orderly end.
+/// A sync of a checkpoint fails, and there is no orderly end afterwards.
 #[test]
-fn while_it_is_served() {
+fn a_loss_in_a_checkpoint_fails_the_next_flush() {
     let image = Image::create(SIZE);
     let backend = Backend::serve_with_failing_syncs(&image, &[], Which::Of(image.path()));
     let Some(backend) = backend else { return };
@@ -158,7 +151,7 @@ fn while_it_is_served() {
 }
 
 #[test]
-fn check_and_info_say_it_until_it_is_settled() {
+fn check_and_info_report_a_loss_until_a_flush_has_failed() {
     let image = Image::create(SIZE);
     if lose(&image, &[], Which::Of(image.path())).is_none() {
         return;
@@ -188,8 +181,7 @@ fn check_and_info_say_it_until_it_is_settled() {
         let refused = backend.ctl(&["flush"]);
         assert_eq!(refused.code, Some(1), "{}", refused.stdout);
     }
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let mut queue = frontend.queue(0);
     assert_eq!(flush(&mut queue), IOERR);
     assert_eq!(flush(&mut queue), OK);

@@ -1,6 +1,7 @@
 //! End-to-end tests: the built program, spoken to over its socket, its command line and its files.
 //!
-//! One behaviour a file. Nothing here knows private fields: a test is a front-end, or a person at a shell.
+//! One behaviour a file. Nothing here knows private fields: a test is a front-end, or a person at a
+//! shell.
 
 mod harness;
 #[path = "../sidecar_bytes.rs"]

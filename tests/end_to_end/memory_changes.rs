@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -12,10 +13,12 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, TIME_LIMIT, pattern};
+use crate::harness::{
+    Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, Setup, TIME_LIMIT, pattern,
+};
 use crate::skip::skip;
 
-/// What the back-end says it takes.
+/// The number of memory regions that the back-end offers.
 const SLOTS: u64 = 509;
 const QUEUES: usize = 4;
 const DIMM_SIZE: u64 = 64 << 10;
@@ -57,7 +60,7 @@ impl Dimm {
     }
 
     /// Writes `data` to the disk out of this memory, and reads it back into it.
-    pub(crate) fn write_and_read(&self, queue: &mut Queue<'_>, sector: u64, data: &[u8]) {
+    pub(crate) fn write_and_read(&self, queue: &mut Queue, sector: u64, data: &[u8]) {
         let segment = [(self.start, u32::try_from(data.len()).unwrap())];
         self.memory.write_slice(data, GuestAddress(self.start)).unwrap();
         assert_eq!(queue.execute(&Request::write(sector, &segment)).status, OK);
@@ -69,8 +72,9 @@ impl Dimm {
     }
 }
 
-/// Writes and reads an area of its own until told to stop, and tells when it has done so once. How long the longest request took.
-fn keep_busy(queue: &mut Queue<'_>, busy: &Sender<()>, done: &AtomicBool) -> Duration {
+/// Writes and reads an area of its own until `done`, and signals `busy` in each round. Returns the
+/// time that the longest request took.
+fn keep_busy(queue: &mut Queue, busy: &Sender<()>, done: &AtomicBool) -> Duration {
     let sector = 8192 * (queue.index() as u64 + 1);
     let (mut rounds, mut longest) = (0, Duration::ZERO);
     while !done.load(Relaxed) {
@@ -80,7 +84,7 @@ fn keep_busy(queue: &mut Queue<'_>, busy: &Sender<()>, done: &AtomicBool) -> Dur
         longest = longest.max(start.elapsed());
         assert!(queue.read(sector, AREA) == data);
         rounds += 1;
-        // nobody listens any more after the first round of each
+        // only the first round of each is waited for
         let _ = busy.send(());
     }
     longest
@@ -90,7 +94,7 @@ fn keep_busy(queue: &mut Queue<'_>, busy: &Sender<()>, done: &AtomicBool) -> Dur
 struct Rig {
     image: Image,
     backend: Backend,
-    memory: GuestMemory,
+    memory: Arc<GuestMemory>,
 }
 
 impl Rig {
@@ -100,8 +104,9 @@ impl Rig {
         Self { image, backend, memory: GuestMemory::new() }
     }
 
-    /// Runs `changes` while all queues but the first, which it gets, are busy. How long the longest request took meanwhile.
-    fn under_load(&self, changes: impl FnOnce(&mut Frontend<'_>, &mut Queue<'_>)) -> Duration {
+    /// Runs `changes` while all queues but the first, which it gets, are busy. How long the longest
+    /// request took meanwhile.
+    fn under_load(&self, changes: impl FnOnce(&mut Frontend, &mut Queue)) -> Duration {
         let mut frontend = Frontend::connect(&self.backend, &self.memory);
         let mut queue = frontend.queue(0);
         let mut queues: Vec<_> = (1..QUEUES).map(|index| frontend.queue(index)).collect();
@@ -172,8 +177,8 @@ fn regions_are_added_up_to_the_last_slot_and_removed() {
     rig.finish();
 }
 
-/// A request may lie in a region from the moment that the front-end has its acknowledgement, and the queue is in the middle
-/// of others then.
+/// A request may lie in a region from the moment that the front-end has its acknowledgement, and
+/// the queue is in the middle of others then.
 #[test]
 fn a_region_is_used_as_soon_as_it_is_acknowledged() {
     let rig = Rig::new();
@@ -218,9 +223,10 @@ fn the_whole_table_is_exchanged() {
     rig.finish();
 }
 
-/// Requests whose buffers go away under them succeed or fail, each as a whole, and nothing else does.
+/// Requests whose buffers go away under them succeed or fail, each as a whole, and nothing else
+/// does.
 #[test]
-fn buffers_are_removed_under_requests() {
+fn requests_whose_buffers_are_removed_succeed_or_fail_as_a_whole() {
     let rig = Rig::new();
     let dimm = Dimm::new(0);
     rig.under_load(|frontend, queue| {
@@ -250,9 +256,9 @@ fn buffers_are_removed_under_requests() {
     rig.finish();
 }
 
-/// A queue whose rings are gone is not served, and goes on where it was when they are back.
+/// A queue whose rings are gone is not served, and continues where it was when they are back.
 #[test]
-fn rings_are_removed_under_requests() {
+fn a_queue_whose_rings_return_continues_where_it_was() {
     let rig = Rig::new();
     let mut frontend = Frontend::connect(&rig.backend, &rig.memory);
     let mut queues: Vec<_> = (0..QUEUES).map(|index| frontend.queue(index)).collect();
@@ -322,9 +328,10 @@ impl Drop for HugePages {
     }
 }
 
-/// As `lost_memory::nothing_of_a_truncated_region_reaches_the_disk`, of pages that can be replaced only whole.
+/// As `lost_memory::nothing_of_a_truncated_region_reaches_the_disk`, of pages that can be replaced
+/// only whole.
 #[test]
-fn huge_pages_are_truncated_under_requests() {
+fn truncated_huge_pages_fail_their_requests() {
     let _reserved = match HugePages::reserve(2) {
         Ok(reserved) => reserved,
         Err(reason) => return skip(&reason),
@@ -332,28 +339,23 @@ fn huge_pages_are_truncated_under_requests() {
     let file = File::from(memfd_create("dimm", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB).unwrap());
     let page = u64::try_from(fstatfs(&file).unwrap().f_bsize).unwrap();
     let dimm = Dimm::of(file, DIMMS, 2 * page);
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    frontend.protocol.add_mem_region(&dimm.region()).unwrap();
-    queue.write(8, &pattern(1, 4096));
+    let mut vm = Setup::disk(16 << 20).start();
+    vm.frontend.protocol.add_mem_region(&dimm.region()).unwrap();
+    vm.queue.write(8, &pattern(1, 4096));
     let lost = dimm.start + page;
-    assert_eq!(queue.execute(&Request::read(8, &[(lost + 8192, 4096)])).status, OK);
+    assert_eq!(vm.queue.execute(&Request::read(8, &[(lost + 8192, 4096)])).status, OK);
     dimm.file.set_len(page).unwrap();
-    assert_eq!(queue.execute(&Request::write(8, &[(lost + 8192, 4096)])).status, IOERR);
-    assert!(frontend.reply().is_none(), "the session goes on");
-    drop(frontend);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    assert_eq!(vm.queue.execute(&Request::write(8, &[(lost + 8192, 4096)])).status, IOERR);
+    assert!(vm.frontend.reply().is_none(), "the session does not end");
+    drop(vm.frontend);
+    let mut frontend = vm.backend.connect();
     assert!(frontend.queue(0).read(8, 4096) == pattern(1, 4096));
     drop(frontend);
-    let log = backend.stop();
+    let log = vm.backend.stop();
     assert!(log.contains(&format!("the front-end truncated the file to {page} bytes")), "{log}");
-    image.assert_clean();
+    vm.image.assert_clean();
 }
 
-fn used_indexes(queues: &mut [Queue<'_>]) -> Vec<u16> {
+fn used_indexes(queues: &mut [Queue]) -> Vec<u16> {
     queues.iter_mut().map(|queue| queue.driver().used_index()).collect()
 }

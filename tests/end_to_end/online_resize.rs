@@ -1,4 +1,5 @@
-//! A disk that grows while it is served: the front-end is told, what is new can be used, and nothing else changes.
+//! A disk that grows while it is served: the front-end is notified, the new blocks can be used, and
+//! nothing else changes.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -12,8 +13,7 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 
 use crate::harness::{
-    Backend, Frontend, GuestMemory, IOERR, Image, LoopDevice, OK, Queue, Request, TIME_LIMIT, message,
-    pattern,
+    Backend, Frontend, IOERR, Image, LoopDevice, OK, Request, Setup, TIME_LIMIT, Vm, message, pattern,
 };
 
 const MIB: usize = 1 << 20;
@@ -23,33 +23,28 @@ const NEW: u64 = 9 << 20;
 /// `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`
 const CONFIG_CHANGE: u32 = 2;
 
-/// A disk of [`OLD`] bytes, served to a front-end that can be told of its size.
-struct Rig<'m> {
-    image: Image,
-    backend: Backend,
-    frontend: Frontend<'m>,
-    /// What the back-end says.
+/// A disk of [`OLD`] bytes, served to a front-end that can be notified of its size.
+struct Rig {
+    vm: Vm,
+    /// Where the back-end's own messages arrive.
     channel: UnixStream,
-    queue: Queue<'m>,
 }
 
-impl<'m> Rig<'m> {
-    fn new(image: Image, args: &[&str], memory: &'m GuestMemory) -> Self {
-        let backend = Backend::serve(&image, args);
-        let mut frontend = Frontend::connect(&backend, memory);
+impl Rig {
+    fn new(image: Image, args: &[&str]) -> Self {
+        let mut vm = Setup::of(image).options(args).start();
         let (channel, theirs) = UnixStream::pair().unwrap();
         channel.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-        assert!(frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
-        let queue = frontend.queue(0);
-        Self { image, backend, frontend, channel, queue }
+        assert!(vm.frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
+        Self { vm, channel }
     }
 
     /// `stableblk ctl resize`, which must succeed.
     fn resize(&self, size: &str) -> Value {
-        self.backend.ask(&["resize", "--size", size])
+        self.vm.backend.ask(&["resize", "--size", size])
     }
 
-    /// Waits until the front-end is told of a new size.
+    /// Waits until the front-end is notified of a new size.
     #[track_caller]
     fn assert_told(&mut self) {
         let mut told = [0; 12];
@@ -62,17 +57,15 @@ impl<'m> Rig<'m> {
     fn assert_not_told(&mut self) {
         self.channel.set_nonblocking(true).unwrap();
         let told = self.channel.read(&mut [0]);
-        assert_eq!(told.unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was told");
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was notified");
     }
 
     fn finish(self) {
-        drop(self.frontend);
-        self.backend.stop();
-        self.image.assert_clean();
+        self.vm.stop_clean();
     }
 }
 
-fn capacity(frontend: &mut Frontend<'_>) -> u64 {
+fn capacity(frontend: &mut Frontend) -> u64 {
     u64::from_le_bytes(frontend.config(0, 8).unwrap().try_into().unwrap()) * 512
 }
 
@@ -84,24 +77,23 @@ fn extend(image: &Image, size: u64, data: &[u8]) {
 }
 
 #[test]
-fn the_front_end_is_told_and_what_is_new_can_be_used() {
+fn the_front_end_is_notified_and_the_new_blocks_can_be_used() {
     for integrity in ["auto", "none"] {
         let image = if integrity == "auto" { Image::create(OLD) } else { Image::without_sidecar(OLD) };
-        let memory = GuestMemory::new();
-        let mut rig = Rig::new(image, &["--integrity", integrity], &memory);
-        rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
-        assert_eq!(rig.queue.try_read(OLD / 512, 4096).0.status, IOERR, "past the end");
+        let mut rig = Rig::new(image, &["--integrity", integrity]);
+        rig.vm.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+        assert_eq!(rig.vm.queue.try_read(OLD / 512, 4096).0.status, IOERR, "past the end");
         // requests that are under way meanwhile
-        let buffer = memory.allocate(4096);
+        let buffer = rig.vm.memory.allocate(4096);
         let pending: Vec<_> =
-            (0..64).map(|index| rig.queue.submit(&Request::read(index * 8, &[(buffer, 4096)]))).collect();
-        rig.queue.kick();
+            (0..64).map(|index| rig.vm.queue.submit(&Request::read(index * 8, &[(buffer, 4096)]))).collect();
+        rig.vm.queue.kick();
         assert_eq!(rig.resize("9M"), json!({ "bytes": NEW, "grown": true }));
-        let completions = rig.queue.wait_all();
+        let completions = rig.vm.queue.wait_all();
         assert!(completions.len() == pending.len() && completions.iter().all(|done| done.status == OK));
 
         rig.assert_told();
-        let Rig { image, backend, mut frontend, mut queue, .. } = rig;
+        let Vm { mut queue, mut frontend, backend, image, .. } = rig.vm;
         assert_eq!(capacity(&mut frontend), NEW);
         assert_eq!(backend.ask(&["status"])["bytes"], NEW);
         assert_eq!(fs::metadata(image.path()).unwrap().len(), NEW);
@@ -114,14 +106,13 @@ fn the_front_end_is_told_and_what_is_new_can_be_used() {
         queue.flush();
         backend.kill();
 
-        let backend = Backend::serve(&image, &["--integrity", integrity]);
-        let mut frontend = Frontend::connect(&backend, &memory);
-        assert_eq!(capacity(&mut frontend), NEW);
-        let mut queue = frontend.queue(0);
+        let mut vm = Setup::of(&image).options(&["--integrity", integrity]).connect();
+        assert_eq!(capacity(&mut vm.frontend), NEW);
+        let mut queue = vm.frontend.queue(0);
         assert!(queue.read(OLD / 512 - 8, MIB) == pattern(2, MIB));
         assert!(queue.read(NEW / 512 - 2048, MIB) == pattern(3, MIB));
-        drop(frontend);
-        backend.stop();
+        drop(vm.frontend);
+        vm.backend.stop();
         if integrity == "auto" {
             image.assert_clean();
         }
@@ -129,61 +120,57 @@ fn the_front_end_is_told_and_what_is_new_can_be_used() {
 }
 
 #[test]
-fn a_file_that_grows_is_followed_and_what_it_holds_is_taken_to_be_right() {
-    let memory = GuestMemory::new();
-    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
-    rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+fn a_file_that_grows_is_followed_and_its_new_data_is_trusted() {
+    let mut rig = Rig::new(Image::create(OLD), &[]);
+    rig.vm.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
     // once within the last page of the array as it was, once over several new ones
     for (round, size) in [(2, OLD + 8 * 4096), (3, 48 << 20)] {
         let data = pattern(round, 8 * 4096);
-        extend(&rig.image, size, &data);
+        extend(&rig.vm.image, size, &data);
         rig.assert_told();
-        assert_eq!(capacity(&mut rig.frontend), size);
-        assert!(rig.queue.read(size / 512 - 64, 8 * 4096) == data);
-        assert!(rig.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
+        assert_eq!(capacity(&mut rig.vm.frontend), size);
+        assert!(rig.vm.queue.read(size / 512 - 64, 8 * 4096) == data);
+        assert!(rig.vm.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
     }
-    assert_eq!(rig.backend.ask(&["resize"]), json!({ "bytes": 48 << 20, "grown": false }));
-    let Rig { image, backend, frontend, .. } = rig;
+    assert_eq!(rig.vm.backend.ask(&["resize"]), json!({ "bytes": 48 << 20, "grown": false }));
+    let Vm { frontend, backend, image, .. } = rig.vm;
     drop(frontend);
     backend.stop();
     image.assert_clean();
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert!(frontend.queue(0).read(OLD / 512, 8 * 4096) == pattern(2, 8 * 4096));
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(OLD / 512, 8 * 4096) == pattern(2, 8 * 4096));
+    drop(vm.frontend);
+    vm.backend.stop();
 }
 
-/// By the kernel's event alone; nobody asks.
+/// The kernel's event alone makes the disk grow.
 #[test]
 fn a_device_that_grows_is_followed() {
     let Some(device) = LoopDevice::new(OLD) else { return };
-    let memory = GuestMemory::new();
-    let mut rig = Rig::new(device.protect(), &[], &memory);
-    rig.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
+    let mut rig = Rig::new(device.protect(), &[]);
+    rig.vm.queue.write(OLD / 512 - 2048, &pattern(1, MIB));
     device.backing().set_len(NEW).unwrap();
     // as a volume that was somebody else's before
     device.backing().write_all_at(&pattern(2, MIB), OLD + MIB as u64).unwrap();
     device.measure();
     rig.assert_told();
-    assert_eq!(capacity(&mut rig.frontend), NEW);
-    assert_eq!(rig.backend.ask(&["resize"]), json!({ "bytes": NEW, "grown": false }));
-    assert!(rig.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
-    assert!(rig.queue.read(OLD / 512, MIB) == vec![0; MIB]);
-    assert!(rig.queue.read(OLD / 512 + 2048, MIB) == pattern(2, MIB));
-    rig.queue.write(NEW / 512 - 2048, &pattern(3, MIB));
-    assert!(rig.queue.read(NEW / 512 - 2048, MIB) == pattern(3, MIB));
-    assert_eq!(rig.queue.try_read(NEW / 512, 4096).0.status, IOERR, "past the new end");
+    assert_eq!(capacity(&mut rig.vm.frontend), NEW);
+    assert_eq!(rig.vm.backend.ask(&["resize"]), json!({ "bytes": NEW, "grown": false }));
+    assert!(rig.vm.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
+    assert!(rig.vm.queue.read(OLD / 512, MIB) == vec![0; MIB]);
+    assert!(rig.vm.queue.read(OLD / 512 + 2048, MIB) == pattern(2, MIB));
+    rig.vm.queue.write(NEW / 512 - 2048, &pattern(3, MIB));
+    assert!(rig.vm.queue.read(NEW / 512 - 2048, MIB) == pattern(3, MIB));
+    assert_eq!(rig.vm.queue.try_read(NEW / 512, 4096).0.status, IOERR, "past the new end");
     rig.finish();
 }
 
 #[test]
-fn nobody_need_be_connected_nor_have_a_channel() {
+fn a_disk_grows_without_a_front_end_and_without_its_channel() {
     let image = Image::create(OLD);
     let backend = Backend::serve(&image, &[]);
     assert_eq!(backend.ask(&["resize", "--size", "5M"])["grown"], true);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     assert_eq!(capacity(&mut frontend), 5 << 20);
     let mut queue = frontend.queue(0);
     queue.write((5 << 20) / 512 - 8, &pattern(1, 4096));
@@ -198,37 +185,35 @@ fn nobody_need_be_connected_nor_have_a_channel() {
 }
 
 #[test]
-fn a_front_end_without_acknowledgements_is_told_the_same() {
-    let memory = GuestMemory::new();
-    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
-    let features = rig.frontend.protocol.get_protocol_features().unwrap();
-    rig.frontend.protocol.set_hdr_flags(VhostUserHeaderFlag::empty());
-    rig.frontend.protocol.set_protocol_features(features - VhostUserProtocolFeatures::REPLY_ACK).unwrap();
+fn a_front_end_without_acknowledgements_is_notified_too() {
+    let mut rig = Rig::new(Image::create(OLD), &[]);
+    let features = rig.vm.frontend.protocol.get_protocol_features().unwrap();
+    rig.vm.frontend.protocol.set_hdr_flags(VhostUserHeaderFlag::empty());
+    rig.vm.frontend.protocol.set_protocol_features(features - VhostUserProtocolFeatures::REPLY_ACK).unwrap();
     let (channel, theirs) = UnixStream::pair().unwrap();
     channel.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-    rig.frontend.send(FrontendReq::SET_BACKEND_REQ_FD, 0, &[], &[theirs.as_raw_fd()]);
+    rig.vm.frontend.send(FrontendReq::SET_BACKEND_REQ_FD, 0, &[], &[theirs.as_raw_fd()]);
     rig.channel = channel;
     // a message with a reply: the one before it has been taken
-    assert_eq!(capacity(&mut rig.frontend), OLD);
+    assert_eq!(capacity(&mut rig.vm.frontend), OLD);
     assert_eq!(rig.resize("9M")["grown"], true);
     rig.assert_told();
-    assert_eq!(capacity(&mut rig.frontend), NEW);
+    assert_eq!(capacity(&mut rig.vm.frontend), NEW);
     rig.finish();
 }
 
 #[test]
-fn a_front_end_that_does_not_read_its_channel_holds_nothing_up() {
-    let memory = GuestMemory::new();
-    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
+fn a_front_end_that_does_not_read_its_channel_delays_nothing() {
+    let mut rig = Rig::new(Image::create(OLD), &[]);
     let (mut channel, theirs) = UnixStream::pair().unwrap();
     set_socket_recv_buffer_size(&channel, 1).unwrap();
     set_socket_send_buffer_size(&theirs, 1).unwrap();
-    assert!(rig.frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
+    assert!(rig.vm.frontend.acknowledged(FrontendReq::SET_BACKEND_REQ_FD, &[], &[theirs.as_raw_fd()]));
     drop(theirs);
     let sizes = (1..=40).map(|step| OLD + step * 4096);
     for size in sizes.clone() {
         assert_eq!(rig.resize(&size.to_string())["bytes"], size);
-        rig.queue.write(size / 512 - 8, &pattern(size, 4096));
+        rig.vm.queue.write(size / 512 - 8, &pattern(size, 4096));
     }
     let mut told = Vec::new();
     channel.set_nonblocking(true).unwrap();
@@ -236,35 +221,34 @@ fn a_front_end_that_does_not_read_its_channel_holds_nothing_up() {
     assert!(told.len() < 40 * 12, "all was taken: the buffers were not small");
     assert!(!told.is_empty() && told.chunks(12).all(|part| part == message(CONFIG_CHANGE, 0, &[])));
     for size in sizes {
-        assert!(rig.queue.read(size / 512 - 8, 4096) == pattern(size, 4096));
+        assert!(rig.vm.queue.read(size / 512 - 8, 4096) == pattern(size, 4096));
     }
     rig.finish();
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
-    let memory = GuestMemory::new();
-    let mut rig = Rig::new(Image::create(OLD), &[], &memory);
-    rig.queue.write(0, &pattern(1, MIB));
+fn an_impossible_size_is_refused_and_changes_nothing() {
+    let mut rig = Rig::new(Image::create(OLD), &[]);
+    rig.vm.queue.write(0, &pattern(1, MIB));
     for (size, reason) in [
         ("1M", "a disk can only grow"),
         ("4194305", "not a multiple of 4096: make it 4198400"),
         // the dirty map of a small image has room for 256 GiB
         ("300T", "the sidecar cannot cover that size"),
     ] {
-        let refused = rig.backend.ctl(&["resize", "--size", size]);
+        let refused = rig.vm.backend.ctl(&["resize", "--size", size]);
         assert_eq!(refused.code, Some(1), "{size}");
         assert!(refused.stderr.contains(reason), "{size}: {}", refused.stderr);
     }
     // seen by itself, not asked for
-    extend(&rig.image, OLD + 512, &[]);
-    rig.backend.log().wait_for("4194816 bytes are not a multiple of 4096");
-    OpenOptions::new().write(true).open(rig.image.path()).unwrap().set_len(MIB as u64).unwrap();
-    rig.backend.log().wait_for("the image has been cut off at 1048576 bytes");
-    assert_eq!(rig.backend.ctl(&["resize", "--size", "9M"]).code, Some(1));
-    assert_eq!(capacity(&mut rig.frontend), OLD);
-    assert!(rig.queue.read(0, MIB) == pattern(1, MIB));
+    extend(&rig.vm.image, OLD + 512, &[]);
+    rig.vm.backend.log().wait_for("4194816 bytes are not a multiple of 4096");
+    OpenOptions::new().write(true).open(rig.vm.image.path()).unwrap().set_len(MIB as u64).unwrap();
+    rig.vm.backend.log().wait_for("the image has been cut off at 1048576 bytes");
+    assert_eq!(rig.vm.backend.ctl(&["resize", "--size", "9M"]).code, Some(1));
+    assert_eq!(capacity(&mut rig.vm.frontend), OLD);
+    assert!(rig.vm.queue.read(0, MIB) == pattern(1, MIB));
     rig.assert_not_told();
-    drop(rig.frontend);
-    rig.backend.stop();
+    drop(rig.vm.frontend);
+    rig.vm.backend.stop();
 }

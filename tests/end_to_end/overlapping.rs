@@ -1,6 +1,7 @@
-//! Requests in flight over the same blocks, on all queues: no guard error that the medium does not have, no lost update.
+//! Requests in flight over the same blocks, on all queues: no guard error that the medium does not
+//! have, no lost update.
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Queue, Request, stamped, stamps};
+use crate::harness::{OK, Queue, Request, Setup, stamped, stamps};
 
 const QUEUES: usize = 4;
 const BLOCK: u32 = 4096;
@@ -18,13 +19,10 @@ struct Read {
 }
 
 #[test]
-fn writes_and_reads_of_the_same_blocks() {
-    let image = Image::create(1 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queues: Vec<_> = (0..QUEUES).map(|index| frontend.queue(index)).collect();
-    let buffers: Vec<_> = (0..QUEUES * 32).map(|_| memory.allocate(AREA as usize)).collect();
+fn reads_of_blocks_being_written_see_whole_writes() {
+    let mut vm = Setup::disk(1 << 20).connect();
+    let mut queues: Vec<_> = (0..QUEUES).map(|index| vm.frontend.queue(index)).collect();
+    let buffers: Vec<_> = (0..QUEUES * 32).map(|_| vm.memory.allocate(AREA as usize)).collect();
     let mut written = vec![vec![0]; usize::try_from(BLOCKS).unwrap()];
     let mut stamp = 0;
     for round in 0..40 {
@@ -40,7 +38,7 @@ fn writes_and_reads_of_the_same_blocks() {
             } else {
                 stamp += 1;
                 let sectors = usize::try_from(blocks * SECTORS).unwrap();
-                memory.write(buffer, &stamped(first * SECTORS, sectors, stamp));
+                vm.memory.write(buffer, &stamped(first * SECTORS, sectors, stamp));
                 queues[queue].submit(&Request::write(first * SECTORS, &[(buffer, len)]));
                 for block in first..first + blocks {
                     written[usize::try_from(block).unwrap()].push(stamp);
@@ -50,21 +48,19 @@ fn writes_and_reads_of_the_same_blocks() {
         queues.iter().for_each(Queue::kick);
         for (queue, reads) in queues.iter_mut().zip(reads) {
             for completion in queue.wait_all() {
-                assert_eq!(completion.status, OK, "round {round}:\n{}", backend.log().so_far());
+                assert_eq!(completion.status, OK, "round {round}:\n{}", vm.backend.log().so_far());
             }
             for read in reads {
                 assert!(read.head < queue.size());
-                assert_whole_blocks(read.block, &memory.read(read.buffer, read.len), &written);
+                assert_whole_blocks(read.block, &vm.memory.read(read.buffer, read.len), &written);
             }
         }
     }
     let last = queues[0].read(0, AREA as usize);
     assert_whole_blocks(0, &last, &written);
     assert!(stamps(0, &last).unwrap().iter().all(|&stamp| stamp != 0));
-    drop(frontend);
-    let log = backend.stop();
+    let log = vm.stop_clean();
     assert!(log.contains("integrity_errors=0"), "{log}");
-    image.assert_clean();
 }
 
 /// Each block is, as a whole, what one write made of it.
@@ -80,21 +76,19 @@ fn assert_whole_blocks(first: u64, data: &[u8], written: &[Vec<u64>]) {
     }
 }
 
-/// Two queues write every other sector of the same blocks at the same time: read-merge-write must not undo a neighbour.
+/// Two queues write every other sector of the same blocks at the same time: read-merge-write must
+/// not undo a neighbour.
 #[test]
-fn writes_of_parts_of_the_same_block() {
-    let image = Image::create(1 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queues = [frontend.queue(0), frontend.queue(1)];
-    let buffers: Vec<_> = (0..64).map(|_| memory.allocate(512)).collect();
+fn writes_of_parts_of_a_block_keep_each_other() {
+    let mut vm = Setup::disk(1 << 20).connect();
+    let mut queues = [vm.frontend.queue(0), vm.frontend.queue(1)];
+    let buffers: Vec<_> = (0..64).map(|_| vm.memory.allocate(512)).collect();
     for round in 1..=60 {
         for sector in 0..64 {
             // so that neighbours are on different queues, in different order each round
             let sector = sector * 13 % 64;
             let buffer = buffers[usize::try_from(sector).unwrap()];
-            memory.write(buffer, &stamped(sector, 1, round));
+            vm.memory.write(buffer, &stamped(sector, 1, round));
             let owner = usize::try_from((sector + round) % 2).unwrap();
             queues[owner].submit(&Request::write(sector, &[(buffer, 512)]));
         }
@@ -105,23 +99,18 @@ fn writes_of_parts_of_the_same_block() {
         let found = stamps(0, &queues[0].read(0, 64 * 512)).unwrap();
         assert_eq!(found, [round; 64], "a sector was lost");
     }
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }
 
 /// A whole write and parts of it: afterwards every sector is of one of them.
 #[test]
-fn a_whole_write_among_parts() {
-    let image = Image::create(1 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queues = [frontend.queue(0), frontend.queue(1)];
-    let (whole, part) = (memory.allocate(65536), memory.allocate(65536));
+fn after_a_whole_write_among_parts_each_sector_is_of_one_of_them() {
+    let mut vm = Setup::disk(1 << 20).connect();
+    let mut queues = [vm.frontend.queue(0), vm.frontend.queue(1)];
+    let (whole, part) = (vm.memory.allocate(65536), vm.memory.allocate(65536));
     for round in 1..=60 {
-        memory.write(whole, &stamped(0, 128, 2 * round));
-        memory.write(part, &stamped(0, 128, 2 * round + 1));
+        vm.memory.write(whole, &stamped(0, 128, 2 * round));
+        vm.memory.write(part, &stamped(0, 128, 2 * round + 1));
         queues[0].submit(&Request::write(0, &[(whole, 65536)]));
         for sector in (3..128).step_by(5) {
             queues[1].submit(&Request::write(sector, &[(part + sector * 512, 512)]));
@@ -138,7 +127,5 @@ fn a_whole_write_among_parts() {
             );
         }
     }
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }

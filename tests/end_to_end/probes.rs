@@ -1,4 +1,4 @@
-//! What is found out about an image at the start changes nothing of it.
+//! The checks of an image at the start change nothing of it.
 
 use std::os::unix::fs::MetadataExt;
 

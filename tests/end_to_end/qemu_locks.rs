@@ -13,7 +13,7 @@ fn qemu(program: &str, args: &[&str], image: &Path) -> Finished {
     finish(qemu_tool(program).args(args).arg(image))
 }
 
-/// What `qemu-io` does to the image by one command.
+/// Runs one command of `qemu-io` on the image.
 fn qemu_io(image: &Image, options: &[&str], command: &str) -> Finished {
     qemu("qemu-io", &[options, &["-f", "raw", "-c", command]].concat(), image.path())
 }

@@ -1,21 +1,25 @@
-//! Random requests of all kinds on two queues, overlapping as they like, against a model of what a disk may hold.
+//! Random requests of all kinds on two queues, overlapping as they like, against a model of what a
+//! disk may hold.
 //!
-//! A sequence is a list of batches. The requests of a batch are in flight together, so where they overlap, any order is
-//! right; the next batch begins when all have come back. After a write, a sector holds what one of the batch's writes to
-//! it left; once a read has seen which, it stays that.
+//! A sequence is a list of batches. The requests of a batch are in flight together, so where they
+//! overlap, any order is right; the next batch begins when all have come back. After a write, a
+//! sector holds what one of the batch's writes to it left; once a read has seen which, it stays
+//! that.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use virtio::request_type::{DISCARD, WRITE_ZEROES};
 use virtio::testing::range;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Queue, Request, stamped, stamps};
+use crate::harness::{GuestMemory, Image, OK, Queue, Request, Setup, stamped, stamps};
 
-/// Of the disk. Small, so that requests meet, and with an end that is no multiple of a folio.
+/// The sectors of the disk. They are few, so that requests meet, and with an end that is no
+/// multiple of a folio.
 const SECTORS: u64 = 6000;
-/// Longest request.
+/// The sectors of the longest request.
 const LEN_MAX: u64 = 2400;
 const BATCH_MAX: usize = 8;
 
@@ -63,7 +67,7 @@ fn sequence() -> impl Strategy<Value = Vec<Vec<Step>>> {
     prop::collection::vec(prop::collection::vec(step(), 1..=BATCH_MAX), 1..6)
 }
 
-/// What each sector may hold, by stamp; 0 is zeros.
+/// The possible contents of each sector, by stamp; 0 is zeros.
 struct Model {
     allowed: Vec<Vec<u64>>,
     last_stamp: u64,
@@ -74,7 +78,7 @@ struct Submitted {
     step: Step,
     head: u16,
     buffer: u64,
-    /// What a write leaves in its sectors.
+    /// The stamp that a write leaves in its sectors.
     leaves: Option<u64>,
     /// A discard may also leave what there was.
     may_keep: bool,
@@ -88,14 +92,14 @@ impl Submitted {
 }
 
 /// A disk under test and its model, over all sequences.
-struct Rig<'m> {
-    memory: &'m GuestMemory,
-    queues: [Queue<'m>; 2],
+struct Rig {
+    memory: Arc<GuestMemory>,
+    queues: [Queue; 2],
     buffers: Vec<u64>,
     model: Model,
 }
 
-impl Rig<'_> {
+impl Rig {
     fn run_batch(&mut self, steps: &[Step]) -> Result<(), TestCaseError> {
         let batch: Vec<_> = (0..).zip(steps).map(|(slot, step)| self.submit(slot, step)).collect();
         self.queues.iter().for_each(Queue::kick);
@@ -152,7 +156,8 @@ impl Rig<'_> {
         Request::zeroing(kind, buffer, 16)
     }
 
-    /// A read sees what was there before the batch or what a write of the batch leaves, and whole sectors of it.
+    /// A read sees what was there before the batch or what a write of the batch leaves, and whole
+    /// sectors of it.
     fn check_reads(&mut self, batch: &[Submitted]) -> Result<(), TestCaseError> {
         for read in batch.iter().filter(|submitted| matches!(submitted.step.operation, Operation::Read)) {
             let data = self.memory.read(read.buffer, usize::try_from(read.step.count * 512).unwrap());
@@ -202,7 +207,8 @@ impl Rig<'_> {
     }
 }
 
-/// `len` bytes at `buffer` in segments of `segment` bytes or, where those would be too many, of more.
+/// `len` bytes at `buffer` in segments of `segment` bytes or, where those would be too many, of
+/// more.
 fn segments(buffer: u64, len: u64, segment: u64) -> Vec<(u64, u32)> {
     // no more than an indirect table of the harness holds
     let segment = segment.clamp(len.div_ceil(60), len);
@@ -211,39 +217,39 @@ fn segments(buffer: u64, len: u64, segment: u64) -> Vec<(u64, u32)> {
 }
 
 fn run_sequences(args: &[&str], create_args: &[&str], cases: u32) {
-    let image = Image::create_with(SECTORS * 512, create_args);
-    let backend = Backend::serve(&image, args);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let queues = [frontend.queue_of_size(0, 1024), frontend.queue_of_size(1, 1024)];
+    let mut vm = Setup::of(Image::create_with(SECTORS * 512, create_args)).options(args).connect();
+    let queues = [vm.frontend.queue_of_size(0, 1024), vm.frontend.queue_of_size(1, 1024)];
     let len_max = usize::try_from(LEN_MAX * 512).unwrap();
-    let buffers = (0..BATCH_MAX).map(|_| memory.allocate(len_max)).collect();
+    let buffers = (0..BATCH_MAX).map(|_| vm.memory.allocate(len_max)).collect();
     let allowed = vec![vec![0]; usize::try_from(SECTORS).unwrap()];
-    let rig = RefCell::new(Rig { memory: &memory, queues, buffers, model: Model { allowed, last_stamp: 0 } });
+    let rig = RefCell::new(Rig {
+        memory: vm.memory.clone(),
+        queues,
+        buffers,
+        model: Model { allowed, last_stamp: 0 },
+    });
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
         .run(&sequence(), |batches| {
             let mut rig = rig.borrow_mut();
             batches.iter().try_for_each(|batch| rig.run_batch(batch))
         })
-        .unwrap_or_else(|failure| panic!("{failure}\n{}", backend.log().so_far()));
+        .unwrap_or_else(|failure| panic!("{failure}\n{}", vm.backend.log().so_far()));
     rig.borrow_mut().assert_all();
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }
 
 #[test]
-fn on_intervals_of_4096_bytes() {
+fn a_disk_with_intervals_of_4096_bytes_agrees_with_the_model() {
     run_sequences(&[], &[], 200);
 }
 
 #[test]
-fn on_intervals_of_512_bytes() {
+fn a_disk_with_intervals_of_512_bytes_agrees_with_the_model() {
     run_sequences(&[], &["--interval", "512", "--guard", "t10"], 100);
 }
 
 #[test]
-fn without_bounce() {
+fn a_disk_without_bounce_agrees_with_the_model() {
     run_sequences(&["--bounce", "never"], &[], 100);
 }

@@ -1,5 +1,5 @@
-//! A disk that grows: what was written is still there, what is new reads as zeros, and a run that was cut off is finished by the
-//! next.
+//! A disk that grows: what was written is still there, what is new reads as zeros, and a run that
+//! was cut off is finished by the next.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use stableblk::storage::image::{Access, DirectIo, Image as OpenImage};
 use stableblk::storage::sidecar_file::{GrowingSidecar, SidecarFile};
 
-use crate::harness::{Backend, Finished, Frontend, GuestMemory, Image, Process, finish, pattern, wait_until};
+use crate::harness::{Backend, Finished, Image, Process, Setup, finish, pattern, wait_until};
 
 const MIB: usize = 1 << 20;
 /// Its last tuples lie in the middle of a page of the array.
@@ -19,15 +19,12 @@ const NEW: u64 = 9 << 20;
 
 /// An image of [`OLD`] bytes whose last mebibyte was written, and what that holds.
 fn written_image() -> (Image, Vec<u8>) {
-    let image = Image::create(OLD);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut vm = Setup::disk(OLD).start();
     let data = pattern(1, MIB);
-    frontend.queue(0).write(OLD / 512 - 2048, &data);
-    drop(frontend);
-    backend.stop();
-    (image, data)
+    vm.queue.write(OLD / 512 - 2048, &data);
+    drop(vm.frontend);
+    vm.backend.stop();
+    (vm.image, data)
 }
 
 fn resize(image: &Image, args: &[&str]) -> Finished {
@@ -53,17 +50,16 @@ fn assert_refused(image: &Image, args: &[&str], words: &[&str]) {
     assert!(state() == before, "something has changed");
 }
 
-/// The old part ends with `data`, the new one is zero, and both can be written, over the old end too.
+/// The old part ends with `data`, the new one is zero, and both can be written, over the old end
+/// too.
 fn assert_grown(image: &Image, data: &[u8]) {
     assert_eq!(image.path().metadata().unwrap().len(), NEW);
     image.assert_clean();
     assert_eq!(image.json("info")["state"], "clean");
-    let backend = Backend::serve(image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let capacity = frontend.config(0, 8).unwrap();
+    let mut vm = Setup::of(image).connect();
+    let capacity = vm.frontend.config(0, 8).unwrap();
     assert_eq!(u64::from_le_bytes(capacity.try_into().unwrap()), NEW / 512);
-    let mut queue = frontend.queue(0);
+    let mut queue = vm.frontend.queue(0);
     assert!(queue.read(OLD / 512 - 2048, MIB) == data);
     for offset in (OLD..NEW).step_by(MIB) {
         assert!(queue.read(offset / 512, MIB) == vec![0; MIB]);
@@ -72,20 +68,20 @@ fn assert_grown(image: &Image, data: &[u8]) {
         queue.write(sector, &pattern(sector, MIB));
         assert!(queue.read(sector, MIB) == pattern(sector, MIB));
     }
-    drop(frontend);
-    backend.stop();
+    drop(vm.frontend);
+    vm.backend.stop();
     image.assert_clean();
 }
 
 #[test]
-fn what_was_written_stays_and_what_is_new_is_zero() {
+fn old_data_stays_and_new_blocks_are_zero() {
     let (image, data) = written_image();
     assert_resized(&image, &["--size", "9M"]);
     assert_grown(&image, &data);
 }
 
 #[test]
-fn to_the_size_that_it_has_changes_nothing() {
+fn resizing_to_the_same_size_changes_nothing() {
     let (image, _) = written_image();
     let before = std::fs::read(image.sidecar_path()).unwrap();
     assert_resized(&image, &[]);
@@ -102,17 +98,14 @@ fn an_image_that_has_grown_already_is_followed() {
     file.write_all_at(&pattern(7, 8192), OLD + 8192).unwrap();
     assert_resized(&image, &[]);
     image.assert_clean();
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert!(queue.read(OLD / 512 - 2048, MIB) == data);
-    assert!(queue.read(OLD / 512 + 16, 8192) == pattern(7, 8192));
-    assert!(queue.read(OLD / 512, 8192) == [0; 8192]);
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(OLD / 512 - 2048, MIB) == data);
+    assert!(vm.queue.read(OLD / 512 + 16, 8192) == pattern(7, 8192));
+    assert!(vm.queue.read(OLD / 512, 8192) == [0; 8192]);
 }
 
 #[test]
-fn again_and_again() {
+fn an_image_can_grow_again_and_again() {
     let (image, data) = written_image();
     for size in ["4100K", "5M", "8M", "9M"] {
         assert_resized(&image, &["--size", size]);
@@ -123,29 +116,26 @@ fn again_and_again() {
 
 /// The old end lies within a page of the array, a block of direct I/O and a sector of tuples.
 #[test]
-fn an_image_of_an_odd_size() {
+fn an_image_of_an_odd_size_grows() {
     const END: u64 = (4 << 20) + 512;
-    let image = Image::create_with(END, &["--interval", "512"]);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(END / 512 - 3, &pattern(1, 3 * 512));
-    drop(frontend);
-    backend.stop();
-    let file = OpenOptions::new().write(true).open(image.path()).unwrap();
+    let mut vm = Setup::of(Image::create_with(END, &["--interval", "512"])).start();
+    vm.queue.write(END / 512 - 3, &pattern(1, 3 * 512));
+    drop(vm.frontend);
+    vm.backend.stop();
+    let file = OpenOptions::new().write(true).open(vm.image.path()).unwrap();
     file.write_all_at(&pattern(2, 1024), END).unwrap();
-    assert_refused(&image, &["--size", "4195841"], &["512-byte interval", "--size 4196352"]);
-    assert_resized(&image, &["--size", "4196864"]);
-    image.assert_clean();
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
+    assert_refused(&vm.image, &["--size", "4195841"], &["512-byte interval", "--size 4196352"]);
+    assert_resized(&vm.image, &["--size", "4196864"]);
+    vm.image.assert_clean();
+    let mut vm = Setup::of(vm.image).start();
     let expected = [pattern(1, 3 * 512), pattern(2, 1024), vec![0; 512]].concat();
-    assert!(frontend.queue(0).read(END / 512 - 3, 6 * 512) == expected);
-    drop(frontend);
-    backend.stop();
+    assert!(vm.queue.read(END / 512 - 3, 6 * 512) == expected);
+    drop(vm.frontend);
+    vm.backend.stop();
 }
 
-/// Killed a little later each time, until one is not. The steps grow, or a slow machine would take very many.
+/// Killed a little later each time, until one is not. The steps grow, or a slow machine would take
+/// very many.
 #[test]
 fn a_run_that_is_killed_is_finished_by_the_next() {
     let (image, data) = written_image();
@@ -168,16 +158,13 @@ fn a_run_that_is_killed_is_finished_by_the_next() {
             (false, _) => delay += Duration::from_micros(500) + delay / 16,
         }
     }
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert!(queue.read(OLD / 512 - 2048, MIB) == data);
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(OLD / 512 - 2048, MIB) == data);
     for offset in (OLD..size).step_by(MIB) {
-        assert!(queue.read(offset / 512, MIB) == vec![0; MIB]);
+        assert!(vm.queue.read(offset / 512, MIB) == vec![0; MIB]);
     }
-    drop(frontend);
-    backend.stop();
+    drop(vm.frontend);
+    vm.backend.stop();
 }
 
 /// The steps of a run, of which a killed one has made the first few.
@@ -218,7 +205,7 @@ fn a_run_that_was_cut_off_is_finished_by_the_next_or_by_serving() {
     }
 }
 
-/// Of the two copies of the superblock, the last write may not have happened.
+/// The last write to one of the two copies of the superblock may not have happened.
 #[test]
 fn the_older_copy_of_the_superblock_does_not_count() {
     for copy in [0, 4096] {
@@ -235,13 +222,10 @@ fn the_older_copy_of_the_superblock_does_not_count() {
 #[test]
 fn an_image_that_was_not_closed_is_recovered_first() {
     let (image, mut data) = written_image();
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.write(OLD / 512 - 8, &pattern(3, 4096));
-    queue.flush();
-    backend.kill();
+    let mut vm = Setup::of(&image).start();
+    vm.queue.write(OLD / 512 - 8, &pattern(3, 4096));
+    vm.queue.flush();
+    vm.backend.kill();
     assert_eq!(image.json("info")["state"], "dirty");
     data[MIB - 4096..].copy_from_slice(&pattern(3, 4096));
     assert_resized(&image, &["--size", "9M"]);
@@ -249,7 +233,7 @@ fn an_image_that_was_not_closed_is_recovered_first() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_nothing_changes() {
+fn an_impossible_size_is_refused_and_nothing_changes() {
     let (image, _) = written_image();
     assert_refused(&image, &["--size", "3M"], &["4194304 bytes", "does not shrink to 3145728"]);
     assert_refused(&image, &["--size", "4195000"], &["4096-byte interval", "--size 4198400"]);

@@ -1,10 +1,9 @@
-//! A sidecar that rots at rest: what is damaged is found and named, and the blocks that it does not concern are served.
+//! A sidecar that rots at rest: what is damaged is found and named, and the blocks that it does not
+//! concern are served.
 
 use serde_json::{Value, json};
 
-use crate::harness::{
-    Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, crash, finish, pattern, serve_command,
-};
+use crate::harness::{IOERR, Image, OK, Queue, Setup, crash, finish, pattern, serve_command};
 use crate::sidecar_bytes::{flip_bit, superblock, tuple_offset};
 
 const BLOCK: usize = 4096;
@@ -15,17 +14,15 @@ const BLOCKS: usize = 64;
 fn written_image() -> (Image, Vec<u8>) {
     let image = Image::create(8 << 20);
     let data = pattern(1, BLOCKS * BLOCK);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(0, &data);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    vm.queue.write(0, &data);
+    drop(vm.frontend);
+    vm.backend.stop();
     (image, data)
 }
 
 /// Six blocks, each with a page of the log: 0, 10, and so on to 50.
-fn write_six_pages(queue: &mut Queue<'_>, attempt: u64) {
+fn write_six_pages(queue: &mut Queue, attempt: u64) {
     for block in 0..6 {
         queue.write(block * 10 * SECTORS, &block_of_six(attempt, block));
         queue.flush();
@@ -43,7 +40,7 @@ fn lbas(ranges: &Value) -> Vec<u64> {
 }
 
 #[test]
-fn tuples() {
+fn damaged_tuples_fail_their_blocks_until_these_are_rewritten() {
     let (image, data) = written_image();
     image.flip_sidecar_bit(|superblock| tuple_offset(superblock.layout(), 40) + 5);
     // a sector has one checksum for all its tuples
@@ -52,21 +49,18 @@ fn tuples() {
     assert_eq!(image.bad_blocks(), bad);
     assert_eq!(image.json("info")["lost_blocks"], 31);
 
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(&image).start();
     for (block, expected) in (0..).zip(data.chunks(BLOCK)) {
-        let (completion, read) = queue.try_read(block * SECTORS, BLOCK);
+        let (completion, read) = vm.queue.try_read(block * SECTORS, BLOCK);
         assert_eq!(completion.status, if lost(block) { IOERR } else { OK }, "block {block}");
         assert!(lost(block) || read == expected, "block {block}");
     }
     // what is written is sound again, and nothing else
-    queue.write(40 * SECTORS, &pattern(2, BLOCK));
-    assert!(queue.read(40 * SECTORS, BLOCK) == pattern(2, BLOCK));
-    assert_eq!(queue.try_read(41 * SECTORS, BLOCK).0.status, IOERR);
-    drop(frontend);
-    let log = backend.stop();
+    vm.queue.write(40 * SECTORS, &pattern(2, BLOCK));
+    assert!(vm.queue.read(40 * SECTORS, BLOCK) == pattern(2, BLOCK));
+    assert_eq!(vm.queue.try_read(41 * SECTORS, BLOCK).0.status, IOERR);
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(
         log.contains("the sidecar is damaged: LBA 31 to 61 cannot be read until they are written again"),
         "{log}"
@@ -74,37 +68,34 @@ fn tuples() {
     let bad: Vec<_> = bad.into_iter().filter(|(lba, _)| *lba != 40).collect();
     assert_eq!(image.bad_blocks(), bad);
 
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(0, &data);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    vm.queue.write(0, &data);
+    drop(vm.frontend);
+    vm.backend.stop();
     image.assert_clean();
 }
 
 #[test]
-fn one_superblock() {
+fn one_damaged_superblock_is_mended() {
     for copy in [0, 4096] {
         let (image, data) = written_image();
         flip_bit(&image.sidecar_path(), copy + 60);
         assert_eq!(image.json("info")["damaged_superblock"]["copy"], copy / 4096);
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        assert!(frontend.queue(0).read(0, BLOCKS * BLOCK) == data);
-        drop(frontend);
-        let log = backend.stop();
+        let mut vm = Setup::of(&image).start();
+        assert!(vm.queue.read(0, BLOCKS * BLOCK) == data);
+        drop(vm.frontend);
+        let log = vm.backend.stop();
         assert!(
             log.contains(&format!("superblock {} of", copy / 4096)) && log.contains("is damaged"),
             "{log}"
         );
-        assert_eq!(image.json("info")["damaged_superblock"], Value::Null, "it was written anew");
+        assert_eq!(image.json("info")["damaged_superblock"], Value::Null, "it was written again");
         image.assert_clean();
     }
 }
 
 #[test]
-fn both_superblocks() {
+fn two_damaged_superblocks_are_refused_with_the_cure() {
     let (image, data) = written_image();
     for copy in [0, 4096] {
         flip_bit(&image.sidecar_path(), copy + 60);
@@ -120,12 +111,10 @@ fn both_superblocks() {
     }
     // the command it names is the way out
     assert_eq!(finish(image.command("protect").arg("--force")).code, Some(0));
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert!(frontend.queue(0).read(0, BLOCKS * BLOCK) == data);
-    drop(frontend);
-    backend.stop();
+    let mut vm = Setup::of(&image).start();
+    assert!(vm.queue.read(0, BLOCKS * BLOCK) == data);
+    drop(vm.frontend);
+    vm.backend.stop();
     image.assert_clean();
 }
 
@@ -140,20 +129,17 @@ fn image_with_a_rotten_log(intent: &str) -> (Image, u64) {
     (image, attempt)
 }
 
-/// The dirty bits tell that there was more, so the blocks are looked at, and adopted.
+/// The dirty bits show that there was more, so the blocks are looked at, and adopted.
 #[test]
-fn the_log_with_intents_by_region() {
+fn blocks_of_a_damaged_log_are_adopted_with_intents_by_region() {
     let (image, attempt) = image_with_a_rotten_log("region");
     assert_eq!(lbas(&image.json("check")["adopted_ranges"]), [20, 30, 40, 50]);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(&image).start();
     for block in 0..6 {
-        assert!(queue.read(block * 10 * SECTORS, BLOCK) == block_of_six(attempt, block));
+        assert!(vm.queue.read(block * 10 * SECTORS, BLOCK) == block_of_six(attempt, block));
     }
-    drop(frontend);
-    let log = backend.stop();
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("of the log is missing") && log.contains("adopted lba=20"), "{log}");
     assert_eq!(image.json("info")["adopted_blocks"], 4);
     image.assert_clean();
@@ -161,29 +147,26 @@ fn the_log_with_intents_by_region() {
 
 /// Only the log knows of these writes, so their blocks do not match what is known of them.
 #[test]
-fn the_log_with_intents_by_block() {
+fn blocks_of_a_damaged_log_fail_with_intents_by_block() {
     let (image, attempt) = image_with_a_rotten_log("block");
     let bad: Vec<_> = [20, 30, 40, 50].map(|lba| (lba, "unwritten_not_zero".to_owned())).into();
     assert_eq!(image.bad_blocks(), bad);
-    let backend = Backend::serve(&image, &["--intent", "block"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(&image).options(&["--intent", "block"]).start();
     for block in 0..6 {
-        let (completion, read) = queue.try_read(block * 10 * SECTORS, BLOCK);
+        let (completion, read) = vm.queue.try_read(block * 10 * SECTORS, BLOCK);
         assert_eq!(completion.status, if block < 2 { OK } else { IOERR });
         assert!(block >= 2 || read == block_of_six(attempt, block));
-        queue.write(block * 10 * SECTORS, &pattern(7, BLOCK));
-        assert!(queue.read(block * 10 * SECTORS, BLOCK) == pattern(7, BLOCK));
+        vm.queue.write(block * 10 * SECTORS, &pattern(7, BLOCK));
+        assert!(vm.queue.read(block * 10 * SECTORS, BLOCK) == pattern(7, BLOCK));
     }
-    drop(frontend);
-    let log = backend.stop();
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("of the log is missing"), "{log}");
     image.assert_clean();
 }
 
 #[test]
-fn the_dirty_map() {
+fn a_damaged_dirty_map_makes_its_regions_dirty() {
     let image = Image::create(8 << 20);
     let attempt = crash(&image, &[], 6, write_six_pages);
     image.flip_sidecar_bit(|superblock| superblock.layout().map_offset() + 300);
@@ -194,46 +177,39 @@ fn the_dirty_map() {
     assert_eq!((&check["mismatched_blocks"], &check["adopted_blocks"]), (&0.into(), &0.into()));
     let told = finish(&mut image.command("check")).stdout;
     assert!(told.contains("1 sectors of the dirty map are damaged"), "{told}");
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::of(&image).start();
     for block in 0..6 {
-        assert!(queue.read(block * 10 * SECTORS, BLOCK) == block_of_six(attempt, block));
+        assert!(vm.queue.read(block * 10 * SECTORS, BLOCK) == block_of_six(attempt, block));
     }
-    drop(frontend);
-    let log = backend.stop();
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("1 sectors of the dirty map are damaged"), "{log}");
     image.assert_clean();
 }
 
-/// In a region that was being written rot looks like a torn write, and is reported as one; elsewhere it is an error.
+/// In a region that was being written rot looks like a torn write, and is reported as one;
+/// elsewhere it is an error.
 #[test]
-fn data_of_a_crashed_image() {
+fn damaged_data_of_a_crashed_image_is_adopted_in_dirty_regions_alone() {
     const CLEAN: u64 = 3 * 256;
-    let image = Image::create(8 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(CLEAN * SECTORS, &pattern(1, 16 * BLOCK));
-    drop(frontend);
-    backend.stop();
-    crash(&image, &[], 6, write_six_pages);
-    image.flip_bit(10 * 4096 + 77);
-    image.flip_bit((CLEAN + 7) * 4096 + 77);
-    let check = image.json("check");
+    let mut vm = Setup::disk(8 << 20).start();
+    vm.queue.write(CLEAN * SECTORS, &pattern(1, 16 * BLOCK));
+    drop(vm.frontend);
+    vm.backend.stop();
+    crash(&vm.image, &[], 6, write_six_pages);
+    vm.image.flip_bit(10 * 4096 + 77);
+    vm.image.flip_bit((CLEAN + 7) * 4096 + 77);
+    let check = vm.image.json("check");
     assert_eq!(check["adopted_ranges"], json!([{ "first_lba": 10, "last_lba": 10 }]));
-    assert_eq!(image.bad_blocks(), [(CLEAN + 7, "guard_tag".to_owned())]);
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    assert_eq!(vm.image.bad_blocks(), [(CLEAN + 7, "guard_tag".to_owned())]);
+    let mut vm = Setup::of(vm.image).start();
     for block in 0..16 {
-        let status = queue.try_read((CLEAN + block) * SECTORS, BLOCK).0.status;
+        let status = vm.queue.try_read((CLEAN + block) * SECTORS, BLOCK).0.status;
         assert_eq!(status, if block == 7 { IOERR } else { OK });
     }
-    assert_eq!(queue.try_read(10 * SECTORS, BLOCK).0.status, OK);
-    drop(frontend);
-    let log = backend.stop();
+    assert_eq!(vm.queue.try_read(10 * SECTORS, BLOCK).0.status, OK);
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     assert!(log.contains("adopted lba=10"), "{log}");
-    assert_eq!(image.bad_blocks(), [(CLEAN + 7, "guard_tag".to_owned())]);
+    assert_eq!(vm.image.bad_blocks(), [(CLEAN + 7, "guard_tag".to_owned())]);
 }

@@ -2,17 +2,16 @@
 
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use vhost::{VhostBackend, VringConfigData};
 use virtio::Features;
 
-use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, pattern};
+use crate::harness::{Backend, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, Setup, pattern};
 
 /// Fills the ring with writes of `len` bytes, one after the other on the disk.
-fn submit_writes(queue: &mut Queue<'_>, memory: &GuestMemory, len: u32) -> usize {
+fn submit_writes(queue: &mut Queue, memory: &GuestMemory, len: u32) -> usize {
     let buffer = memory.allocate(len as usize);
     memory.write(buffer, &pattern(1, len as usize));
     let count = queue.free_descriptors() / 3;
@@ -24,19 +23,17 @@ fn submit_writes(queue: &mut Queue<'_>, memory: &GuestMemory, len: u32) -> usize
 }
 
 #[test]
-fn a_front_end_leaves_with_requests_in_flight() {
+fn a_front_end_may_leave_with_requests_in_flight() {
     let image = Image::create(64 << 20);
     let backend = Backend::serve(&image, &[]);
     for _ in 0..5 {
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let (mut first, mut second) = (frontend.queue(0), frontend.queue(1));
-        submit_writes(&mut first, &memory, 256 << 10);
-        submit_writes(&mut second, &memory, 64 << 10);
+        submit_writes(&mut first, &frontend.memory, 256 << 10);
+        submit_writes(&mut second, &frontend.memory, 64 << 10);
         drop(frontend);
     }
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let mut queue = frontend.queue(0);
     let data = pattern(2, 65536);
     queue.write(4, &data);
@@ -53,10 +50,9 @@ fn sessions_leave_nothing_behind() {
     let backend = Backend::serve(&image, &[]);
     let mut before = None;
     for session in 1..=30 {
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let mut queue = frontend.queue(session % 64);
-        submit_writes(&mut queue, &memory, 4096);
+        submit_writes(&mut queue, &frontend.memory, 4096);
         drop(frontend);
         // logged when all of the session is gone
         let ends = |log: &str| log.matches("front-end left").count() == session;
@@ -71,19 +67,17 @@ fn sessions_leave_nothing_behind() {
 
 /// A front-end that takes its memory away under a request would raise SIGBUS in the process.
 #[test]
-fn memory_is_truncated_under_requests() {
+fn truncated_memory_ends_that_session_alone() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
     for _ in 0..3 {
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let mut queue = frontend.queue(0);
-        submit_writes(&mut queue, &memory, 64 << 10);
-        memory.truncate();
+        submit_writes(&mut queue, &frontend.memory, 64 << 10);
+        frontend.memory.truncate();
         queue.kick();
     }
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     let mut queue = frontend.queue(0);
     let data = pattern(2, 65536);
     queue.write(0, &data);
@@ -94,87 +88,67 @@ fn memory_is_truncated_under_requests() {
 }
 
 #[test]
-fn a_second_front_end_waits_its_turn() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let (memory, other_memory) = (GuestMemory::new(), GuestMemory::new());
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    let data = pattern(1, 4096);
-    thread::scope(|scope| {
-        let second = scope.spawn(|| {
-            let mut frontend = Frontend::connect(&backend, &other_memory);
-            frontend.queue(0).read(0, 4096)
-        });
-        flush_for(Duration::from_millis(100), &mut queue);
-        assert!(!second.is_finished(), "two front-ends were served at the same time");
-        queue.write(0, &data);
-        drop(frontend);
-        assert!(second.join().unwrap() == data);
-    });
-}
-
-fn flush_for(time: Duration, queue: &mut Queue<'_>) {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        queue.flush();
+fn a_second_front_end_is_served_when_the_first_has_left() {
+    let mut vm = Setup::disk(16 << 20).start();
+    let other = UnixStream::connect(vm.backend.socket()).unwrap();
+    // The control thread takes its events in turn: once it has answered two clients it has passed a
+    // connection that waits.
+    for _ in 0..2 {
+        assert_eq!(vm.backend.ctl(&["log-level", "info"]).code, Some(0));
     }
+    vm.backend.log().wait_until(|log| log.matches("logging info").count() == 2);
+    let log = vm.backend.log().so_far();
+    assert_eq!(log.matches("front-end connected").count(), 1, "two front-ends are served:\n{log}");
+    let data = pattern(1, 4096);
+    vm.queue.write(0, &data);
+    drop(vm.frontend);
+    let mut second = Frontend::over(other, vm.backend.log());
+    assert!(second.queue(0).read(0, 4096) == data);
 }
 
 #[test]
 fn get_vring_base_drains_and_the_ring_restarts_there() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(64 << 20).start();
     let mut submitted = 0;
     for round in 0..20 {
-        let count = submit_writes(&mut queue, &memory, 64 << 10);
+        let count = submit_writes(&mut vm.queue, &vm.memory, 64 << 10);
         submitted += u16::try_from(count).unwrap();
-        let base = frontend.stop(&queue);
+        let base = vm.frontend.stop(&vm.queue);
         // what was popped has been returned; the rest is still available
-        let done = queue.driver().used_index();
+        let done = vm.queue.driver().used_index();
         assert_eq!(base, done, "round {round}: {submitted} were made available");
         assert!(base <= submitted);
-        // nobody serves it now
-        queue.kick();
+        // it is not served now
+        vm.queue.kick();
         thread::yield_now();
-        assert_eq!(queue.driver().used_index(), done);
-        frontend.start(&queue, base);
-        queue.kick();
-        let completions = queue.wait_all();
+        assert_eq!(vm.queue.driver().used_index(), done);
+        vm.frontend.start(&vm.queue, base);
+        vm.queue.kick();
+        let completions = vm.queue.wait_all();
         assert_eq!(completions.len(), count);
         assert!(completions.iter().all(|completion| completion.status == OK));
     }
-    assert_eq!(frontend.stop(&queue), submitted);
+    assert_eq!(vm.frontend.stop(&vm.queue), submitted);
 }
 
 #[test]
 fn a_ring_starts_at_any_index_and_wraps() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue_of_size(0, 8);
-    frontend.stop(&queue);
-    queue.restart_at(u16::MAX - 3);
-    frontend.start(&queue, u16::MAX - 3);
+    let mut vm = Setup::disk(16 << 20).ring_size(8).start();
+    vm.frontend.stop(&vm.queue);
+    vm.queue.restart_at(u16::MAX - 3);
+    vm.frontend.start(&vm.queue, u16::MAX - 3);
     for seed in 0..20 {
         let data = pattern(seed, 4096);
-        queue.write(8 * seed, &data);
-        assert!(queue.read(8 * seed, 4096) == data);
+        vm.queue.write(8 * seed, &data);
+        assert!(vm.queue.read(8 * seed, 4096) == data);
     }
-    assert_eq!(frontend.stop(&queue), 36);
+    assert_eq!(vm.frontend.stop(&vm.queue), 36);
 }
 
 #[test]
-fn configuration_space_at_any_offset() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "7"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let whole = frontend.config(0, 60).unwrap();
+fn configuration_space_can_be_read_at_any_offset() {
+    let mut vm = Setup::disk(16 << 20).options(&["--num-queues", "7"]).start();
+    let whole = vm.frontend.config(0, 60).unwrap();
     assert_eq!(whole[..8], (16u64 << 20 >> 9).to_le_bytes(), "capacity");
     assert_eq!(whole[8..12], [0; 4], "size_max");
     assert_eq!(whole[20..24], 512u32.to_le_bytes(), "blk_size");
@@ -183,49 +157,44 @@ fn configuration_space_at_any_offset() {
     assert_eq!(whole[34..36], 7u16.to_le_bytes(), "num_queues");
     for offset in 0..60u32 {
         for size in 1..=60 - offset {
-            assert_eq!(frontend.config(offset, size).unwrap(), whole[offset as usize..][..size as usize]);
+            assert_eq!(vm.frontend.config(offset, size).unwrap(), whole[offset as usize..][..size as usize]);
         }
     }
     // an end past the space is refused, not cut short, and costs the front-end nothing
     for (offset, size) in [(0, 61), (60, 1), (59, 2), (100, 4), (0, 256)] {
-        assert_eq!(frontend.config(offset, size), None);
-        assert_eq!(frontend.config(0, 60).unwrap(), whole);
+        assert_eq!(vm.frontend.config(offset, size), None);
+        assert_eq!(vm.frontend.config(0, 60).unwrap(), whole);
     }
-    frontend.queue(0).write(0, &pattern(1, 4096));
+    vm.queue.write(0, &pattern(1, 4096));
 }
 
 #[test]
-fn a_wrong_write_to_configuration_space_costs_nothing() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    let whole = frontend.config(0, 60);
+fn a_wrong_write_to_configuration_space_is_refused() {
+    let mut vm = Setup::disk(16 << 20).start();
+    let whole = vm.frontend.config(0, 60);
     for (offset, bytes) in
         [(0, &[0xff; 8][..]), (20, &[0; 4]), (32, &[2]), (32, &[0, 0]), (59, &[1]), (60, &[1])]
     {
         let flags = VhostUserConfigFlags::WRITABLE;
-        assert!(frontend.protocol.set_config(offset, flags, bytes).is_err(), "offset {offset}");
-        assert_eq!(frontend.config(0, 60), whole);
+        assert!(vm.frontend.protocol.set_config(offset, flags, bytes).is_err(), "offset {offset}");
+        assert_eq!(vm.frontend.config(0, 60), whole);
     }
-    queue.write(0, &pattern(1, 4096));
+    vm.queue.write(0, &pattern(1, 4096));
 }
 
 #[test]
-fn the_driver_chooses_writethrough_and_the_next_session_starts_anew() {
+fn the_drivers_choice_of_writethrough_ends_with_its_session() {
     const WRITEBACK: u32 = 32;
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
     for _ in 0..2 {
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let mut queue = frontend.queue(0);
         assert_eq!(frontend.config(WRITEBACK, 1), Some(vec![1]));
         for value in [0, 1, 0] {
             frontend.protocol.set_config(WRITEBACK, VhostUserConfigFlags::WRITABLE, &[value]).unwrap();
             assert_eq!(frontend.config(WRITEBACK, 1), Some(vec![value]));
-            // the ring is live, and goes on
+            // the ring is live, and is served on
             for seed in 0..10 {
                 queue.write(seed * 8, &pattern(seed, 4096));
                 assert!(queue.read(seed * 8, 4096) == pattern(seed, 4096));
@@ -237,47 +206,38 @@ fn the_driver_chooses_writethrough_and_the_next_session_starts_anew() {
 /// QEMU's qtest `idx` waits for exactly this interrupt.
 #[test]
 fn a_new_call_on_a_live_ring_is_signalled() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.write(0, &pattern(1, 4096));
-    let old = queue.replace_call();
-    frontend.protocol.set_vring_call(0, queue.call_fd()).unwrap();
-    queue.wait_for_interrupt();
+    let mut vm = Setup::disk(16 << 20).start();
+    vm.queue.write(0, &pattern(1, 4096));
+    let old = vm.queue.replace_call();
+    vm.frontend.protocol.set_vring_call(0, vm.queue.call_fd()).unwrap();
+    vm.queue.wait_for_interrupt();
     // and is the one that counts from then on
     old.read().unwrap_or(0);
-    queue.write(8, &pattern(2, 4096));
+    vm.queue.write(8, &pattern(2, 4096));
     assert!(old.read().is_err(), "the old call was signalled");
 }
 
 #[test]
 fn a_new_kick_on_a_live_ring_takes_over() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(16 << 20).start();
     for seed in 0..5 {
-        queue.write(0, &pattern(seed, 4096));
-        let old = queue.replace_kick();
-        frontend.protocol.set_vring_kick(0, queue.kick_fd()).unwrap();
+        vm.queue.write(0, &pattern(seed, 4096));
+        let old = vm.queue.replace_kick();
+        vm.frontend.protocol.set_vring_kick(0, vm.queue.kick_fd()).unwrap();
         old.write(1).unwrap();
     }
-    assert!(queue.read(0, 4096) == pattern(4, 4096));
+    assert!(vm.queue.read(0, 4096) == pattern(4, 4096));
 }
 
 #[test]
 fn a_ring_larger_than_allowed_is_refused() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &["--queue-size", "128"]);
-    let memory = GuestMemory::new();
     for size in [256, 1024, 32768, 100, 0] {
-        let frontend = Frontend::connect(&backend, &memory);
+        let frontend = backend.connect();
         assert!(frontend.protocol.set_vring_num(0, size).is_err(), "{size} entries");
     }
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     frontend.queue_of_size(0, 128).write(0, &pattern(1, 4096));
     drop(frontend);
     let log = backend.stop();
@@ -285,12 +245,11 @@ fn a_ring_larger_than_allowed_is_refused() {
 }
 
 #[test]
-fn a_ring_of_the_default_size_and_every_smaller_one() {
+fn rings_of_the_default_size_and_of_smaller_ones_are_served() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
     for size in [4, 8, 64, 512, 1024] {
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let mut queue = frontend.queue_of_size(0, size);
         for seed in 0..10 {
             let data = pattern(seed, 4096);
@@ -301,13 +260,10 @@ fn a_ring_of_the_default_size_and_every_smaller_one() {
 }
 
 #[test]
-fn every_queue_of_many() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert_eq!(frontend.protocol.get_queue_num().unwrap(), 64);
-    let mut queues: Vec<_> = (0..64).map(|index| frontend.queue_of_size(index, 8)).collect();
+fn all_64_queues_are_served() {
+    let mut vm = Setup::disk(16 << 20).connect();
+    assert_eq!(vm.frontend.protocol.get_queue_num().unwrap(), 64);
+    let mut queues: Vec<_> = (0..64).map(|index| vm.frontend.queue_of_size(index, 8)).collect();
     for (seed, queue) in (0..).zip(&mut queues) {
         queue.write(seed * 8, &pattern(seed, 4096));
     }
@@ -318,21 +274,18 @@ fn every_queue_of_many() {
 }
 
 #[test]
-fn memory_comes_and_goes_by_region() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    assert!(frontend.protocol.get_max_mem_slots().unwrap() >= 8);
-    let mut queue = frontend.queue(0);
+fn regions_can_be_removed_and_added_again() {
+    let mut vm = Setup::disk(16 << 20).connect();
+    assert!(vm.frontend.protocol.get_max_mem_slots().unwrap() >= 8);
+    let mut queue = vm.frontend.queue(0);
     let data = pattern(1, 4096);
     queue.write(0, &data);
-    let data_region = memory.regions()[1];
+    let data_region = vm.memory.regions()[1];
     for _ in 0..3 {
-        frontend.protocol.remove_mem_region(&data_region).unwrap();
+        vm.frontend.protocol.remove_mem_region(&data_region).unwrap();
         // the ring is still there, the buffers are not
         assert_eq!(queue.try_read(0, 4096).0.status, IOERR);
-        frontend.protocol.add_mem_region(&data_region).unwrap();
+        vm.frontend.protocol.add_mem_region(&data_region).unwrap();
         assert!(queue.read(0, 4096) == data);
     }
 }
@@ -341,16 +294,15 @@ fn memory_comes_and_goes_by_region() {
 fn broken_messages_end_that_session_alone() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
     let bad_address = VringConfigData { queue_max_size: 256, queue_size: 256, ..VringConfigData::default() };
-    let breakages: [&dyn Fn(&mut Frontend<'_>); 4] = [
+    let breakages: [&dyn Fn(&mut Frontend); 4] = [
         &|frontend| drop(frontend.protocol.set_features(u64::MAX)),
         &|frontend| drop(frontend.protocol.set_owner()),
         &|frontend| drop(frontend.protocol.set_vring_addr(0, &bad_address)),
         &|frontend| drop(frontend.protocol.reset_device()),
     ];
     for breakage in breakages {
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
         let mut queue = frontend.queue(0);
         queue.write(0, &pattern(1, 4096));
         breakage(&mut frontend);
@@ -359,26 +311,23 @@ fn broken_messages_end_that_session_alone() {
     drop(UnixStream::connect(backend.socket()).unwrap());
     std::io::Write::write_all(&mut UnixStream::connect(backend.socket()).unwrap(), &[1; 7]).unwrap();
     std::io::Write::write_all(&mut UnixStream::connect(backend.socket()).unwrap(), &[0xff; 4096]).unwrap();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    let mut frontend = backend.connect();
     assert!(frontend.queue(0).read(0, 4096) == pattern(1, 4096));
 }
 
 #[test]
 fn a_disabled_queue_is_not_served() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let (mut queue, mut other) = (frontend.queue(0), frontend.queue(1));
+    let mut vm = Setup::disk(16 << 20).connect();
+    let (mut queue, mut other) = (vm.frontend.queue(0), vm.frontend.queue(1));
     for seed in 0..5 {
-        frontend.protocol.set_vring_enable(0, false).unwrap();
-        let buffer = memory.allocate(4096);
-        memory.write(buffer, &pattern(seed, 4096));
+        vm.frontend.protocol.set_vring_enable(0, false).unwrap();
+        let buffer = vm.memory.allocate(4096);
+        vm.memory.write(buffer, &pattern(seed, 4096));
         queue.submit(&Request::write(0, &[(buffer, 4096)]));
         queue.kick();
         other.write(8, &pattern(seed, 4096));
         assert_eq!(queue.take_completion(), None);
-        frontend.protocol.set_vring_enable(0, true).unwrap();
+        vm.frontend.protocol.set_vring_enable(0, true).unwrap();
         assert_eq!(queue.wait().status, OK);
         assert!(queue.read(0, 4096) == pattern(seed, 4096));
     }
@@ -387,18 +336,14 @@ fn a_disabled_queue_is_not_served() {
 /// A driver that knows no flush: what was completed is there.
 #[test]
 fn without_flush_completed_writes_survive_sigkill() {
-    let image = Image::create(16 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect_without(&backend, &memory, Features::FLUSH);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(16 << 20).refusing(Features::FLUSH).start();
     for seed in 0..10 {
-        queue.write(8 * seed, &pattern(seed, 4096));
+        vm.queue.write(8 * seed, &pattern(seed, 4096));
     }
-    backend.kill();
-    image.assert_clean();
+    vm.backend.kill();
+    vm.image.assert_clean();
     for seed in 0..10 {
-        assert!(image.read(4096 * seed, 4096) == pattern(seed, 4096));
+        assert!(vm.image.read(4096 * seed, 4096) == pattern(seed, 4096));
     }
 }
 
@@ -406,41 +351,36 @@ fn without_flush_completed_writes_survive_sigkill() {
 fn sigterm_under_load_ends_in_order() {
     let image = Image::create(64 << 20);
     for len in [4096, 512 << 10] {
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let (mut first, mut second) = (frontend.queue(0), frontend.queue(1));
-        submit_writes(&mut first, &memory, len);
-        submit_writes(&mut second, &memory, len);
-        backend.stop();
+        let mut vm = Setup::of(&image).connect();
+        let (mut first, mut second) = (vm.frontend.queue(0), vm.frontend.queue(1));
+        submit_writes(&mut first, &vm.memory, len);
+        submit_writes(&mut second, &vm.memory, len);
+        vm.backend.stop();
         image.assert_clean();
     }
 }
 
-/// A front-end that sees the end of the connection takes the used ring for final, and hands what is missing there to the next
-/// back-end: a completion after that would be the request's second one.
+/// A front-end that sees the end of the connection takes the used ring for final, and hands what is
+/// missing there to the next back-end: a completion after that would be the request's second one.
 #[test]
 fn sigterm_ends_the_connection_behind_the_last_completion() {
     let image = Image::create(64 << 20);
     for _ in 0..5 {
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let mut queue = frontend.queue(0);
-        let count = submit_writes(&mut queue, &memory, 512 << 10);
-        queue.wait();
+        let mut vm = Setup::of(&image).start();
+        let count = submit_writes(&mut vm.queue, &vm.memory, 512 << 10);
+        vm.queue.wait();
         thread::scope(|scope| {
-            let backend = scope.spawn(|| backend.stop());
-            assert_eq!(frontend.reply(), None);
-            let used = queue.driver().used_index();
+            let backend = scope.spawn(|| vm.backend.stop());
+            assert_eq!(vm.frontend.reply(), None);
+            let used = vm.queue.driver().used_index();
             backend.join().unwrap();
-            assert_eq!(queue.driver().used_index(), used, "of {count} requests");
+            assert_eq!(vm.queue.driver().used_index(), used, "of {count} requests");
         });
     }
 }
 
 #[test]
-fn sigterm_while_nobody_is_there() {
+fn sigterm_without_a_front_end_ends_the_process() {
     let image = Image::create(16 << 20);
     let log = Backend::serve(&image, &[]).stop();
     assert!(log.contains("stopping"), "{log}");

@@ -10,17 +10,16 @@ use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::FrontendReq;
 use virtio::Features;
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, OK, Request, TIME_LIMIT, pattern};
+use crate::harness::{Backend, Image, OK, Request, Setup, TIME_LIMIT, pattern};
 
 /// Nothing says that what a ring needs comes in the order in which QEMU sends it.
 #[test]
-fn the_messages_for_a_ring_come_in_any_order() {
+fn a_ring_is_served_whatever_the_order_of_its_messages() {
     let image = Image::create(16 << 20);
     let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let rings = memory.regions()[0];
     for seed in 0..30 {
-        let mut frontend = Frontend::connect(&backend, &memory);
+        let mut frontend = backend.connect();
+        let rings = frontend.memory.regions()[0];
         let features = frontend.protocol.get_features().unwrap();
         let mut queue = frontend.queue(0);
         assert!(frontend.acknowledged(FrontendReq::RESET_DEVICE, &[], &[]));
@@ -49,14 +48,11 @@ fn the_messages_for_a_ring_come_in_any_order() {
 }
 
 #[test]
-fn features_and_rings_change_under_requests() {
-    let image = Image::create(64 << 20);
-    let backend = Backend::serve(&image, &["--num-queues", "2"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let (mut queue, mut busy) = (frontend.queue(0), frontend.queue(1));
-    let features = frontend.protocol.get_features().unwrap();
-    let buffer = memory.allocate(16 << 10);
+fn no_request_is_lost_when_features_and_rings_change() {
+    let mut vm = Setup::disk(64 << 20).options(&["--num-queues", "2"]).connect();
+    let (mut queue, mut busy) = (vm.frontend.queue(0), vm.frontend.queue(1));
+    let features = vm.frontend.protocol.get_features().unwrap();
+    let buffer = vm.memory.allocate(16 << 10);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let (started, is_busy) = mpsc::channel();
@@ -65,7 +61,7 @@ fn features_and_rings_change_under_requests() {
             for round in 0.. {
                 busy.write(8192, &pattern(round, 4096));
                 assert!(busy.read(8192, 4096) == pattern(round, 4096));
-                // nobody listens any more after the first round
+                // only the first round is waited for
                 let _ = started.send(());
                 if done.load(Relaxed) {
                     break;
@@ -80,12 +76,12 @@ fn features_and_rings_change_under_requests() {
             queue.kick();
             // the ring of one, the features of both; each leaves all requests to be done
             match round % 4 {
-                0 => frontend.protocol.set_features(features & !Features::FLUSH.bits()).unwrap(),
-                1 => frontend.protocol.set_features(features).unwrap(),
-                2 => frontend.protocol.set_vring_num(0, queue.size()).unwrap(),
+                0 => vm.frontend.protocol.set_features(features & !Features::FLUSH.bits()).unwrap(),
+                1 => vm.frontend.protocol.set_features(features).unwrap(),
+                2 => vm.frontend.protocol.set_vring_num(0, queue.size()).unwrap(),
                 _ => {
-                    let config = frontend.config_of(&queue);
-                    frontend.protocol.set_vring_addr(0, &config).unwrap();
+                    let config = vm.frontend.config_of(&queue);
+                    vm.frontend.protocol.set_vring_addr(0, &config).unwrap();
                 }
             }
             let completions = queue.wait_all();
@@ -94,7 +90,5 @@ fn features_and_rings_change_under_requests() {
         }
         done.store(true, Relaxed);
     });
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }

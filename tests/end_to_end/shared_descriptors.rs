@@ -1,4 +1,5 @@
-//! Descriptors that a front-end shares stay its own: whatever it does to them, the back-end serves others and ends when asked.
+//! Descriptors that a front-end shares stay its own: whatever it does to them, the back-end serves
+//! others and ends when asked.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::chown;
@@ -10,12 +11,11 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal, geteuid, getpid, pidfd_getfd, pidfd_open};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
-use virtio::Features;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::harness::{
-    Backend, FileSystem, Frontend, GuestMemory, Image, Process, Request, copy_program, pattern,
-    serve_command, wait_until,
+    Backend, FileSystem, Frontend, Image, Process, Request, Setup, copy_program, pattern, serve_command,
+    wait_until,
 };
 use crate::memory_changes::Dimm;
 use crate::skip::skip;
@@ -39,53 +39,44 @@ fn make_blocking(event: &EventFd) {
 /// `O_NONBLOCK` is a flag of the open file description, which both processes have.
 #[test]
 fn a_call_that_would_block_blocks_nothing() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.write(0, &pattern(1, 4096));
-    make_blocking(queue.call_fd());
+    let mut vm = Setup::disk(SIZE).start();
+    vm.queue.write(0, &pattern(1, 4096));
+    make_blocking(vm.queue.call_fd());
     // the driver polls, and so has its answers; what follows is not held up either
     for _ in 0..3 {
-        queue.submit(&Request::flush());
-        queue.kick();
-        queue.poll();
+        vm.queue.submit(&Request::flush());
+        vm.queue.kick();
+        vm.queue.poll();
     }
-    frontend.stop(&queue);
-    drop((frontend, queue));
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
+    vm.frontend.stop(&vm.queue);
+    drop((vm.frontend, vm.queue));
+    let mut frontend = vm.backend.connect();
     assert!(frontend.queue(0).read(0, 4096) == pattern(1, 4096));
     drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.backend.stop();
+    vm.image.assert_clean();
 }
 
 /// Signalled when the queue is given up.
 #[test]
 fn an_error_descriptor_that_would_block_blocks_nothing() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(SIZE).start();
     let error = EventFd::new(EFD_NONBLOCK).unwrap();
-    frontend.protocol.set_vring_err(0, &error).unwrap();
+    vm.frontend.protocol.set_vring_err(0, &error).unwrap();
     make_blocking(&error);
     // a head that is no descriptor
-    let beyond = queue.size();
-    queue.driver().make_available(beyond);
-    queue.kick();
-    backend.log().wait_for("queue retired");
-    frontend.stop(&queue);
-    drop((frontend, queue));
-    backend.stop();
+    let beyond = vm.queue.size();
+    vm.queue.driver().make_available(beyond);
+    vm.queue.kick();
+    vm.backend.log().wait_for("queue retired");
+    vm.frontend.stop(&vm.queue);
+    drop((vm.frontend, vm.queue));
+    vm.backend.stop();
 }
 
 /// Each memory region and each queue takes descriptors, and the usual soft limit is 1024.
 #[test]
-fn what_is_offered_can_be_used_up_to_the_hard_limit() {
+fn all_regions_and_queues_offered_fit_the_hard_limit_of_files() {
     const QUEUES: usize = 64;
     let image = Image::create(SIZE);
     let directory = tempfile::tempdir().unwrap();
@@ -95,13 +86,11 @@ fn what_is_offered_can_be_used_up_to_the_hard_limit() {
     command.arg("--nofile=256:1024").arg(served.get_program()).args(served.get_args());
     let mut process = Process::start(&mut command);
     process.stderr().wait_for("serving");
-    let memory = GuestMemory::new();
     let stream = UnixStream::connect(&socket).unwrap();
-    let features = Features::empty();
-    let mut frontend = Frontend::over(stream, &memory, process.stderr().clone(), features);
+    let mut frontend = Frontend::over(stream, process.stderr());
     let slots = frontend.protocol.get_max_mem_slots().unwrap();
     assert!((32..509).contains(&slots), "{slots} memory regions are offered");
-    let dimms: Vec<_> = (0..slots - memory.regions().len() as u64).map(Dimm::new).collect();
+    let dimms: Vec<_> = (0..slots - frontend.memory.regions().len() as u64).map(Dimm::new).collect();
     for dimm in &dimms {
         frontend.protocol.add_mem_region(&dimm.region()).unwrap();
     }
@@ -145,9 +134,7 @@ fn without_descriptors_front_ends_and_clients_wait_and_are_served_afterwards() {
     limit(backend.pid(), own, "nofile", 1024);
     drop(client);
     assert_eq!(backend.ask(&["status"])["num_queues"], 64);
-    let memory = GuestMemory::new();
-    let log = backend.log().clone();
-    let mut frontend = Frontend::over(waiting, &memory, log, Features::empty());
+    let mut frontend = Frontend::over(waiting, backend.log());
     frontend.queue(0).flush();
     drop(frontend);
     let log = backend.stop();
@@ -178,10 +165,8 @@ fn a_thread_that_cannot_be_started_costs_one_front_end() {
     drop(UnixStream::connect(&socket).unwrap());
     process.stderr().wait_for("cannot serve a front-end");
     limit(process.pid(), USER, "nproc", 1000);
-    let memory = GuestMemory::new();
     let stream = UnixStream::connect(&socket).unwrap();
-    let log = process.stderr().clone();
-    let mut frontend = Frontend::over(stream, &memory, log, Features::empty());
+    let mut frontend = Frontend::over(stream, process.stderr());
     frontend.queue(0).flush();
     drop(frontend);
     process.signal(Signal::TERM);
@@ -191,47 +176,40 @@ fn a_thread_that_cannot_be_started_costs_one_front_end() {
 /// A guest would hang at its boot without any message.
 #[test]
 fn a_ring_in_no_shared_memory_is_reported_with_the_cause() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    queue.flush();
-    frontend.protocol.set_mem_table(&[Dimm::new(0).region()]).unwrap();
-    backend.log().wait_for("the ring is in no memory that the front-end shares");
-    let trouble = backend.ask(&["status"])["queues"][0]["ring_trouble"].clone();
+    let mut vm = Setup::disk(SIZE).start();
+    vm.queue.flush();
+    vm.frontend.protocol.set_mem_table(&[Dimm::new(0).region()]).unwrap();
+    vm.backend.log().wait_for("the ring is in no memory that the front-end shares");
+    let trouble = vm.backend.ask(&["status"])["queues"][0]["ring_trouble"].clone();
     assert!(trouble.as_str().unwrap().contains("share=on"), "{trouble}");
-    assert!(backend.ctl(&["status"]).stdout.contains("share=on"));
+    assert!(vm.backend.ctl(&["status"]).stdout.contains("share=on"));
     // memory that comes later cures it
-    frontend.protocol.set_mem_table(&memory.regions()).unwrap();
-    assert!(backend.ask(&["status"])["queues"][0]["ring_trouble"].is_null());
-    queue.flush();
-    drop((frontend, queue));
-    let log = backend.stop();
+    vm.frontend.protocol.set_mem_table(&vm.memory.regions()).unwrap();
+    assert!(vm.backend.ask(&["status"])["queues"][0]["ring_trouble"].is_null());
+    vm.queue.flush();
+    drop((vm.frontend, vm.queue));
+    let log = vm.backend.stop();
     assert_eq!(log.matches("the ring is in no memory").count(), 1, "{log}");
 }
 
 /// As with `share=off`: the front-end shares a file, and its guest writes to a copy of it.
 #[test]
 fn a_ring_that_is_kicked_and_always_empty_is_reported_with_the_cause() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let (mut queue, mut other) = (frontend.queue(0), frontend.queue(1));
+    let mut vm = Setup::disk(SIZE).connect();
+    let (mut queue, mut other) = (vm.frontend.queue(0), vm.frontend.queue(1));
     other.flush();
     let is_reported = || {
         queue.kick();
-        backend.log().so_far().contains("the ring is empty as seen from here")
+        vm.backend.log().so_far().contains("the ring is empty as seen from here")
     };
-    wait_until(is_reported, || format!("no report:\n{}", backend.log().so_far()));
-    let trouble = |queue: usize| backend.ask(&["status"])["queues"][queue]["ring_trouble"].clone();
+    wait_until(is_reported, || format!("no report:\n{}", vm.backend.log().so_far()));
+    let trouble = |queue: usize| vm.backend.ask(&["status"])["queues"][queue]["ring_trouble"].clone();
     assert!(trouble(0).as_str().unwrap().contains("share=on"), "{}", trouble(0));
     assert!(trouble(1).is_null());
     queue.flush();
     assert!(trouble(0).is_null());
-    drop((frontend, queue, other));
-    let log = backend.stop();
+    drop((vm.frontend, queue, other));
+    let log = vm.backend.stop();
     assert_eq!(log.matches("as seen from here").count(), 1, "{log}");
 }
 
@@ -245,12 +223,11 @@ fn a_stop_that_hangs_ends_with_a_message() {
     let socket = directory.path().join("socket");
     let mut process = Process::start(&mut serve_command(&socket, &image, &[]));
     process.stderr().wait_for("serving");
-    let memory = GuestMemory::new();
-    let (stream, log) = (UnixStream::connect(&socket).unwrap(), process.stderr().clone());
-    let mut frontend = Frontend::over(stream, &memory, log, Features::empty());
+    let stream = UnixStream::connect(&socket).unwrap();
+    let mut frontend = Frontend::over(stream, process.stderr());
     let mut queue = frontend.queue(0);
     let frozen = file_system.freeze();
-    let buffer = memory.allocate(4096);
+    let buffer = frontend.memory.allocate(4096);
     queue.submit(&Request::write(8, &[(buffer, 4096)]));
     queue.kick();
     // the request is in the device when the worker was asked for it
@@ -272,9 +249,8 @@ fn a_last_sync_that_hangs_ends_with_a_message() {
     let socket = directory.path().join("socket");
     let mut process = Process::start(&mut serve_command(&socket, &image, &[]));
     process.stderr().wait_for("serving");
-    let memory = GuestMemory::new();
-    let (stream, log) = (UnixStream::connect(&socket).unwrap(), process.stderr().clone());
-    let mut frontend = Frontend::over(stream, &memory, log, Features::empty());
+    let stream = UnixStream::connect(&socket).unwrap();
+    let mut frontend = Frontend::over(stream, process.stderr());
     frontend.queue(0).write(8, &pattern(1, 1 << 20));
     drop(frontend);
     process.stderr().wait_for("front-end left");

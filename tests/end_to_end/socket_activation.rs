@@ -1,5 +1,5 @@
-//! A listening socket that a parent keeps, as systemd does by the units of `packaging/`: what the environment says of it, and that
-//! it outlives the back-ends that serve on it.
+//! A listening socket that a parent keeps, as systemd does by the units of `packaging/`: what the
+//! environment says of it, and that it outlives the back-ends that serve on it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,7 +17,8 @@ use crate::harness::{
     pattern,
 };
 
-/// As systemd runs `program`: in an environment of its own, with `listener` as descriptor 3, and telling it so.
+/// As systemd runs `program`: in an environment of its own, with `listener` as descriptor 3 and the
+/// variables that say so.
 fn activate(listener: &UnixListener, count: &str, pid: &str, program: &[&str]) -> Command {
     let mut command = Command::new("sh");
     let script = format!(r#"export LISTEN_FDS={count} LISTEN_PID={pid}; exec "$0" "$@" 3<&0 </dev/null"#);
@@ -72,7 +73,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
     let mut stream = UnixStream::connect(&path).unwrap();
     for (number, signal) in [Signal::TERM, Signal::KILL, Signal::TERM].into_iter().enumerate() {
         let mut process = start();
-        let mut frontend = Frontend::over(stream, &memory, process.stderr().clone(), Features::empty());
+        let mut frontend = Frontend::sharing(&memory, stream, process.stderr(), Features::empty());
         let region = region.get_or_insert_with(|| InflightRegion::ask(&mut frontend, 1, 64));
         region.give_to(&mut frontend);
         let base = queue.driver().used_index();
@@ -85,7 +86,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
         queue.kick();
         assert!(queue.wait_all().iter().all(|completion| completion.status == OK));
         assert!(image.read(4096 * number as u64, 4096) == data);
-        // nobody looks at it before the next
+        // it is not looked at before the next
         queue.submit(&Request::flush());
         process.signal(signal);
         process.wait();
@@ -132,9 +133,9 @@ fn sockets_that_are_not_for_us_or_too_many_are_refused() {
     image.assert_clean();
 }
 
-/// What is said on the command line counts.
+/// The command line takes precedence.
 #[test]
-fn a_path_goes_before_an_activated_socket() {
+fn a_socket_path_takes_precedence_over_an_activated_socket() {
     let image = Image::create(1 << 20);
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("other")).unwrap();

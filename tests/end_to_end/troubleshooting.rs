@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use integrity::sidecar::SUPERBLOCK_SIZE;
 use tempfile::TempDir;
 use vhost::VhostBackend;
-use virtio::Features;
 
 use crate::harness::{
-    Backend, Frontend, GuestMemory, Image, PROGRAM, Process, copy_program, finish, pattern,
-    refuse_system_call, serve_command,
+    Backend, Frontend, Image, PROGRAM, Process, Setup, copy_program, finish, pattern, refuse_system_call,
+    serve_command,
 };
 use crate::memory_changes::Dimm;
 use crate::skip::skip;
@@ -75,21 +74,17 @@ const CASES: &[Case] = &[
     ("the image was written after its sidecar was closed", || {
         let image = Image::create(SIZE);
         let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        Frontend::connect(&backend, &memory).queue(0).write(0, &pattern(1, 4096));
+        backend.connect().queue(0).write(0, &pattern(1, 4096));
         backend.stop();
         fs::write(image.path(), pattern(2, usize::try_from(SIZE).unwrap())).unwrap();
         Some(Backend::serve(&image, &[]).stop())
     }),
     ("the ring is in no memory that the front-end shares", || {
-        let image = Image::create(SIZE);
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        let _queue = frontend.queue(0);
-        frontend.protocol.set_mem_table(&[Dimm::new(0).region()]).unwrap();
-        backend.log().wait_for("the ring is in no memory");
-        Some(backend.log().so_far())
+        let mut vm = Setup::disk(SIZE).connect();
+        let _queue = vm.frontend.queue(0);
+        vm.frontend.protocol.set_mem_table(&[Dimm::new(0).region()]).unwrap();
+        vm.backend.log().wait_for("the ring is in no memory");
+        Some(vm.backend.log().so_far())
     }),
     ("was cut off", || {
         let image = Image::create(SIZE);
@@ -181,9 +176,8 @@ const CASES: &[Case] = &[
         // any
         let process = Process::start(&mut place.serve(120));
         process.stderr().wait_for("serving");
-        let memory = GuestMemory::new();
         let stream = UnixStream::connect(place.socket()).unwrap();
-        let mut frontend = Frontend::over(stream, &memory, process.stderr().clone(), Features::empty());
+        let mut frontend = Frontend::over(stream, process.stderr());
         let queues: Vec<_> = (0..4).map(|index| frontend.new_queue(index)).collect();
         let started = queues.iter().try_for_each(|queue| frontend.try_start(queue, 0));
         started.expect_err("four rings fit into 120 KiB");
@@ -282,7 +276,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What a command that fails prints.
+/// The error output of a command that fails.
 fn stderr(command: &mut Command) -> String {
     let finished = finish(command);
     assert_ne!(finished.code, Some(0), "{}", finished.stderr);
@@ -294,7 +288,7 @@ fn serve(image: &Image, args: &[&str]) -> String {
     stderr(&mut serve_command(&directory.path().join("socket"), image, args))
 }
 
-/// What the log says after `change`, when it says `words`.
+/// The log after `change`, once it contains `words`.
 fn while_served(image: &Image, words: &str, change: fn(&Image)) -> String {
     let backend = Backend::serve(image, &[]);
     change(image);
@@ -339,8 +333,8 @@ fn readable() -> Permissions {
     Permissions::from_mode(0o644)
 }
 
-/// What serving prints for a user other than root, after `change`, with a socket in a directory of
-/// root's.
+/// The error output of serving as a user other than root, after `change`, with a socket in a
+/// directory of root's.
 fn as_somebody(change: fn(&Image)) -> Option<String> {
     let place = Place::new()?;
     change(&place.image);
@@ -357,8 +351,8 @@ static PLACES: AtomicU32 = AtomicU32::new(0);
 
 /// A place where a user other than root can serve an image.
 struct Place {
-    /// A user that nothing else uses: locked memory is counted for each user, and is given back some
-    /// time after a process has ended.
+    /// A user that nothing else uses: locked memory is counted for each user, and is given back
+    /// some time after a process has ended.
     user: u32,
     directory: TempDir,
     program: PathBuf,
@@ -389,7 +383,7 @@ impl Place {
         self.directory.path().join("socket")
     }
 
-    /// Serves with at most so many KiB locked in memory.
+    /// Serves with at most `locked_kib` KiB locked in memory.
     fn serve(&self, locked_kib: u64) -> Command {
         let serve = serve_command(&self.socket(), &self.image, &[]);
         let mut command = Command::new("setpriv");

@@ -5,7 +5,7 @@ use std::fs::{File, FileTimes, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Backend, Frontend, GuestMemory, Image, Queue, crash, finish, pattern, serve_command};
+use crate::harness::{Backend, Image, Queue, Setup, crash, finish, pattern, serve_command};
 
 const BLOCK: usize = 4096;
 const MIB: u64 = 1 << 20;
@@ -16,7 +16,7 @@ const REGIONS: u64 = 8;
 
 /// A block of each of some regions, flushed; twice, for the log says of the first ones that they
 /// were durable.
-fn work(queue: &mut Queue<'_>, attempt: u64) {
+fn work(queue: &mut Queue, attempt: u64) {
     for round in 0..2 {
         for region in 0..REGIONS {
             queue.write(region * MIB / 512, &pattern(attempt + round, BLOCK));
@@ -25,7 +25,7 @@ fn work(queue: &mut Queue<'_>, attempt: u64) {
     }
 }
 
-/// What another program writes to the image, behind the first block.
+/// Writes to the image behind the first block, as another program does.
 fn overwrite(image: &Image, blocks: usize) {
     let file = OpenOptions::new().write(true).open(image.path()).unwrap();
     file.write_all_at(&pattern(77, blocks * BLOCK), BLOCK as u64).unwrap();
@@ -82,23 +82,20 @@ fn what_a_crash_can_leave_is_adopted_and_can_be_accepted() {
 }
 
 #[test]
-fn an_image_that_was_written_after_a_clean_stop_is_named_at_the_start() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(0, &pattern(1, 1 << 20));
-    drop(frontend);
-    backend.stop();
-    let log = Backend::serve(&image, &[]).stop();
+fn an_image_that_was_written_after_a_clean_stop_is_reported_at_the_start() {
+    let mut vm = Setup::disk(SIZE).start();
+    vm.queue.write(0, &pattern(1, 1 << 20));
+    drop(vm.frontend);
+    vm.backend.stop();
+    let log = Backend::serve(&vm.image, &[]).stop();
     assert!(!log.contains("after its sidecar was closed"), "{log}");
 
     let touched = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1));
-    File::open(image.path()).unwrap().set_times(touched).unwrap();
-    let log = Backend::serve(&image, &["--read-only"]).stop();
+    File::open(vm.image.path()).unwrap().set_times(touched).unwrap();
+    let log = Backend::serve(&vm.image, &["--read-only"]).stop();
     assert!(log.contains("sampled blocks all match"), "{log}");
 
-    overwrite(&image, 200);
-    let log = Backend::serve(&image, &[]).stop();
+    overwrite(&vm.image, 200);
+    let log = Backend::serve(&vm.image, &[]).stop();
     assert!(log.contains("WARN") && log.contains("sampled blocks do not match"), "{log}");
 }

@@ -4,9 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::harness::{
-    Backend, CheckedFileSystem, Frontend, GuestMemory, IOERR, Image, OK, Queue, crash, pattern,
-};
+use crate::harness::{CheckedFileSystem, IOERR, Image, OK, Queue, Setup, crash, pattern};
 use crate::sidecar_bytes::{superblock, tuple_offset};
 
 const BLOCK: usize = 4096;
@@ -22,23 +20,21 @@ fn data() -> Vec<u8> {
     pattern(1, usize::try_from(BLOCKS).unwrap() * BLOCK)
 }
 
-fn write_all(queue: &mut Queue<'_>) {
+fn write_all(queue: &mut Queue) {
     queue.write(0, &data());
     queue.flush();
 }
 
 /// Serves `image`, and returns the log.
-fn served(image: &Image, use_disk: impl FnOnce(&mut Queue<'_>)) -> String {
-    let backend = Backend::serve(image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    use_disk(&mut frontend.queue(0));
-    drop(frontend);
-    backend.stop()
+fn served(image: &Image, use_disk: impl FnOnce(&mut Queue)) -> String {
+    let mut vm = Setup::of(image).start();
+    use_disk(&mut vm.queue);
+    drop(vm.frontend);
+    vm.backend.stop()
 }
 
 #[test]
-fn tuples() {
+fn an_unreadable_page_of_tuples_fails_its_blocks_until_these_are_rewritten() {
     let Some(file_system) = CheckedFileSystem::mount() else { return };
     let image = image_in(&file_system);
     served(&image, write_all);
@@ -58,12 +54,12 @@ fn tuples() {
 }
 
 #[test]
-fn one_superblock() {
+fn an_unreadable_superblock_is_mended() {
     for copy in [0, 4096] {
         let Some(file_system) = CheckedFileSystem::mount() else { return };
         let image = image_in(&file_system);
         served(&image, write_all);
-        // what is behind the superblock is not read: it tells this copy from the other
+        // the bytes behind the superblock are not read: they distinguish this copy from the other
         let sidecar = File::options().write(true).open(image.sidecar_path()).unwrap();
         sidecar.write_all_at(&[1], copy + 600).unwrap();
         drop(sidecar);
@@ -78,7 +74,7 @@ fn one_superblock() {
 }
 
 /// Six blocks, each with a page of the log.
-fn write_six(queue: &mut Queue<'_>, attempt: u64) {
+fn write_six(queue: &mut Queue, attempt: u64) {
     for block in 0..6 {
         queue.write(block * SECTORS, &pattern(attempt * 10 + block, BLOCK));
         queue.flush();
@@ -86,7 +82,7 @@ fn write_six(queue: &mut Queue<'_>, attempt: u64) {
 }
 
 #[test]
-fn log_and_dirty_map_of_a_crashed_image() {
+fn a_crashed_image_with_unreadable_log_and_dirty_map_is_recovered() {
     let Some(file_system) = CheckedFileSystem::mount() else { return };
     let image = image_in(&file_system);
     let attempt = crash(&image, &[], 6, write_six);

@@ -1,10 +1,11 @@
-//! A queue that makes no progress: the log and the control socket tell, and tell when it goes on.
+//! A queue that makes no progress: the log and the control socket report it, and report when it
+//! continues.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Backend, FileSystem, Frontend, GuestMemory, Image, OK, Request, pattern};
+use crate::harness::{Backend, FileSystem, Image, OK, Request, Setup, pattern};
 
 const SIZE: u64 = 8 << 20;
 
@@ -16,36 +17,34 @@ fn stuck_seconds(backend: &Backend) -> Vec<u64> {
 
 /// A frozen file system holds a write up for as long as it likes.
 #[test]
-fn a_queue_that_hangs_is_told_and_so_is_its_going_on() {
+fn a_queue_that_hangs_is_reported_and_so_is_its_progress() {
     let Some(file_system) = FileSystem::mount() else { return };
     let image = Image::create_apart(&file_system.root(), SIZE);
     // allocated, so that nothing but the write itself waits
     fs::write(image.path(), vec![0; usize::try_from(SIZE).unwrap()]).unwrap();
-    let memory = GuestMemory::new();
-    let backend = Backend::serve(&image, &["--watchdog-seconds", "1"]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let (mut queue, _idle) = (frontend.queue(0), frontend.queue(1));
-    assert_eq!(stuck_seconds(&backend), [0, 0]);
+    let mut vm = Setup::of(&image).options(&["--watchdog-seconds", "1"]).connect();
+    let (mut queue, _idle) = (vm.frontend.queue(0), vm.frontend.queue(1));
+    assert_eq!(stuck_seconds(&vm.backend), [0, 0]);
 
-    // nothing else is asked for: on a slow disk it would be told of too
+    // nothing else is asked for: on a slow disk it would be reported too
     let frozen = file_system.freeze();
-    let buffer = memory.allocate(4096);
-    memory.write(buffer, &pattern(1, 4096));
+    let buffer = vm.memory.allocate(4096);
+    vm.memory.write(buffer, &pattern(1, 4096));
     queue.submit(&Request::write(8, &[(buffer, 4096)]));
     queue.kick();
     // said by the worker when the control thread has asked it
-    backend.log().wait_for("oldest request");
-    let stuck = stuck_seconds(&backend);
+    vm.backend.log().wait_for("oldest request");
+    let stuck = stuck_seconds(&vm.backend);
     assert!(stuck[0] > 0 && stuck[1] == 0, "{stuck:?}");
-    let shown = backend.ctl(&["status"]).stdout;
+    let shown = vm.backend.ctl(&["status"]).stdout;
     assert_eq!(shown.matches("no progress for").count(), 1, "{shown}");
 
     frozen.thaw();
     assert_eq!(queue.wait().status, OK);
-    backend.log().wait_for("the queue makes progress again");
-    assert_eq!(stuck_seconds(&backend), [0, 0]);
-    drop(frontend);
-    let log = backend.stop();
+    vm.backend.log().wait_for("the queue makes progress again");
+    assert_eq!(stuck_seconds(&vm.backend), [0, 0]);
+    drop(vm.frontend);
+    let log = vm.backend.stop();
     // once, though it was looked at more often
     assert_eq!(log.matches("the queue makes no progress").count(), 1, "{log}");
     let line = log.lines().find(|line| line.contains("oldest request")).unwrap();

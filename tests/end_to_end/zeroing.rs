@@ -1,4 +1,5 @@
-//! Discard and write zeroes: the blocks read as zeros and match, their space is given back, and every limit holds.
+//! Discard and write zeroes: the blocks read as zeros and match, their space is given back, and
+//! every limit holds.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -6,15 +7,14 @@ use virtio::request_type::{DISCARD, WRITE_ZEROES};
 use virtio::testing::range;
 
 use crate::harness::{
-    Backend, Completion, Frontend, GuestMemory, IOERR, Image, OK, Queue, Request, UNSUPP, pattern, stamped,
-    stamps,
+    Completion, GuestMemory, IOERR, Image, OK, Queue, Request, Setup, UNSUPP, pattern, stamped, stamps,
 };
 
 const UNMAP: u32 = virtio::Range::UNMAP;
 const SIZE: u64 = 16 << 20;
 const SECTORS: u64 = SIZE / 512;
 
-fn zero(queue: &mut Queue<'_>, memory: &GuestMemory, kind: u32, ranges: &[(u64, u32, u32)]) -> Completion {
+fn zero(queue: &mut Queue, memory: &GuestMemory, kind: u32, ranges: &[(u64, u32, u32)]) -> Completion {
     let bytes: Vec<u8> =
         ranges.iter().flat_map(|&(sector, count, flags)| range(sector, count, flags)).collect();
     let buffer = memory.allocate(bytes.len());
@@ -28,19 +28,15 @@ fn assert_status(completion: Completion, status: u8) {
 
 #[test]
 fn blocks_become_zeros_that_match() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(SIZE).start();
     let mut expected = pattern(1, 4 << 20);
     for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, 0), (WRITE_ZEROES, UNMAP)] {
-        queue.write(0, &expected);
+        vm.queue.write(0, &expected);
         // whole blocks, parts of one, parts at both ends, more than a folio
         for (sector, count) in [(8, 8), (33, 2), (61, 30), (1003, 4097)] {
-            assert_status(zero(&mut queue, &memory, kind, &[(sector, count, flags)]), OK);
+            assert_status(zero(&mut vm.queue, &vm.memory, kind, &[(sector, count, flags)]), OK);
             let (start, len) = (usize::try_from(sector).unwrap() * 512, count as usize * 512);
-            let after = queue.read(0, expected.len());
+            let after = vm.queue.read(0, expected.len());
             if kind == WRITE_ZEROES {
                 expected[start..start + len].fill(0);
             } else {
@@ -62,26 +58,22 @@ fn blocks_become_zeros_that_match() {
         }
         expected = pattern(u64::from(kind), 4 << 20);
     }
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }
 
 #[test]
-fn space_is_given_back() {
+fn zeroing_frees_space() {
     let image = Image::create(SIZE);
     let space = || {
         let blocks = |path| std::fs::metadata(path).unwrap().blocks() * 512;
         (blocks(image.path().to_owned()), blocks(image.sidecar_path()))
     };
     // tuples get to their array at the end of a session at the latest
-    let session = |work: &dyn Fn(&mut Queue<'_>, &GuestMemory)| {
-        let backend = Backend::serve(&image, &[]);
-        let memory = GuestMemory::new();
-        let mut frontend = Frontend::connect(&backend, &memory);
-        work(&mut frontend.queue(0), &memory);
-        drop(frontend);
-        backend.stop();
+    let session = |work: &dyn Fn(&mut Queue, &GuestMemory)| {
+        let mut vm = Setup::of(&image).start();
+        work(&mut vm.queue, &vm.memory);
+        drop(vm.frontend);
+        vm.backend.stop();
         space()
     };
     for (kind, flags) in [(DISCARD, 0), (WRITE_ZEROES, UNMAP)] {
@@ -104,25 +96,22 @@ fn space_is_given_back() {
 
 /// The cases of QEMU's vhost-user-blk qtest, and their neighbours.
 #[test]
-fn limits() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let config = frontend.config(0, 60).unwrap();
+fn requests_beyond_a_limit_are_refused() {
+    let mut vm = Setup::disk(SIZE).connect();
+    let config = vm.frontend.config(0, 60).unwrap();
     let field = |offset: usize| u32::from_le_bytes(*config[offset..].first_chunk().unwrap());
     let (max_discard_sectors, max_discard_seg, alignment) = (field(36), field(40), field(44));
     let (max_zeroes_sectors, max_zeroes_seg, may_unmap) = (field(48), field(52), config[56]);
     assert!(max_discard_sectors > 0 && max_discard_seg == 1 && alignment == 8);
     assert!(max_zeroes_sectors > 0 && max_zeroes_seg == 1 && may_unmap == 1);
 
-    let mut queue = frontend.queue(0);
+    let mut queue = vm.frontend.queue(0);
     let data = pattern(1, 65536);
     queue.write(0, &data);
     let end = SECTORS - 8;
     for (kind, max) in [(DISCARD, max_discard_sectors), (WRITE_ZEROES, max_zeroes_sectors)] {
         let mut assert_refused = |ranges: &[(u64, u32, u32)], status| {
-            assert_status(zero(&mut queue, &memory, kind, ranges), status);
+            assert_status(zero(&mut queue, &vm.memory, kind, ranges), status);
         };
         assert_refused(&[(0, 8, 0), (16, 8, 0)], UNSUPP);
         assert_refused(&[(0, max + 1, 0)], IOERR);
@@ -133,65 +122,55 @@ fn limits() {
         assert_refused(&[(0, 8, u32::MAX)], UNSUPP);
         assert_refused(&[], IOERR);
     }
-    assert_status(zero(&mut queue, &memory, DISCARD, &[(0, 8, UNMAP)]), UNSUPP);
+    assert_status(zero(&mut queue, &vm.memory, DISCARD, &[(0, 8, UNMAP)]), UNSUPP);
     assert!(queue.read(0, 65536) == data, "a refused request has changed the disk");
-    assert_status(zero(&mut queue, &memory, DISCARD, &[(0, 0, 0)]), OK);
-    assert_status(zero(&mut queue, &memory, DISCARD, &[(end, 8, 0)]), OK);
-    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(end, 8, UNMAP)]), OK);
+    assert_status(zero(&mut queue, &vm.memory, DISCARD, &[(0, 0, 0)]), OK);
+    assert_status(zero(&mut queue, &vm.memory, DISCARD, &[(end, 8, 0)]), OK);
+    assert_status(zero(&mut queue, &vm.memory, WRITE_ZEROES, &[(end, 8, UNMAP)]), OK);
 }
 
 #[test]
 fn a_read_only_disk_offers_neither() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &["--read-only"]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
+    let mut vm = Setup::disk(SIZE).options(&["--read-only"]).start();
     for kind in [DISCARD, WRITE_ZEROES] {
-        assert_status(zero(&mut queue, &memory, kind, &[(0, 8, 0)]), UNSUPP);
+        assert_status(zero(&mut vm.queue, &vm.memory, kind, &[(0, 8, 0)]), UNSUPP);
     }
 }
 
-/// A zeroed bad block is sound; a bad neighbour of a zeroed part makes the request fail and change nothing.
+/// A zeroed bad block is sound; a bad neighbour of a zeroed part makes the request fail and change
+/// nothing.
 #[test]
-fn bad_blocks() {
-    let image = Image::create(SIZE);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    frontend.queue(0).write(0, &pattern(1, 65536));
-    drop(frontend);
-    backend.stop();
-    image.flip_bit(3 * 4096);
-    image.flip_bit(9 * 4096);
-    let backend = Backend::serve(&image, &[]);
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queue = frontend.queue(0);
-    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(3 * 8, 8, 0)]), OK);
-    assert_eq!(queue.read(3 * 8, 4096), [0; 4096]);
-    assert_status(zero(&mut queue, &memory, WRITE_ZEROES, &[(9 * 8 + 1, 2, 0)]), IOERR);
-    drop(frontend);
-    backend.stop();
-    assert_eq!(image.bad_blocks(), [(9, "guard_tag".to_owned())]);
+fn zeroing_mends_bad_blocks_only_as_a_whole() {
+    let mut vm = Setup::disk(SIZE).start();
+    vm.queue.write(0, &pattern(1, 65536));
+    drop(vm.frontend);
+    vm.backend.stop();
+    vm.image.flip_bit(3 * 4096);
+    vm.image.flip_bit(9 * 4096);
+    let mut vm = Setup::of(vm.image).start();
+    assert_status(zero(&mut vm.queue, &vm.memory, WRITE_ZEROES, &[(3 * 8, 8, 0)]), OK);
+    assert_eq!(vm.queue.read(3 * 8, 4096), [0; 4096]);
+    assert_status(zero(&mut vm.queue, &vm.memory, WRITE_ZEROES, &[(9 * 8 + 1, 2, 0)]), IOERR);
+    drop(vm.frontend);
+    vm.backend.stop();
+    assert_eq!(vm.image.bad_blocks(), [(9, "guard_tag".to_owned())]);
 }
 
 /// Zeroing, writing and reading the same blocks from three queues.
 #[test]
-fn among_writes_and_reads() {
-    let image = Image::create(1 << 20);
-    let backend = Backend::serve(&image, &[]);
-    let memory = GuestMemory::new();
-    let mut frontend = Frontend::connect(&backend, &memory);
-    let mut queues = [frontend.queue(0), frontend.queue(1), frontend.queue(2)];
-    let (data, read, ranges) = (memory.allocate(65536), memory.allocate(65536), memory.allocate(4096));
+fn zeroing_among_writes_and_reads_leaves_whole_sectors() {
+    let mut vm = Setup::disk(1 << 20).connect();
+    let mut queues = [vm.frontend.queue(0), vm.frontend.queue(1), vm.frontend.queue(2)];
+    let (data, read, ranges) =
+        (vm.memory.allocate(65536), vm.memory.allocate(65536), vm.memory.allocate(4096));
     for round in 1..=40_u64 {
-        memory.write(data, &stamped(0, 128, round));
+        vm.memory.write(data, &stamped(0, 128, round));
         for block in 0..16 {
             let block = (block * 7 + round) % 16;
             queues[0].submit(&Request::write(block * 8, &[(data + block * 4096, 4096)]));
             let (sector, count) = (block * 8 % 126 + round % 3, 2 + u32::try_from(round % 3).unwrap() * 8);
             let count = count.min(128 - u32::try_from(sector).unwrap());
-            memory.write(ranges + block * 16, &range(sector, count, 0));
+            vm.memory.write(ranges + block * 16, &range(sector, count, 0));
             let kind = if round % 2 == 0 { DISCARD } else { WRITE_ZEROES };
             queues[1].submit(&Request::zeroing(kind, ranges + block * 16, 16));
             queues[2].submit(&Request::read(block * 8, &[(read + block * 4096, 4096)]));
@@ -203,9 +182,7 @@ fn among_writes_and_reads() {
         for (sector, stamp) in (0..).zip(stamps(0, &queues[2].read(0, 65536)).unwrap()) {
             assert!(stamp <= round, "sector {sector} has stamp {stamp} in round {round}");
         }
-        stamps(0, &memory.read(read, 65536)).unwrap();
+        stamps(0, &vm.memory.read(read, 65536)).unwrap();
     }
-    drop(frontend);
-    backend.stop();
-    image.assert_clean();
+    vm.stop_clean();
 }

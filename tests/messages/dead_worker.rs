@@ -15,7 +15,7 @@ use stableblk::worker::disk::Disk;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use virtio::request_type;
-use virtio::testing::{Buffer, Driver, header};
+use virtio::testing::{ChainBuffer, Driver, header};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -41,7 +41,7 @@ fn guest_memory() -> GuestMemoryMmap {
 fn start(
     stream: &UnixStream,
     memory: &GuestMemoryMmap,
-    drivers: &[Driver<'_, GuestMemoryMmap>; 2],
+    drivers: &[Driver<&GuestMemoryMmap>; 2],
     kicks: &[EventFd; 2],
 ) -> Frontend {
     let mut frontend = connect(stream.try_clone().unwrap());
@@ -90,7 +90,8 @@ fn a_worker_that_dies_ends_the_session_and_the_next_one_serves() {
         let session = Session::start(disk.clone(), served);
         let frontend = start(&stream, &memory, &drivers, &kicks);
         assert_eq!(ring_sizes(&disk), [u64::from(RING_SIZE), u64::from(RING_SIZE), 0]);
-        let head = drivers[0].write_chain(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
+        let head =
+            drivers[0].write_chain(&[ChainBuffer::readable(HEADER, 16), ChainBuffer::writable(STATUS, 1)]);
         drivers[0].make_available(head);
         kicks[0].write(1).unwrap();
         if dies {

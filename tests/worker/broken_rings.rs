@@ -9,7 +9,7 @@ use stableblk::device::mem::MemDevice;
 use stableblk::device::operation::DeviceOperation;
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::worker::Vring;
-use virtio::testing::{Buffer, Driver, Used, header};
+use virtio::testing::{ChainBuffer, Driver, Used, header};
 use virtio::{Descriptor, DescriptorFlags, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -45,7 +45,7 @@ fn assert_serves<B: BlockDevice>(guest: &mut Guest<'_, B>, queue: usize, stamp: 
 
 /// Breaks queue 1 while it has a request in flight and queue 0 works. `returned` are the used lengths of the chains that
 /// came with the break.
-fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<'_, GuestMemory>)) {
+fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<&GuestMemory>)) {
     let memory = guest_memory(2);
     memory.write_slice(&header(request_type::IN, 0), GuestAddress(HEADER)).unwrap();
     let gate = Gate::default();
@@ -83,11 +83,11 @@ fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<'_, GuestMem
 }
 
 /// A chain of one descriptor each: header, data and, at `status`, the status.
-fn make_read_available(driver: &mut Driver<'_, GuestMemory>, data: u64, status: u64) -> u16 {
+fn make_read_available(driver: &mut Driver<&GuestMemory>, data: u64, status: u64) -> u16 {
     let head = driver.write_chain(&[
-        Buffer::readable(HEADER, 16),
-        Buffer::writable(data, 512),
-        Buffer::writable(status, 1),
+        ChainBuffer::readable(HEADER, 16),
+        ChainBuffer::writable(data, 512),
+        ChainBuffer::writable(status, 1),
     ]);
     driver.make_available(head);
     head

@@ -21,7 +21,7 @@ use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::{RangeAccess, RangeLock, RangeOwner};
 use stableblk::worker::{QueueWorker, Vring};
 use vhost::vhost_user::message::VhostUserInflight;
-use virtio::testing::{Buffer, Driver, Used, header, range};
+use virtio::testing::{ChainBuffer, Driver, Used, header, range};
 use virtio::{DEVICE_ID_LEN, DiskLimits, Range, RangeLimits, SECTOR_SIZE, SplitRing, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -175,7 +175,7 @@ impl Completion {
 }
 
 struct Queue<'m> {
-    driver: Driver<'m, GuestMemory>,
+    driver: Driver<&'m GuestMemory>,
     kick: OwnedFd,
     error: OwnedFd,
     buffers_start: u64,
@@ -223,7 +223,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         });
         let queues = (0u64..).take(setup.queues).map(|index| {
             let base = index * QUEUE_SPAN;
-            let buffers_start = base + Driver::<GuestMemory>::ring_len(setup.ring_size) as u64;
+            let buffers_start = base + Driver::<&GuestMemory>::ring_len(setup.ring_size) as u64;
             Queue {
                 driver: Driver::new(&**memory, base, setup.ring_size),
                 kick: new_eventfd(),
@@ -276,6 +276,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         self.disk.inboxes[index].post(WorkerMessage::Stop);
     }
 
+
     /// Whether a queue's worker has ended.
     pub(crate) fn has_stopped(&self, index: usize) -> bool {
         self.queues[index].worker.as_ref().is_none_or(JoinHandle::is_finished)
@@ -305,7 +306,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
     }
 
     /// The driver of a queue, to do what no driver should.
-    pub(crate) fn driver(&mut self, index: usize) -> &mut Driver<'m, GuestMemory> {
+    pub(crate) fn driver(&mut self, index: usize) -> &mut Driver<&'m GuestMemory> {
         &mut self.queues[index].driver
     }
 
@@ -374,8 +375,8 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         }
         let buffers: Vec<_> = readable
             .iter()
-            .map(|&(address, len)| Buffer::readable(address, len))
-            .chain(writable.iter().map(|&(address, len)| Buffer::writable(address, len)))
+            .map(|&(address, len)| ChainBuffer::readable(address, len))
+            .chain(writable.iter().map(|&(address, len)| ChainBuffer::writable(address, len)))
             .collect();
         let head = if layout.indirect {
             let table = queue.take_memory(buffers.len() as u64 * 16);

@@ -1,11 +1,12 @@
-//! What the ring and the parser cost a request: pop, parse, copy 4096 bytes, complete; published once a batch.
+//! What the ring and the parser cost a request: pop, parse, copy 4096 bytes, complete; published
+//! once a batch.
 //!
 //! `cargo bench -p stableblk-virtio`
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use stableblk_virtio::testing::{Buffer, Driver};
+use stableblk_virtio::testing::{ChainBuffer, Driver};
 use stableblk_virtio::{Request, SplitRing, Status, request_type};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -26,13 +27,13 @@ fn guest_memory() -> GuestMemoryMmap {
     GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 24), (GuestAddress(1 << 32), 1 << 24)]).unwrap()
 }
 
-fn write_chain(driver: &mut Driver<'_, GuestMemoryMmap>, table: Table, slot: u64) -> u16 {
+fn write_chain(driver: &mut Driver<&GuestMemoryMmap>, table: Table, slot: u64) -> u16 {
     let address = (1 << 32) + slot * 0x4000;
     driver.write_header(address, request_type::OUT, slot * 8);
     let buffers = [
-        Buffer::readable(address, 16),
-        Buffer::readable(address + 0x1000, BLOCK_SIZE),
-        Buffer::writable(address + 0x2000, 1),
+        ChainBuffer::readable(address, 16),
+        ChainBuffer::readable(address + 0x1000, BLOCK_SIZE),
+        ChainBuffer::writable(address + 0x2000, 1),
     ];
     match table {
         Table::Direct => driver.write_chain(&buffers),

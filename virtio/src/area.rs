@@ -1,4 +1,5 @@
-//! Where the three parts of a split ring lie, and access to their 16-bit fields (virtio 1.2, 2.7).
+//! The places of the three parts of a split ring, and access to their 16-bit fields (virtio 1.2,
+//! 2.7).
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ const USED_ENTRY_SIZE: usize = 8;
 /// Size of `used_event` and `avail_event`, which follow the entries if `EVENT_IDX` was negotiated.
 const EVENT_SIZE: usize = 2;
 
-/// Where the driver put the ring, in guest physical addresses.
+/// The place of the ring in memory, in guest physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
     /// Descriptor table, 16-byte aligned.
@@ -66,12 +67,12 @@ pub(crate) struct RingLayout {
 }
 
 impl RingLayout {
-    /// Where the index `index`, which counts modulo 2^16, is stored in the available ring.
+    /// The offset of entry `index`, which counts modulo 2^16, in the available ring.
     pub(crate) fn available_entry(&self, index: u16) -> usize {
         ENTRIES_OFFSET + self.slot(index) * AVAILABLE_ENTRY_SIZE
     }
 
-    /// Where the index `index`, which counts modulo 2^16, is stored in the used ring.
+    /// The offset of entry `index`, which counts modulo 2^16, in the used ring.
     pub(crate) fn used_entry(&self, index: u16) -> usize {
         ENTRIES_OFFSET + self.slot(index) * USED_ENTRY_SIZE
     }

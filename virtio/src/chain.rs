@@ -8,7 +8,8 @@ use crate::malformed::MalformedReason;
 use crate::pending::PendingChain;
 use crate::segments::{self, Segment};
 
-/// Descriptors in a chain, even on a ring that has fewer: Windows sends 515 whatever `seg_max` and the ring say.
+/// Descriptors in a chain, even on a ring that has fewer: Windows sends 515 whatever `seg_max` and
+/// the ring say.
 const DESCRIPTORS_MIN: usize = 1024;
 /// Bytes in a chain (virtio 1.2, 2.7.5); it makes a used length fit its 32 bits.
 const CHAIN_LEN_MAX: u64 = 1 << 32;
@@ -19,7 +20,7 @@ const CHAIN_LEN_MAX: u64 = 1 << 32;
 #[derive(Debug)]
 pub struct Chain<'ring> {
     pub(crate) pending: PendingChain,
-    /// Where the chain breaks off, the reason; its buffers are then not known.
+    /// The buffers, or the reason why the chain breaks off.
     pub(crate) buffers: Result<&'ring Buffers, MalformedReason>,
 }
 
@@ -48,12 +49,12 @@ pub(crate) struct Stream {
 }
 
 impl Buffers {
-    /// What the driver wrote for the device.
+    /// The bytes that the driver wrote for the device.
     pub(crate) fn readable(&self) -> &Stream {
         &self.readable
     }
 
-    /// Where the device may write; the last byte is the status.
+    /// The bytes that the device may write; the last one is the status.
     pub(crate) fn writable(&self) -> &Stream {
         &self.writable
     }
@@ -89,8 +90,8 @@ impl Buffers {
         self.fault.get_or_insert(fault);
     }
 
-    /// Takes the descriptors of one table from `first` on, up to the chain's end or the indirect descriptor that ends
-    /// this table's part of it.
+    /// Takes the descriptors of one table from `first` on, up to the chain's end or the indirect
+    /// descriptor that ends this table's part of it.
     fn follow(
         &mut self,
         first: u16,
@@ -196,7 +197,7 @@ impl ChainWalker {
         }
     }
 
-    /// Where the indirect table is. Its write flag is ignored (virtio 1.2, 2.7.5.3.2).
+    /// The place of the indirect table. Its write flag is ignored (virtio 1.2, 2.7.5.3.2).
     fn check_indirect(&self, descriptor: Descriptor) -> Result<Segment, MalformedReason> {
         let segment = Segment { address: GuestAddress(descriptor.address), len: descriptor.len };
         let len = descriptor.len as usize;

@@ -6,7 +6,7 @@ bitflags! {
     /// `VIRTQ_DESC_F_*`. Other bits are reserved and ignored, as the specification wants.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct DescriptorFlags: u16 {
-        /// The chain goes on at `next`.
+        /// The chain continues at `next`.
         const NEXT = 1;
         /// The buffer is device-writable, otherwise device-readable.
         const WRITE = 2;
@@ -22,7 +22,7 @@ pub struct Descriptor {
     pub address: u64,
     /// Length of the buffer in bytes.
     pub len: u32,
-    /// What the buffer is.
+    /// The kind of the buffer.
     pub flags: DescriptorFlags,
     /// Index of the next descriptor, if there is [`DescriptorFlags::NEXT`].
     pub next: u16,

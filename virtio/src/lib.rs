@@ -14,12 +14,14 @@
 //!   +---------------+
 //! ```
 //!
-//! A driver may split these streams over descriptors as it likes, and drivers do. A header and the status byte's address
-//! are read once, when the request is parsed; what was read is private, so the driver cannot change it after a check.
+//! A driver may split these streams over descriptors as it likes, and drivers do. A header and the
+//! status byte's address are read once, when the request is parsed; what was read is private, so
+//! the driver cannot change it after a check.
 //!
-//! The driver is not trusted. Whatever it writes gives a request, a [`Malformed`] chain that says why and can still be
-//! returned, or a [`RingError`] after which the queue is to be retired. Nothing in guest memory can make this crate
-//! panic, loop without end or allocate more than a ring's size explains.
+//! The driver is not trusted. Whatever it writes gives a request, a [`Malformed`] chain that says
+//! why and can still be returned, or a [`RingError`] after which the queue is to be retired.
+//! Nothing in guest memory can make this crate panic, loop without end or allocate more than a
+//! ring's size explains.
 //!
 //! Guest memory is lent to each call, as any [`GuestMemoryBackend`](vm_memory::GuestMemoryBackend).
 //!
@@ -65,7 +67,7 @@
 //!     result.map_or((Status::IoErr, 0), |()| (Status::Ok, data_written))
 //! }
 //!
-//! # use stableblk_virtio::testing::{Buffer, Driver, Used};
+//! # use stableblk_virtio::testing::{ChainBuffer, Driver, Used};
 //! # use vm_memory::Bytes;
 //! let mem: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
 //! // the driver asks for sector 1
@@ -73,9 +75,9 @@
 //! let mut ring = driver.device(true)?;
 //! driver.write_header(0x8000, request_type::IN, 1);
 //! let head = driver.write_chain(&[
-//!     Buffer::readable(0x8000, 16),
-//!     Buffer::writable(0x9000, 512),
-//!     Buffer::writable(0xa000, 1),
+//!     ChainBuffer::readable(0x8000, 16),
+//!     ChainBuffer::writable(0x9000, 512),
+//!     ChainBuffer::writable(0xa000, 1),
 //! ]);
 //! driver.make_available(head);
 //!

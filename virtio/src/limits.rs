@@ -1,15 +1,17 @@
-//! What a device allows: the checks that every request passes before it reaches the disk (virtio 1.2, 5.2.6.2).
+//! The limits of a device: the checks that every request passes before it reaches the disk (virtio
+//! 1.2, 5.2.6.2).
 
 use crate::config::{ConfigSpace, Features};
 use crate::pending::Status;
 use crate::request::{Operation, Range, Request, SECTOR_SIZE};
 
-/// What requests are checked against.
+/// The limits that requests are checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskLimits {
     /// Size of the disk in sectors of 512 bytes.
     pub capacity_sectors: u64,
-    /// Guest block size in bytes, a multiple of 512: what the start and length of a range are multiples of.
+    /// Guest block size in bytes, a multiple of 512: what the start and length of a range are
+    /// multiples of.
     pub block_size: u32,
     /// Whether the disk refuses to change.
     pub read_only: bool,
@@ -29,7 +31,7 @@ pub struct RangeLimits {
 }
 
 impl DiskLimits {
-    /// The limits that a device with this configuration space and these features tells its driver.
+    /// The limits that this configuration space and these features give to the driver.
     #[must_use]
     pub fn new(config: &ConfigSpace, features: Features) -> Self {
         let discard =
@@ -89,17 +91,18 @@ impl DiskLimits {
 impl Request {
     /// Checks the request against the device's limits.
     ///
-    /// A request that passes may still be empty: a read or write of no bytes, or a range of no sectors, is valid within
-    /// the disk, and succeeds without reaching it.
+    /// A request that passes may still be empty: a read or write of no bytes, or a range of no
+    /// sectors, is valid within the disk, and succeeds without reaching it.
     ///
     /// # Errors
     ///
     /// The status to answer with:
     ///
-    /// - [`Status::Unsupp`] for an unknown type, a discard or write zeroes request that the device does not offer or
-    ///   that has more ranges than it allows, an unknown flag, and the unmap flag in a discard request;
-    /// - [`Status::IoErr`] for a range that is larger than allowed, ends past the capacity or is not made of whole
-    ///   blocks, and for anything that changes a read-only disk.
+    /// - [`Status::Unsupp`] for an unknown type, a discard or write zeroes request that the device
+    ///   does not offer or that has more ranges than it allows, an unknown flag, and the unmap flag
+    ///   in a discard request;
+    /// - [`Status::IoErr`] for a range that is larger than allowed, ends past the capacity or is
+    ///   not made of whole blocks, and for anything that changes a read-only disk.
     pub fn check(&self, limits: &DiskLimits) -> Result<(), Status> {
         match &self.operation {
             Operation::Read { sector } => limits.check_extent(*sector, self.data.len()),

@@ -1,4 +1,4 @@
-//! Chains that are no requests, and what the driver is told.
+//! Chains that are no requests, and the answer that the driver gets.
 
 use vm_memory::GuestMemoryBackend;
 
@@ -39,7 +39,7 @@ pub enum MalformedReason {
     /// An indirect table that is empty or no multiple of 16 bytes.
     #[error("indirect table of {len} bytes")]
     IndirectTableLength {
-        /// Its length in bytes.
+        /// The length in bytes.
         len: u32,
     },
     /// An indirect table outside guest memory.
@@ -54,7 +54,7 @@ pub enum MalformedReason {
     /// Less than 16 device-readable bytes.
     #[error("a header of {len} bytes")]
     HeaderTooShort {
-        /// How many bytes there are.
+        /// The number of bytes.
         len: u64,
     },
     /// The header, or the ranges that follow it, do not lie in guest memory.
@@ -66,13 +66,13 @@ pub enum MalformedReason {
     /// A discard or write zeroes request whose data is empty or no multiple of 16 bytes.
     #[error("{len} bytes of ranges")]
     RangesLength {
-        /// How many bytes there are.
+        /// The number of bytes.
         len: u64,
     },
     /// A discard or write zeroes request with more than [`RANGES_MAX`](crate::RANGES_MAX) ranges.
     #[error("{count} ranges in one request")]
     TooManyRanges {
-        /// How many there are.
+        /// The number of them.
         count: u64,
     },
 }
@@ -93,24 +93,25 @@ impl MalformedReason {
 #[derive(Debug)]
 #[must_use = "a malformed chain must be returned too"]
 pub enum Malformed {
-    /// The driver can be told.
+    /// The chain has a status byte, in which the driver gets an error.
     Answerable {
-        /// What is wrong.
+        /// The error.
         reason: MalformedReason,
-        /// How to answer.
+        /// The way to answer.
         reply: Reply,
     },
-    /// There is no status byte, or none that can be found: the driver is broken, and its queue to be retired.
+    /// There is no status byte, or none that can be found: the driver is broken, and its queue to
+    /// be retired.
     Unanswerable {
-        /// What is wrong.
+        /// The error.
         reason: MalformedReason,
-        /// To be returned with nothing written.
+        /// The chain, to be returned with nothing written.
         chain: PendingChain,
     },
 }
 
 impl Malformed {
-    /// What is wrong.
+    /// The error.
     #[must_use]
     pub fn reason(&self) -> MalformedReason {
         match self {
@@ -118,7 +119,8 @@ impl Malformed {
         }
     }
 
-    /// Returns the chain: with the reason's status, or with a used length of 0 where no status can be written.
+    /// Returns the chain: with the reason's status, or with a used length of 0 where no status can
+    /// be written.
     pub fn complete<M: GuestMemoryBackend>(self, ring: &mut SplitRing, mem: &M) {
         match self {
             Self::Answerable { reason, reply } => reply.complete(ring, mem, reason.status(), 0),

@@ -1,4 +1,4 @@
-//! What the device owes the driver: every popped chain comes back exactly once.
+//! The device's duty to the driver: every popped chain comes back exactly once.
 
 use std::sync::atomic::Ordering;
 
@@ -20,8 +20,9 @@ pub enum Status {
 
 /// A popped chain that has not been returned to the driver.
 ///
-/// Only [`SplitRing`] makes one and only completing uses it up. Dropping it is a bug, caught in debug builds: the driver
-/// would wait for that chain for ever. Giving up, because the queue is retired, is the separate act [`abandon`].
+/// Only [`SplitRing`] makes one and only completing uses it up. Dropping it is a bug, caught in
+/// debug builds: the driver would wait for that chain for ever. Giving up, because the queue is
+/// retired, is the separate act [`abandon`].
 ///
 /// [`abandon`]: PendingChain::abandon
 #[derive(Debug)]
@@ -35,22 +36,24 @@ impl PendingChain {
         Self { head }
     }
 
-    /// Index of the chain's first descriptor: the name the driver and the in-flight region know it by.
+    /// Index of the chain's first descriptor: the name the driver and the in-flight region know it
+    /// by.
     #[must_use]
     pub fn head(&self) -> u16 {
         self.head
     }
 
-    /// Returns the chain with `used_len` bytes written to its device-writable part. The driver sees it at the next
-    /// [`SplitRing::publish`].
+    /// Returns the chain with `used_len` bytes written to its device-writable part. The driver sees
+    /// it at the next [`SplitRing::publish`].
     ///
-    /// A request that has a status byte is completed by [`Reply::complete`]; this is for a chain without one.
+    /// A request that has a status byte is completed by [`Reply::complete`]; this is for a chain
+    /// without one.
     pub fn complete(self, ring: &mut SplitRing, used_len: u32) {
         ring.push_used(self.into_head(), used_len);
     }
 
-    /// Gives the chain up without returning it: only right when its queue is retired or reset, since the driver then
-    /// takes all its chains back.
+    /// Gives the chain up without returning it: only right when its queue is retired or reset,
+    /// since the driver then takes all its chains back.
     pub fn abandon(self) {
         let _ = self.into_head();
     }
@@ -68,7 +71,8 @@ impl Drop for PendingChain {
     }
 }
 
-/// A request's way back: its chain and the place of its status byte, snapshotted once when the request was parsed.
+/// A request's way back: its chain and the place of its status byte, snapshotted once when the
+/// request was parsed.
 #[derive(Debug)]
 #[must_use = "a request must be answered, or its queue retired"]
 pub struct Reply {
@@ -83,12 +87,12 @@ impl Reply {
         self.chain.head()
     }
 
-    /// Writes the status byte, then returns the chain with a used length of `data_written` (bytes of the data buffers
-    /// written, 0 where the request failed or writes none) and the status byte. The driver sees both at the next
-    /// [`SplitRing::publish`].
+    /// Writes the status byte, then returns the chain with a used length of `data_written` (bytes
+    /// of the data buffers written, 0 where the request failed or writes none) and the status byte.
+    /// The driver sees both at the next [`SplitRing::publish`].
     ///
-    /// Where the status byte's memory was removed since the request was parsed, the chain goes back with length 0: no
-    /// byte of it was written.
+    /// Where the status byte's memory was removed since the request was parsed, the chain goes back
+    /// with length 0: no byte of it was written.
     pub fn complete<M: GuestMemoryBackend>(
         self,
         ring: &mut SplitRing,

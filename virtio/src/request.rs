@@ -13,7 +13,8 @@ use crate::segments::{self, Segments};
 pub const SECTOR_SIZE: u64 = 512;
 /// Length of the answer to [`Operation::GetId`], in bytes; a shorter name is padded with NUL.
 pub const DEVICE_ID_LEN: usize = 20;
-/// Ranges that a discard or write zeroes request may have, whatever smaller limit the configuration space gives.
+/// Ranges that a discard or write zeroes request may have, whatever smaller limit the configuration
+/// space gives.
 pub const RANGES_MAX: usize = 256;
 
 /// `type`, `reserved`, `sector`
@@ -24,15 +25,16 @@ const RANGE_SIZE: usize = 16;
 /// A request, read from guest memory once; only its data is still there.
 #[derive(Debug)]
 pub struct Request {
-    /// What to do.
+    /// The operation that is requested.
     pub operation: Operation,
-    /// Where the data is: device-readable for a write, device-writable for a read and [`Operation::GetId`], else empty.
+    /// The place of the data: device-readable for a write, device-writable for a read and
+    /// [`Operation::GetId`], else empty.
     pub data: Segments,
-    /// How to answer.
+    /// The way to answer.
     pub reply: Reply,
 }
 
-/// What the driver asks for.
+/// The operation that the driver requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// `VIRTIO_BLK_T_IN`
@@ -86,7 +88,8 @@ impl Range {
 }
 
 impl Request {
-    /// Reads the header and finds the data and the status byte, however the driver split them over descriptors.
+    /// Reads the header and finds the data and the status byte, however the driver split them over
+    /// descriptors.
     ///
     /// Limits of the device are not looked at, see [`Request::check`].
     pub fn parse<M: GuestMemoryBackend>(mem: &M, chain: Chain<'_>) -> Result<Self, Malformed> {

@@ -17,7 +17,8 @@ pub(crate) const AVAIL_F_NO_INTERRUPT: u16 = 1;
 /// `VIRTQ_USED_F_NO_NOTIFY`: a device without `EVENT_IDX` asks for no notifications.
 pub(crate) const USED_F_NO_NOTIFY: u16 = 1;
 
-/// The ring itself is broken, so that nothing more can be learned from it: its queue is to be retired.
+/// The ring itself is broken, so that nothing more can be learned from it: its queue is to be
+/// retired.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     /// The size is no power of two up to 32768.
@@ -29,9 +30,9 @@ pub enum RingError {
     /// An area breaks the alignment of virtio 1.2, 2.7.
     #[error("{area} at {:#x} is not aligned to {alignment} bytes", .address.0)]
     Misaligned {
-        /// Which area.
+        /// The area.
         area: RingArea,
-        /// Where it is.
+        /// The address of the area.
         address: GuestAddress,
         /// The alignment it needs, in bytes.
         alignment: u64,
@@ -39,11 +40,11 @@ pub enum RingError {
     /// An area does not, or no longer, lie in one region of guest memory.
     #[error("{area} at {:#x} is not in guest memory", .address.0)]
     OutsideMemory {
-        /// Which area.
+        /// The area.
         area: RingArea,
-        /// Where it is.
+        /// The address of the area.
         address: GuestAddress,
-        /// What the memory said.
+        /// The error of the memory.
         #[source]
         source: GuestMemoryError,
     },
@@ -75,8 +76,9 @@ pub enum RingError {
 
 /// A split ring, owned by the one worker that serves it.
 ///
-/// It caches the driver's available index, reading it again only when all chains known so far were popped, and it
-/// publishes completions in batches. Guest memory is lent to each call, so that the memory map may change between them.
+/// It caches the driver's available index, reading it again only when all chains known so far were
+/// popped, and it publishes completions in batches. Guest memory is lent to each call, so that the
+/// memory map may change between them.
 #[derive(Debug)]
 pub struct SplitRing {
     layout: RingLayout,
@@ -87,7 +89,7 @@ pub struct SplitRing {
     available: u16,
     /// Index of the next used entry to publish.
     next_used: u16,
-    /// Who has the chain that starts at this descriptor.
+    /// The owner of the chain that starts at each descriptor.
     owners: Box<[Owner]>,
     outstanding: u16,
     /// Never more than the ring's size: a head is not popped again before it is published.
@@ -114,8 +116,8 @@ impl SplitRing {
     /// Takes over a ring of `size` entries at `addresses`.
     ///
     /// Of `features`, those negotiated, [`EVENT_IDX`](Features::EVENT_IDX) and
-    /// [`INDIRECT_DESC`](Features::INDIRECT_DESC) are the ring's.
-    /// `next_avail` is the index of the first available entry to pop; the used index is read from the ring.
+    /// [`INDIRECT_DESC`](Features::INDIRECT_DESC) are the ring's. `next_avail` is the index of the
+    /// first available entry to pop; the used index is read from the ring.
     ///
     /// # Errors
     ///
@@ -153,7 +155,8 @@ impl SplitRing {
         self.layout.size
     }
 
-    /// Index of the next available entry to pop, modulo 2^16: the vring base once nothing is outstanding.
+    /// Index of the next available entry to pop, modulo 2^16: the vring base once nothing is
+    /// outstanding.
     #[must_use]
     pub fn next_avail(&self) -> u16 {
         self.next_avail
@@ -177,9 +180,10 @@ impl SplitRing {
         self.outstanding
     }
 
-    /// Goes on behind the `in_flight` chains that a predecessor popped and did not return, each of which
-    /// [`resume`](Self::resume) takes: the next available entry to pop is that many behind the used index, since every
-    /// chain popped is either used or in flight. For a ring of which nothing was popped yet.
+    /// Continues behind the `in_flight` chains that a predecessor popped and did not return, each
+    /// of which [`resume`](Self::resume) takes: the next available entry to pop is that many behind
+    /// the used index, since every chain popped is either used or in flight. For a ring of which
+    /// nothing was popped yet.
     pub fn start_behind(&mut self, in_flight: u16) {
         self.next_avail = self.next_used.wrapping_add(in_flight);
         self.available = self.next_avail;
@@ -187,8 +191,8 @@ impl SplitRing {
 
     /// Takes the next available chain, if there is one.
     ///
-    /// What is wrong within the chain is found by [`Request::parse`](crate::Request::parse), which gives the chain back
-    /// so that it can be answered.
+    /// An error within the chain is found by [`Request::parse`](crate::Request::parse), which
+    /// gives the chain back so that it can be answered.
     ///
     /// # Errors
     ///
@@ -207,8 +211,8 @@ impl SplitRing {
         Ok(Some(self.walk(mem, &table, head)))
     }
 
-    /// Takes the chain at `head` whose available entry was popped before: by a predecessor that died before it returned
-    /// the chain, as the in-flight region tells.
+    /// Takes the chain at `head` whose available entry was popped before: by a predecessor that
+    /// died before it returned the chain, as the in-flight region shows.
     ///
     /// # Errors
     ///
@@ -219,10 +223,11 @@ impl SplitRing {
         Ok(self.walk(mem, &table, head))
     }
 
-    /// Tells the driver that it need not notify, since the device looks at the ring by itself.
+    /// Suppresses the driver's notifications, since the device looks at the ring by itself.
     ///
-    /// This is a hint, so a failure to write it is not reported: a ring that left guest memory shows at the next
-    /// [`pop`](Self::pop). With `EVENT_IDX` there is nothing to write: the event index lies behind.
+    /// This is a hint, so a failure to write it is not reported: a ring that left guest memory
+    /// shows at the next [`pop`](Self::pop). With `EVENT_IDX` there is nothing to write: the event
+    /// index lies behind.
     pub fn disable_notifications<M: GuestMemoryBackend>(&mut self, mem: &M) {
         if !self.layout.event_idx
             && let Ok(used_ring) = self.layout.map(mem, RingArea::UsedRing)
@@ -231,8 +236,8 @@ impl SplitRing {
         }
     }
 
-    /// Asks the driver to notify from the next chain on. Returns whether chains came in already, for which no
-    /// notification may come: the caller goes on popping then.
+    /// Asks the driver to notify from the next chain on. Returns whether chains came in already,
+    /// for which no notification may come: the caller continues to pop then.
     ///
     /// # Errors
     ///
@@ -244,21 +249,23 @@ impl SplitRing {
         } else {
             used_ring.store(FLAGS_OFFSET, 0, Ordering::Relaxed)?;
         }
-        // the driver stores its index, then reads the above: at least one side must see the other's store
+        // the driver stores its index, then reads the above: at least one side must see the other's
+        // store
         fence(Ordering::SeqCst);
         self.refresh_available(&self.layout.map(mem, RingArea::AvailableRing)?)
     }
 
-    /// The heads of the chains that the next [`publish`](Self::publish) shows to the driver, in that order.
+    /// The heads of the chains that the next [`publish`](Self::publish) shows to the driver, in
+    /// that order.
     pub fn completed_heads(&self) -> impl Iterator<Item = u16> {
         self.completed.iter().map(|element| element.head)
     }
 
-    /// Makes all completions since the last call visible to the driver with one store of the used index. Returns whether
-    /// the driver wants an interrupt for them. To be called once a batch.
+    /// Makes all completions since the last call visible to the driver with one store of the used
+    /// index. Returns whether the driver wants an interrupt for them. To be called once a batch.
     ///
-    /// With `EVENT_IDX` the first batch is always interrupted for: a predecessor may have published and died before it
-    /// interrupted, and its used index is the start of our first batch.
+    /// With `EVENT_IDX` the first batch is always interrupted for: a predecessor may have published
+    /// and died before it interrupted, and its used index is the start of our first batch.
     ///
     /// # Errors
     ///
@@ -275,7 +282,8 @@ impl SplitRing {
             self.next_used = self.next_used.wrapping_add(1);
         }
         used_ring.store(IDX_OFFSET, self.next_used, Ordering::Release)?;
-        // the driver stores its event index or flag, then reads the used index: one side must see the other's store
+        // the driver stores its event index or flag, then reads the used index: one side must see
+        // the other's store
         fence(Ordering::SeqCst);
         self.wants_interrupt(mem, old)
     }
@@ -329,7 +337,8 @@ impl SplitRing {
         Chain { pending: PendingChain::new(head), buffers: self.walker.walk(mem, table.as_slice(), head) }
     }
 
-    /// Whether the driver wants an interrupt for the used entries from `old` on (virtio 1.2, 2.7.7).
+    /// Whether the driver wants an interrupt for the used entries from `old` on (virtio 1.2,
+    /// 2.7.7).
     fn wants_interrupt<M: GuestMemoryBackend>(&mut self, mem: &M, old: u16) -> Result<bool, RingError> {
         let available_ring = self.layout.map(mem, RingArea::AvailableRing)?;
         if !self.layout.event_idx {
@@ -342,7 +351,8 @@ impl SplitRing {
     }
 }
 
-/// Whether an index that went from `old` to `new` passed `event`, all modulo 2^16: `vring_need_event` of virtio 1.2, appendix A.
+/// Whether an index that went from `old` to `new` passed `event`, all modulo 2^16:
+/// `vring_need_event` of virtio 1.2, appendix A.
 fn passes_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }

@@ -7,9 +7,9 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, VolatileSlic
 /// A run of guest memory, of any length and alignment: drivers do send 3952 + 2704 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it starts.
+    /// The address of its first byte.
     pub address: GuestAddress,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u32,
 }
 
@@ -21,9 +21,9 @@ pub enum CopyError {
     OutOfBounds {
         /// First byte asked for, from the start of the data.
         offset: u64,
-        /// How many bytes were asked for.
+        /// The number of bytes asked for.
         len: u64,
-        /// How many bytes the request has.
+        /// The number of bytes that the request has.
         total: u64,
     },
     /// Guest memory was removed since the request was parsed.
@@ -77,7 +77,8 @@ impl Segments {
         self.segments.iter()
     }
 
-    /// Copies the data from `offset` (bytes) on into `destination`, reading each byte of guest memory once.
+    /// Copies the data from `offset` (bytes) on into `destination`, reading each byte of guest
+    /// memory once.
     ///
     /// On an error `destination` may be filled in part.
     pub fn copy_to<M: GuestMemoryBackend>(
@@ -90,8 +91,8 @@ impl Segments {
         copy_to(mem, &self.segments, offset, destination)
     }
 
-    /// Copies `source` into the data from `offset` (bytes) on, in descriptor order: where a page occurs several times,
-    /// its last occurrence stands.
+    /// Copies `source` into the data from `offset` (bytes) on, in descriptor order: where a page
+    /// occurs several times, its last occurrence stands.
     ///
     /// On an error guest memory may be filled in part.
     pub fn copy_from<M: GuestMemoryBackend>(
@@ -109,9 +110,10 @@ impl Segments {
         Ok(())
     }
 
-    /// The `len` bytes from `offset` on as slices of guest memory in descriptor order, for a transfer without a copy.
+    /// The `len` bytes from `offset` on as slices of guest memory in descriptor order, for a
+    /// transfer without a copy.
     ///
-    /// Who writes through a slice's pointer marks its bitmap dirty.
+    /// A write through a slice's pointer must be marked in the dirty bitmap.
     pub fn slices<'a, M: GuestMemoryBackend>(
         &'a self,
         mem: &'a M,
@@ -122,8 +124,8 @@ impl Segments {
         Ok(slices(mem, &self.segments, offset, len))
     }
 
-    /// Tells the memory's dirty bitmap of `len` bytes from `offset` on that were written through [`Self::slices`], by their addresses:
-    /// nobody else could know.
+    /// Marks `len` bytes from `offset` on, which were written through [`Self::slices`], in the
+    /// dirty bitmap of the memory: a write by address leaves no mark by itself.
     pub fn mark_dirty<M: GuestMemoryBackend>(&self, mem: &M, offset: u64, len: u64) {
         // what is no longer in guest memory needs no mark
         for slice in slices(mem, &self.segments, offset, len).flatten() {
@@ -164,7 +166,8 @@ pub(crate) fn copy_to<M: GuestMemoryBackend>(
     Ok(())
 }
 
-/// The bytes `offset..offset + len` of `source` as slices; a segment may cross from one memory region to the next.
+/// The bytes `offset..offset + len` of `source` as slices; a segment may cross from one memory
+/// region to the next.
 fn slices<'a, M: GuestMemoryBackend>(
     mem: &'a M,
     source: &'a [Segment],
@@ -194,7 +197,8 @@ fn pieces(source: &[Segment], mut offset: u64, mut len: u64) -> impl Iterator<It
 }
 
 impl Segment {
-    /// At most `len_max` bytes of what follows the first `skipped`, which must not be more than there are.
+    /// At most `len_max` bytes of what follows the first `skipped`, which must not be more than
+    /// there are.
     fn cut(&self, skipped: u64, len_max: u64) -> Self {
         let rest = u64::from(self.len) - skipped;
         Self {

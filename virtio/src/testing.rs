@@ -1,9 +1,10 @@
 //! The driver's side of a split ring, to test a device with (feature `test-utils`).
 //!
-//! It does what it is told and checks nothing, so that tests can lay out what no driver should. It panics where guest
-//! memory is missing: that is a mistake of the test.
+//! It follows its calls and checks nothing, so that tests can lay out what no driver should. It
+//! panics where guest memory is missing: that is a mistake of the test.
 #![expect(clippy::missing_panics_doc, reason = "said once, above, for the whole module")]
 
+use std::ops::Deref;
 use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -15,35 +16,35 @@ use crate::ring::{AVAIL_F_NO_INTERRUPT, RingError, SplitRing, USED_F_NO_NOTIFY};
 
 /// A buffer that a chain is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
-    /// Where it starts.
+pub struct ChainBuffer {
+    /// The address of its first byte.
     pub address: GuestAddress,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u32,
-    /// Who writes it.
-    pub direction: Direction,
+    /// Whether the device reads or writes it.
+    pub access: DeviceAccess,
 }
 
-/// Who writes a buffer.
+/// The device's access to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum DeviceAccess {
     /// The driver writes, the device reads.
-    Readable,
+    Reads,
     /// The device writes, the driver reads.
-    Writable,
+    Writes,
 }
 
-impl Buffer {
+impl ChainBuffer {
     /// A device-readable buffer.
     #[must_use]
     pub fn readable(address: u64, len: u32) -> Self {
-        Self { address: GuestAddress(address), len, direction: Direction::Readable }
+        Self { address: GuestAddress(address), len, access: DeviceAccess::Reads }
     }
 
     /// A device-writable buffer.
     #[must_use]
     pub fn writable(address: u64, len: u32) -> Self {
-        Self { address: GuestAddress(address), len, direction: Direction::Writable }
+        Self { address: GuestAddress(address), len, access: DeviceAccess::Writes }
     }
 }
 
@@ -56,23 +57,23 @@ pub struct Used {
     pub len: u32,
 }
 
-/// A driver that shares a split ring in `mem` with a device.
+/// A driver that shares a split ring in `mem`, any kind of pointer to guest memory, with a device.
 ///
-/// Descriptors are handed out one after the other and never taken back: a chain that is to be used again is made
-/// available again by its head.
+/// Descriptors are handed out one after the other and never taken back: a chain that is to be used
+/// again is made available again by its head.
 #[derive(Debug)]
-pub struct Driver<'m, M> {
-    mem: &'m M,
+pub struct Driver<P> {
+    mem: P,
     layout: RingLayout,
     next_descriptor: u16,
     next_avail: u16,
     last_used: u16,
 }
 
-impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
-    /// A ring of `size` entries whose areas lie one after the other from `base` on, which is 4096-byte aligned. They
-    /// take [`Driver::ring_len`] bytes of memory and are cleared.
-    pub fn new(mem: &'m M, base: u64, size: u16) -> Self {
+impl<P: Deref<Target: GuestMemoryBackend + Sized>> Driver<P> {
+    /// A ring of `size` entries whose areas lie one after the other from `base` on, which is
+    /// 4096-byte aligned. They take [`Driver::ring_len`] bytes of memory and are cleared.
+    pub fn new(mem: P, base: u64, size: u16) -> Self {
         let driver_area_len = driver_area_len(size) as u64;
         let addresses = RingAddresses {
             descriptor_table: GuestAddress(base),
@@ -83,8 +84,9 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         Self::at(mem, addresses, size)
     }
 
-    /// A ring of `size` entries at `addresses`, left as it is; the driver goes on where its available index stands.
-    pub fn at(mem: &'m M, addresses: RingAddresses, size: u16) -> Self {
+    /// A ring of `size` entries at `addresses`, left as it is; the driver continues where its
+    /// available index stands.
+    pub fn at(mem: P, addresses: RingAddresses, size: u16) -> Self {
         let layout = RingLayout { size, addresses, event_idx: true };
         let mut driver = Self { mem, layout, next_descriptor: 0, next_avail: 0, last_used: 0 };
         driver.next_avail = driver.load(addresses.available_ring, IDX_OFFSET);
@@ -99,17 +101,18 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         driver_area_len(size) + (6 + usize::from(size) * 8).next_multiple_of(4096)
     }
 
-    /// Where the ring is.
+    /// The addresses of the ring.
     #[must_use]
     pub fn addresses(&self) -> RingAddresses {
         self.layout.addresses
     }
 
-    /// The device's side of this ring, with `EVENT_IDX` or without, and indirect descriptors negotiated.
+    /// The device's side of this ring, with `EVENT_IDX` or without, and indirect descriptors
+    /// negotiated.
     pub fn device(&self, event_idx: bool) -> Result<SplitRing, RingError> {
         let mut features = Features::INDIRECT_DESC;
         features.set(Features::EVENT_IDX, event_idx);
-        SplitRing::new(self.mem, self.layout.size, self.addresses(), features, self.next_avail)
+        SplitRing::new(&*self.mem, self.layout.size, self.addresses(), features, self.next_avail)
     }
 
     /// Starts both indexes at `index` instead of 0, as on a ring that was in use.
@@ -131,15 +134,16 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
     }
 
     /// Lays `buffers` out as a chain in the ring's table, and returns its head.
-    pub fn write_chain(&mut self, buffers: &[Buffer]) -> u16 {
+    pub fn write_chain(&mut self, buffers: &[ChainBuffer]) -> u16 {
         let head = self.next_descriptor;
         self.write_buffers(self.layout.addresses.descriptor_table, head, buffers);
         self.next_descriptor += u16::try_from(buffers.len()).unwrap();
         head
     }
 
-    /// Lays `buffers` out in an indirect table at `table`, and returns the head of the one descriptor that refers to it.
-    pub fn write_indirect_chain(&mut self, table: u64, buffers: &[Buffer]) -> u16 {
+    /// Lays `buffers` out in an indirect table at `table`, and returns the head of the one
+    /// descriptor that refers to it.
+    pub fn write_indirect_chain(&mut self, table: u64, buffers: &[ChainBuffer]) -> u16 {
         let head = self.next_descriptor;
         self.write_buffers(GuestAddress(table), 0, buffers);
         let len = u32::try_from(buffers.len() * Descriptor::SIZE).unwrap();
@@ -149,12 +153,12 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         head
     }
 
-    fn write_buffers(&self, table: GuestAddress, first: u16, buffers: &[Buffer]) {
+    fn write_buffers(&self, table: GuestAddress, first: u16, buffers: &[ChainBuffer]) {
         let last = buffers.len() - 1;
         for (position, buffer) in buffers.iter().enumerate() {
             let index = first + u16::try_from(position).unwrap();
             let mut flags = DescriptorFlags::empty();
-            flags.set(DescriptorFlags::WRITE, buffer.direction == Direction::Writable);
+            flags.set(DescriptorFlags::WRITE, buffer.access == DeviceAccess::Writes);
             flags.set(DescriptorFlags::NEXT, position < last);
             let next = if position < last { index + 1 } else { 0 };
             let descriptor = Descriptor { address: buffer.address.0, len: buffer.len, flags, next };
@@ -196,7 +200,8 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
     /// Asks for an interrupt once the used index passes `event`.
     pub fn set_used_event(&self, event: u16) {
         self.store(self.layout.addresses.available_ring, self.layout.used_event(), event);
-        // the device stores its used index, then reads the event index: one side must see the other's store
+        // the device stores its used index, then reads the event index: one side must see the
+        // other's store
         fence(Ordering::SeqCst);
     }
 
@@ -206,10 +211,12 @@ impl<'m, M: GuestMemoryBackend> Driver<'m, M> {
         self.load(self.layout.addresses.used_ring, self.layout.avail_event())
     }
 
-    /// Whether a device with `EVENT_IDX` wants to be notified of the chain that was made available last.
+    /// Whether a device with `EVENT_IDX` wants to be notified of the chain that was made available
+    /// last.
     #[must_use]
     pub fn wants_notification(&self) -> bool {
-        // the device stores its event index, then reads the available index: one side must see the other's store
+        // the device stores its event index, then reads the available index: one side must see the
+        // other's store
         fence(Ordering::SeqCst);
         self.avail_event() == self.next_avail.wrapping_sub(1)
     }
@@ -251,7 +258,8 @@ fn driver_area_len(size: u16) -> usize {
     (6 + usize::from(size) * 18).next_multiple_of(4096)
 }
 
-/// `struct virtio_blk_req` up to its data. `request_type` is one of [`request_type`](crate::request_type) or anything else.
+/// `struct virtio_blk_req` up to its data. `request_type` is one of
+/// [`request_type`](crate::request_type) or anything else.
 #[must_use]
 pub fn header(request_type: u32, sector: u64) -> [u8; 16] {
     let mut bytes = [0; 16];

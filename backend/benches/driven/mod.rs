@@ -20,7 +20,7 @@ use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
-use virtio::testing::{Buffer, Driver};
+use virtio::testing::{ChainBuffer, Driver};
 use virtio::{DEVICE_ID_LEN, DiskLimits, RingAddresses, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -133,14 +133,18 @@ fn keep_to_core(index: usize) {
 }
 
 /// Writes the chain of one request of a queue whose part of the disk begins at byte `first`; its head.
-fn lay_out(driver: &mut Driver<'_, GuestMemory>, request_type: u32, slot: u64, first: u64) -> u16 {
+fn lay_out(driver: &mut Driver<&GuestMemory>, request_type: u32, slot: u64, first: u64) -> u16 {
     let address = SLOTS + slot * SLOT_SIZE;
     driver.write_header(address, request_type, (first + slot * STRIDE) / 512);
     let data = match request_type {
-        request_type::OUT => Buffer::readable(address + 0x1000, GRANULE),
-        _ => Buffer::writable(address + 0x1000, GRANULE),
+        request_type::OUT => ChainBuffer::readable(address + 0x1000, GRANULE),
+        _ => ChainBuffer::writable(address + 0x1000, GRANULE),
     };
-    driver.write_chain(&[Buffer::readable(address, 16), data, Buffer::writable(address + 0x2000, 1)])
+    driver.write_chain(&[
+        ChainBuffer::readable(address, 16),
+        data,
+        ChainBuffer::writable(address + 0x2000, 1),
+    ])
 }
 
 fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>>> {

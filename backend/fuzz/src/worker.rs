@@ -243,7 +243,7 @@ impl Script {
 
     /// Makes a request available that is right but for its range and what later steps change: header, data and status in
     /// descriptors from any one on.
-    fn make_request(&self, driver: &mut Driver<'_, GuestMemory>, input: &mut Input<'_>) {
+    fn make_request(&self, driver: &mut Driver<&GuestMemory>, input: &mut Input<'_>) {
         let first = u16::from(input.u8()) % self.size;
         let kind = input.choose([
             request_type::IN,

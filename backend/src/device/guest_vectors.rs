@@ -87,7 +87,7 @@ fn aligned<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, alignment: usize) -> Op
 
 #[cfg(test)]
 mod tests {
-    use virtio::testing::{Buffer, Driver};
+    use virtio::testing::{ChainBuffer, Driver};
     use virtio::{Request, request_type};
     use vm_memory::GuestAddress;
 
@@ -99,8 +99,11 @@ mod tests {
         let mut driver = Driver::new(memory, ring, 4);
         let mut ring = driver.device(false).unwrap();
         driver.write_header(header, request_type::IN, 0);
-        let chain =
-            [Buffer::readable(header, 16), Buffer::writable(address, len), Buffer::writable(status, 1)];
+        let chain = [
+            ChainBuffer::readable(header, 16),
+            ChainBuffer::writable(address, len),
+            ChainBuffer::writable(status, 1),
+        ];
         let head = driver.write_chain(&chain);
         driver.make_available(head);
         let Request { data, reply, .. } = Request::parse(memory, ring.pop(memory).unwrap().unwrap()).unwrap();

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::failing_syncs::{Which, with_failing_syncs};
 use super::process::{Finished, Process, Transcript, finish};
-use super::{Image, wait_until};
+use super::{Frontend, GuestMemory, Image, wait_until};
 
 /// The built program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_stableblk");
@@ -23,8 +23,9 @@ pub(crate) struct Backend {
     _directory: TempDir,
 }
 
-/// Copies the program to where others than root can reach it. By a process of its own: a file that is open for writing here is
-/// so for a moment in each process that another test starts, and cannot be run meanwhile.
+/// Copies the program to where others than root can reach it. By a process of its own: a file that
+/// is open for writing here is so for a moment in each process that another test starts, and cannot
+/// be run meanwhile.
 pub(crate) fn copy_program(to: &Path) {
     assert!(Command::new("cp").arg(PROGRAM).arg(to).status().unwrap().success());
 }
@@ -67,11 +68,17 @@ impl Backend {
         Self { process, socket, control, _directory: directory }
     }
 
+    /// Connects a front-end with guest memory of its own, which takes all features that are
+    /// offered.
+    pub(crate) fn connect(&self) -> Frontend {
+        Frontend::connect(self, &GuestMemory::new())
+    }
+
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its control socket.
+    /// The path of its control socket.
     pub(crate) fn control(&self) -> &Path {
         &self.control
     }
@@ -97,13 +104,14 @@ impl Backend {
         self.process.holdings()
     }
 
-    /// Waits until it has no more of each than `before`: a thread that was joined is to be seen for a moment longer.
+    /// Waits until it has no more of each than `before`: a thread that was joined is to be seen for
+    /// a moment longer.
     pub(crate) fn wait_until_it_holds(&self, before: [usize; 3]) {
         let holds = || self.holdings().iter().zip(before).all(|(now, before)| *now <= before);
         wait_until(holds, || format!("files, threads, mappings: {:?}, not {before:?}", self.holdings()));
     }
 
-    /// What it has logged.
+    /// The log so far.
     pub(crate) fn log(&self) -> &Transcript {
         self.process.stderr()
     }

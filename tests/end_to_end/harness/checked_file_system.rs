@@ -41,12 +41,13 @@ impl CheckedFileSystem {
         self.0.path().join("root")
     }
 
-    /// Makes the page at `offset` of `file` one that cannot be read. Nobody has a file of it open.
+    /// Makes the page at `offset` of `file` one that cannot be read. No process may have a file of
+    /// it open.
     pub(crate) fn damage(&self, file: &Path, offset: u64) {
         let mut page = [0; PAGE];
         File::open(file).unwrap().read_exact_at(&mut page, offset).unwrap();
         assert_ne!(page, [0; PAGE], "there is a hole");
-        // whoever was killed may still be on its way out
+        // a killed process may still be exiting
         wait_until(|| run("umount", &[&self.root()]), || "it cannot be unmounted".to_owned());
         let device = File::options().read(true).write(true).open(self.device()).unwrap();
         let (mut block, mut damaged) = ([0; PAGE], 0);
@@ -75,7 +76,7 @@ impl CheckedFileSystem {
 
 impl Drop for CheckedFileSystem {
     fn drop(&mut self) {
-        // lazily: who was killed may still be on its way out
+        // lazily: a killed process may still be exiting
         let _ = run("umount", &["-l".as_ref(), &self.root()]);
     }
 }

@@ -35,8 +35,8 @@ impl DirtyLog {
         VhostUserDirtyLogRegion { mmap_size: self.size, mmap_offset: 0, mmap_handle: self.file.as_raw_fd() }
     }
 
-    /// The addresses of all pages that are marked. Whole once the queues are back: a page is marked after it is written, so
-    /// that a completion may be seen before its mark.
+    /// The addresses of all pages that are marked. Whole once the queues are back: a page is marked
+    /// after it is written, so that a completion may be seen before its mark.
     pub(crate) fn pages(&self) -> BTreeSet<u64> {
         let mut bytes = vec![0; usize::try_from(self.size).unwrap()];
         self.file.read_exact_at(&mut bytes, 0).unwrap();
@@ -51,7 +51,7 @@ impl DirtyLog {
         self.file.set_len(0).unwrap();
     }
 
-    /// In place: a back-end that finds the end of a file it has mapped moved goes on without the file.
+    /// In place: a back-end that finds the end of a file it has mapped moved stops using the file.
     pub(crate) fn clear(&self) {
         self.file.write_all_at(&vec![0; usize::try_from(self.size).unwrap()], 0).unwrap();
     }

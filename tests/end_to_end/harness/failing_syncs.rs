@@ -9,15 +9,15 @@ use crate::skip::skip;
 /// Which syncs fail. Those of a ring do not.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Which<'a> {
-    /// Those of the data of this file.
+    /// The syncs of the data of this file.
     Of(&'a Path),
-    /// Of each thread, the ones with these numbers, from 1 on, and all after them: of data, and of
+    /// The syncs of each thread with these numbers, from 1 on, and all after them: of data, and of
     /// data and attributes.
     From { data: u32, whole: u32 },
 }
 
-/// `command`, whose syncs fail. `None` where there is no strace, or it may trace nothing: the test is
-/// skipped then.
+/// `command`, whose syncs fail. `None` where there is no strace, or it may trace nothing: the test
+/// is skipped then.
 pub(crate) fn with_failing_syncs(command: &Command, which: Which<'_>) -> Option<Command> {
     let tried = strace(which).arg("true").output();
     if !tried.is_ok_and(|tried| tried.status.success()) {

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 
@@ -20,39 +21,45 @@ const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// Entries of a ring where it does not matter.
 const QUEUE_SIZE: u16 = 256;
-/// Of every message.
+/// The version of every message.
 const VERSION: u32 = 1;
 
 /// A connected front-end. Dropping it ends the session.
-pub(crate) struct Frontend<'m> {
+pub(crate) struct Frontend {
     /// For messages of one's own; each is acknowledged.
     pub(crate) protocol: Protocol,
     /// The same connection, for what `protocol` cannot say.
     stream: UnixStream,
-    memory: &'m GuestMemory,
+    pub(crate) memory: Arc<GuestMemory>,
     features: u64,
     /// Ends with the front-end, and lets the watchdog go.
     _lifetime: Sender<()>,
     log: Transcript,
 }
 
-impl<'m> Frontend<'m> {
+impl Frontend {
     /// Connects to `backend`, takes all features it offers and shares `memory`.
-    pub(crate) fn connect(backend: &Backend, memory: &'m GuestMemory) -> Self {
+    pub(crate) fn connect(backend: &Backend, memory: &Arc<GuestMemory>) -> Self {
         Self::connect_without(backend, memory, Features::empty())
     }
 
     /// As [`Self::connect`], without `refused`.
-    pub(crate) fn connect_without(backend: &Backend, memory: &'m GuestMemory, refused: Features) -> Self {
+    pub(crate) fn connect_without(backend: &Backend, memory: &Arc<GuestMemory>, refused: Features) -> Self {
         let stream = UnixStream::connect(backend.socket()).unwrap();
-        Self::over(stream, memory, backend.log().clone(), refused)
+        Self::sharing(memory, stream, backend.log(), refused)
     }
 
-    /// As [`Self::connect_without`], over a stream that is connected already. `log` is shown when something fails.
-    pub(crate) fn over(
+    /// A front-end with guest memory of its own, over a stream that is connected already. `log` is
+    /// shown when something fails.
+    pub(crate) fn over(stream: UnixStream, log: &Transcript) -> Self {
+        Self::sharing(&GuestMemory::new(), stream, log, Features::empty())
+    }
+
+    /// As [`Self::over`], with this `memory` and without the features `refused`.
+    pub(crate) fn sharing(
+        memory: &Arc<GuestMemory>,
         stream: UnixStream,
-        memory: &'m GuestMemory,
-        log: Transcript,
+        log: &Transcript,
         refused: Features,
     ) -> Self {
         let lifetime = watch(stream.try_clone().unwrap());
@@ -67,33 +74,33 @@ impl<'m> Frontend<'m> {
         protocol.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         protocol.get_queue_num().unwrap();
         protocol.set_mem_table(&memory.regions()).unwrap();
-        Self { protocol, stream, memory, features, _lifetime: lifetime, log }
+        Self { protocol, stream, memory: memory.clone(), features, _lifetime: lifetime, log: log.clone() }
     }
 
     /// Sets queue `index` up and enables it.
-    pub(crate) fn queue(&mut self, index: usize) -> Queue<'m> {
+    pub(crate) fn queue(&mut self, index: usize) -> Queue {
         self.queue_of_size(index, QUEUE_SIZE)
     }
 
     /// As [`Self::queue`], with a ring of `size` entries.
-    pub(crate) fn queue_of_size(&mut self, index: usize, size: u16) -> Queue<'m> {
-        let queue = Queue::new(index, size, self.memory, self.log.clone());
+    pub(crate) fn queue_of_size(&mut self, index: usize, size: u16) -> Queue {
+        let queue = Queue::new(index, size, &self.memory, self.log.clone());
         self.start(&queue, 0);
         queue
     }
 
     /// Queue `index`, not set up.
-    pub(crate) fn new_queue(&self, index: usize) -> Queue<'m> {
-        Queue::new(index, QUEUE_SIZE, self.memory, self.log.clone())
+    pub(crate) fn new_queue(&self, index: usize) -> Queue {
+        Queue::new(index, QUEUE_SIZE, &self.memory, self.log.clone())
     }
 
-    /// Hands `queue` to the back-end, which is to go on at available index `base`.
-    pub(crate) fn start(&mut self, queue: &Queue<'m>, base: u16) {
+    /// Hands `queue` to the back-end, which is to continue at available index `base`.
+    pub(crate) fn start(&mut self, queue: &Queue, base: u16) {
         self.try_start(queue, base).unwrap();
     }
 
     /// As [`Self::start`], for a ring that may be refused.
-    pub(crate) fn try_start(&mut self, queue: &Queue<'m>, base: u16) -> vhost::Result<()> {
+    pub(crate) fn try_start(&mut self, queue: &Queue, base: u16) -> vhost::Result<()> {
         let index = queue.index();
         let config = self.config_of(queue);
         self.protocol.set_vring_num(index, queue.size())?;
@@ -106,8 +113,8 @@ impl<'m> Frontend<'m> {
         self.protocol.set_vring_enable(index, true)
     }
 
-    /// What `SET_VRING_ADDR` says of `queue`.
-    pub(crate) fn config_of(&self, queue: &Queue<'m>) -> VringConfigData {
+    /// The configuration of `queue` for `SET_VRING_ADDR`.
+    pub(crate) fn config_of(&self, queue: &Queue) -> VringConfigData {
         let addresses = queue.addresses();
         VringConfigData {
             queue_max_size: queue.size(),
@@ -131,15 +138,16 @@ impl<'m> Frontend<'m> {
     }
 
     /// Says where writes to the used ring of `queue`, which runs, are to be logged.
-    pub(crate) fn log_used_ring(&mut self, queue: &Queue<'m>, at: Option<u64>) {
+    pub(crate) fn log_used_ring(&mut self, queue: &Queue, at: Option<u64>) {
         const VHOST_VRING_F_LOG: u32 = 1;
         let flags = if at.is_some() { VHOST_VRING_F_LOG } else { 0 };
         let config = VringConfigData { flags, log_addr: at, ..self.config_of(queue) };
         self.protocol.set_vring_addr(queue.index(), &config).unwrap();
     }
 
-    /// Takes `queue` back from the back-end, nothing in flight. Returns the available index to go on at.
-    pub(crate) fn stop(&mut self, queue: &Queue<'m>) -> u16 {
+    /// Takes `queue` back from the back-end, nothing in flight. Returns the available index to
+    /// continue at.
+    pub(crate) fn stop(&mut self, queue: &Queue) -> u16 {
         self.protocol.get_vring_base(queue.index()).unwrap().try_into().unwrap()
     }
 
@@ -198,8 +206,8 @@ pub(crate) fn message(request: impl Into<u32>, flags: u32, body: &[u8]) -> Vec<u
     header.into_iter().flat_map(u32::to_ne_bytes).chain(body.iter().copied()).collect()
 }
 
-/// Ends a session that lasts longer than any test's should, until what is returned is dropped: the `vhost` crate waits
-/// without a limit.
+/// Ends a session that lasts longer than any test's should, until what is returned is dropped: the
+/// `vhost` crate waits without a limit.
 fn watch(stream: UnixStream) -> Sender<()> {
     let (session, ended) = mpsc::channel();
     thread::spawn(move || {

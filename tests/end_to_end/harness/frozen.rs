@@ -40,7 +40,8 @@ impl FileSystem {
     }
 }
 
-/// Thawed when dropped: before the back-end that a test which fails here waits for, and which could not end.
+/// Thawed when dropped: before the back-end that a test which fails here waits for, and which could
+/// not end.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Frozen<'f>(&'f FileSystem);
@@ -64,7 +65,7 @@ impl Drop for Frozen<'_> {
 
 impl Drop for FileSystem {
     fn drop(&mut self) {
-        // lazily: who was killed may still be on its way out
+        // lazily: a killed process may still be exiting
         let _ = run("umount", &["-l".as_ref(), &self.root()]);
     }
 }

@@ -22,7 +22,7 @@ use crate::sidecar_bytes::{flip_bit, forge_tuple, superblock};
 pub(crate) struct Image {
     path: PathBuf,
     sidecar: PathBuf,
-    /// Of the image, if it is a file that was made for the test.
+    /// The directory of the image, if that is a file made for the test.
     _image_directory: Option<TempDir>,
     directory: TempDir,
 }
@@ -54,7 +54,8 @@ impl Image {
         image
     }
 
-    /// As [`Self::create`], with the image in a new directory in `parent` and its sidecar elsewhere.
+    /// As [`Self::create`], with the image in a new directory in `parent` and its sidecar
+    /// elsewhere.
     pub(crate) fn create_apart(parent: &Path, size: u64) -> Self {
         let directory = tempfile::tempdir_in(parent).unwrap();
         let image = Self::apart(directory.path().join("disk.img"), Some(directory));
@@ -63,7 +64,8 @@ impl Image {
         image
     }
 
-    /// What is at `path` already, a block device say, without a sidecar; it is to have one elsewhere.
+    /// The image at `path`, which exists, a block device for example, and has no sidecar; it gets
+    /// one elsewhere.
     pub(crate) fn of(path: &Path) -> Self {
         Self::apart(path.to_owned(), None)
     }
@@ -97,8 +99,8 @@ impl Image {
         }
     }
 
-    /// Waits until nobody has it locked who had it open in this process: for a moment each process that another test starts has
-    /// open what we have.
+    /// Waits until no process has a lock on it that comes from this one: for a moment each process
+    /// that another test starts has our files open.
     pub(crate) fn wait_until_closed(&self) {
         for path in [&self.path, &self.sidecar] {
             let file = File::open(path).unwrap();
@@ -119,7 +121,7 @@ impl Image {
         command
     }
 
-    /// What `stableblk SUBCOMMAND --json` says.
+    /// The output of `stableblk SUBCOMMAND --json`.
     pub(crate) fn json(&self, subcommand: &str) -> Value {
         let Finished { stdout, stderr, .. } = finish(self.command(subcommand).arg("--json"));
         serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"))
@@ -130,7 +132,7 @@ impl Image {
         self.check(&[]).bad_blocks()
     }
 
-    /// What `stableblk check` says with further arguments.
+    /// The report of `stableblk check` with further arguments.
     pub(crate) fn check(&self, args: &[&str]) -> CheckReport {
         let Finished { code, stdout, stderr } = finish(self.command("check").arg("--json").args(args));
         let report = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}{stderr}"));
@@ -162,7 +164,8 @@ impl Image {
         flip_bit(&self.path, offset);
     }
 
-    /// Flips one bit of the guard tag in the tuple of `interval`, and makes the checksum of its sector good again.
+    /// Flips one bit of the guard tag in the tuple of `interval`, and makes the checksum of its
+    /// sector good again.
     pub(crate) fn flip_guard_bit(&self, interval: u64) {
         forge_tuple(&self.sidecar_path(), interval, |tuple| tuple[0] ^= 0x10);
     }
@@ -174,7 +177,7 @@ impl Image {
     }
 }
 
-/// What `stableblk check` printed as JSON.
+/// The report of `stableblk check`, as JSON.
 #[derive(Debug)]
 pub(crate) struct CheckReport(pub(crate) Value);
 

@@ -1,4 +1,5 @@
-//! The in-flight region as a front-end keeps it: asked of one back-end, given to the next, and looked at word for word.
+//! The in-flight region as a front-end keeps it: asked of one back-end, given to the next, and
+//! looked at word for word.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -35,7 +36,7 @@ pub(crate) const COUNTER: usize = 8;
 
 impl InflightRegion {
     /// Asks for a region for `queues` queues of `size` entries.
-    pub(crate) fn ask(frontend: &mut Frontend<'_>, queues: u16, size: u16) -> Self {
+    pub(crate) fn ask(frontend: &mut Frontend, queues: u16, size: u16) -> Self {
         let asked = VhostUserInflight::new(0, 0, queues, size);
         let (message, file) = frontend.protocol.get_inflight_fd(&asked).unwrap();
         Self::over(message, file)
@@ -57,7 +58,7 @@ impl InflightRegion {
     }
 
     /// Gives the region to a back-end, which must be done before a queue is started.
-    pub(crate) fn give_to(&self, frontend: &mut Frontend<'_>) {
+    pub(crate) fn give_to(&self, frontend: &mut Frontend) {
         frontend.protocol.set_inflight_fd(&self.message, self.file.as_raw_fd()).unwrap();
     }
 

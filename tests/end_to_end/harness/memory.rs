@@ -1,7 +1,9 @@
-//! The guest's memory: one memfd, shared with the back-end in two regions, as a machine with a hole below 4 GiB has it.
+//! The guest's memory: one memfd, shared with the back-end in two regions, as a machine with a hole
+//! below 4 GiB has it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -22,7 +24,7 @@ const PAGE_LEN: usize = 4096;
 /// Guest memory, with room handed out and never taken back.
 #[derive(Debug)]
 pub(crate) struct GuestMemory {
-    mmap: GuestMemoryMmap,
+    mmap: Arc<GuestMemoryMmap>,
     file: File,
     next_low: AtomicU64,
     next_high: AtomicU64,
@@ -35,7 +37,8 @@ impl GuestMemory {
     /// An address that is in no region, between the two that there are.
     pub(crate) const HOLE: u64 = HIGH - PAGE_SIZE;
 
-    pub(crate) fn new() -> Self {
+    /// Shared by the front-end, its queues and the test, and there until the last of them is gone.
+    pub(crate) fn new() -> Arc<Self> {
         let file = File::from(memfd_create("guest", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(LOW_SIZE + HIGH_SIZE).unwrap();
         let region = |start, size: u64, offset| {
@@ -43,19 +46,19 @@ impl GuestMemory {
             (GuestAddress(start), usize::try_from(size).unwrap(), Some(file))
         };
         let ranges = [region(LOW, LOW_SIZE, 0), region(HIGH, HIGH_SIZE, LOW_SIZE)];
-        Self {
-            mmap: GuestMemoryMmap::from_ranges_with_files(ranges).unwrap(),
+        Arc::new(Self {
+            mmap: Arc::new(GuestMemoryMmap::from_ranges_with_files(ranges).unwrap()),
             file,
             next_low: AtomicU64::new(LOW),
             next_high: AtomicU64::new(HIGH),
-        }
+        })
     }
 
-    pub(crate) fn mmap(&self) -> &GuestMemoryMmap {
+    pub(crate) fn mmap(&self) -> &Arc<GuestMemoryMmap> {
         &self.mmap
     }
 
-    /// The regions, as a front-end tells of them.
+    /// The regions, as a front-end shares them.
     pub(crate) fn regions(&self) -> Vec<VhostUserMemoryRegionInfo> {
         let info = |region: &GuestRegionMmap| VhostUserMemoryRegionInfo::from_guest_region(region).unwrap();
         self.mmap.iter().map(info).collect()
@@ -72,7 +75,7 @@ impl GuestMemory {
         region.file_offset().unwrap().start() + offset.0
     }
 
-    /// Takes all pages away. Nobody may touch the memory afterwards, but the back-end under test.
+    /// Takes all pages away. Only the back-end under test may touch the memory afterwards.
     pub(crate) fn truncate(&self) {
         self.file.set_len(0).unwrap();
     }
@@ -97,7 +100,7 @@ impl GuestMemory {
         data
     }
 
-    /// All of it, as it is.
+    /// A copy of all memory as it is.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let all = |start, size: u64| self.read(start, usize::try_from(size).unwrap());
         Snapshot([all(LOW, LOW_SIZE), all(HIGH, HIGH_SIZE)])
@@ -108,7 +111,7 @@ impl GuestMemory {
     }
 }
 
-/// What guest memory was.
+/// A copy of guest memory.
 pub(crate) struct Snapshot([Vec<u8>; 2]);
 
 impl Snapshot {

@@ -1,4 +1,5 @@
-//! What the tests stand on: the program as a process, an image, guest memory, and a front-end that lays out chains by hand.
+//! The parts that all tests use: the program as a process, an image, guest memory, and a front-end
+//! that lays out chains by hand.
 
 mod backend;
 mod checked_file_system;
@@ -18,6 +19,7 @@ mod seccomp;
 mod skipping;
 mod small_file_system;
 mod system;
+mod vm;
 pub(crate) mod watched;
 
 use std::thread;
@@ -39,11 +41,13 @@ pub(crate) use process::{Finished, Process, Transcript, finish};
 pub(crate) use queue::{Completion, Queue, Request};
 pub(crate) use seccomp::refuse_system_call;
 pub(crate) use small_file_system::SmallFileSystem;
+pub(crate) use vm::{Connected, Setup, Vm};
 
-/// Longest wait for anything. Nothing here takes that long, on however busy a machine: a test that reaches it has found a hang.
+/// The longest wait for anything. Nothing here takes that long, even on a busy machine: a test that
+/// reaches it has found a hang.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// Waits for what nobody tells of; `otherwise` says what there is instead.
+/// Polls until `condition` is true; `otherwise` says what there is instead.
 pub(crate) fn wait_until(condition: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let deadline = Instant::now() + TIME_LIMIT;
     while !condition() {
@@ -57,5 +61,5 @@ pub(crate) const OK: u8 = virtio::Status::Ok as u8;
 pub(crate) const IOERR: u8 = virtio::Status::IoErr as u8;
 pub(crate) const UNSUPP: u8 = virtio::Status::Unsupp as u8;
 
-/// What a status byte holds until the device writes it.
+/// The value of a status byte until the device writes it.
 pub(crate) const NOT_WRITTEN: u8 = 0xee;

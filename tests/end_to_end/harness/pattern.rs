@@ -1,4 +1,4 @@
-//! Data that tells what it is.
+//! Data that can be recognized.
 
 /// `len` bytes that differ for each `seed` and, within, from place to place.
 pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {

@@ -94,7 +94,7 @@ impl Drop for Process {
     }
 }
 
-/// What a process has printed on one stream.
+/// The text that a process has printed on one stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transcript(Arc<(Mutex<Printed>, Condvar)>);
 
@@ -151,7 +151,7 @@ impl Transcript {
         let printed = printed.lock().unwrap();
         let (printed, waited) =
             changed.wait_timeout_while(printed, TIME_LIMIT, |printed| waiting(printed)).unwrap();
-        assert!(!waited.timed_out(), "waited in vain; printed so far:\n{}", printed.text);
+        assert!(!waited.timed_out(), "it was not printed in time; printed so far:\n{}", printed.text);
         printed.text.clone()
     }
 }

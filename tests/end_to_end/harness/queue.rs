@@ -2,11 +2,12 @@
 
 use std::mem;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::thread;
 use std::time::Instant;
 
-use virtio::testing::{Buffer, Direction, Driver, header};
+use virtio::testing::{ChainBuffer, DeviceAccess, Driver, header};
 use virtio::{Descriptor, DescriptorFlags, RingAddresses, request_type};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -29,19 +30,19 @@ pub(crate) struct Request {
     pub(crate) kind: u32,
     pub(crate) sector: u64,
     /// Between header and status; device-readable buffers first.
-    pub(crate) data: Vec<Buffer>,
+    pub(crate) data: Vec<ChainBuffer>,
 }
 
 impl Request {
     /// Reads into `segments`: guest addresses and lengths.
     pub(crate) fn read(sector: u64, segments: &[(u64, u32)]) -> Self {
-        let data = segments.iter().map(|&(address, len)| Buffer::writable(address, len)).collect();
+        let data = segments.iter().map(|&(address, len)| ChainBuffer::writable(address, len)).collect();
         Self { kind: request_type::IN, sector, data }
     }
 
     /// Writes from `segments`: guest addresses and lengths.
     pub(crate) fn write(sector: u64, segments: &[(u64, u32)]) -> Self {
-        let data = segments.iter().map(|&(address, len)| Buffer::readable(address, len)).collect();
+        let data = segments.iter().map(|&(address, len)| ChainBuffer::readable(address, len)).collect();
         Self { kind: request_type::OUT, sector, data }
     }
 
@@ -51,12 +52,12 @@ impl Request {
 
     /// Any kind, with `len` bytes at `address` for the answer.
     pub(crate) fn answered(kind: u32, address: u64, len: u32) -> Self {
-        Self { kind, sector: 0, data: vec![Buffer::writable(address, len)] }
+        Self { kind, sector: 0, data: vec![ChainBuffer::writable(address, len)] }
     }
 
     /// Discard or write zeroes, of the ranges in `len` bytes at `address`.
     pub(crate) fn zeroing(kind: u32, address: u64, len: u32) -> Self {
-        Self { kind, sector: 0, data: vec![Buffer::readable(address, len)] }
+        Self { kind, sector: 0, data: vec![ChainBuffer::readable(address, len)] }
     }
 }
 
@@ -72,11 +73,11 @@ pub(crate) struct Completion {
 
 /// A ring and its eventfds. Owned by one thread at a time.
 #[derive(Debug)]
-pub(crate) struct Queue<'m> {
+pub(crate) struct Queue {
     index: usize,
     size: u16,
-    memory: &'m GuestMemory,
-    driver: Driver<'m, GuestMemoryMmap>,
+    memory: Arc<GuestMemory>,
+    driver: Driver<Arc<GuestMemoryMmap>>,
     kick: EventFd,
     call: EventFd,
     /// Waits for the call.
@@ -94,16 +95,16 @@ pub(crate) struct Queue<'m> {
     log: Transcript,
 }
 
-impl<'m> Queue<'m> {
+impl Queue {
     /// A ring of `size` entries in `memory` that no device knows yet.
-    pub(crate) fn new(index: usize, size: u16, memory: &'m GuestMemory, log: Transcript) -> Self {
+    pub(crate) fn new(index: usize, size: u16, memory: &Arc<GuestMemory>, log: Transcript) -> Self {
         let (call, interrupts) = new_call();
-        let ring = memory.allocate_low(Driver::<GuestMemoryMmap>::ring_len(size));
+        let ring = memory.allocate_low(Driver::<Arc<GuestMemoryMmap>>::ring_len(size));
         Self {
             index,
             size,
-            memory,
-            driver: Driver::new(memory.mmap(), ring, size),
+            memory: memory.clone(),
+            driver: Driver::new(memory.mmap().clone(), ring, size),
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
             call,
             interrupts,
@@ -143,7 +144,7 @@ impl<'m> Queue<'m> {
     }
 
     /// The ring itself, for what no driver should do.
-    pub(crate) fn driver(&mut self) -> &mut Driver<'m, GuestMemoryMmap> {
+    pub(crate) fn driver(&mut self) -> &mut Driver<Arc<GuestMemoryMmap>> {
         &mut self.driver
     }
 
@@ -152,7 +153,8 @@ impl<'m> Queue<'m> {
         self.free.len()
     }
 
-    /// Makes `request` available: header, each data buffer and status in a descriptor of its own. Returns the head.
+    /// Makes `request` available: header, each data buffer and status in a descriptor of its own.
+    /// Returns the head.
     pub(crate) fn submit(&mut self, request: &Request) -> u16 {
         let buffers = self.frame(request);
         self.submit_chain(&buffers)
@@ -177,8 +179,9 @@ impl<'m> Queue<'m> {
         head
     }
 
-    /// Makes a chain of `buffers` available, in this order and with nothing added. Returns the head.
-    pub(crate) fn submit_chain(&mut self, buffers: &[Buffer]) -> u16 {
+    /// Makes a chain of `buffers` available, in this order and with nothing added. Returns the
+    /// head.
+    pub(crate) fn submit_chain(&mut self, buffers: &[ChainBuffer]) -> u16 {
         let descriptors = self.take_descriptors(buffers.len());
         let head = descriptors[0];
         for (&index, descriptor) in descriptors.iter().zip(linked(buffers, descriptors[1..].iter().copied()))
@@ -190,7 +193,7 @@ impl<'m> Queue<'m> {
         head
     }
 
-    /// Tells the device of all that was made available.
+    /// Notifies the device of all that was made available.
     pub(crate) fn kick(&self) {
         self.kick.write(1).unwrap();
     }
@@ -279,7 +282,8 @@ impl<'m> Queue<'m> {
         completion
     }
 
-    /// Reads `len` bytes from `sector` on. The status, and what is in the buffer after it, which held [`NOT_WRITTEN`].
+    /// Reads `len` bytes from `sector` on. The status, and what is in the buffer after it, which
+    /// held [`NOT_WRITTEN`].
     pub(crate) fn try_read(&mut self, sector: u64, len: usize) -> (Completion, Vec<u8>) {
         let scratch = self.scratch(len);
         self.memory.write(scratch, &vec![NOT_WRITTEN; len]);
@@ -335,15 +339,15 @@ impl<'m> Queue<'m> {
     }
 
     /// Header, data, status.
-    fn frame(&self, request: &Request) -> Vec<Buffer> {
+    fn frame(&self, request: &Request) -> Vec<ChainBuffer> {
         let head = self.next_head();
         let header_address = self.slots + u64::from(head) * SLOT_SIZE;
         let status_address = self.status_address(head);
         self.memory.write(header_address, &header(request.kind, request.sector));
         self.memory.write(status_address, &[NOT_WRITTEN]);
-        let mut buffers = vec![Buffer::readable(header_address, HEADER_SIZE)];
+        let mut buffers = vec![ChainBuffer::readable(header_address, HEADER_SIZE)];
         buffers.extend(&request.data);
-        buffers.push(Buffer::writable(status_address, 1));
+        buffers.push(ChainBuffer::writable(status_address, 1));
         buffers
     }
 
@@ -379,12 +383,15 @@ fn new_call() -> (EventFd, Epoll) {
 }
 
 /// Descriptors of `buffers`, each but the last followed by the next of `successors`.
-fn linked(buffers: &[Buffer], mut successors: impl Iterator<Item = u16>) -> impl Iterator<Item = Descriptor> {
+fn linked(
+    buffers: &[ChainBuffer],
+    mut successors: impl Iterator<Item = u16>,
+) -> impl Iterator<Item = Descriptor> {
     buffers.iter().map(move |buffer| {
         let next = successors.next();
         let mut flags = DescriptorFlags::empty();
         flags.set(DescriptorFlags::NEXT, next.is_some());
-        flags.set(DescriptorFlags::WRITE, buffer.direction == Direction::Writable);
+        flags.set(DescriptorFlags::WRITE, buffer.access == DeviceAccess::Writes);
         Descriptor { address: buffer.address.0, len: buffer.len, flags, next: next.unwrap_or(0) }
     })
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use guest::limited;
 
-/// What a program printed, or why it failed.
+/// The output of a program, or the reason why it failed.
 pub(crate) fn output_of(program: &str, args: &[&Path]) -> Result<String, String> {
     // where these are need not be on the path of who runs the tests
     let path = "/usr/sbin:/sbin:/usr/bin:/bin";

@@ -1,5 +1,6 @@
-//! A back-end's worker that is stopped after each store to the memory it shares with us, by the processor's debug registers:
-//! what a front-end would find is looked at there, and there the process is killed.
+//! A back-end's worker that is stopped after each store to the memory it shares with us, by the
+//! processor's debug registers: what a front-end would find is looked at there, and there the
+//! process is killed.
 
 use std::fs;
 use std::mem::offset_of;
@@ -36,7 +37,8 @@ pub(crate) struct WatchedWorker {
     worker: Pid,
 }
 
-/// Whether debug registers can be set, tried on a process that does nothing: not every virtual machine or container lets one.
+/// Whether debug registers can be set, tried on a process that does nothing: not every virtual
+/// machine or container lets one.
 pub(crate) fn debug_registers() -> Result<()> {
     let mut idle = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_raw(idle.id().cast_signed());
@@ -55,7 +57,7 @@ fn stop(thread: Pid) -> Result<()> {
     Ok(())
 }
 
-/// What has become of `thread`, if anything has.
+/// The state of `thread`, if it has changed.
 fn wait_now(thread: Pid) -> Result<WaitStatus> {
     waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))
 }
@@ -80,7 +82,7 @@ fn set_register(thread: Pid, register: usize, value: u64) -> Result<()> {
     ptrace::write_user(thread, register_offset(register) as ptrace::AddressType, value.cast_signed())
 }
 
-/// What register 7 says of another one: enabled for this thread; at stores; the length.
+/// The bits of register 7 for another one: enabled for this thread; at stores; the length.
 fn control(register: usize, len: u64) -> u64 {
     let len = if len == 8 { 2 } else { len - 1 };
     1 << (2 * register) | (0b01 | len << 2) << (16 + 4 * register)
@@ -109,7 +111,8 @@ impl WatchedWorker {
         self.set_register(7, controls.fold(0, |all, control| all | control));
     }
 
-    /// Lets the worker run to its next store to something that is watched. Its index in the watches.
+    /// Lets the worker run to its next store to something that is watched. Its index in the
+    /// watches.
     pub(crate) fn run_to_store(&self) -> usize {
         loop {
             ptrace::cont(self.worker, None).unwrap();
@@ -139,12 +142,14 @@ impl WatchedWorker {
     }
 }
 
-/// Also when a test fails: the process would not be gone before its traced thread was waited for, and whoever waits for it would hang.
+/// Also when a test fails: the process would not be gone before its traced thread was waited for,
+/// and a wait for it would hang.
 impl Drop for WatchedWorker {
     fn drop(&mut self) {
         // fails only when it is gone
         let _ = kill(Pid::from_raw(self.process.pid), Signal::SIGKILL);
-        // An error is no end: the thread may be reported in a way that the crate does not know, or be still on its way out.
+        // An error is no end: the thread may be reported in a way that the crate does not know, or
+        // be still on its way out.
         let is_gone = || match wait_now(self.worker) {
             Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) => true,
             Err(Errno::ECHILD) => !self.is_thread_there(),

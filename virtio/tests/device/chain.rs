@@ -1,6 +1,7 @@
-//! Chains that break a rule of virtio 1.2, 2.7.5, each refused for the right reason and returned once.
+//! Chains that break a rule of virtio 1.2, 2.7.5, each refused for the right reason and returned
+//! once.
 
-use stableblk_virtio::testing::{Buffer, Driver};
+use stableblk_virtio::testing::{ChainBuffer, Driver};
 use stableblk_virtio::{
     Descriptor, DescriptorFlags, Features, Malformed, MalformedReason, Operation, Request, Segment,
     SplitRing, Status, request_type,
@@ -13,10 +14,10 @@ const NEXT: DescriptorFlags = DescriptorFlags::NEXT;
 const WRITE: DescriptorFlags = DescriptorFlags::WRITE;
 const INDIRECT: DescriptorFlags = DescriptorFlags::INDIRECT;
 
-const HEADER_BUFFER: Buffer = Buffer {
+const HEADER_BUFFER: ChainBuffer = ChainBuffer {
     address: GuestAddress(HEADER),
     len: 16,
-    direction: stableblk_virtio::testing::Direction::Readable,
+    access: stableblk_virtio::testing::DeviceAccess::Reads,
 };
 
 fn descriptor(address: u64, len: u32, flags: DescriptorFlags, next: u16) -> Descriptor {
@@ -181,27 +182,35 @@ fn readable_descriptor_after_a_writable_one_is_answered() {
     harness.post_request(
         request_type::IN,
         0,
-        &[Buffer::writable(DATA, 512), Buffer::readable(DATA, 512), Buffer::writable(DATA, 512)],
+        &[
+            ChainBuffer::writable(DATA, 512),
+            ChainBuffer::readable(DATA, 512),
+            ChainBuffer::writable(DATA, 512),
+        ],
     );
     harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
 }
 
 #[test]
-fn first_of_two_faults_is_told() {
+fn first_of_two_faults_is_reported() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let half = Buffer::writable(0, 1 << 31);
-    harness.post_request(request_type::IN, 0, &[half, Buffer::readable(DATA, 1), half]);
+    let half = ChainBuffer::writable(0, 1 << 31);
+    harness.post_request(request_type::IN, 0, &[half, ChainBuffer::readable(DATA, 1), half]);
     harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
-    harness.post_request(request_type::IN, 0, &[half, half, Buffer::readable(DATA, 1)]);
+    harness.post_request(request_type::IN, 0, &[half, half, ChainBuffer::readable(DATA, 1)]);
     harness.assert_answered(MalformedReason::TooManyBytes, 1);
 }
 
 #[test]
-fn fault_of_one_chain_is_not_the_next_ones() {
+fn fault_of_one_chain_does_not_affect_the_next() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post_request(request_type::IN, 0, &[Buffer::writable(DATA, 1), Buffer::readable(DATA, 1)]);
+    harness.post_request(
+        request_type::IN,
+        0,
+        &[ChainBuffer::writable(DATA, 1), ChainBuffer::readable(DATA, 1)],
+    );
     harness.assert_answered(MalformedReason::ReadableAfterWritable, 1);
     harness.post_request(request_type::FLUSH, 0, &[]);
     let request = harness.parse().unwrap();
@@ -214,8 +223,8 @@ fn buffer_outside_memory_is_answered() {
         [(MEMORY_END, 512), (MEMORY_END - 256, 512), (u64::MAX - 511, 512), (u64::MAX, 512), (DATA, 1 << 31)]
     {
         for (kind, buffer) in [
-            (request_type::IN, Buffer::writable(address, len)),
-            (request_type::OUT, Buffer::readable(address, len)),
+            (request_type::IN, ChainBuffer::writable(address, len)),
+            (request_type::OUT, ChainBuffer::readable(address, len)),
         ] {
             let mem = guest_memory();
             let mut harness = Harness::new(&mem);
@@ -232,7 +241,7 @@ fn chain_of_more_bytes_than_a_used_length_can_hold_is_answered() {
     harness.post_request(
         request_type::IN,
         0,
-        &[Buffer::writable(0, u32::MAX), Buffer::writable(0, u32::MAX)],
+        &[ChainBuffer::writable(0, u32::MAX), ChainBuffer::writable(0, u32::MAX)],
     );
     harness.assert_answered(MalformedReason::TooManyBytes, 1);
 }
@@ -242,7 +251,7 @@ fn missing_status_is_unanswerable() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.driver.write_header(HEADER, request_type::OUT, 0);
-    harness.post(&[HEADER_BUFFER, Buffer::readable(DATA, 512)]);
+    harness.post(&[HEADER_BUFFER, ChainBuffer::readable(DATA, 512)]);
     harness.assert_unanswerable(MalformedReason::NoStatus);
 }
 
@@ -250,7 +259,7 @@ fn missing_status_is_unanswerable() {
 fn writable_buffers_of_no_bytes_hold_no_status() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post(&[HEADER_BUFFER, Buffer::writable(STATUS, 0)]);
+    harness.post(&[HEADER_BUFFER, ChainBuffer::writable(STATUS, 0)]);
     harness.assert_unanswerable(MalformedReason::NoStatus);
 }
 
@@ -259,7 +268,7 @@ fn status_outside_memory_is_unanswerable() {
     for (address, len) in [(MEMORY_END, 1), (MEMORY_END - 1, 2), (u64::MAX, 1), (u64::MAX, 2)] {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
-        harness.post(&[HEADER_BUFFER, Buffer::writable(address, len)]);
+        harness.post(&[HEADER_BUFFER, ChainBuffer::writable(address, len)]);
         harness.assert_unanswerable(MalformedReason::StatusOutsideMemory(segment(address, len)));
     }
 }
@@ -268,9 +277,9 @@ fn status_outside_memory_is_unanswerable() {
 fn short_header_is_answered() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post(&[Buffer::readable(HEADER, 15), Buffer::writable(STATUS, 1)]);
+    harness.post(&[ChainBuffer::readable(HEADER, 15), ChainBuffer::writable(STATUS, 1)]);
     harness.assert_answered(MalformedReason::HeaderTooShort { len: 15 }, 1);
-    harness.post(&[Buffer::writable(STATUS, 1)]);
+    harness.post(&[ChainBuffer::writable(STATUS, 1)]);
     harness.assert_answered(MalformedReason::HeaderTooShort { len: 0 }, 1);
 }
 
@@ -278,7 +287,7 @@ fn short_header_is_answered() {
 fn header_outside_memory_is_answered() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post(&[Buffer::readable(MEMORY_END - 8, 16), Buffer::writable(STATUS, 1)]);
+    harness.post(&[ChainBuffer::readable(MEMORY_END - 8, 16), ChainBuffer::writable(STATUS, 1)]);
     harness.assert_answered(MalformedReason::HeaderOutsideMemory, 1);
 }
 
@@ -287,10 +296,10 @@ fn header_outside_memory_is_answered() {
 fn chain_longer_than_the_ring_is_served() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let data = (0..1022).map(|_| Buffer::writable(DATA, 512));
+    let data = (0..1022).map(|_| ChainBuffer::writable(DATA, 512));
     harness.driver.write_header(HEADER, request_type::IN, 0);
     let buffers: Vec<_> =
-        std::iter::once(HEADER_BUFFER).chain(data).chain([Buffer::writable(STATUS, 1)]).collect();
+        std::iter::once(HEADER_BUFFER).chain(data).chain([ChainBuffer::writable(STATUS, 1)]).collect();
     assert_eq!(buffers.len(), 1024);
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
     for _ in 0..2 {
@@ -305,7 +314,7 @@ fn chain_longer_than_the_ring_is_served() {
 fn chain_of_too_many_descriptors_is_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let buffers = vec![Buffer::readable(DATA, 512); 1025];
+    let buffers = vec![ChainBuffer::readable(DATA, 512); 1025];
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
     harness.driver.make_available(head);
     harness.assert_unanswerable(MalformedReason::TooManyDescriptors);
@@ -315,7 +324,7 @@ fn chain_of_too_many_descriptors_is_refused() {
 fn direct_descriptors_count_towards_the_limit() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.driver.write_indirect_chain(TABLE, &vec![Buffer::readable(DATA, 512); 1024]);
+    harness.driver.write_indirect_chain(TABLE, &vec![ChainBuffer::readable(DATA, 512); 1024]);
     post_raw(&mut harness, &[descriptor(HEADER, 16, NEXT, 1), descriptor(TABLE, 1024 * 16, INDIRECT, 0)]);
     harness.assert_unanswerable(MalformedReason::TooManyDescriptors);
 }
@@ -323,12 +332,12 @@ fn direct_descriptors_count_towards_the_limit() {
 #[test]
 fn chain_may_be_as_long_as_a_large_ring() {
     let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x40_0000)]).unwrap();
-    let mut driver: Driver<'_, GuestMemoryMmap> = Driver::new(&mem, 0, 32768);
+    let mut driver: Driver<&GuestMemoryMmap> = Driver::new(&mem, 0, 32768);
     let mut ring = driver.device(false).unwrap();
     let header = 0x30_0000;
     driver.write_header(header, request_type::OUT, 0);
-    let mut buffers = vec![Buffer::readable(header, 16); 32767];
-    buffers.push(Buffer::writable(header, 1));
+    let mut buffers = vec![ChainBuffer::readable(header, 16); 32767];
+    buffers.push(ChainBuffer::writable(header, 1));
     let head = driver.write_chain(&buffers);
     driver.make_available(head);
     let request = Request::parse(&mem, ring.pop(&mem).unwrap().unwrap()).unwrap();
@@ -336,13 +345,14 @@ fn chain_may_be_as_long_as_a_large_ring() {
     request.reply.abandon();
 }
 
-/// A device-writable byte may be anywhere in the last buffer's region, even the last byte of memory.
+/// A device-writable byte may be anywhere in the last buffer's region, even the last byte of
+/// memory.
 #[test]
 fn status_is_the_last_writable_byte() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     harness.driver.write_header(HEADER, request_type::IN, 0);
-    harness.post(&[HEADER_BUFFER, Buffer::writable(MEMORY_END - 513, 513), Buffer::writable(0, 0)]);
+    harness.post(&[HEADER_BUFFER, ChainBuffer::writable(MEMORY_END - 513, 513), ChainBuffer::writable(0, 0)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.data.iter().copied().collect::<Vec<_>>(), [segment(MEMORY_END - 513, 512)]);
     assert_eq!(harness.answer(request, Status::Unsupp, 0), 1);
@@ -353,7 +363,7 @@ fn status_is_the_last_writable_byte() {
 fn malformed_chain_does_not_stop_the_ring() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post(&[Buffer::readable(HEADER, 15)]);
+    harness.post(&[ChainBuffer::readable(HEADER, 15)]);
     harness.post_request(request_type::FLUSH, 0, &[]);
     let malformed = harness.parse().unwrap_err();
     assert!(matches!(malformed, Malformed::Unanswerable { reason: MalformedReason::NoStatus, .. }));

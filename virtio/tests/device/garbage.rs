@@ -21,7 +21,8 @@ const LIMITS: DiskLimits = DiskLimits {
 /// A buffer of this length lies in memory nowhere.
 const LEN_TOO_LONG: u32 = 0x8_0001;
 
-/// Addresses off the used ring, which is what the test looks at: mostly of tables, headers and data, at times at every kind of edge.
+/// Addresses off the used ring, which is what the test looks at: mostly of tables, headers and
+/// data, at times at every kind of edge.
 fn address() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => (0..8_u64).prop_map(|page| TABLE + page * 256),
@@ -41,7 +42,7 @@ fn descriptor() -> impl Strategy<Value = Descriptor> {
         2 => 0..600_u32,
         1 => LEN_TOO_LONG..=u32::MAX,
     ];
-    // flags in favour of chains that go on
+    // mostly flags of chains that continue
     let flags = prop_oneof![4 => Just(1_u16), 2 => Just(2), 2 => Just(3), 1 => Just(4), 1 => any::<u16>()];
     let next = prop_oneof![8 => 0..RING_SIZE, 1 => any::<u16>()];
     (address(), len, flags, next).prop_map(|(address, len, flags, next)| Descriptor {
@@ -81,7 +82,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn perform(driver: &mut Driver<'_, GuestMemoryMmap>, act: Act) {
+fn perform(driver: &mut Driver<&GuestMemoryMmap>, act: Act) {
     match act {
         Act::MakeAvailable(head) => driver.make_available(head),
         Act::SetAvailableIndex(index) => driver.set_available_index(index),
@@ -176,7 +177,7 @@ proptest! {
         let mem = guest_memory();
         let driver = Driver::new(&mem, 0, RING_SIZE);
         mem.write_slice(&bytes, GuestAddress(0)).unwrap();
-        // an index the device accepts, so that it goes on to the rest
+        // an index that the device accepts, so that it continues with the rest
         driver.set_available_index(next_avail.wrapping_add(RING_SIZE));
         let mut ring =
             SplitRing::new(&mem, RING_SIZE, driver.addresses(), features, next_avail).unwrap();

@@ -1,6 +1,6 @@
 //! Guest memory, a driver and a device on one ring.
 
-use stableblk_virtio::testing::{Buffer, Driver, Used};
+use stableblk_virtio::testing::{ChainBuffer, Driver, Used};
 use stableblk_virtio::{Malformed, MalformedReason, Request, SplitRing, Status};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -31,7 +31,7 @@ pub(crate) fn guest_memory() -> GuestMemoryMmap {
 /// A driver and a device on a new ring at address 0.
 pub(crate) struct Harness<'m> {
     pub(crate) mem: &'m GuestMemoryMmap,
-    pub(crate) driver: Driver<'m, GuestMemoryMmap>,
+    pub(crate) driver: Driver<&'m GuestMemoryMmap>,
     pub(crate) ring: SplitRing,
 }
 
@@ -43,16 +43,16 @@ impl<'m> Harness<'m> {
     }
 
     /// Makes a chain of `buffers` available.
-    pub(crate) fn post(&mut self, buffers: &[Buffer]) {
+    pub(crate) fn post(&mut self, buffers: &[ChainBuffer]) {
         let head = self.driver.write_chain(buffers);
         self.driver.make_available(head);
     }
 
     /// Makes a chain of a header, `buffers` and a status byte available.
-    pub(crate) fn post_request(&mut self, request_type: u32, sector: u64, buffers: &[Buffer]) {
+    pub(crate) fn post_request(&mut self, request_type: u32, sector: u64, buffers: &[ChainBuffer]) {
         self.driver.write_header(HEADER, request_type, sector);
-        let header = Buffer::readable(HEADER, 16);
-        let status = Buffer::writable(STATUS, 1);
+        let header = ChainBuffer::readable(HEADER, 16);
+        let status = ChainBuffer::writable(STATUS, 1);
         self.post(&[&[header], buffers, &[status]].concat());
     }
 
@@ -84,7 +84,8 @@ impl<'m> Harness<'m> {
         self.mem.read_obj(GuestAddress(STATUS)).unwrap()
     }
 
-    /// The posted chain is malformed for this reason, and no status can be written: it comes back with nothing written.
+    /// The posted chain is malformed for this reason, and no status can be written: it comes back
+    /// with nothing written.
     #[track_caller]
     pub(crate) fn assert_unanswerable(&mut self, reason: MalformedReason) {
         let before = self.status();
@@ -96,7 +97,8 @@ impl<'m> Harness<'m> {
         assert_eq!(self.status(), before);
     }
 
-    /// The posted chain is malformed for this reason, and is answered with `status` in the usual place.
+    /// The posted chain is malformed for this reason, and is answered with `status` in the usual
+    /// place.
     #[track_caller]
     pub(crate) fn assert_answered(&mut self, reason: MalformedReason, status: u8) {
         let malformed = self.parse().unwrap_err();
@@ -113,11 +115,11 @@ pub(crate) fn ring_of_single_bytes(
     mem: &GuestMemoryMmap,
     event_idx: bool,
     index: u16,
-) -> (Driver<'_, GuestMemoryMmap>, SplitRing) {
+) -> (Driver<&GuestMemoryMmap>, SplitRing) {
     let mut driver = Driver::new(mem, 0, RING_SIZE);
     driver.start_at(index);
     for _ in 0..RING_SIZE {
-        driver.write_chain(&[Buffer::writable(STATUS, 1)]);
+        driver.write_chain(&[ChainBuffer::writable(STATUS, 1)]);
     }
     let ring = driver.device(event_idx).unwrap();
     (driver, ring)

@@ -1,6 +1,6 @@
 //! Which requests a device refuses, and how (virtio 1.2, 5.2.6.2; QEMU's vhost-user-blk qtest).
 
-use stableblk_virtio::testing::{Buffer, range};
+use stableblk_virtio::testing::{ChainBuffer, range};
 use stableblk_virtio::{ConfigSpace, DiskLimits, Features, Range, RangeLimits, Status, request_type};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -19,9 +19,10 @@ const LIMITS: DiskLimits = DiskLimits {
 /// Checks a read and a write of `len` bytes from `sector` on.
 #[track_caller]
 fn assert_transfer(limits: &DiskLimits, sector: u64, len: u32, expected: Result<(), Status>) {
-    for (request_type, buffer) in
-        [(request_type::IN, Buffer::writable(0, len)), (request_type::OUT, Buffer::readable(0, len))]
-    {
+    for (request_type, buffer) in [
+        (request_type::IN, ChainBuffer::writable(0, len)),
+        (request_type::OUT, ChainBuffer::readable(0, len)),
+    ] {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
         harness.post_request(request_type, sector, &[buffer]);
@@ -44,7 +45,7 @@ fn assert_ranges(
     let payload: Vec<u8> = ranges.iter().flat_map(|(s, n, f)| range(*s, *n, *f)).collect();
     mem.write_slice(&payload, GuestAddress(DATA)).unwrap();
     let len = u32::try_from(payload.len()).unwrap();
-    harness.post_request(request_type, 0, &[Buffer::readable(DATA, len)]);
+    harness.post_request(request_type, 0, &[ChainBuffer::readable(DATA, len)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.check(limits), expected, "{:?}", request.operation);
     request.reply.abandon();
@@ -97,10 +98,10 @@ fn transfers_of_no_bytes_are_valid_within_the_disk() {
 fn read_only_disk_is_not_changed() {
     let limits = DiskLimits { read_only: true, ..LIMITS };
     for (request_type, buffer, expected) in [
-        (request_type::IN, Buffer::writable(DATA, 512), Ok(())),
-        (request_type::OUT, Buffer::readable(DATA, 512), Err(Status::IoErr)),
-        (request_type::FLUSH, Buffer::readable(DATA, 0), Ok(())),
-        (request_type::GET_ID, Buffer::writable(DATA, 20), Ok(())),
+        (request_type::IN, ChainBuffer::writable(DATA, 512), Ok(())),
+        (request_type::OUT, ChainBuffer::readable(DATA, 512), Err(Status::IoErr)),
+        (request_type::FLUSH, ChainBuffer::readable(DATA, 0), Ok(())),
+        (request_type::GET_ID, ChainBuffer::writable(DATA, 20), Ok(())),
     ] {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
@@ -196,7 +197,7 @@ fn requests_that_are_not_offered_are_unsupported() {
 }
 
 #[test]
-fn limits_are_what_the_driver_was_told() {
+fn limits_are_those_in_configuration_space() {
     let config = ConfigSpace {
         capacity_sectors: CAPACITY,
         block_size: 512,

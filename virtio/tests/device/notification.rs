@@ -1,4 +1,4 @@
-//! Who is told, and when: interrupts to the driver, notifications to the device (virtio 1.2, 2.7.7 and 2.7.10).
+//! When the driver is interrupted, and when the device is notified (virtio 1.2, 2.7.7 and 2.7.10).
 
 use proptest::prelude::*;
 use stableblk_virtio::SplitRing;
@@ -10,7 +10,7 @@ use crate::harness::{RING_SIZE, guest_memory, ring_of_single_bytes, serve};
 /// Passes `count` chains through the ring as one batch.
 fn batch(
     ring: &mut SplitRing,
-    driver: &mut Driver<'_, GuestMemoryMmap>,
+    driver: &mut Driver<&GuestMemoryMmap>,
     mem: &GuestMemoryMmap,
     count: u16,
 ) -> bool {
@@ -20,7 +20,8 @@ fn batch(
 }
 
 proptest! {
-    /// An interrupt is sent if one of the batch's entries was placed at the index that `used_event` names.
+    /// An interrupt is sent if one of the batch's entries was placed at the index that `used_event`
+    /// names.
     #[test]
     fn interrupt_follows_used_event(
         start in prop_oneof![any::<u16>(), 65500..=u16::MAX],
@@ -95,7 +96,7 @@ fn notifications_are_switched_by_event_index_with_event_idx() {
 
 /// A chain that came in between the last pop and the event index has no notification of its own.
 #[test]
-fn enabling_tells_of_chains_that_came_in_meanwhile() {
+fn enabling_reports_chains_that_came_in_meanwhile() {
     for event_idx in [false, true] {
         let mem = guest_memory();
         let (mut driver, mut ring) = ring_of_single_bytes(&mem, event_idx, 7);

@@ -1,6 +1,6 @@
 //! Memory that goes away while requests are in it: a typed error, and every chain still comes back.
 
-use stableblk_virtio::testing::{Buffer, Driver, Used};
+use stableblk_virtio::testing::{ChainBuffer, Driver, Used};
 use stableblk_virtio::{CopyError, MalformedReason, Request, RingArea, RingError, Status, request_type};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -23,17 +23,17 @@ fn remove(mem: &GuestMemoryMmap) -> GuestMemoryMmap {
 }
 
 #[test]
-fn data_and_status_of_a_request_in_flight() {
+fn removed_data_and_status_of_a_request_in_flight_are_errors() {
     let mem = memory();
     let mut driver = Driver::new(&mem, 0, RING_SIZE);
     let mut ring = driver.device(true).unwrap();
     driver.write_header(HEADER, request_type::IN, 0);
     mem.write_obj(FILL, GuestAddress(STATUS)).unwrap();
     let head = driver.write_chain(&[
-        Buffer::readable(HEADER, 16),
-        Buffer::writable(0x9000, 512),
-        Buffer::writable(DATA, 512),
-        Buffer::writable(STATUS, 1),
+        ChainBuffer::readable(HEADER, 16),
+        ChainBuffer::writable(0x9000, 512),
+        ChainBuffer::writable(DATA, 512),
+        ChainBuffer::writable(STATUS, 1),
     ]);
     driver.make_available(head);
     let request = Request::parse(&mem, ring.pop(&mem).unwrap().unwrap()).unwrap();
@@ -50,15 +50,15 @@ fn data_and_status_of_a_request_in_flight() {
 }
 
 #[test]
-fn data_of_a_request_between_pop_and_parse() {
+fn data_removed_between_pop_and_parse_is_an_error() {
     let mem = memory();
     let mut driver = Driver::new(&mem, 0, RING_SIZE);
     let mut ring = driver.device(true).unwrap();
     driver.write_header(HEADER, request_type::IN, 0);
     let head = driver.write_chain(&[
-        Buffer::readable(HEADER, 16),
-        Buffer::writable(DATA, 512),
-        Buffer::writable(HEADER + 16, 1),
+        ChainBuffer::readable(HEADER, 16),
+        ChainBuffer::writable(DATA, 512),
+        ChainBuffer::writable(HEADER + 16, 1),
     ]);
     driver.make_available(head);
     let rest = remove(&mem);
@@ -70,13 +70,14 @@ fn data_of_a_request_between_pop_and_parse() {
 }
 
 #[test]
-fn the_ring_itself() {
+fn a_removed_ring_is_an_error() {
     let mem = memory();
     let mut driver = Driver::new(&mem, REMOVED.0, RING_SIZE);
     for event_idx in [false, true] {
         let mut ring = driver.device(event_idx).unwrap();
         driver.write_header(HEADER, request_type::FLUSH, 0);
-        let head = driver.write_chain(&[Buffer::readable(HEADER, 16), Buffer::writable(HEADER + 16, 1)]);
+        let head =
+            driver.write_chain(&[ChainBuffer::readable(HEADER, 16), ChainBuffer::writable(HEADER + 16, 1)]);
         driver.make_available(head);
         let request = Request::parse(&mem, ring.pop(&mem).unwrap().unwrap()).unwrap();
 

@@ -1,7 +1,7 @@
 //! Requests from a byte stream: any split, every type, answered exactly.
 
 use proptest::prelude::*;
-use stableblk_virtio::testing::{Buffer, Direction, header, range};
+use stableblk_virtio::testing::{ChainBuffer, DeviceAccess, header, range};
 use stableblk_virtio::{MalformedReason, Operation, RANGES_MAX, Range, Request, Status, request_type};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -24,7 +24,7 @@ fn data_of(mem: &GuestMemoryMmap, request: &Request) -> Vec<u8> {
 fn post_payload(harness: &mut Harness<'_>, request_type: u32, payload: &[u8]) {
     harness.mem.write_slice(payload, GuestAddress(DATA)).unwrap();
     let len = u32::try_from(payload.len()).unwrap();
-    harness.post_request(request_type, 0, &[Buffer::readable(DATA, len)]);
+    harness.post_request(request_type, 0, &[ChainBuffer::readable(DATA, len)]);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn write_reads_the_drivers_data() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     mem.write_slice(&[0x11; 1024], GuestAddress(DATA)).unwrap();
-    harness.post_request(request_type::OUT, 0x1_2345_6789, &[Buffer::readable(DATA, 1024)]);
+    harness.post_request(request_type::OUT, 0x1_2345_6789, &[ChainBuffer::readable(DATA, 1024)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Write { sector: 0x1_2345_6789 });
     assert_eq!(data_of(&mem, &request), [0x11; 1024]);
@@ -47,7 +47,7 @@ fn read_writes_the_drivers_buffers() {
     harness.post_request(
         request_type::IN,
         9,
-        &[Buffer::writable(DATA, 512), Buffer::writable(DATA + 0x1000, 512)],
+        &[ChainBuffer::writable(DATA, 512), ChainBuffer::writable(DATA + 0x1000, 512)],
     );
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::Read { sector: 9 });
@@ -63,7 +63,7 @@ fn read_writes_the_drivers_buffers() {
 fn failed_read_leaves_the_buffers_alone() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post_request(request_type::IN, 9, &[Buffer::writable(DATA, 512)]);
+    harness.post_request(request_type::IN, 9, &[ChainBuffer::writable(DATA, 512)]);
     harness.parse().unwrap().reply.complete(&mut harness.ring, &mem, Status::IoErr, 0);
     assert_eq!(harness.publish().len, 1);
     assert_eq!(harness.status(), 1);
@@ -71,7 +71,7 @@ fn failed_read_leaves_the_buffers_alone() {
 }
 
 #[test]
-fn requests_without_a_sector() {
+fn requests_without_a_sector_are_parsed() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
     for (request_type, operation) in [
@@ -94,7 +94,7 @@ fn requests_without_a_sector() {
 fn device_id_goes_to_the_data() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post_request(request_type::GET_ID, 0, &[Buffer::writable(DATA, 20)]);
+    harness.post_request(request_type::GET_ID, 0, &[ChainBuffer::writable(DATA, 20)]);
     let request = harness.parse().unwrap();
     assert_eq!(request.operation, Operation::GetId);
     assert_eq!(request.data.len(), 20);
@@ -144,12 +144,13 @@ fn ranges_are_bounded() {
     harness.assert_answered(MalformedReason::TooManyRanges { count: 257 }, 2);
 }
 
-/// virtio-win 1326: after a bus reset the driver uses the memory of the header and of the status again.
+/// virtio-win 1326: after a bus reset the driver uses the memory of the header and of the status
+/// again.
 #[test]
 fn header_and_status_address_are_read_once() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post_request(request_type::OUT, 7, &[Buffer::readable(DATA, 512)]);
+    harness.post_request(request_type::OUT, 7, &[ChainBuffer::readable(DATA, 512)]);
     let request = harness.parse().unwrap();
     harness.driver.write_header(HEADER, request_type::IN, 99);
     for index in 0..RING_SIZE {
@@ -168,33 +169,34 @@ fn header_and_data_or_data_and_status_share_a_descriptor() {
     let mut harness = Harness::new(&mem);
     mem.write_slice(&[header(request_type::OUT, 1).as_slice(), &[0x33; 512]].concat(), GuestAddress(DATA))
         .unwrap();
-    harness.post(&[Buffer::readable(DATA, 528), Buffer::writable(STATUS, 1)]);
+    harness.post(&[ChainBuffer::readable(DATA, 528), ChainBuffer::writable(STATUS, 1)]);
     let request = harness.parse().unwrap();
     assert_eq!(data_of(&mem, &request), [0x33; 512]);
     assert_eq!(harness.answer(request, Status::Ok, 0), 1);
 
     harness.driver.write_header(HEADER, request_type::IN, 1);
-    harness.post(&[Buffer::readable(HEADER, 16), Buffer::writable(DATA + 0x1000, 513)]);
+    harness.post(&[ChainBuffer::readable(HEADER, 16), ChainBuffer::writable(DATA + 0x1000, 513)]);
     let request = harness.parse().unwrap();
     request.data.copy_from(&mem, 0, &[0x44; 512]).unwrap();
     assert_eq!(harness.answer(request, Status::IoErr, 512), 513);
     assert_eq!(read(&mem, DATA + 0x1000, 514), [[0x44; 512].as_slice(), &[1, FILL]].concat());
 }
 
-/// Lays `stream` out from `address` on in pieces of the given lengths, with a gap of one byte between them.
+/// Lays `stream` out from `address` on in pieces of the given lengths, with a gap of one byte
+/// between them.
 fn scatter(
     mem: &GuestMemoryMmap,
     mut address: u64,
     mut stream: &[u8],
     lens: &[usize],
-    direction: Direction,
-) -> Vec<Buffer> {
+    access: DeviceAccess,
+) -> Vec<ChainBuffer> {
     let mut buffers = Vec::new();
     for len in lens.iter().copied().chain([stream.len()]) {
         let (piece, rest) = stream.split_at(len.min(stream.len()));
         mem.write_slice(piece, GuestAddress(address)).unwrap();
         let len = u32::try_from(piece.len()).unwrap();
-        buffers.push(Buffer { address: GuestAddress(address), len, direction });
+        buffers.push(ChainBuffer { address: GuestAddress(address), len, access });
         address += u64::from(len) + 1;
         stream = rest;
     }
@@ -202,7 +204,7 @@ fn scatter(
 }
 
 /// The bytes of `buffers`, one after the other.
-fn gather(mem: &GuestMemoryMmap, buffers: &[Buffer]) -> Vec<u8> {
+fn gather(mem: &GuestMemoryMmap, buffers: &[ChainBuffer]) -> Vec<u8> {
     buffers.iter().flat_map(|buffer| read(mem, buffer.address.0, buffer.len as usize)).collect()
 }
 
@@ -219,8 +221,8 @@ proptest! {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
         let stream = [header(request_type::OUT, sector).as_slice(), &data].concat();
-        let mut buffers = scatter(&mem, DATA, &stream, &readable, Direction::Readable);
-        buffers.push(Buffer::writable(STATUS, 1));
+        let mut buffers = scatter(&mem, DATA, &stream, &readable, DeviceAccess::Reads);
+        buffers.push(ChainBuffer::writable(STATUS, 1));
         let head = if indirect {
             harness.driver.write_indirect_chain(TABLE, &buffers)
         } else {
@@ -245,9 +247,9 @@ proptest! {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
         let mut buffers =
-            scatter(&mem, HEADER, &header(request_type::IN, sector), &readable, Direction::Readable);
+            scatter(&mem, HEADER, &header(request_type::IN, sector), &readable, DeviceAccess::Reads);
         let answer = vec![FILL; data.len() + 1];
-        let writable = scatter(&mem, DATA, &answer, &writable, Direction::Writable);
+        let writable = scatter(&mem, DATA, &answer, &writable, DeviceAccess::Writes);
         buffers.extend(&writable);
         let head = if indirect {
             harness.driver.write_indirect_chain(TABLE, &buffers)

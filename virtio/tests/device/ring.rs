@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use stableblk_virtio::testing::{Buffer, Driver, Used};
+use stableblk_virtio::testing::{ChainBuffer, Driver, Used};
 use stableblk_virtio::{
     Features, Request, RingAddresses, RingArea, RingError, SplitRing, Status, request_type,
 };
@@ -97,7 +97,8 @@ fn available_index_beyond_the_size_is_refused() {
     assert_eq!(harness.ring.outstanding(), 0);
 }
 
-/// The driver's index is in a cache line that the driver writes: it is read once for all chains it covers.
+/// The driver's index is in a cache line that the driver writes: it is read once for all chains it
+/// covers.
 #[test]
 fn available_index_is_read_again_only_when_all_chains_were_popped() {
     let mem = guest_memory();
@@ -186,7 +187,8 @@ fn indexes_wrap() {
     harness.driver.start_at(u16::MAX - 20);
     harness.ring = harness.driver.device(true).unwrap();
     harness.driver.write_header(HEADER, request_type::FLUSH, 0);
-    let head = harness.driver.write_chain(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 1)]);
+    let head =
+        harness.driver.write_chain(&[ChainBuffer::readable(HEADER, 16), ChainBuffer::writable(STATUS, 1)]);
     for round in 0..50_u16 {
         harness.driver.make_available(head);
         let request = harness.parse().unwrap();
@@ -205,7 +207,7 @@ fn full_ring_is_served() {
     let mut ring = driver.device(false).unwrap();
     // one descriptor a chain, which serves as header and status by being malformed
     for _ in 0..RING_SIZE {
-        let head = driver.write_chain(&[Buffer::writable(STATUS, 1)]);
+        let head = driver.write_chain(&[ChainBuffer::writable(STATUS, 1)]);
         driver.make_available(head);
     }
     while let Some(chain) = ring.pop(&mem).unwrap() {
@@ -220,7 +222,7 @@ fn full_ring_is_served() {
 fn resumed_chain_is_served_like_a_popped_one() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    harness.post_request(request_type::OUT, 5, &[Buffer::readable(DATA, 512)]);
+    harness.post_request(request_type::OUT, 5, &[ChainBuffer::readable(DATA, 512)]);
     harness.parse().unwrap().reply.abandon();
 
     // the successor starts behind the chain that was popped
@@ -258,9 +260,9 @@ fn writes_mark_their_pages_dirty() {
     let mut ring = driver.device(true).unwrap();
     driver.write_header(HEADER, request_type::IN, 0);
     let head = driver.write_chain(&[
-        Buffer::readable(HEADER, 16),
-        Buffer::writable(DATA, 512),
-        Buffer::writable(STATUS, 1),
+        ChainBuffer::readable(HEADER, 16),
+        ChainBuffer::writable(DATA, 512),
+        ChainBuffer::writable(STATUS, 1),
     ]);
     driver.make_available(head);
 

@@ -1,7 +1,7 @@
 //! Data buffers against a plain model: one array of bytes for guest memory.
 
 use proptest::prelude::*;
-use stableblk_virtio::testing::{Buffer, Direction};
+use stableblk_virtio::testing::{ChainBuffer, DeviceAccess};
 use stableblk_virtio::{CopyError, Request, request_type};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -11,16 +11,19 @@ use crate::harness::{BORDER, DATA, Harness, MEMORY_LEN, TABLE, guest_memory};
 const WINDOW: std::ops::Range<u64> = BORDER - 2048..BORDER + 2048;
 
 /// A request with `buffers` as its data.
-fn request(harness: &mut Harness<'_>, buffers: &[(u64, u32)], direction: Direction) -> Request {
-    let request_type = match direction {
-        Direction::Readable => request_type::OUT,
-        Direction::Writable => request_type::IN,
+fn request(harness: &mut Harness<'_>, buffers: &[(u64, u32)], access: DeviceAccess) -> Request {
+    let request_type = match access {
+        DeviceAccess::Reads => request_type::OUT,
+        DeviceAccess::Writes => request_type::IN,
     };
-    let header = Buffer::readable(TABLE - 64, 16);
-    let status = Buffer::writable(TABLE - 1, 1);
+    let header = ChainBuffer::readable(TABLE - 64, 16);
+    let status = ChainBuffer::writable(TABLE - 1, 1);
     harness.driver.write_header(header.address.0, request_type, 0);
-    let data =
-        buffers.iter().map(|(address, len)| Buffer { address: GuestAddress(*address), len: *len, direction });
+    let data = buffers.iter().map(|(address, len)| ChainBuffer {
+        address: GuestAddress(*address),
+        len: *len,
+        access,
+    });
     let buffers: Vec<_> = [header].into_iter().chain(data).chain([status]).collect();
     let head = harness.driver.write_indirect_chain(TABLE, &buffers);
     harness.driver.make_available(head);
@@ -65,7 +68,7 @@ proptest! {
             let bytes: Vec<u8> = (0..128).map(|i| byte.wrapping_mul(31).wrapping_add(i)).collect();
             mem.write_slice(&bytes, GuestAddress(chunk)).unwrap();
         }
-        let request = request(&mut harness, &buffers, Direction::Readable);
+        let request = request(&mut harness, &buffers, DeviceAccess::Reads);
         let addresses = byte_addresses(&buffers);
         prop_assert_eq!(request.data.len(), addresses.len() as u64);
         let part = part(addresses.len(), start, end);
@@ -84,7 +87,7 @@ proptest! {
     ) {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
-        let request = request(&mut harness, &buffers, Direction::Writable);
+        let request = request(&mut harness, &buffers, DeviceAccess::Writes);
         let addresses = byte_addresses(&buffers);
         let part = part(addresses.len(), start, end);
         let source: Vec<u8> = seed.into_iter().cycle().take(part.len()).collect();
@@ -104,7 +107,7 @@ proptest! {
     ) {
         let mem = guest_memory();
         let mut harness = Harness::new(&mem);
-        let request = request(&mut harness, &buffers, Direction::Readable);
+        let request = request(&mut harness, &buffers, DeviceAccess::Reads);
         let addresses = byte_addresses(&buffers);
         let part = part(addresses.len(), start, end);
 
@@ -134,7 +137,7 @@ fn page_named_several_times_holds_its_last_occurrence() {
     let mut harness = Harness::new(&mem);
     let (page, dummy) = (DATA, DATA + 0x1000);
     let request =
-        request(&mut harness, &[(dummy, 512), (page, 512), (dummy, 512), (dummy, 512)], Direction::Writable);
+        request(&mut harness, &[(dummy, 512), (page, 512), (dummy, 512), (dummy, 512)], DeviceAccess::Writes);
     let source: Vec<u8> = [1_u8, 2, 3, 4].into_iter().flat_map(|byte| [byte; 512]).collect();
     request.data.copy_from(&mem, 0, &source).unwrap();
     assert_eq!(mem.read_obj::<u8>(GuestAddress(page)).unwrap(), 2);
@@ -147,7 +150,7 @@ fn page_named_several_times_holds_its_last_occurrence() {
 fn buffers_need_not_be_multiples_of_a_sector() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let request = request(&mut harness, &[(DATA, 3952), (DATA + 0x2000, 2704)], Direction::Readable);
+    let request = request(&mut harness, &[(DATA, 3952), (DATA + 0x2000, 2704)], DeviceAccess::Reads);
     assert_eq!(request.data.len(), 13 * 512);
     assert_eq!(request.data.iter().map(|segment| segment.len).collect::<Vec<_>>(), [3952, 2704]);
     request.reply.abandon();
@@ -157,7 +160,7 @@ fn buffers_need_not_be_multiples_of_a_sector() {
 fn bytes_past_the_end_are_refused() {
     let mem = guest_memory();
     let mut harness = Harness::new(&mem);
-    let request = request(&mut harness, &[(DATA, 512)], Direction::Writable);
+    let request = request(&mut harness, &[(DATA, 512)], DeviceAccess::Writes);
     let before = snapshot(&mem);
     for (offset, len) in [(0, 513), (512, 1), (513, 0), (u64::MAX, 1), (u64::MAX, 0)] {
         let mut buffer = vec![0; len];

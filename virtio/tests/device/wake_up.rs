@@ -1,5 +1,6 @@
-//! Two threads race for the moment in which one falls asleep and the other decides that it need not be woken. Where a
-//! fence is missing on either side, some round ends with the sleeper asleep for ever.
+//! Two threads race for the moment in which one falls asleep and the other decides that it need not
+//! be woken. Where a fence is missing on either side, some round ends with the sleeper asleep for
+//! ever.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ const ROUNDS: u32 = 20_000;
 /// How far a side delays its decision, to meet the other's at every distance.
 const DELAY_MAX: u32 = 64;
 
-/// Waits for the other thread: spinning, to keep the race tight, but not for longer than that takes where both threads
-/// share a processor.
+/// Waits for the other thread: spinning, to keep the race tight, but not for longer than that takes
+/// where both threads share a processor.
 fn wait_until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
