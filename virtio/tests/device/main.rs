@@ -6,6 +6,7 @@ mod garbage;
 mod harness;
 mod limits;
 mod notification;
+mod oracle;
 mod removed_memory;
 mod request;
 mod ring;
