@@ -37,6 +37,7 @@ mod malformed_chain;
 mod memory_changes;
 mod messages;
 mod online_resize;
+mod other_backend;
 mod overlapping;
 mod probes;
 mod qemu_locks;
