@@ -169,7 +169,7 @@ mod tests {
     use crate::testing::results;
 
     #[test]
-    fn a_chart_names_who_was_measured_and_nobody_else() {
+    fn a_chart_names_the_subjects_measured_and_no_others() {
         let cell =
             |depth| Cell { storage: Storage::Tmpfs, workload: Workload::new(Pattern::Randread, 4096, depth) };
         let results = results(&[

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_recognized() {
+    fn written_data_is_recognized() {
         let mut disk = Vec::new();
         write(&mut disk, (CHUNK + 4096) as u64).unwrap();
         assert_eq!(disk.len(), CHUNK + 4096);

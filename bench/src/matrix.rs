@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_leave_out() {
+    fn filters_leave_cells_out() {
         let filter = Filter { depth: vec![32], subject: vec![Subject::Fio, Subject::Qemu], ..everything() };
         for (cell, subjects) in Extent::Full.cells(Storage::Ext4, &filter) {
             assert_eq!((cell.workload.depth, subjects), (32, vec![Subject::Qemu, Subject::Fio]));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_has_one_turn_a_round_and_is_first_once() {
+    fn each_subject_has_one_turn_a_round_and_is_first_once() {
         let subjects = [Subject::PiCrc64, Subject::Qemu, Subject::Fio];
         let firsts: Vec<_> = (0..3).map(|round| turns(&subjects, round).next().unwrap()).collect();
         assert_eq!(firsts, subjects);

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn output_of_a_success_and_log_of_a_failure() {
+    fn a_success_has_output_and_a_failure_its_log() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(start(directory.path(), "echo figures").finish(LIMIT).unwrap(), "figures\n");
         let failure =
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_end_is_killed() {
+    fn a_process_that_does_not_end_is_killed() {
         let directory = tempfile::tempdir().unwrap();
         let process = start(directory.path(), "sleep 1000");
         let pid = process.id();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there() {
+    fn a_missing_program_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let missing = Process::start(Command::new("no-such-program"), directory.path()).unwrap_err();
         assert!(missing.to_string().contains("install-prerequisites"));

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn asked_and_measured_stand_side_by_side() {
+    fn targets_and_measurements_stand_side_by_side() {
         let table = targets_table(&made_up());
         let name = "| IOPS, bounce + PI 64b / QEMU | null 4 KiB randread QD32 |";
         let row = table.lines().find(|row| row.starts_with(name)).unwrap();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_machine_is_no_secret() {
+    fn a_busy_machine_is_reported() {
         let mut results = made_up();
         assert!(!machine(&results).contains("not quiet"));
         results.machine.load_before = 3.0;
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn three_digits() {
+    fn numbers_have_three_digits() {
         assert_eq!([0.123, 12.34, 1234.5].map(rounded), ["0.12", "12.3", "1234"].map(str::to_owned));
     }
 }

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn asked_values_are_held_against_ratios_of_rounds() {
+    fn targets_are_compared_with_ratios_of_rounds() {
         let cell = Cell { storage: Tmpfs, workload: Workload::new(Randread, KIB_4, 32) };
         // in every round 0.9 of zero copy, and three times QEMU, on a machine that gets slower
         let rounds = [100.0, 80.0, 60.0];

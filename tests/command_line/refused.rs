@@ -12,7 +12,7 @@ use crate::directory::{Directory, MIB, NOBODY, PROGRAM, Run, is_root, noise};
 use crate::skip::skip;
 
 #[test]
-fn images_that_are_none_are_refused() {
+fn files_that_are_no_images_are_refused() {
     let directory = Directory::new();
     fs::create_dir(directory.path("directory")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, directory.path("fifo"), rustix::fs::Mode::RUSR).unwrap();

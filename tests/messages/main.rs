@@ -35,7 +35,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 #[test]
-fn corpus() {
+fn the_corpus_ends_no_process() {
     let _alone = alone();
     corpus::replay(env!("CARGO_MANIFEST_DIR"), "messages", messages::run);
 }

@@ -40,16 +40,16 @@ fn scsi(name: &str, parameters: &str, format: &str) {
 }
 
 #[test]
-fn scsi_type_1_with_a_crc() {
+fn scsi_type_1_with_a_crc_is_served() {
     scsi("crc", "dif=1 guard=0", "T10-DIF-TYPE1-CRC");
 }
 
 #[test]
-fn scsi_type_1_with_an_ip_checksum() {
+fn scsi_type_1_with_an_ip_checksum_is_served() {
     scsi("ip", "dif=1 guard=1", "T10-DIF-TYPE1-IP");
 }
 
 #[test]
-fn scsi_type_3_with_a_crc_over_4096_bytes() {
+fn scsi_type_3_with_a_crc_over_4096_bytes_is_served() {
     scsi("type3", "dif=3 guard=0 sector_size=4096", "T10-DIF-TYPE3-CRC");
 }

@@ -11,7 +11,7 @@ const SWAP_MIB: u64 = 512;
 /// on stableblk itself takes a guest inside the guest, and so emulation inside emulation: 15
 /// minutes did not do.)
 #[test]
-fn what_a_swapping_kernel_asks_for_is_done_without_an_error() {
+fn a_swapping_kernel_gets_no_error() {
     let scratch = tempfile::tempdir().unwrap();
     let size = SWAP_MIB << 20;
     let namespaces = [

@@ -77,23 +77,23 @@ fn mib_read_and_written(output: &str) -> (u64, u64) {
 /// With blocks of the file system's own smaller than an interval, so that its files share
 /// intervals.
 #[test]
-fn ext4_on_blocks_of_512_bytes() {
+fn ext4_keeps_its_files_on_blocks_of_512_bytes() {
     survives_stress(512, "ext4", "mkfs.ext4 -q -b 1024", "e2fsck -fn");
 }
 
 #[test]
-fn ext4_on_blocks_of_4096_bytes() {
+fn ext4_keeps_its_files_on_blocks_of_4096_bytes() {
     survives_stress(4096, "ext4", "mkfs.ext4 -q", "e2fsck -fn");
 }
 
 /// With sectors and blocks smaller than an interval, so that log, metadata and files share
 /// intervals.
 #[test]
-fn xfs_on_blocks_of_512_bytes() {
+fn xfs_keeps_its_files_on_blocks_of_512_bytes() {
     survives_stress(512, "xfs", "mkfs.xfs -q -s size=512 -b size=1024", "xfs_repair -n");
 }
 
 #[test]
-fn xfs_on_blocks_of_4096_bytes() {
+fn xfs_keeps_its_files_on_blocks_of_4096_bytes() {
     survives_stress(4096, "xfs", "mkfs.xfs -q", "xfs_repair -n");
 }

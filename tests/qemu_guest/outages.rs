@@ -179,7 +179,7 @@ fn assert_endured(result: &Value) {
 }
 
 #[test]
-fn fifty_kills() {
+fn a_guest_survives_fifty_kills_of_its_back_end() {
     const KILLS: u32 = 50;
     let mut disks = Disks::new();
     let front_end = FrontEnd { qemu: Qemu::Installed, reconnect: "reconnect = \"1\"" };
@@ -193,7 +193,7 @@ fn fifty_kills() {
 
 /// QEMU 7.2 waits whole seconds before it connects again, QEMU 10 for the configured time.
 #[test]
-fn planned_restarts() {
+fn a_guest_survives_planned_restarts_of_its_back_end() {
     const RESTARTS: u32 = 10;
     if !Qemu::Recent.is_installed() {
         return skip("no recent QEMU was unpacked, see scripts/install-prerequisites");

@@ -216,11 +216,11 @@ fn adopted_blocks(report: &Value) -> BTreeSet<u64> {
 }
 
 #[test]
-fn with_intents_by_region() {
+fn flushed_data_survives_power_cuts_with_intents_by_region() {
     survives_power_cuts("region");
 }
 
 #[test]
-fn with_intents_by_block() {
+fn flushed_data_survives_power_cuts_with_intents_by_block() {
     survives_power_cuts("block");
 }

@@ -39,7 +39,7 @@ pub(crate) fn epochs(log: &[u8]) -> Vec<Epoch<'_>> {
         if flags & FLUSH != 0 {
             epochs.push(std::mem::take(&mut epoch));
         }
-        assert_eq!(flags & DISCARD, 0, "nobody was asked to discard");
+        assert_eq!(flags & DISCARD, 0, "no discard was requested");
         if flags & MARK == 0 && len > 0 {
             epoch.push(Write { offset, data: &log[at..at + len], fua: flags & FUA != 0 });
             at += len;

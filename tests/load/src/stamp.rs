@@ -1,4 +1,4 @@
-//! Sectors that tell which write they are of.
+//! Sectors that name the write that they are of.
 
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
@@ -28,7 +28,7 @@ pub fn stamps(sector: u64, data: &[u8]) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// Every word tells sector and stamp, so that no part of it can be of another one.
+/// Every word has sector and stamp, so that no part of it can be of another one.
 fn stamped_sector(sector: u64, stamp: u64) -> [u8; SECTOR] {
     let mut bytes = [0; SECTOR];
     if stamp != 0 {
