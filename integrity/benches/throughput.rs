@@ -1,7 +1,8 @@
-//! Prints what `generate` and `verify` cost beside the bare guard function and a memcpy, as a Markdown table.
+//! Prints what `generate` and `verify` cost beside the bare guard function and a memcpy, as a
+//! Markdown table.
 //!
-//! All variants take turns in short runs, in passes over the whole table, so that a change of clock speed or a busy
-//! neighbour meets them alike; the best run of each counts.
+//! All variants take turns in short runs, in passes over the whole table, so that a change of clock
+//! speed or a busy neighbour meets them alike; the best run of each counts.
 #![expect(clippy::cast_precision_loss, reason = "two digits are printed")]
 
 use std::hint::black_box;

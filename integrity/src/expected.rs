@@ -4,7 +4,8 @@ use crate::profile::{IntegrityProfile, PiType};
 use crate::tags::{Checks, Tags};
 use crate::tuple::Tuple;
 
-/// The tuples of one request as integers, laid out once so that an interval costs a few instructions.
+/// The tuples of one request as integers, laid out once so that an interval costs a few
+/// instructions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     /// The tags that are the same in each interval: application and storage.

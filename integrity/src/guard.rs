@@ -8,13 +8,16 @@ use crc_fast::{CrcAlgorithm, checksum};
 use crate::internet_checksum::InternetChecksum;
 use crate::profile::ProfileError;
 
-/// The checksum in the guard tag. It also fixes the tuple's size and layout: see [`Tuple`](crate::Tuple).
+/// The checksum in the guard tag. It also fixes the tuple's size and layout: see
+/// [`Tuple`](crate::Tuple).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Guard {
-    /// CRC-16/T10-DIF, polynomial 0x8BB7, initial value 0: SBC-4's logical block guard, NVMe's 16b guard (PIF 00b).
-    /// All-zero data has guard 0000h, so a tuple of zero bytes is valid for zero data at LBA 0.
+    /// CRC-16/T10-DIF, polynomial 0x8BB7, initial value 0: SBC-4's logical block guard, NVMe's 16b
+    /// guard (PIF 00b). All-zero data has guard 0000h, so a tuple of zero bytes is valid for zero
+    /// data at LBA 0.
     Crc16T10Dif,
-    /// The Internet checksum of RFC 1071. It exists only between host and HBA (SCSI DIX), never on a medium.
+    /// The Internet checksum of RFC 1071. It exists only between host and HBA (SCSI DIX), never on
+    /// a medium.
     IpChecksum,
     /// CRC-32C (Castagnoli), RFC 3720 appendix B.4: NVMe's 32b guard (PIF 01b).
     Crc32c,
@@ -74,8 +77,8 @@ impl Guard {
 
 /// Calls `crc` with `data`, or with an aligned copy of it.
 ///
-/// crc-fast's folding loops start and end at multiples of 16 bytes, and what is left over at both ends of other
-/// data costs it some 80 ns. Up to 4096 bytes a copy costs less.
+/// crc-fast's folding loops start and end at multiples of 16 bytes, and what is left over at both
+/// ends of other data costs it some 80 ns. Up to 4096 bytes a copy costs less.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "part of `compute`")]
 fn aligned(data: &[u8], crc: impl Fn(&[u8]) -> u64) -> u64 {

@@ -1,6 +1,7 @@
 //! The Internet checksum of RFC 1071, DIX's guard for hosts without a fast CRC.
 
-/// Bytes summed before the carries are folded in: 32-bit words cannot overflow a 64-bit sum this soon.
+/// Bytes summed before the carries are folded in: 32-bit words cannot overflow a 64-bit sum this
+/// soon.
 const BLOCK_LEN: usize = 1 << 16;
 
 #[derive(Clone, Copy, Debug, Default)]

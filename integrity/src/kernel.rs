@@ -1,12 +1,14 @@
-//! The Linux kernel's descriptions of a format: the name in sysfs and `struct logical_block_metadata_cap`.
+//! The Linux kernel's descriptions of a format: the name in sysfs and `struct
+//! logical_block_metadata_cap`.
 //!
-//! The kernel has the 16b and 64b guards and the IP checksum, Types 1 and 3, and no storage tags. It runs Type 2
-//! under the names of Type 1, so nothing here yields Type 2.
+//! The kernel has the 16b and 64b guards and the IP checksum, Types 1 and 3, and no storage tags.
+//! It runs Type 2 under the names of Type 1, so nothing here yields Type 2.
 
 use crate::guard::Guard;
 use crate::profile::{IntegrityProfile, PiType, ProfileError};
 
-/// `/sys/block/DISK/integrity/format` of each profile that has protection information: `block/blk-integrity.c`.
+/// `/sys/block/DISK/integrity/format` of each profile that has protection information:
+/// `block/blk-integrity.c`.
 const NAMES: [(&str, Guard, PiType); 6] = [
     ("T10-DIF-TYPE1-CRC", Guard::Crc16T10Dif, PiType::Type1),
     ("T10-DIF-TYPE3-CRC", Guard::Crc16T10Dif, PiType::Type3),
@@ -19,8 +21,8 @@ const NAMES: [(&str, Guard, PiType); 6] = [
 /// `LBMD_PI_CAP_REFTAG`: the reference tag is checked, so the type is not 3.
 const CAP_REFTAG: u32 = 1 << 1;
 
-/// `struct logical_block_metadata_cap` of `linux/fs.h`, which the ioctl `FS_IOC_GETLBMD_CAP` fills (Linux 6.17).
-/// Fields have the kernel's names without `lbmd_`; sizes and offsets are in bytes.
+/// `struct logical_block_metadata_cap` of `linux/fs.h`, which the ioctl `FS_IOC_GETLBMD_CAP` fills
+/// (Linux 6.17). Fields have the kernel's names without `lbmd_`; sizes and offsets are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogicalBlockMetadataCap {
     /// `LBMD_PI_CAP_INTEGRITY` (1) and `LBMD_PI_CAP_REFTAG` (2).
@@ -69,7 +71,8 @@ impl LogicalBlockMetadataCap {
     }
 }
 
-/// Reads a device's format. The tuple may stand at any offset, and the guard covers the metadata before it.
+/// Reads a device's format. The tuple may stand at any offset, and the guard covers the metadata
+/// before it.
 impl TryFrom<LogicalBlockMetadataCap> for IntegrityProfile {
     type Error = ProfileError;
 
@@ -94,15 +97,16 @@ impl TryFrom<LogicalBlockMetadataCap> for IntegrityProfile {
 }
 
 impl IntegrityProfile {
-    /// The profile with a kernel name such as `T10-DIF-TYPE1-CRC`, with the bare tuple as metadata. `interval_size`
-    /// is the `protection_interval_bytes` beside the name in sysfs.
+    /// The profile with a kernel name such as `T10-DIF-TYPE1-CRC`, with the bare tuple as metadata.
+    /// `interval_size` is the `protection_interval_bytes` beside the name in sysfs.
     pub fn from_kernel_name(name: &str, interval_size: u32) -> Result<Self, ProfileError> {
         let (_, guard, pi_type) =
             NAMES.into_iter().find(|(known, ..)| *known == name).ok_or(ProfileError::KernelName)?;
         Self::new(guard, pi_type, interval_size)
     }
 
-    /// The kernel's name of this profile; none for Type 2, the 32b guard and storage tags, which the kernel lacks.
+    /// The kernel's name of this profile; none for Type 2, the 32b guard and storage tags, which
+    /// the kernel lacks.
     #[must_use]
     pub fn kernel_name(&self) -> Option<&'static str> {
         let format = (self.guard(), self.pi_type());

@@ -4,7 +4,8 @@ use thiserror::Error;
 
 use crate::profile::IntegrityProfile;
 
-/// Data, metadata or blocks that do not fit the profile or each other. Nothing was read or written. All in bytes.
+/// Data, metadata or blocks that do not fit the profile or each other. Nothing was read or written.
+/// All in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LengthError {
     /// The data is no whole number of intervals.

@@ -1,9 +1,9 @@
 //! T10/NVMe protection information (PI) over byte slices.
 //!
-//! Each protection interval of data - 512 to 65536 bytes, mostly one logical block - has a *tuple* of 8 or 16 bytes in
-//! its metadata. The *guard tag* is a checksum of the data, the *reference tag* says which block it is, the
-//! *application tag* and *storage tag* are the owner's. Data that is torn, corrupt or somebody else's no longer
-//! agrees with its tuple.
+//! Each protection interval of data - 512 to 65536 bytes, mostly one logical block - has a *tuple*
+//! of 8 or 16 bytes in its metadata. The *guard tag* is a checksum of the data, the *reference tag*
+//! says which block it is, the *application tag* and *storage tag* are the owner's. Data that is
+//! torn, corrupt or somebody else's no longer agrees with its tuple.
 //!
 //! | guard | tuple | standard |
 //! |---|---|---|
@@ -12,9 +12,10 @@
 //! | [`Crc32c`](Guard::Crc32c) | 16 bytes, with storage tag | NVMe 32b guard |
 //! | [`Crc64Nvme`](Guard::Crc64Nvme) | 16 bytes, with storage tag | NVMe 64b guard |
 //!
-//! An [`IntegrityProfile`] describes a format and is checked when it is made. [`Tags`] are the seed of a request,
-//! [`Checks`] the tags to compare. Metadata is in a buffer of its own (DIX) or interleaved with the data (DIF), with
-//! the tuple first or last in it; data and blocks come as one slice or as a list of slices cut anywhere.
+//! An [`IntegrityProfile`] describes a format and is checked when it is made. [`Tags`] are the seed
+//! of a request, [`Checks`] the tags to compare. Metadata is in a buffer of its own (DIX) or
+//! interleaved with the data (DIF), with the tuple first or last in it; data and blocks come as one
+//! slice or as a list of slices cut anywhere.
 //!
 //! | | separate metadata | interleaved |
 //! |---|---|---|
@@ -47,11 +48,11 @@
 //! # }
 //! ```
 //!
-//! Nothing here allocates, blocks or panics, and no code is unsafe. Sections cited are those of the NVM Command
-//! Set specification 1.0c. [`sidecar`] keeps tuples for disks that have no room for them.
+//! Nothing here allocates, blocks or panics, and no code is unsafe. Sections cited are those of the
+//! NVM Command Set specification 1.0c. [`sidecar`] keeps tuples for disks that have no room for
+//! them.
 #![forbid(unsafe_code)]
 
-mod cursor;
 mod expected;
 mod generate;
 mod guard;
@@ -62,6 +63,7 @@ mod pi_error;
 mod profile;
 mod remap;
 pub mod sidecar;
+mod slice_cursor;
 mod tags;
 mod tuple;
 mod verify;

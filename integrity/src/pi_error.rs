@@ -1,4 +1,4 @@
-//! What verification finds wrong, in the words of the kernel and of NVMe.
+//! The errors that verification finds, in the words of the kernel and of NVMe.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! The description of a format: everything about the metadata that does not change from request to request.
+//! The description of a format: everything about the metadata that does not change from request to
+//! request.
 
 use std::ops::Range;
 
@@ -6,8 +7,8 @@ use thiserror::Error;
 
 use crate::guard::Guard;
 
-/// The protection information type, which gives the reference tag its rule: SBC-4, protection information
-/// model; NVM Command Set specification §5.2.
+/// The protection information type, which gives the reference tag its rule: SBC-4, protection
+/// information model; NVM Command Set specification §5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PiType {
     /// The reference tag is the low bits of the LBA.
@@ -27,7 +28,8 @@ pub enum TuplePlace {
     Last,
 }
 
-/// A format that cannot be: found when a profile is made, so that nothing is left to find on the path.
+/// A format that cannot be: found when a profile is made, so that nothing is left to find on the
+/// path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ProfileError {
     /// The interval is no power of two from 512 to 65536 bytes.
@@ -82,7 +84,8 @@ pub enum ProfileError {
     GuardName,
 }
 
-/// A protection information format: guard, type, interval, metadata size and the tuple's place in it.
+/// A protection information format: guard, type, interval, metadata size and the tuple's place in
+/// it.
 ///
 /// Made once and checked then; equal profiles lay out equal bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,10 +101,12 @@ pub struct IntegrityProfile {
 }
 
 impl IntegrityProfile {
-    /// A profile whose metadata is the bare tuple, with the smallest storage tag the guard permits: none, but 16
-    /// bits with [`Guard::Crc32c`]. `interval_size` is in bytes: a power of two from 512 to 65536.
+    /// A profile whose metadata is the bare tuple, with the smallest storage tag the guard permits:
+    /// none, but 16 bits with [`Guard::Crc32c`]. `interval_size` is in bytes: a power of two from
+    /// 512 to 65536.
     ///
-    /// NVMe has the 32b and 64b guards for intervals from 4096 bytes only; shorter ones are accepted here.
+    /// NVMe has the 32b and 64b guards for intervals from 4096 bytes only; shorter ones are
+    /// accepted here.
     pub const fn new(guard: Guard, pi_type: PiType, interval_size: u32) -> Result<Self, ProfileError> {
         if !interval_size.is_power_of_two() || interval_size < 512 || interval_size > 65536 {
             return Err(ProfileError::IntervalSize(interval_size));
@@ -116,8 +121,8 @@ impl IntegrityProfile {
         })
     }
 
-    /// The same profile with `size` bytes of metadata per interval, from the tuple's size to 64, and the tuple at
-    /// `place` in it. The bytes outside the tuple are opaque: the caller's own.
+    /// The same profile with `size` bytes of metadata per interval, from the tuple's size to 64,
+    /// and the tuple at `place` in it. The bytes outside the tuple are opaque: the caller's own.
     pub const fn with_metadata(self, size: u8, place: TuplePlace) -> Result<Self, ProfileError> {
         let tuple_offset = match place {
             TuplePlace::First => 0,
@@ -140,9 +145,9 @@ impl IntegrityProfile {
         Ok(self)
     }
 
-    /// The same profile with a storage tag of `bits` (NVMe's STS), taken from the reference tag's most significant
-    /// bits: 0 to 32 with the 16b guard, 16 to 64 with the 32b guard, 0 to 48 with the 64b guard, and 0 with the
-    /// IP checksum, which no NVMe format has.
+    /// The same profile with a storage tag of `bits` (NVMe's STS), taken from the reference tag's
+    /// most significant bits: 0 to 32 with the 16b guard, 16 to 64 with the 32b guard, 0 to 48 with
+    /// the 64b guard, and 0 with the IP checksum, which no NVMe format has.
     pub const fn with_storage_tag_size(mut self, bits: u8) -> Result<Self, ProfileError> {
         let (min, max) = storage_tag_sizes(self.guard);
         if bits < min || bits > max {
@@ -194,7 +199,8 @@ impl IntegrityProfile {
         data_len / self.interval_size() * self.metadata_size()
     }
 
-    /// Bytes of an interval with its metadata, where they are interleaved: 520, 528, 4104, 4160, ...
+    /// Bytes of an interval with its metadata, where they are interleaved: 520, 528, 4104, 4160,
+    /// ...
     #[must_use]
     pub const fn block_size(&self) -> usize {
         self.interval_size() + self.metadata_size()
@@ -280,8 +286,8 @@ const fn tuple_size(guard: Guard) -> u8 {
     }
 }
 
-/// The fewest and the most bits of storage tag that the guard's tuple permits: NVM Command Set specification,
-/// the STS field of the Extended LBA Format.
+/// The fewest and the most bits of storage tag that the guard's tuple permits: NVM Command Set
+/// specification, the STS field of the Extended LBA Format.
 const fn storage_tag_sizes(guard: Guard) -> (u8, u8) {
     match guard {
         Guard::Crc16T10Dif => (0, 32),

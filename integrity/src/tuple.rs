@@ -14,8 +14,8 @@ pub(crate) const TUPLE_SIZE_MAX: usize = 16;
 /// 64b guard, 16 bytes   0-7 guard   8-9 application  10-15 storage, then reference (48 bits)
 /// ```
 ///
-/// Every field is big-endian. The storage tag is the most significant STS bits of the last field: NVM Command Set
-/// specification §5.2.1.
+/// Every field is big-endian. The storage tag is the most significant STS bits of the last field:
+/// NVM Command Set specification §5.2.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// Guard tag.
@@ -35,16 +35,16 @@ impl IntegrityProfile {
         Ok(self.unpack(load(&metadata[self.tuple_range()])))
     }
 
-    /// Writes `tuple` into the metadata of one interval and leaves the opaque bytes as they are. Tags wider than
-    /// their fields are cut to the field's low bits.
+    /// Writes `tuple` into the metadata of one interval and leaves the opaque bytes as they are.
+    /// Tags wider than their fields are cut to the field's low bits.
     pub fn set_tuple(&self, tuple: &Tuple, metadata: &mut [u8]) -> Result<(), LengthError> {
         self.check_metadata_of_one(metadata.len())?;
         store(self.pack(tuple), &mut metadata[self.tuple_range()]);
         Ok(())
     }
 
-    /// The tuple as one big-endian integer: the border of storage and reference tag may fall on any bit. A tuple
-    /// of 8 bytes takes the high half, so that the guard tag is on top in each format.
+    /// The tuple as one big-endian integer: the border of storage and reference tag may fall on any
+    /// bit. A tuple of 8 bytes takes the high half, so that the guard tag is on top in each format.
     pub(crate) fn pack(&self, tuple: &Tuple) -> u128 {
         u128::from(tuple.guard & self.guard_mask()) << self.guard_shift()
             | u128::from(tuple.application) << self.application_shift()

@@ -2,10 +2,10 @@
 
 use std::ops::Deref;
 
-use crate::cursor::{Cursor, len_of};
 use crate::expected::{Expected, checked_bits};
 use crate::pi_error::{PiError, Tag, VerifyError};
 use crate::profile::{IntegrityProfile, PiType};
+use crate::slice_cursor::{SliceCursor, len_of};
 use crate::tags::{Checks, Tags};
 use crate::tuple::{TUPLE_SIZE_MAX, load};
 
@@ -13,11 +13,13 @@ use crate::tuple::{TUPLE_SIZE_MAX, load};
 const APPLICATION_ESCAPE: u16 = 0xFFFF;
 
 impl IntegrityProfile {
-    /// Checks the intervals of `data` against their tuples in `metadata` (DIX), in order, up to the first error.
+    /// Checks the intervals of `data` against their tuples in `metadata` (DIX), in order, up to the
+    /// first error.
     ///
-    /// Within an interval the order is NVMe's: guard, application, reference, then storage tag. An interval whose
-    /// tuple holds the escape is not checked: application tag 0xFFFF, and for Type 3 also a reference tag of all
-    /// ones (SBC-4, protection information model; NVM Command Set specification §5.2).
+    /// Within an interval the order is NVMe's: guard, application, reference, then storage tag. An
+    /// interval whose tuple holds the escape is not checked: application tag 0xFFFF, and for Type 3
+    /// also a reference tag of all ones (SBC-4, protection information model; NVM Command Set
+    /// specification §5.2).
     pub fn verify(
         &self,
         tags: &Tags,
@@ -28,7 +30,8 @@ impl IntegrityProfile {
         self.verify_vectored(tags, checks, &[data], metadata)
     }
 
-    /// [`verify`](Self::verify) over data in a list of slices, whose borders may fall inside an interval.
+    /// [`verify`](Self::verify) over data in a list of slices, whose borders may fall inside an
+    /// interval.
     pub fn verify_vectored<S: Deref<Target = [u8]>>(
         &self,
         tags: &Tags,
@@ -38,7 +41,7 @@ impl IntegrityProfile {
     ) -> Result<(), VerifyError> {
         let intervals = self.intervals_in(len_of(data), metadata.len())?;
         let verifier = Verifier::new(self, tags, checks);
-        let mut cursor = Cursor::default();
+        let mut cursor = SliceCursor::default();
         for (index, metadata) in (0..intervals).zip(metadata.chunks_exact(self.metadata_size())) {
             let covered = &metadata[..self.tuple_offset()];
             let guard = verifier.guard(&mut cursor, data, self.interval_size(), covered);
@@ -53,8 +56,8 @@ impl IntegrityProfile {
         self.verify_interleaved_vectored(tags, checks, &[blocks])
     }
 
-    /// [`verify_interleaved`](Self::verify_interleaved) over blocks in a list of slices, whose borders may fall
-    /// inside a block, even inside its tuple.
+    /// [`verify_interleaved`](Self::verify_interleaved) over blocks in a list of slices, whose
+    /// borders may fall inside a block, even inside its tuple.
     pub fn verify_interleaved_vectored<S: Deref<Target = [u8]>>(
         &self,
         tags: &Tags,
@@ -64,7 +67,7 @@ impl IntegrityProfile {
         let mut scratch = [0; TUPLE_SIZE_MAX];
         let bytes = &mut scratch[..self.tuple_size()];
         let verifier = Verifier::new(self, tags, checks);
-        let mut cursor = Cursor::default();
+        let mut cursor = SliceCursor::default();
         for index in 0..self.blocks_in(len_of(blocks))? {
             let guard = verifier.guard(&mut cursor, blocks, self.covered_size(), &[]);
             cursor.copy_to(blocks, bytes);
@@ -96,11 +99,12 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// Steps over the next `len` bytes: the guard over them and `metadata`, or 0 if nobody will look at it.
+    /// Steps over the next `len` bytes: the guard over them and `metadata`, or 0 if it is not
+    /// needed.
     #[inline]
     fn guard<S: Deref<Target = [u8]>>(
         &self,
-        cursor: &mut Cursor,
+        cursor: &mut SliceCursor,
         slices: &[S],
         len: usize,
         metadata: &[u8],
@@ -122,7 +126,8 @@ impl<'a> Verifier<'a> {
         self.judge(index, expected, actual)
     }
 
-    /// Judges a tuple that is not as expected: an escape, or an error of the first tag that differs.
+    /// Judges a tuple that is not as expected: an escape, or an error of the first tag that
+    /// differs.
     #[cold]
     fn judge(&self, index: u64, expected: u128, actual: u128) -> Result<(), PiError> {
         if self.is_escape(actual) {

@@ -1,12 +1,12 @@
-//! A sidecar that grows while it is served: wherever it is cut off, it is that of the old image or of the new one, and all of its
-//! tuples are right.
+//! A sidecar that grows while it is served: wherever it is cut off, it is that of the old image or
+//! of the new one, and all of its tuples are right.
 
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 
 use stableblk_integrity::sidecar::{
-    self, Admission, Change, File, Growth, Intent, IntentMode, Journal, Media, Opened, Reason, Rules,
+    self, Change, File, Growth, Intent, IntentMode, Journal, Media, Opened, Permission, Reason, Rules,
     Superblock, generate_sparse, read_tuples, verify,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
@@ -116,7 +116,7 @@ fn write(journal: &mut Journal, media: &Memory, interval: u64, fill: u8) {
     let mut intent = Intent::new(interval..interval + 1);
     media.write_image(interval, fill);
     let tuple = media.tuples_of(&(interval..interval + 1));
-    while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Admission::Later {
+    while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Permission::Later {
         work(journal, media);
     }
     journal.complete(&intent, Change::Written(&tuple));
@@ -131,7 +131,8 @@ fn grow(journal: &mut Journal, media: &Memory) -> io::Result<()> {
     sidecar::grow(journal, media, &growth, CACHE)
 }
 
-/// A sidecar of [`OLD`] intervals being served, some of them written, beside an image that has something in its new part.
+/// A sidecar of [`OLD`] intervals being served, some of them written, beside an image that has
+/// something in its new part.
 fn served(mode: IntentMode, without: Option<Reason>) -> (Memory, Journal) {
     let superblock = Superblock::new([7; 16], profile(), OLD * INTERVAL as u64).unwrap();
     let grown = superblock.grown_to(NEW * INTERVAL as u64).unwrap();
@@ -140,7 +141,8 @@ fn served(mode: IntentMode, without: Option<Reason>) -> (Memory, Journal) {
     let (image, sidecar) = (RefCell::new(image), RefCell::new(vec![0; len]));
     let media = Memory { image, sidecar, steps: RefCell::default(), without };
     superblock.create(&media).unwrap();
-    // a growth that was cut off has left tuples in the last page: of blocks that hold something else now
+    // a growth that was cut off has left tuples in the last page: of blocks that hold something
+    // else now
     let stale = vec![0xA5; 100 * TUPLE];
     sidecar::change_tuples(grown.layout(), &media, &(OLD..OLD + 100), Change::Written(&stale)).unwrap();
     for (interval, fill) in [(OLD, 1), (OLD + 150, 2), (500, 3), (NEW - 1, 4)] {
@@ -153,7 +155,7 @@ fn served(mode: IntentMode, without: Option<Reason>) -> (Memory, Journal) {
     (media, journal)
 }
 
-/// Opens what a crash has left, and checks every tuple. Tells how many intervals it is of.
+/// Opens what a crash has left, and checks every tuple. Returns the number of intervals.
 fn reopen(media: &Memory, mode: IntentMode) -> (u64, Journal) {
     let Opened { journal, .. } = sidecar::open(media, mode, CACHE, Rules::all()).unwrap();
     let intervals = journal.layout().intervals();
@@ -165,7 +167,8 @@ fn reopen(media: &Memory, mode: IntentMode) -> (u64, Journal) {
     (intervals, journal)
 }
 
-/// What a crash behind the first `count` steps can leave: all of them, or of those since the last sync none, one, or all but one.
+/// The states that a crash behind the first `count` steps can leave: all of them, or of those since
+/// the last sync none, one, or all but one.
 fn states(before: &[u8], steps: &[Step], count: usize) -> Vec<Vec<u8>> {
     let apply = |wanted: &dyn Fn(usize) -> bool| {
         let mut sidecar = before.to_vec();
@@ -185,7 +188,8 @@ fn states(before: &[u8], steps: &[Step], count: usize) -> Vec<Vec<u8>> {
     states
 }
 
-/// Cuts a growth off everywhere, and what follows it. Tells how often the old image was left, and the new one.
+/// Cuts a growth off everywhere, and what follows it. Returns how often the old image was left, and
+/// the new one.
 fn cut_everywhere(mode: IntentMode, without: Option<Reason>) -> [usize; 2] {
     let (media, mut journal) = served(mode, without);
     let before = media.sidecar.borrow().clone();

@@ -1,5 +1,5 @@
-//! Sidecars and images of which nothing can be believed: see the fuzz target `recover`, of which this runs what it has kept, and some
-//! inputs by chance.
+//! Untrusted sidecars and images: see the fuzz target `recover`, of which this runs what it has
+//! kept, and some inputs by chance.
 
 #[path = "../../tests/corpus.rs"]
 mod corpus;
@@ -13,7 +13,7 @@ mod recover;
 use proptest::prelude::*;
 
 #[test]
-fn what_fuzzing_has_kept() {
+fn inputs_that_fuzzing_kept_do_no_harm() {
     corpus::replay(env!("CARGO_MANIFEST_DIR"), "recover", recover::run);
 }
 
@@ -21,7 +21,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn anything(input in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn random_input_does_no_harm(input in prop::collection::vec(any::<u8>(), 0..400)) {
         recover::run(&input);
     }
 }

@@ -1,17 +1,17 @@
-//! What the log's thread does, step by step, where a change comes between its steps.
+//! The steps of the log's thread, with changes between them.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 
 use stableblk_integrity::sidecar::{
-    self, Admission, Change, File, Intent, IntentMode, Journal, Loaded, Media, Reason, Rules, Superblock,
+    self, Change, File, Intent, IntentMode, Journal, Loaded, Media, Permission, Reason, Rules, Superblock,
     generate_sparse,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
 const INTERVAL: usize = 512;
 const INTERVALS: usize = 300;
-/// No work takes so many turns.
+/// More turns than any work takes.
 const TURNS_MAX: usize = 100;
 
 fn profile() -> IntegrityProfile {
@@ -107,7 +107,7 @@ fn work(journal: &mut Journal, media: &Memory) {
 fn granted(journal: &mut Journal, media: &Memory, interval: u64) -> Intent {
     let mut intent = Intent::new(interval..interval + 1);
     let tuple = media.tuple_of(interval);
-    while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Admission::Later {
+    while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Permission::Later {
         work(journal, media);
     }
     intent

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use stableblk_integrity::sidecar::{
-    self, Admission, Change, File, Intent, IntentMode, Journal, Layout, Media, PAGE_SIZE, REGION_SIZE,
+    self, Change, File, Intent, IntentMode, Journal, Layout, Media, PAGE_SIZE, Permission, REGION_SIZE,
     Reason, Recovery, Rules, SECTOR_SIZE, Superblock, TuplePage,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
@@ -75,11 +75,11 @@ impl Media for Medium {
     }
 }
 
-/// What a record says of its intervals.
+/// A record of the log.
 #[derive(Debug, Clone)]
 struct Record {
     intervals: Range<u64>,
-    /// What the intervals hold, as bytes that fill each; none: they become unwritten.
+    /// The bytes that fill each of the intervals; `None`: they become unwritten.
     fill: Option<u8>,
 }
 
@@ -162,7 +162,7 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
     prop::collection::vec(record, 0..15)
 }
 
-/// What recovery goes by.
+/// The input of a recovery.
 struct Rulebook<'a> {
     log: &'a [(u64, Vec<Record>)],
     committed: u64,
@@ -172,7 +172,7 @@ struct Rulebook<'a> {
 }
 
 impl Rulebook<'_> {
-    /// What the rules make of a block that holds `fill`: its tuple, and whether it is adopted.
+    /// The result of the rules for a block that holds `fill`: its tuple, and whether it is adopted.
     fn verdict(&self, block: u64, array: &[u8], fill: u8) -> (Vec<u8>, bool) {
         let region = block * u64::from(INTERVAL_SIZE) / REGION_SIZE;
         let mut in_doubt = self.mode == IntentMode::Region && self.dirty & 1 << region != 0;
@@ -236,7 +236,7 @@ proptest! {
             put_log_page(&medium, &superblock, seq, committed.min(seq - 1), &records);
             log.push((seq, records));
         }
-        // a page tells what was committed before it was sealed
+        // a page names what was committed before it was sealed
         let committed = log.last().map_or(0, |(seq, _)| committed.min(seq - 1));
         let rulebook = Rulebook { log: &log, committed, mode, dirty, profile };
         let (recovery, found) = recover(&medium, &superblock);
@@ -308,7 +308,7 @@ fn holes_of_the_image_are_not_read() {
 /// Discards a block, with commits as they are asked for.
 fn discard(journal: &mut Journal, medium: &Medium) {
     let mut intent = Intent::new(0..1);
-    while journal.intend(&mut intent, Change::Unwritten).expect("nothing fails") == Admission::Later {
+    while journal.intend(&mut intent, Change::Unwritten).expect("nothing fails") == Permission::Later {
         let commit = journal.begin_commit().expect("what the discard waits for");
         let result = commit.run(medium);
         journal.end_commit(commit, &result);
@@ -338,11 +338,11 @@ fn short_records_do_not_pile_up_until_the_log_is_half_full() {
 
 /// Asks once for leave to write `intervals`, and does so if it is granted. The image is never
 /// synced.
-fn ask(journal: &mut Journal, intent: &mut Intent) -> Admission {
+fn ask(journal: &mut Journal, intent: &mut Intent) -> Permission {
     let count = usize::try_from(intent.intervals().end - intent.intervals().start).expect("few");
     let tuples = vec![1; count * TUPLE_SIZE];
     let admission = journal.intend(intent, Change::Written(&tuples)).expect("nothing fails");
-    if admission == Admission::Granted {
+    if admission == Permission::Granted {
         journal.complete(intent, Change::Written(&tuples));
     }
     admission
@@ -367,26 +367,26 @@ fn writes_have_their_records_written_before_any_waits_for_that() {
     // the regions are marked first
     for region in 0..8 {
         let mut intent = write(region * 256);
-        assert_eq!(ask(&mut journal, &mut intent), Admission::Later);
+        assert_eq!(ask(&mut journal, &mut intent), Permission::Later);
         assert!(commit(&mut journal));
     }
     for interval in 0..=most / 2 {
         assert!(!journal.has_work(), "a commit after {interval} writes");
-        assert_eq!(ask(&mut journal, &mut write(interval)), Admission::Granted);
+        assert_eq!(ask(&mut journal, &mut write(interval)), Permission::Granted);
     }
     assert!(journal.has_work(), "no commit after {} writes", most / 2 + 1);
     let under_way = journal.begin_commit().expect("a commit");
     for interval in most / 2 + 1..most {
-        assert_eq!(ask(&mut journal, &mut write(interval)), Admission::Granted, "interval {interval}");
+        assert_eq!(ask(&mut journal, &mut write(interval)), Permission::Granted, "interval {interval}");
     }
     // as many as there may be are in doubt now
-    assert_eq!(ask(&mut journal, &mut write(most)), Admission::Later);
+    assert_eq!(ask(&mut journal, &mut write(most)), Permission::Later);
     journal.end_commit(under_way, &Ok(()));
-    assert_eq!(ask(&mut journal, &mut write(most)), Admission::Granted);
+    assert_eq!(ask(&mut journal, &mut write(most)), Permission::Granted);
 
     // what is larger waits for its own record, and then adds nothing
     let mut large = Intent::new(0..most + 1);
-    assert_eq!(ask(&mut journal, &mut large), Admission::Later);
+    assert_eq!(ask(&mut journal, &mut large), Permission::Later);
     assert!(large.is_logged() && commit(&mut journal));
-    assert_eq!(ask(&mut journal, &mut large), Admission::Granted);
+    assert_eq!(ask(&mut journal, &mut large), Permission::Granted);
 }

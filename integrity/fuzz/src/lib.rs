@@ -1,4 +1,5 @@
-//! Fuzz targets of `stableblk-integrity`: `cargo +nightly fuzz run verify`, or `RUSTC_BOOTSTRAP=1` on stable.
+//! Fuzz targets of `stableblk-integrity`: `cargo +nightly fuzz run verify`, or `RUSTC_BOOTSTRAP=1`
+//! on stable.
 
 mod input;
 pub mod recover;

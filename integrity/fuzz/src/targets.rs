@@ -1,4 +1,5 @@
-//! What a fuzzer's input is made into. The crate's own tests replay the corpus through these functions.
+//! The use of a fuzzer's input. The crate's own tests replay the corpus through these
+//! functions.
 
 use stableblk_integrity::{
     Checks, Guard, IntegrityProfile, LogicalBlockMetadataCap, PiType, Tags, TuplePlace, VerifyError,
@@ -29,7 +30,8 @@ impl Input<'_> {
     }
 }
 
-/// Everything that reads bytes or text of other programs, and `verify` over lengths that need not fit.
+/// Everything that reads bytes or text of other programs, and `verify` over lengths that need not
+/// fit.
 pub fn parse(input: &[u8]) {
     if let Ok(name) = std::str::from_utf8(input) {
         if let Ok(guard) = name.parse::<Guard>() {

@@ -6,9 +6,10 @@
 //! | behind them | zero, up to the checksum |
 //! | 504 | CRC-64/NVME of bytes 0 to 503 |
 //!
-//! A sector of zeros is a sector of unwritten tuples, so the array can be sparse. A sector is written whole, and a medium keeps
-//! 512 bytes together, so no crash leaves one that does not match its checksum: such a sector has rotted, and its tuples are lost.
-//! So are those of a sector that cannot be read.
+//! A sector of zeros is a sector of unwritten tuples, so the array can be sparse. A sector is
+//! written whole, and a medium keeps 512 bytes together, so no crash leaves one that does not match
+//! its checksum: such a sector has rotted, and its tuples are lost. So are those of a sector that
+//! cannot be read.
 
 use std::io;
 use std::ops::Range;
@@ -24,7 +25,7 @@ const CRC_AT: usize = SECTOR_SIZE - 8;
 /// A page of the array as it lies on disk.
 pub type PageBytes = [u8; PAGE_SIZE];
 
-/// What becomes of the tuples of a range of intervals.
+/// A change of the tuples of a range of intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change<'a> {
     /// They become these.
@@ -34,7 +35,7 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// What becomes of `part` of the `whole` range of intervals.
+    /// The change of `part` of the `whole` range of intervals.
     #[must_use]
     pub fn part(self, whole: &Range<u64>, part: &Range<u64>, tuple_size: usize) -> Self {
         let bytes = |interval: u64| count(interval - whole.start) * tuple_size;
@@ -148,7 +149,7 @@ pub fn read_tuples(
     Ok(())
 }
 
-/// Changes the tuples of `intervals` in place, without the log: for a sidecar that nobody serves.
+/// Changes the tuples of `intervals` in place, without the log: for a sidecar that is not served.
 pub fn change_tuples(
     layout: &Layout,
     media: &impl Media,

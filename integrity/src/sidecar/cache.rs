@@ -1,7 +1,9 @@
-//! The tuples in memory: those that the array does not have yet, which must stay, and others as far as there is room.
+//! The tuples in memory: those that the array does not have yet, which must stay, and others as far
+//! as there is room.
 //!
-//! It holds pages of the array. A page need not be whole: a write puts its own tuples in without a read, and only a read of others
-//! fetches the page. The caller's range lock keeps a tuple that is being fetched or written from changing in between.
+//! It holds pages of the array. A page need not be whole: a write puts its own tuples in without a
+//! read, and only a read of others fetches the page. The caller's range lock keeps a tuple that is
+//! being fetched or written from changing in between.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -15,7 +17,8 @@ use super::{PAGE_SIZE, SECTOR_SIZE};
 /// Words of a bit for each tuple of a page: 504 at most, of 8 bytes.
 const WORDS: usize = (PAGE_SIZE - PAGE_SIZE / SECTOR_SIZE * 8) / 8 / 64 + 1;
 
-/// A page that has to be read before its tuples can be had. It is kept in memory until it was filled, or forgotten.
+/// A page that has to be read before its tuples can be had. It is kept in memory until it was
+/// filled, or forgotten.
 #[derive(Debug)]
 #[must_use]
 pub struct Miss {
@@ -28,7 +31,8 @@ struct CachedPage {
     tuples: Box<[u8]>,
     /// One bit for each tuple that is here.
     valid: [u64; WORDS],
-    /// The last page of the log with a change of this page. Until that is checkpointed the array lacks the change.
+    /// The last page of the log with a change of this page. Until that is checkpointed the array
+    /// lacks the change.
     newest: u64,
     /// Changes and fetches under way.
     pins: u32,
@@ -57,12 +61,13 @@ impl TupleCache {
         Self { layout, pages, clock, limit, checkpointed, dirty: 0 }
     }
 
-    /// Whether so many changes wait for a checkpoint that one should begin.
+    /// Whether half of the memory waits for a checkpoint, which should begin then.
     pub(super) fn is_half_dirty(&self) -> bool {
         self.dirty > self.limit / 2
     }
 
-    /// Keeps the pages of `intervals` in memory until the change for which they are pinned. False when there is no room.
+    /// Keeps the pages of `intervals` in memory until the change for which they are pinned. False
+    /// when there is no room.
     pub(super) fn pin(&mut self, intervals: &Range<u64>) -> bool {
         let pages = self.layout.page_of(intervals.start)..self.layout.page_of(intervals.end - 1) + 1;
         let missing = pages.clone().filter(|page| !self.pages.contains_key(page)).count();
@@ -75,7 +80,7 @@ impl TupleCache {
         true
     }
 
-    /// Makes a change that page `seq` of the log tells of, and lets go of its pages.
+    /// Makes a change whose record is in page `seq` of the log, and unpins its pages.
     pub(super) fn change(&mut self, intervals: &Range<u64>, change: Change<'_>, seq: u64) {
         let tuple_size = self.layout.profile().tuple_size();
         for part in self.layout.parts(intervals) {
@@ -112,8 +117,8 @@ impl TupleCache {
         Ok(())
     }
 
-    /// Puts in the tuples of a page that was read, but for those that are here already: they may be newer. Without a page,
-    /// because it could not be read, only gives up the fetch.
+    /// Puts in the tuples of a page that was read, but for those that are here already: they may be
+    /// newer. Without a page, because it could not be read, only gives up the fetch.
     pub(super) fn fill(&mut self, miss: &Miss, read: Option<&TuplePage>) {
         let tuple_size = self.layout.profile().tuple_size();
         let Some(page) = self.pages.get_mut(&miss.page) else {
@@ -151,7 +156,7 @@ impl TupleCache {
 
     fn miss(&mut self, page: u64) -> Miss {
         if !self.pages.contains_key(&page) {
-            // a read goes on even when changes fill the memory
+            // a read succeeds even when changes fill the memory
             self.make_room(1);
         }
         self.pin_page(page);

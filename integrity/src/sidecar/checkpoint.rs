@@ -1,7 +1,8 @@
-//! A checkpoint: what the log tells goes to the tuple array, and then the log forgets it.
+//! A checkpoint: the records of the log go to the tuple array, and then the log forgets them.
 //!
-//! The order is the point: the data of the tuples is made durable, then the tuples, and then the superblock that moves the tail.
-//! It goes in steps, none longer than a sync or some pages, so that commits can go in between.
+//! The order is the point: the data of the tuples is made durable, then the tuples, and then the
+//! superblock that moves the tail. It goes in steps, none longer than a sync or some pages, so that
+//! commits can go in between.
 
 use std::io;
 use std::ops::Range;
@@ -12,11 +13,12 @@ use super::array::TuplePage;
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media, Reason};
-use super::replay::{Cursor, Replay};
+use super::replay::{Replay, ReplayCursor};
 use super::rules::Rules;
 use super::superblock::{Loaded, Superblock};
 
-/// Pages of the log that are in memory at a time: the more, the fewer pages of the array are written again.
+/// Pages of the log that are in memory at a time: the more, the fewer pages of the array are
+/// written again.
 const BATCH: u64 = 1024;
 
 /// Pages of the array that one step writes.
@@ -27,8 +29,8 @@ enum Stage {
     SyncData,
     /// Pages of the log from here on are to be read.
     Read(u64),
-    /// What was read, up to this page of the log, is on its way to the array.
-    Redo(u64, Replay, Cursor),
+    /// The records that were read, up to this page of the log, are on their way to the array.
+    Redo(u64, Replay, ReplayCursor),
     SyncTuples,
     MoveTail,
 }
@@ -56,27 +58,27 @@ pub struct Checkpoint {
     rules: Rules,
     /// A flush of the guest's has failed for the durability that was lost: the superblock need not
     /// say so any more.
-    told: bool,
+    loss_reported: bool,
 }
 
 impl Checkpoint {
-    /// Of `pages` of the log that `superblock` is of: they are all durable, and their data is all
-    /// written. If a flush has failed for lost durability (`told`), the superblock will not say so
-    /// any more.
+    /// A checkpoint of `pages` of the log that `superblock` is of: they are all durable, and their
+    /// data is all written. If a flush has failed for lost durability (`loss_reported`), the
+    /// superblock will not say so any more.
     pub(super) fn new(
         attempt: u64,
         id: LogId,
         superblock: Loaded,
         pages: Range<u64>,
         rules: Rules,
-        told: bool,
+        loss_reported: bool,
     ) -> Self {
         let layout = superblock.superblock.layout().clone();
         let spoiled = Spoiled::default();
-        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled, rules, told }
+        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled, rules, loss_reported }
     }
 
-    /// To be set when a sync of the sidecar has failed elsewhere.
+    /// A flag to be set when a sync of the sidecar has failed elsewhere.
     pub(super) fn spoiled(&self) -> Spoiled {
         self.spoiled.clone()
     }
@@ -115,7 +117,7 @@ impl Checkpoint {
             }
             Stage::MoveTail => {
                 let before = &self.superblock.superblock;
-                let durability_lost = before.durability_lost && !self.told;
+                let durability_lost = before.durability_lost && !self.loss_reported;
                 let moved = Superblock { tail: self.pages.end, durability_lost, ..before.clone() };
                 self.superblock.replace(media, moved)?;
                 return Ok(true);
@@ -124,14 +126,14 @@ impl Checkpoint {
         Ok(false)
     }
 
-    /// Which attempt it was, its pages, and the superblock as it is now.
+    /// The number of the attempt, the pages, and the superblock as it is now.
     pub(super) fn into_parts(self) -> (u64, Range<u64>, Loaded) {
         (self.attempt, self.pages, self.superblock)
     }
 }
 
 /// Brings some of what was read to the array. False when there is nothing left.
-fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut Cursor) -> io::Result<bool> {
+fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut ReplayCursor) -> io::Result<bool> {
     let tuple_size = layout.profile().tuple_size();
     for _ in 0..STEP {
         let Some((number, covers)) = cursor.next_page(layout) else {

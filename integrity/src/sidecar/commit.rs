@@ -7,7 +7,7 @@ use super::dirty_map::MapPage;
 use super::log::LogPage;
 use super::media::{File, Media, Reason};
 
-/// What one sync makes durable, for everyone who waits for it.
+/// The writes that one sync makes durable, for all changes that wait for it.
 #[derive(Debug)]
 pub struct Commit {
     pub(super) attempt: u64,

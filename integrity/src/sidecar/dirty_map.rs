@@ -1,4 +1,5 @@
-//! The dirty map: one bit for each region of the image that may hold writes whose tuples are not in the array yet.
+//! The dirty map: one bit for each region of the image that may hold writes whose tuples are not in
+//! the array yet.
 //!
 //! | offset in the sector | what |
 //! |-|-|
@@ -46,7 +47,7 @@ impl DirtyMap {
         Self { bits: vec![[0; CRC_AT]; index(sectors)], changed: BTreeSet::new() }
     }
 
-    /// Reads the map; also tells how many of its sectors have rotted.
+    /// Reads the map, and returns the number of its sectors that are damaged too.
     pub(super) fn read(layout: &Layout, media: &impl Media) -> io::Result<(Self, usize)> {
         let mut map = Self::clean(layout);
         let mut bytes = vec![0; map.bits.len() * SECTOR_SIZE];

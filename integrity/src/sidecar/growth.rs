@@ -1,8 +1,9 @@
 //! A sidecar whose image grows while it is served.
 //!
-//! What is new gets its tuples in two parts. Whole new pages of the array are nobody's yet: [`prepare`] fills them while the image is
-//! served. The last page that there was may have room for more tuples, but the log's checkpoints write it: [`grow`] fills that room
-//! when no change is under way, and then the superblock tells the new size, in one write.
+//! The new blocks get their tuples in two parts. Whole new pages of the array are not used yet:
+//! [`prepare`] fills them while the image is served. The last page that there was may have room for
+//! more tuples, but the log's checkpoints write it: [`grow`] fills that room when no change is
+//! under way, and then the superblock gets the new size, in one write.
 
 use std::io;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use super::tuples::{generate_sparse, is_unwritten};
 /// Bytes of the image that are read at once; a multiple of every interval.
 const READ_MAX: u64 = 1 << 20;
 
-/// What a sidecar that is served will be for a larger image.
+/// A sidecar that is served, and its layout for a larger image.
 #[derive(Debug, Clone)]
 pub struct Growth {
     old: Layout,
@@ -26,13 +27,14 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// To an image of `image_size` bytes. Fails when the sidecar has no room for it.
+    /// The growth to an image of `image_size` bytes. Fails when the sidecar has no room for it.
     pub fn to(journal: &Journal, image_size: u64) -> Result<Self, SuperblockError> {
         let grown = journal.superblock().superblock.grown_to(image_size)?;
         Ok(Self { old: journal.layout().clone(), new: grown.layout().clone() })
     }
 
-    /// The sidecar's size now, in bytes. What the file has behind it is left from a growth that came to no end.
+    /// The sidecar's size now, in bytes. What the file has behind it is left from a growth that
+    /// came to no end.
     #[must_use]
     pub fn old_size(&self) -> u64 {
         self.old.sidecar_size()
@@ -44,10 +46,12 @@ impl Growth {
         self.new.sidecar_size()
     }
 
-    /// Makes tuples for what the image holds in the new part already, which is taken to be right. The sidecar must have its new size,
-    /// and zeros in it. The image may be served meanwhile, in its old size.
+    /// Makes tuples for what the image holds in the new part already, which is taken to be right.
+    /// The sidecar must have its new size, and zeros in it. The image may be served meanwhile, in
+    /// its old size.
     ///
-    /// `next_data` gives the first byte at or after an offset that may be other than zero, and `None` behind the last one.
+    /// `next_data` gives the first byte at or after an offset that may be other than zero, and
+    /// `None` behind the last one.
     pub fn prepare(
         &self,
         media: &impl Media,
@@ -108,8 +112,9 @@ impl Growth {
     }
 }
 
-/// Makes a larger image that of the sidecar, durably: it has been [prepared](Growth::prepare), and the image has its new size.
-/// Of the tuple array `cache_bytes` are kept in memory. No change may be under way.
+/// Makes a larger image that of the sidecar, durably: it has been [prepared](Growth::prepare), and
+/// the image has its new size. Of the tuple array `cache_bytes` are kept in memory. No change may
+/// be under way.
 ///
 /// When it fails, the sidecar is that of the smaller image as before.
 pub fn grow(

@@ -1,4 +1,4 @@
-//! Where everything lies in a sidecar file.
+//! The places of all areas of a sidecar file.
 //!
 //! ```text
 //! 0             4096          8192        + map bytes    + 4096 * log pages
@@ -7,15 +7,15 @@
 //! +-------------+-------------+-----------+--------------+-----------------------------+
 //! ```
 //!
-//! The array is last, so that it can grow. The map has room for a much larger image than it was made for; what is not used is a
-//! hole.
+//! The array is last, so that it can grow. The map has room for a much larger image than it was
+//! made for; what is not used is a hole.
 
 use std::ops::Range;
 
 use super::dirty_map;
 use crate::IntegrityProfile;
 
-/// What a medium writes whole or not at all, in bytes.
+/// The bytes that a medium writes as a whole or not at all.
 pub const SECTOR_SIZE: usize = 512;
 
 /// The page of the log and of the array, in bytes.
@@ -31,8 +31,8 @@ pub const REGION_SIZE: u64 = 1 << 20;
 const LOG_PAGES_MIN: u64 = 64;
 /// Pages of the log of a small image: 1 MiB.
 const LOG_PAGES_SMALL: u64 = 256;
-/// Most pages of a log, those of a large image: 64 MiB, the tags of some gigabytes of small writes. Recovery has all records in
-/// memory, so a log that claims to be longer is not believed.
+/// Most pages of a log, those of a large image: 64 MiB, the tags of some gigabytes of small writes.
+/// Recovery has all records in memory, so a superblock with a longer log is refused.
 const LOG_PAGES_MAX: u64 = 16384;
 
 /// The image that the map of a new sidecar has room for at least: 64 TiB.
@@ -41,7 +41,8 @@ const MAPPED_MIN: u64 = 1 << 46;
 /// The largest image: 1 PiB. While it is served its dirty map is in memory, and has 128 MiB then.
 const IMAGE_SIZE_MAX: u64 = 1 << 50;
 
-/// The longest area of a dirty map that is believed. With it and the largest image no offset is more than a file can have.
+/// The longest area of a dirty map that is accepted. With it and the largest image no offset is
+/// more than a file can have.
 const MAP_LEN_MAX: u64 = 1 << 40;
 
 const MAP_OFFSET: u64 = 2 * SUPERBLOCK_SIZE;
@@ -52,9 +53,9 @@ pub enum LayoutError {
     /// The image does not consist of whole intervals.
     #[error("image size {image_size} is not a positive multiple of the {interval_size}-byte interval")]
     UnevenImageSize {
-        /// In bytes.
+        /// The image's size in bytes.
         image_size: u64,
-        /// In bytes.
+        /// The interval's size in bytes.
         interval_size: usize,
     },
     /// The image is larger than any that is protected.
@@ -63,9 +64,9 @@ pub enum LayoutError {
     /// The dirty map has no room for the image, or an odd length.
     #[error("a dirty map of {map_len} bytes cannot cover an image of {image_size}")]
     Map {
-        /// In bytes.
+        /// The map's length in bytes.
         map_len: u64,
-        /// In bytes.
+        /// The image's size in bytes.
         image_size: u64,
     },
     /// The log is too short to work, or too long to be true.
@@ -73,7 +74,8 @@ pub enum LayoutError {
     Log(u64),
 }
 
-/// The areas of one sidecar. All offsets and lengths are in bytes, intervals and regions are counted from the start of the image.
+/// The areas of one sidecar. All offsets and lengths are in bytes, intervals and regions are
+/// counted from the start of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     profile: IntegrityProfile,
@@ -138,7 +140,7 @@ impl Layout {
         self.image_size / self.profile.interval_size() as u64
     }
 
-    /// Where the dirty map begins.
+    /// The offset of the dirty map.
     #[must_use]
     pub fn map_offset(&self) -> u64 {
         MAP_OFFSET
@@ -162,19 +164,19 @@ impl Layout {
         self.log_pages
     }
 
-    /// Where the log begins.
+    /// The offset of the log.
     #[must_use]
     pub fn log_offset(&self) -> u64 {
         MAP_OFFSET + self.map_len
     }
 
-    /// Where the page with sequence number `seq` lies.
+    /// The offset of the page of the log with sequence number `seq`.
     #[must_use]
     pub fn log_page_offset(&self, seq: u64) -> u64 {
         self.log_offset() + seq % self.log_pages * PAGE_SIZE as u64
     }
 
-    /// Where the tuple array begins.
+    /// The offset of the tuple array.
     #[must_use]
     pub fn array_offset(&self) -> u64 {
         self.log_offset() + self.log_pages * PAGE_SIZE as u64
@@ -216,7 +218,7 @@ impl Layout {
         })
     }
 
-    /// Where page `page` of the array lies.
+    /// The offset of page `page` of the array.
     #[must_use]
     pub fn page_offset(&self, page: u64) -> u64 {
         self.array_offset() + page * PAGE_SIZE as u64

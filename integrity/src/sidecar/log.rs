@@ -5,14 +5,14 @@
 //! |      0 |     8 | magic, `STABLELG` |
 //! |      8 |    16 | UUID of the sidecar |
 //! |     24 |     8 | epoch |
-//! |     32 |     8 | sequence number; it also tells the page's place in the ring |
+//! |     32 |     8 | sequence number, which also gives the page's place in the ring |
 //! |     40 |     8 | committed: all records in pages up to this one had their data durable |
 //! |     48 |     4 | bytes of records |
 //! |     52 |     4 | zero |
 //! |     56 |  4032 | records, then zeros |
 //! |   4088 |     8 | CRC-64/NVME of bytes 0 to 4087 |
 //!
-//! A record tells what becomes of the tuples of some intervals:
+//! A record says what becomes of the tuples of some intervals:
 //!
 //! | offset | bytes | field |
 //! |-------:|------:|-------|
@@ -20,7 +20,8 @@
 //! |      8 |     4 | number of intervals |
 //! |     12 |     4 | kind: 0 they become unwritten, 1 the tuples follow |
 //!
-//! A page is written once: what was durable in it is never at stake again until the ring comes round.
+//! A page is written once: what was durable in it is never at stake again until the ring comes
+//! round.
 
 use std::ops::Range;
 
@@ -49,7 +50,7 @@ const WRITTEN: u32 = 1;
 /// A page as it lies on disk.
 pub(super) type LogPage = Box<[u8; PAGE_SIZE]>;
 
-/// What a page of one log must carry to belong to it.
+/// The fields that all pages of one log have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogId {
     pub(super) uuid: [u8; 16],
@@ -72,7 +73,8 @@ impl OpenPage {
         self.used == 0
     }
 
-    /// Takes a record of as many of the first of `intervals` as there is room for; tells how many.
+    /// Takes a record of as many of the first of `intervals` as there is room for, and returns
+    /// their number.
     pub(super) fn append(&mut self, intervals: &Range<u64>, change: Change<'_>, tuple_size: usize) -> u64 {
         let room = (CRC_AT - RECORDS_AT - self.used).saturating_sub(RECORD_HEADER);
         let wanted = intervals.end - intervals.start;
@@ -152,7 +154,8 @@ impl<'a> SealedPage<'a> {
         })
     }
 
-    /// The records in the order in which they were made. Ends at one that cannot be, which a good checksum rules out.
+    /// The records in the order in which they were made. Ends at one that cannot be, which a good
+    /// checksum rules out.
     pub(super) fn records(&self) -> impl Iterator<Item = (Range<u64>, Change<'a>)> + use<'a> {
         let (mut rest, tuple_size, intervals) = (self.records, self.tuple_size, self.intervals);
         std::iter::from_fn(move || {
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_record_goes_on_in_the_next_page() {
+    fn a_long_record_continues_in_the_next_page() {
         let tuples = vec![1; 300 * 16];
         let (mut rest, mut pages) = (0..300, 0);
         while !rest.is_empty() {

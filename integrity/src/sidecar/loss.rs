@@ -3,8 +3,8 @@
 //! The kernel reports data that it could not write to one sync only. If that sync is not a guest's
 //! flush, or no flush follows it in the same session, the guest takes writes for durable after its
 //! next flush although they are gone. So before the image is let go of, the superblock says that
-//! durability was lost. It keeps saying so, whatever recovers or opens the sidecar, until a
-//! guest's flush has failed for it: [`Journal::loss_was_told`](super::Journal::loss_was_told).
+//! durability was lost. It keeps saying so, whatever recovers or opens the sidecar, until a guest's
+//! flush has failed for it: [`Journal::loss_was_reported`](super::Journal::loss_was_reported).
 
 use std::io;
 

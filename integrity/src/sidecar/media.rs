@@ -1,4 +1,4 @@
-//! What the log, the array and recovery are done on: two files, seen through a few calls.
+//! The medium of the log, the array and recovery: two files, seen through a few calls.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub enum File {
     Sidecar,
 }
 
-/// What a sync is for.
+/// The purpose of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Intents, and flushed tags, before anything relies on them.
@@ -30,12 +30,12 @@ pub enum Reason {
     RecoveryLeftovers,
     /// Recovered tuples, before the log forgets them.
     RecoveryTuples,
-    /// The tuples of what is new in an image that grows, before the superblock tells of it.
+    /// The tuples of what is new in an image that grows, before the superblock has its new size.
     Growth,
 }
 
-/// Image and sidecar. Reads see all earlier writes; a power cut leaves each 512-byte sector as one of the writes since the last
-/// sync made it, or as it was.
+/// Image and sidecar. Reads see all earlier writes; a power cut leaves each 512-byte sector as one
+/// of the writes since the last sync made it, or as it was.
 pub trait Media {
     /// Fills `buffer` from byte `offset` of `file`.
     fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
@@ -46,7 +46,7 @@ pub trait Media {
         Ok(Some(offset))
     }
 
-    /// What the image carries of the session that could write it last; `None` where it carries
+    /// The stamp of the last session that could write the image; `None` where it carries
     /// nothing.
     fn stamp(&self) -> io::Result<Option<Stamp>> {
         Ok(None)
@@ -67,7 +67,8 @@ pub trait Media {
     /// Writes all of `bytes` at byte `offset` of the sidecar.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes `len` bytes at byte `offset` of the sidecar read as zeros, and gives their space back where that can be.
+    /// Makes `len` bytes at byte `offset` of the sidecar read as zeros, and gives their space back
+    /// where that can be.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Makes everything written to `file` so far durable.

@@ -1,13 +1,15 @@
 //! The sidecar: PI for an image that has no room of its own for it, in a file beside it.
 //!
-//! The image itself stays raw. The [`Superblock`] names the image, the profile and how the last session ended; the [`Layout`] says
-//! where everything lies. [`generate`] and [`verify`] are the rules for tuples, to which a sidecar adds one: a tuple of zero bytes
-//! says that its interval was never written, and the interval must then read as zeros. So the tuple array can be sparse, and a
+//! The image itself stays raw. The [`Superblock`] names the image, the profile and how the last
+//! session ended; the [`Layout`] says where everything lies. [`generate`] and [`verify`] are the
+//! rules for tuples, to which a sidecar adds one: a tuple of zero bytes says that its interval was
+//! never written, and the interval must then read as zeros. So the tuple array can be sparse, and a
 //! tuple that was lost is noticed.
 //!
-//! Data and tuple are two writes to two files, so a crash can fall between them. The tag intent log closes that gap without ever
-//! writing data twice: before a block changes there is a durable trace of it, and recovery finds out from the data itself which
-//! write it holds. [`Journal`] is that log while the image is served, [`Recovery`] what follows a crash.
+//! Data and tuple are two writes to two files, so a crash can fall between them. The tag intent log
+//! closes that gap without ever writing data twice: before a block changes there is a durable trace
+//! of it, and recovery finds out from the data itself which write it holds. [`Journal`] is that log
+//! while the image is served, [`Recovery`] what follows a crash.
 //!
 //! This module knows bytes, not files or threads: all it does to a medium goes through [`Media`].
 
@@ -38,7 +40,7 @@ pub use cache::Miss;
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};
-pub use journal::{Admission, Flush, Intent, Journal};
+pub use journal::{Flush, Intent, Journal, Permission};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, close, open};
@@ -68,7 +70,8 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// In pieces that compile to wide compares; byte by byte, as `all` goes, would be slower than the guard.
+/// Whether all bytes are zero. The pieces compile to wide compares; one byte at a time would be
+/// slower than the guard.
 fn is_zero(data: &[u8]) -> bool {
     data.chunks(256).all(|piece| piece.iter().fold(0, |bits, byte| bits | byte) == 0)
 }

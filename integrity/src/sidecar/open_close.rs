@@ -14,9 +14,9 @@ use super::superblock::{IntentMode, LoadError, Loaded, State, Superblock, Superb
 /// A sidecar that is ready to be served.
 #[derive(Debug)]
 pub struct Opened {
-    /// Its log, empty.
+    /// The log, which is empty.
     pub journal: Journal,
-    /// What the session before had left, if it was cut off.
+    /// The recovery, if the session before was cut off.
     pub recovered: Option<Recovery>,
     /// The copy of the superblock that was not good, if one was not; it is good now.
     pub damaged: Option<(usize, SuperblockError)>,
@@ -82,23 +82,25 @@ pub fn open(
     })
 }
 
-/// Stamps the image with the session of `loaded`. To make that durable is a sync of the image, whose
-/// failure is written down as that of any other.
+/// Stamps the image with the session of `loaded`. To make that durable is a sync of the image,
+/// whose failure is written down as that of any other.
 fn stamp(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<()> {
     let stamped = media.set_stamp(&loaded.superblock.stamp());
     stamped.map_err(|error| loaded.lose_durability(media, rules, error))
 }
 
-/// Brings what the log tells into the array, durably. The superblock has still to give up the log.
+/// Brings the records of the log into the array, durably. The superblock still names the log
+/// afterwards.
 fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Recovery, LoadError> {
-    // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards; what it wrote to the sidecar
-    // only helps to judge, and is made durable with the verdicts
+    // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards;
+    // what it wrote to the sidecar only helps to judge, and is made durable with the verdicts
     media.sync(File::Image, Reason::RecoveryLeftovers).map_err(|error| {
         let error = loaded.lose_durability(media, rules, error);
         io::Error::new(error.kind(), format!("cannot sync the image, {error}"))
     })?;
     let superblock = &loaded.superblock;
-    // nothing is written before all is known: what is written could be what the right image would need
+    // nothing is written before all is known: what is written could be what the right image would
+    // need
     let (mut kept, mut are_all_kept) = (Vec::new(), true);
     let recovery = Recovery::run(media, superblock, rules, |page, _| {
         are_all_kept &= kept.len() < KEPT_MAX;
@@ -130,7 +132,8 @@ fn refuse_two_moments(
     }
 }
 
-/// Ends a session: brings everything into the array, and the superblock says so. All changes must be complete.
+/// Ends a session: brings everything into the array, and the superblock says so. All changes must
+/// be complete.
 ///
 /// Fails when the medium does; the sidecar can then be opened again, and is recovered. It says so
 /// by then if it was the image that could not be synced, now or earlier in the session: the next
@@ -189,7 +192,8 @@ pub(super) fn empty(journal: &mut Journal, media: &impl Media) -> io::Result<()>
 }
 
 fn clean_map(media: &impl Media, layout: &Layout) -> io::Result<()> {
-    // written, not punched: a bit that is set later must not wait for the file system to find a block
+    // written, not punched: a bit that is set later must not wait for the file system to find a
+    // block
     let len = usize::try_from(layout.map_used()).map_err(io::Error::other)?;
     let zeros = vec![0; len.next_multiple_of(PAGE_SIZE)];
     media.write(layout.map_offset(), &zeros)

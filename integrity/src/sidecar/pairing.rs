@@ -2,9 +2,9 @@
 //!
 //! A sidecar that was copied while it was open, or one that was put beside an image of another
 //! time, would be recovered like one that a crash has left: what does not match would be adopted.
-//! Two things tell them apart. The image carries a [`Stamp`], which says in which session it was
-//! written last. And a crash leaves only so many blocks that the log does not name: see
-//! [`Superblock::doubt_max`].
+//! Two things distinguish them. The image carries a [`Stamp`], which says in which session it was
+//! written last. And the number of blocks that a crash leaves without the log naming them is
+//! limited: see [`Superblock::doubt_max`].
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ pub struct Session {
     pub is_open: bool,
 }
 
-/// What an image carries of the last session that could write it.
+/// The stamp of an image: the last session that could write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// The UUID of the sidecar. A stamp with another UUID says nothing.
@@ -70,7 +70,7 @@ impl Superblock {
         Session { epoch: self.epoch, is_open: self.state != State::Clean }
     }
 
-    /// What the image is to carry of that session.
+    /// The stamp that the image gets in that session.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
         Stamp { uuid: self.uuid, session: self.session() }

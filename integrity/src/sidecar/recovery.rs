@@ -1,9 +1,10 @@
-//! What a crash has left, and what becomes of it.
+//! Recovery: the state that a crash has left, and what becomes of it.
 //!
-//! A block that the log or the dirty map names may hold any of several writes. Which one, its data tells: its guard is that of one
-//! of the candidates. A block that holds none of them was torn, or damaged, which nobody can tell apart; it gets a tuple for what
-//! is there, marked as adopted, and is reported. A block whose only candidate is known to be durable is not looked at: its tuple
-//! goes to the array, and if its data has rotted, a read will find out.
+//! A block that the log or the dirty map names may hold any of several writes. The guard of its
+//! data shows which one: it is that of one of the candidates. A block that holds none of them was
+//! torn or damaged, which cannot be distinguished; it gets a tuple for the data that is there,
+//! marked as adopted, and is reported. A block whose only candidate is known to be durable is not
+//! looked at: its tuple goes to the array, and if its data has rotted, a read will find out.
 //!
 //! The image is never written, and a crash in here means only that it is done again.
 
@@ -45,12 +46,13 @@ pub struct Adoption {
     pub candidates: Vec<Option<u64>>,
 }
 
-/// What a recovery found.
+/// The findings of a recovery.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Pages of the log that count.
     pub log_pages: u64,
-    /// A page that is missing in the log though a later one is there: it never got to the medium, or has rotted.
+    /// A page that is missing in the log though a later one is there: it never got to the medium,
+    /// or has rotted.
     pub log_gap: Option<u64>,
     /// Dirty regions.
     pub dirty_regions: u64,
@@ -58,8 +60,8 @@ pub struct Recovery {
     pub rotten_map_sectors: usize,
     /// Blocks whose data was looked at. Those in holes of the image are not read: they hold zeros.
     pub judged_blocks: u64,
-    /// How often a record of the log was looked up for one of its blocks: the cost of a recovery,
-    /// besides what it reads.
+    /// The number of times that a record of the log was looked up for one of its blocks: the cost
+    /// of a recovery, besides what it reads.
     pub looked_up_records: u64,
     /// Blocks whose data cannot be read; they keep the tuple that they have.
     pub unreadable_blocks: u64,
@@ -85,7 +87,8 @@ impl Recovery {
     /// `visit`. The flag says whether any tuple in it changes; a page of which none does may be in
     /// the page cache only, and has to be written to be durable.
     ///
-    /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of `visit`.
+    /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of
+    /// `visit`.
     pub fn run(
         media: &impl Media,
         superblock: &Superblock,
@@ -138,8 +141,8 @@ impl Recovery {
         }
     }
 
-    fn adopt(&mut self, profile: &IntegrityProfile, doubt: &Doubt, verdict: &Verdict) {
-        let Doubt { interval: lba, ref candidates, is_named } = *doubt;
+    fn adopt(&mut self, profile: &IntegrityProfile, doubt: &BlockInDoubt, verdict: &Verdict) {
+        let BlockInDoubt { interval: lba, ref candidates, is_named } = *doubt;
         self.adopted_blocks += 1;
         self.unnamed_adoptions += u64::from(!is_named);
         if self.adoptions.len() < ADOPTIONS_MAX {
@@ -153,7 +156,8 @@ impl Recovery {
     }
 }
 
-/// The pages of the array with tuples of dirty regions, in order. They are not gathered: where the map has rotted, all are dirty.
+/// The pages of the array with tuples of dirty regions, in order. They are not gathered: where the
+/// map has rotted, all are dirty.
 fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
     let mut next = 0;
     map.dirty(layout.regions()).flat_map(move |region| {
@@ -165,8 +169,8 @@ fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
     })
 }
 
-/// How many intervals pages behind `missing` name, if any is there: then `missing` should be too.
-/// What is missing before them counts with all that it can have named.
+/// The number of intervals that pages behind `missing` name, if any is there: then `missing` should
+/// be too. Pages that are missing before them count with all intervals that they can have named.
 fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io::Result<Option<u64>> {
     let per_page = (PAGE_SIZE / layout.profile().tuple_size()) as u64;
     let (mut named, mut end) = (0, missing);
@@ -180,7 +184,7 @@ fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io:
     Ok((end > missing).then_some(named))
 }
 
-/// What is needed to tell what a block holds.
+/// Everything that is needed to find out the contents of a block.
 struct Judge<'a, M> {
     media: &'a M,
     layout: &'a Layout,
@@ -190,18 +194,18 @@ struct Judge<'a, M> {
     rules: Rules,
 }
 
-/// What the log says of one block.
+/// The knowledge of one block that the log gives.
 enum Known {
     /// Nothing, and it is in no doubt.
     Settled,
     /// It holds what this tuple says.
     Durable(Verdict),
     /// It holds one of several.
-    OneOf(Doubt),
+    OneOf(BlockInDoubt),
 }
 
 /// A block in doubt, and what it may hold.
-struct Doubt {
+struct BlockInDoubt {
     interval: u64,
     candidates: Candidates,
     /// A record of the log says that it may have been cut off, or the tuple that it had is lost.
@@ -248,7 +252,7 @@ impl<M: Media> Judge<'_, M> {
         if changes || !covers.is_empty() { visit(page, changes) } else { Ok(()) }
     }
 
-    /// What the log says of an interval by these `records`, the newest first.
+    /// The knowledge of an interval that these `records` give, the newest first.
     fn known(&self, interval: u64, records: &[usize], array: &[u8]) -> Known {
         let itself = interval..interval + 1;
         let tuple_size = self.layout.profile().tuple_size();
@@ -273,13 +277,13 @@ impl<M: Media> Judge<'_, M> {
                 candidates.push(array);
                 is_named |= is_lost(self.layout.profile(), array);
             }
-            return Known::OneOf(Doubt { interval, candidates, is_named });
+            return Known::OneOf(BlockInDoubt { interval, candidates, is_named });
         }
         candidates.likeliest(self.layout.profile()).map_or(Known::Settled, Known::Durable)
     }
 
     /// `doubts` in runs of neighbours that one read can fetch.
-    fn runs<'d>(&self, doubts: &'d [Doubt]) -> impl Iterator<Item = &'d [Doubt]> + use<'d, M> {
+    fn runs<'d>(&self, doubts: &'d [BlockInDoubt]) -> impl Iterator<Item = &'d [BlockInDoubt]> + use<'d, M> {
         let most = (READ_MAX / self.layout.profile().interval_size()).max(1);
         doubts
             .chunk_by(|first, second| first.interval + 1 == second.interval)
@@ -287,13 +291,13 @@ impl<M: Media> Judge<'_, M> {
     }
 
     /// Finds out what neighbouring blocks hold.
-    fn judge(&self, run: &[Doubt], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
+    fn judge(&self, run: &[BlockInDoubt], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
         let interval_size = self.layout.profile().interval_size();
         let (holes, others) = run.split_at(self.holes(run));
         for doubt in holes {
             self.decide(doubt, &vec![0; interval_size], found, verdicts);
         }
-        let Some(Doubt { interval: first, .. }) = others.first() else {
+        let Some(BlockInDoubt { interval: first, .. }) = others.first() else {
             return;
         };
         let mut data = vec![0; others.len() * interval_size];
@@ -313,11 +317,11 @@ impl<M: Media> Judge<'_, M> {
         }
     }
 
-    /// How many of the first of these neighbouring blocks lie in a hole of the image, which reads
-    /// as zeros.
-    fn holes(&self, run: &[Doubt]) -> usize {
+    /// The number of the first of these neighbouring blocks that lie in a hole of the image, which
+    /// reads as zeros.
+    fn holes(&self, run: &[BlockInDoubt]) -> usize {
         let interval_size = self.layout.profile().interval_size() as u64;
-        let Some(Doubt { interval: first, .. }) = run.first() else {
+        let Some(BlockInDoubt { interval: first, .. }) = run.first() else {
             return 0;
         };
         match self.media.next_data(first * interval_size) {
@@ -332,7 +336,13 @@ impl<M: Media> Judge<'_, M> {
     }
 
     /// Finds out what a block holds whose bytes are `data`.
-    fn decide(&self, doubt: &Doubt, data: &[u8], found: &mut Recovery, verdicts: &mut Vec<(u64, Verdict)>) {
+    fn decide(
+        &self,
+        doubt: &BlockInDoubt,
+        data: &[u8],
+        found: &mut Recovery,
+        verdicts: &mut Vec<(u64, Verdict)>,
+    ) {
         let profile = self.layout.profile();
         found.judged_blocks += 1;
         let verdict = doubt.candidates.judge(profile, doubt.interval, data);

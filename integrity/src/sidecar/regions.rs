@@ -1,10 +1,11 @@
 //! The regions that may be written: their dirty bits, and what is marked ahead.
 //!
-//! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So that a guest which writes all over
-//! its disk does not pay one for each MiB, a sync marks neighbours of what was asked for along with it. What is marked ahead costs
-//! nothing while the disk is served. After a crash it is read like any dirty region, and what has rotted there is adopted and
-//! reported instead of found by a read; that is why it is bounded by what was written. The first write after a pause marks what it
-//! needs, and no more.
+//! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So
+//! that a guest which writes all over its disk does not pay one for each MiB, a sync marks
+//! neighbours of what was asked for along with it. What is marked ahead costs nothing while the
+//! disk is served. After a crash it is read like any dirty region, and what has rotted there is
+//! adopted and reported instead of found by a read; that is why it is bounded by what was written.
+//! The first write after a pause marks what it needs, and no more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -24,16 +25,17 @@ const AHEAD_FACTOR: u64 = 4;
 /// Regions marked ahead at most, while fewer than that have been written.
 const AHEAD_MAX: u64 = 512;
 
-/// For each region what is on disk, and who asked for more.
+/// The dirty bits of all regions, on disk and to be written.
 #[derive(Debug)]
 pub(super) struct Regions {
     count: u64,
     map: DirtyMap,
-    /// Those whose dirty bit is durable, with the newest page of the log that has a record of theirs; 0: none has.
+    /// The regions whose dirty bit is durable, with the newest page of the log that has a record of
+    /// theirs; 0: none has.
     dirty: HashMap<u64, u64, RandomState>,
-    /// How many of `dirty` have a record.
+    /// The number of regions in `dirty` that have a record.
     written: u64,
-    /// Those whose dirty bit somebody waits for.
+    /// The regions whose dirty bit a change waits for.
     unmarked: BTreeSet<u64>,
 }
 
@@ -69,7 +71,8 @@ impl Regions {
         }
     }
 
-    /// Sets the bits of all that were asked for, and of some beside them: the regions that are dirty when the map is durable.
+    /// Sets the bits of all that were asked for, and of some beside them: the regions that are
+    /// dirty when the map is durable.
     pub(super) fn begin_marking(&mut self) -> BTreeSet<u64> {
         let mut regions = std::mem::take(&mut self.unmarked);
         // one may have been asked for again while the commit that marks it was running
@@ -87,7 +90,7 @@ impl Regions {
         regions
     }
 
-    /// What [`Self::begin_marking`] set is durable.
+    /// Notes that the bits which [`Self::begin_marking`] set are durable.
     pub(super) fn are_marked(&mut self, regions: BTreeSet<u64>) {
         self.dirty.extend(regions.into_iter().map(|region| (region, 0)));
     }
@@ -118,7 +121,7 @@ impl Regions {
         self.map.take_changes(layout)
     }
 
-    /// How many more may be marked ahead.
+    /// The number of regions that may still be marked ahead.
     fn room_ahead(&self) -> u64 {
         let allowed = (self.written * AHEAD_FACTOR).min(AHEAD_MAX.max(self.written));
         allowed.saturating_sub(self.dirty.len() as u64 - self.written)
@@ -140,7 +143,7 @@ mod tests {
     use crate::sidecar::Superblock;
     use crate::{Guard, IntegrityProfile, PiType};
 
-    /// Of an image of so many regions.
+    /// The regions of an image that has `count` of them.
     fn regions(count: u64) -> (Layout, Regions) {
         let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
         let layout = Superblock::new([1; 16], profile, count << 20).unwrap().layout().clone();

@@ -24,7 +24,7 @@ use super::unreadable::read_sidecar;
 struct Replayed {
     seq: u64,
     intervals: Range<u64>,
-    /// Where its tuples lie in [`Replay::tuples`]; none for intervals that become unwritten.
+    /// The range of its tuples in [`Replay::tuples`]; none for intervals that become unwritten.
     tuples: Option<Range<usize>>,
 }
 
@@ -66,12 +66,12 @@ impl Replay {
         Ok(replay)
     }
 
-    /// What becomes of the tuples of `cover`, by its record.
+    /// The change of the tuples of `cover` by its record.
     pub(super) fn change(&self, cover: &Cover, tuple_size: usize) -> Change<'_> {
         self.change_in(cover.record, &cover.intervals, tuple_size)
     }
 
-    /// What becomes of the tuples of `part` of the intervals of record number `record`.
+    /// The change of the tuples of `part` of the intervals of record number `record`.
     pub(super) fn change_in(&self, record: usize, part: &Range<u64>, tuple_size: usize) -> Change<'_> {
         let record = &self.records[record];
         let whole = match &record.tuples {
@@ -92,24 +92,24 @@ impl Replay {
     }
 
     /// The newest record of each interval that any names.
-    pub(super) fn newest(&self) -> Cursor {
-        Cursor::over(self.newest_of(|_| true))
+    pub(super) fn newest(&self) -> ReplayCursor {
+        ReplayCursor::over(self.newest_of(|_| true))
     }
 
-    /// The records that tell what an interval may hold: the newest committed one, and those after
+    /// The records of what an interval may hold: the newest committed one, and those after
     /// it. Of the latter that make an interval unwritten one is as good as many, and the newest is
     /// the likeliest.
-    pub(super) fn candidates(&self) -> Cursor {
+    pub(super) fn candidates(&self) -> ReplayCursor {
         let committed = self.newest_of(|record| record.seq <= self.committed);
         let unwritten = self.newest_of(|record| record.seq > self.committed && record.tuples.is_none());
         let written = self.records.iter().enumerate();
         let written = written.filter(|(_, record)| record.seq > self.committed && record.tuples.is_some());
         let written =
             written.map(|(number, record)| Cover { record: number, intervals: record.intervals.clone() });
-        Cursor::over(committed.into_iter().chain(unwritten).chain(written).collect())
+        ReplayCursor::over(committed.into_iter().chain(unwritten).chain(written).collect())
     }
 
-    /// Where each record is the newest of those that `counts`, in order of the intervals.
+    /// The intervals in which each record is the newest of those that `counts`, in order.
     fn newest_of(&self, counts: impl Fn(&Replayed) -> bool) -> Vec<Cover> {
         let mut beginning: Vec<_> =
             (0..self.records.len()).filter(|&number| counts(&self.records[number])).collect();
@@ -149,16 +149,16 @@ pub(super) struct Cover {
     pub(super) intervals: Range<u64>,
 }
 
-/// How far one has come with the records of a [`Replay`].
+/// A position in the records of a [`Replay`], which are visited by page of the array.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub(super) struct ReplayCursor {
     beginning: Peekable<vec::IntoIter<Cover>>,
-    /// Those that reach into `page`.
+    /// The records that reach into `page`.
     active: Vec<Cover>,
     page: u64,
 }
 
-impl Cursor {
+impl ReplayCursor {
     fn over(mut covers: Vec<Cover>) -> Self {
         covers.sort_unstable_by_key(|cover| cover.intervals.start);
         Self { beginning: covers.into_iter().peekable(), active: Vec::new(), page: 0 }

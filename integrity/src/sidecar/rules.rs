@@ -3,19 +3,22 @@
 use bitflags::bitflags;
 
 bitflags! {
-    /// The rules of the log that no sync stands for. A served sidecar has all of them; tests take one away to see that it is
-    /// needed.
+    /// The rules of the log that no sync stands for. A served sidecar has all of them; tests take
+    /// one away to see that it is needed.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Rules: u32 {
         /// Data is written only when the dirty bit of its region is durable.
         const BIT_BEFORE_DATA = 1 << 0;
-        /// A record is made only when the dirty bit of its region is durable: recovery trusts records of clean regions.
+        /// A record is made only when the dirty bit of its region is durable: recovery trusts
+        /// records of clean regions.
         const BIT_BEFORE_RECORD = 1 << 1;
-        /// With intents by block, data is written only when its record, and all before it, are durable.
+        /// With intents by block, data is written only when its record, and all before it, are
+        /// durable.
         const RECORD_BEFORE_DATA = 1 << 2;
-        /// With intents by region, a flush waits for the records of what it flushes.
+        /// With intents by region, a flush waits for the records of the writes that it flushes.
         const FLUSH_WAITS_FOR_RECORDS = 1 << 3;
-        /// A record counts as committed only when its data, and that of all before it, was written before a sync of the image.
+        /// A record counts as committed only when its data, and that of all before it, was written
+        /// before a sync of the image.
         const COMMIT_WHEN_COMPLETE = 1 << 4;
         /// A region becomes clean only when all its records are in the array.
         const CLEAN_WHEN_CHECKPOINTED = 1 << 5;
@@ -35,13 +38,14 @@ bitflags! {
         const STAMP_AFTER_CLOSE = 1 << 12;
         /// An image that was written in another session than its sidecar is refused.
         const SAME_SESSION = 1 << 13;
-        /// With intents by region, only so many blocks are written whose records are not durable.
+        /// With intents by region, the number of blocks that are written before their records are
+        /// durable is limited.
         const BOUNDED_DOUBT = 1 << 14;
         /// More adoptions than blocks can have been in doubt are refused.
         const BOUNDED_ADOPTION = 1 << 15;
         /// That a sync of the image has failed is written down before the image is let go of.
         const LOSS_WRITTEN_DOWN = 1 << 16;
-        /// What was written down of that stays until a flush of the guest's has failed for it.
+        /// The note of lost durability stays until a flush of the guest's has failed for it.
         const LOSS_KEPT = 1 << 17;
     }
 }

@@ -1,10 +1,10 @@
 //! Sectors of the sidecar that the medium cannot read: they are damaged sectors, as those are whose
 //! bytes have flipped.
 //!
-//! What cannot be read is taken to hold bytes that fit no checksum, so each part of the sidecar
-//! treats it as it treats damage: a superblock copy gives way to the other, tuples of the array are
-//! lost, a page of the log is missing, regions are dirty. The next write of the page mends it.
-//! Everything that reads the sidecar does so by [`read_sidecar`].
+//! A sector that cannot be read is taken to hold bytes that fit no checksum, so each part of the
+//! sidecar treats it as it treats damage: a superblock copy gives way to the other, tuples of the
+//! array are lost, a page of the log is missing, regions are dirty. The next write of the page
+//! mends it. Everything that reads the sidecar does so by [`read_sidecar`].
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What a block holds after a crash, found out from the block itself.
+//! The contents of a block after a crash, found out from the block itself.
 
 use std::cell::LazyCell;
 use std::collections::HashSet;
@@ -16,7 +16,8 @@ type TupleBytes = [u8; TUPLE_SIZE_MAX];
 /// Candidates that are compared one by one to find a repetition.
 const FEW: usize = 16;
 
-/// What an interval may hold: the tuples of writes that may have reached it, the likeliest first.
+/// The possible contents of an interval: the tuples of writes that may have reached it, the
+/// likeliest first.
 #[derive(Debug, Clone, Default)]
 pub struct Candidates {
     /// Each once.
@@ -25,12 +26,13 @@ pub struct Candidates {
     known: HashSet<TupleBytes, RandomState>,
 }
 
-/// What an interval was found to hold.
+/// The contents that an interval was found to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     bytes: TupleBytes,
     tuple_size: usize,
-    /// Whether it is none of what it may hold: torn by the crash, or damaged; the tuple was made for what is there.
+    /// Whether it is none of what it may hold: torn by the crash, or damaged; the tuple was made
+    /// for what is there.
     pub adopted: bool,
 }
 
@@ -49,7 +51,7 @@ impl Verdict {
 }
 
 impl Candidates {
-    /// One more, less likely than those before.
+    /// Adds a tuple that is less likely than those before.
     pub fn push(&mut self, tuple: &[u8]) {
         let mut bytes = [0; TUPLE_SIZE_MAX];
         bytes[..tuple.len()].copy_from_slice(tuple);
@@ -78,7 +80,7 @@ impl Candidates {
         self.tuples.first().map(|&bytes| Verdict { bytes, tuple_size, adopted: false })
     }
 
-    /// Which of them `interval` holds, whose bytes are `data`.
+    /// Finds out which of them `interval` holds, whose bytes are `data`.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "the lengths are those of one interval")]
     pub fn judge(&self, profile: &IntegrityProfile, interval: u64, data: &[u8]) -> Verdict {
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn adopts_what_nobody_wrote() {
+    fn adopts_data_that_no_write_left() {
         let mut candidates = Candidates::default();
         candidates.push(&tuple_of(1));
         let mut torn = [1; 512];

@@ -12,7 +12,7 @@ use crate::setup::{Mutant, Setup};
 /// Pages of the log: see [`Setup`].
 const RING: usize = 64;
 
-/// Cuts that are tried where a program goes on after one.
+/// Cuts that are tried where a program continues after one.
 const CUTS: u64 = 32;
 
 const FIRST: Op = Op::Do(Write, 0..1);
@@ -47,7 +47,7 @@ fn sync_fails(writes: u64, damage: Damage) -> Op {
     Op::Fail { after: writes, count: 1, damage, errno: 5 }
 }
 
-/// The log comes round while nobody makes a checkpoint.
+/// The log comes round without a checkpoint.
 fn overtaking() -> Vec<Op> {
     let page = [Op::Submit(Write, 0..1), Op::Commit(false), Op::GoOn, Op::GoOn, Op::GoOn, Op::BeginFlush];
     let pages = page.iter().chain(&[Op::Commit(false)]).cycle().take(7 * (RING + 2));
@@ -62,7 +62,8 @@ fn commit_fails_in_checkpoint() -> Vec<Op> {
     program
 }
 
-/// The record that settles a failed write lies behind a page that another write keeps from being complete.
+/// The record that settles a failed write lies behind a page that another write keeps from being
+/// complete.
 fn settled_beside_others() -> Vec<Op> {
     let failing = Op::Fail { after: 0, count: 1, damage: Damage::None, errno: 5 };
     let mut program = vec![FIRST, Op::Flush, Op::Checkpoint, Op::Submit(Write, 0..1), Op::Commit(false)];

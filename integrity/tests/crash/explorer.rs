@@ -36,7 +36,7 @@ pub(crate) struct Explorer<'s> {
     states: [Seen; CRASHES],
     found: Option<(Violation, String)>,
     unreadable: u64,
-    /// What is being explored, for reports.
+    /// The name of the exploration, for reports.
     pub(crate) label: String,
 }
 
@@ -58,13 +58,13 @@ impl<'s> Explorer<'s> {
         self.states.iter().map(|seen| seen.len() as u64).sum()
     }
 
-    /// Of those, states that were recovered once more with a sector of the sidecar that cannot be
+    /// The states that were recovered once more with a sector of the sidecar that cannot be
     /// read.
     pub(crate) fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// What was found first, and how it came about.
+    /// The first violation, and how it came about.
     pub(crate) fn found(&self) -> Option<(Violation, &str)> {
         self.found.as_ref().map(|(violation, how)| (*violation, how.as_str()))
     }
@@ -82,7 +82,8 @@ impl<'s> Explorer<'s> {
         }
     }
 
-    /// A crash at a place: by power, which leaves any of the cuts, or of the process, which leaves the caches.
+    /// A crash at a place: by power, which leaves any of the cuts, or of the process, which leaves
+    /// the caches.
     fn point(&mut self, medium: &Medium, promise: &Rc<Promise>, crashes: usize) {
         if !self.points[crashes].insert(fingerprint(&(medium, promise))) {
             return;

@@ -1,8 +1,8 @@
-//! A hash that is fast and the same in each run. Nobody chooses what is hashed here in order to collide.
+//! A hash that is fast and the same in each run. Its input is not chosen by an attacker.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-/// Of 128 bits: millions of states are told apart by nothing else.
+/// A hash of 128 bits, by which alone millions of states are distinguished.
 pub(crate) fn fingerprint(value: &impl Hash) -> u128 {
     let mut hasher = Quick(0x243F_6A88_85A3_08D3_1319_8A2E_0370_7344);
     value.hash(&mut hasher);

@@ -1,5 +1,5 @@
-//! The sidecar's log against crashes: every state that a power cut or a killed process can leave, recovered and compared with what
-//! the guest was promised.
+//! The sidecar's log against crashes: every state that a power cut or a killed process can leave,
+//! recovered and compared with what the guest was promised.
 
 mod cuts;
 mod directed;
@@ -19,6 +19,10 @@ mod rot;
 mod schedules;
 mod search;
 mod sectors;
+#[path = "../served/mod.rs"]
+mod served;
 mod setup;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod unreadable;
 mod violation;

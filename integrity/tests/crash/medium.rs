@@ -12,7 +12,7 @@ use crate::sectors::{Contents, Sector};
 pub(crate) struct Choice {
     pub(crate) file: File,
     pub(crate) at: u64,
-    /// What it was at the last sync, and each write since that made it something else.
+    /// The contents at the last sync, and those of each write since that changed them.
     pub(crate) options: Vec<Sector>,
 }
 
@@ -79,7 +79,7 @@ impl Cached {
 pub(crate) struct Medium {
     pub(crate) image: Cached,
     pub(crate) sidecar: Cached,
-    /// What the image carries: an attribute, which is durable or not there.
+    /// The stamp of the image: an attribute, which is durable or not there.
     pub(crate) stamp: Option<Stamp>,
 }
 
@@ -149,7 +149,8 @@ impl Medium {
         self.file_mut(file).sync();
     }
 
-    /// A sync that failed: what was written is still seen, and no later sync will bring it to the medium.
+    /// A sync that failed: what was written is still seen, and no later sync will bring it to the
+    /// medium.
     pub(crate) fn lose(&mut self, file: File) {
         self.file_mut(file).pending.clear();
     }
@@ -175,7 +176,7 @@ impl Medium {
         self.image.choices(File::Image).chain(self.sidecar.choices(File::Sidecar)).collect()
     }
 
-    /// What is left when each sector of `choices` becomes the option chosen for it.
+    /// The medium when each sector of `choices` becomes the option chosen for it.
     pub(crate) fn cut(&self, choices: &[Choice], chosen: &[usize]) -> Self {
         let (mut image, mut sidecar) = (self.image.durable.clone(), self.sidecar.durable.clone());
         for (choice, &chosen) in choices.iter().zip(chosen) {

@@ -94,7 +94,7 @@ fn search(setup: &Setup) -> Option<String> {
 }
 
 #[test]
-fn each_is_caught() {
+fn each_mutant_is_caught() {
     let mut missed = Vec::new();
     say("| mutant | mode | seen |\n|-|-|-|");
     for (mutant, modes) in mutants() {

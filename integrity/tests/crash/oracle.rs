@@ -11,16 +11,19 @@ use crate::recorder::Recorder;
 use crate::setup::Setup;
 use crate::violation::Violation;
 
-/// A block whose data was changed behind everyone's back, and whether recovery may take that for a write that was cut off.
+/// A block whose data was changed behind everyone's back, and whether recovery may take that for a
+/// write that was cut off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Corruption {
     pub(crate) block: usize,
     pub(crate) may_be_adopted: bool,
 }
 
-/// Compares a sidecar that was just opened with the promise of before. Tells what may be promised from now on.
+/// Compares a sidecar that was just opened with the promise of before. Returns what may be promised
+/// from now on.
 ///
-/// A recovery that was itself cut off before it could report leaves its marks in the tuples: `is_first` says that there was none.
+/// A recovery that was itself cut off before it could report leaves its marks in the tuples:
+/// `is_first` says that there was none.
 pub(crate) fn check(
     setup: &Setup,
     media: &Recorder,

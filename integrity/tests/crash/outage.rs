@@ -1,4 +1,5 @@
-//! Storage that fails for a while: all that fails, fails alone, and when the storage works again, so does the disk.
+//! Storage that fails for a while: all that fails, fails alone, and when the storage works again,
+//! so does the disk.
 
 use std::rc::Rc;
 
@@ -8,7 +9,8 @@ use crate::host::{self, Command, Host};
 use crate::recorder::Damage;
 use crate::setup::Setup;
 
-/// Blocks of a discard: its record is short, but if it fails, all of their tuples have to be logged, in a quarter of the log.
+/// Blocks of a discard: its record is short, but if it fails, all of their tuples have to be
+/// logged, in a quarter of the log.
 const BLOCKS: usize = 4000;
 const DISCARDS: usize = 6;
 
@@ -20,7 +22,7 @@ fn setup(mode: IntentMode) -> Setup {
 }
 
 #[test]
-fn writes_go_on_when_the_log_was_full_of_failed_ones() {
+fn writes_continue_when_the_log_was_full_of_failed_ones() {
     for mode in [IntentMode::Region, IntentMode::Block] {
         let setup = setup(mode);
         let media = setup.recorder(setup.created(), Rc::new(setup.unwritten()));

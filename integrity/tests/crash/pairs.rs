@@ -25,7 +25,7 @@ use crate::violation::Violation;
 /// Operations of a program, at most.
 const DEPTH: usize = 4;
 
-/// What there was at some step, and what the guest was promised then.
+/// The medium at some step, and the promise to the guest then.
 type Moment = (Medium, Rc<Promise>);
 
 #[derive(Debug)]
@@ -167,7 +167,7 @@ fn search(setup: &Setup) -> (usize, u64, Option<String>) {
 }
 
 #[test]
-fn are_refused_or_served_within_the_promise() {
+fn pairs_are_refused_or_served_within_the_promise() {
     for mode in [IntentMode::Region, IntentMode::Block] {
         let (states, refused, found) = search(&Setup::bounded(mode));
         assert_eq!(found, None, "{mode:?} mode");

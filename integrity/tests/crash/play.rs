@@ -13,7 +13,7 @@ use crate::setup::Setup;
 use crate::violation::Violation;
 use fastrand::Rng;
 
-/// What happens next on the host.
+/// The next event on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     /// A request, from its arrival to its end.
@@ -43,9 +43,10 @@ pub(crate) enum Op {
     Grow(u64),
     /// The process is killed, and another begins a session.
     Kill,
-    /// Power is cut, which leaves one of the possible states, by its number; then another session begins.
+    /// Power is cut, which leaves one of the possible states, by its number; then another session
+    /// begins.
     Cut(u64),
-    /// Operations on the medium fail: so many after this one, and so many of them.
+    /// Operations on the medium fail: `count` of them, after `after` others.
     Fail {
         after: u64,
         count: u64,

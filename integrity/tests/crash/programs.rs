@@ -11,7 +11,7 @@ use crate::violation::Violation;
 
 const EIO: i32 = 5;
 
-/// What happens on two blocks.
+/// The operations on two blocks.
 pub(crate) fn everything() -> Vec<Op> {
     vec![
         Op::Do(Write, 0..1),
@@ -35,8 +35,8 @@ pub(crate) fn exhaust(explorer: &mut Explorer<'_>, setup: &Setup, alphabet: &[Op
     extend(&mut Vec::new(), depth, alphabet, &mut |program| run(explorer, setup, program));
 }
 
-/// All programs of up to `depth` operations, in the last of which each operation on the medium fails in each way; afterwards the
-/// medium is well again, and the work goes on.
+/// All programs of up to `depth` operations, in the last of which each operation on the medium
+/// fails in each way; afterwards the medium works again, and the program continues.
 pub(crate) fn exhaust_faults(explorer: &mut Explorer<'_>, setup: &Setup, alphabet: &[Op], depth: usize) {
     extend(&mut Vec::new(), depth, alphabet, &mut |program| {
         let (last, before) = program.split_last().expect("an operation");
@@ -77,7 +77,8 @@ pub(crate) fn extend(
     }
 }
 
-/// Explores all crashes in the last operation of `program`. False when it is not worth going on from there.
+/// Explores all crashes in the last operation of `program`. False when no program needs to continue
+/// from there.
 pub(crate) fn run(explorer: &mut Explorer<'_>, setup: &Setup, program: &[Op]) -> bool {
     let (last, before) = program.split_last().expect("an operation");
     let media = setup.recorder(setup.created(), Rc::new(setup.unwritten()));

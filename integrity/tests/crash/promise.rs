@@ -1,4 +1,4 @@
-//! What the guest may rely on, block by block.
+//! The promise to the guest, block by block.
 
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
@@ -7,7 +7,7 @@ use stableblk_integrity::sidecar::SECTOR_SIZE;
 
 use crate::sectors::Sector;
 
-/// What a block may hold, sector by sector.
+/// The possible contents of a block, sector by sector.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Version {
     pub(crate) sectors: Rc<[Sector]>,
@@ -15,10 +15,11 @@ pub(crate) struct Version {
     pub(crate) is_adopted: bool,
 }
 
-/// What is promised of one block.
+/// The promise for one block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BlockPromise {
-    /// What it may hold after a crash: what was flushed last, and all that was written since.
+    /// The versions that it may hold after a crash: the one that was flushed last, and all that
+    /// were written since.
     pub(crate) versions: Vec<Version>,
     /// A change is under way.
     pub(crate) in_flight: bool,
@@ -60,7 +61,8 @@ impl BlockPromise {
         self.versions.iter().any(|version| version.is_adopted)
     }
 
-    /// The same while a recovery goes on: one that is cut off leaves marks in tuples, and no report.
+    /// The same while a recovery is under way: one that is cut off leaves marks in tuples, and no
+    /// report.
     fn during_recovery(&self) -> Self {
         let mut promise = self.clone();
         if !self.is_settled() {
@@ -72,7 +74,7 @@ impl BlockPromise {
     }
 }
 
-/// What is promised of a disk: of each block of the model, and of the next flush.
+/// The promise for a disk: for each block of the model, and of the next flush.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Promise {
     blocks: Vec<BlockPromise>,

@@ -11,7 +11,7 @@ use crate::medium::Medium;
 use crate::promise::Promise;
 use crate::setup::Mutant;
 
-/// What a failing operation has done nevertheless.
+/// The effect that a failing operation has nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
     /// Nothing: a write wrote nothing, and after a sync everything is as volatile as before.
@@ -42,7 +42,7 @@ pub(crate) struct Recorder {
     mutant: Mutant,
     fault: RefCell<Option<Fault>>,
     operations: Cell<u64>,
-    /// A sync of the image has failed since the storage was opened: none is believed.
+    /// A sync of the image has failed since the storage was opened, so that no later one counts.
     durability_lost: Cell<bool>,
     /// Operations on the sidecar that have failed since the storage was opened.
     sidecar_failures: Cell<u64>,
@@ -75,7 +75,7 @@ impl Recorder {
         self.points.take().unwrap_or_default()
     }
 
-    /// Of the operations that come, lets `count` fail, `after` so many.
+    /// Lets `count` of the following operations fail, after `after` of them have succeeded.
     pub(crate) fn fail(&self, after: u64, count: u64, damage: Damage, errno: i32) {
         let first = self.operations.get() + after;
         let operations = first..first.saturating_add(count);
@@ -114,7 +114,7 @@ impl Recorder {
         self.medium.borrow().clone()
     }
 
-    /// What there is now, and what is promised.
+    /// The medium as it is now, and the promise.
     pub(crate) fn moment(&self) -> Point {
         (self.medium(), self.promise.borrow().clone())
     }

@@ -1,5 +1,5 @@
 //! Bits that flip at rest, and sectors that cannot be read: each is found, by the name of what it
-//! hit, and the rest goes on.
+//! hit, and the rest is served.
 
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use crate::setup::Setup;
 
 const MODES: [IntentMode; 2] = [IntentMode::Region, IntentMode::Block];
 
-/// What is left when `ops` were done and then the process was killed, all being durable.
+/// The medium after `ops` were done and the process was killed, all being durable.
 fn left_by(setup: &Setup, ops: &[Op]) -> Medium {
     let media = setup.recorder(setup.created(), Rc::new(setup.unwritten()));
     let mut play = Play::begin(setup, &media).expect("a session");
@@ -46,7 +46,7 @@ fn make_unreadable(medium: &mut Medium, file: File, offset: u64) {
     medium.make_unreadable(file, offset / SECTOR_SIZE as u64);
 }
 
-/// What can happen to a byte of the sidecar.
+/// The kinds of damage of a byte of the sidecar.
 const DAMAGES: [fn(&mut Medium, File, u64); 2] = [flip, make_unreadable];
 
 /// Each mode with each damage.
@@ -60,7 +60,7 @@ fn opened(setup: &Setup, medium: Medium) -> (Recorder, Opened) {
     (media, opened)
 }
 
-/// What a read of each block finds.
+/// The result of a read of each block.
 fn read(setup: &Setup, media: &Recorder, opened: &mut Opened) -> Vec<Result<(), SidecarError>> {
     let verified = |&lba| {
         let tuple = tuples_of(&mut opened.journal, media, &(lba..lba + 1));
@@ -101,7 +101,7 @@ fn tuples_are_lost_by_the_sector() {
         let promise = setup.unwritten();
         let mut host = Host::new(&setup, &media, opened, promise, 100);
         host.submit(Command::Write, 2..3);
-        host.finish_requests().expect("service goes on");
+        host.finish_requests().expect("the disk is served");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Long random schedules: the log comes round, sessions follow each other, the memory is short, the medium fails.
+//! Long random schedules: the log comes round, sessions follow each other, the memory is short, the
+//! medium fails.
 
 use std::rc::Rc;
 
@@ -14,11 +15,11 @@ use crate::violation::Violation;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// What a schedule is made of.
+/// The kinds of operations in a schedule.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Style {
     pub(crate) length: usize,
-    /// One operation in so many is explored.
+    /// Each operation is explored with a probability of one in this number.
     pub(crate) explored: u32,
     pub(crate) faults: bool,
     /// Whether checkpoints are made before the log is full.

@@ -1,7 +1,8 @@
-//! The search for a state that breaks a promise, in both modes: all short programs, then random schedules.
+//! The search for a state that breaks a promise, in both modes: all short programs, then random
+//! schedules.
 //!
-//! A seed decides everything about a schedule. A failure names it; `STABLEBLK_SEED` runs that one again.
-//! `STABLEBLK_SOAK_SECONDS` goes on with fresh seeds for so long.
+//! A seed decides everything about a schedule. A failure names it; `STABLEBLK_SEED` runs that one
+//! again. With `STABLEBLK_SOAK_SECONDS`, more seeds are run for that time.
 
 use std::env;
 use std::ops::AddAssign;
@@ -14,12 +15,13 @@ use crate::explorer::Explorer;
 use crate::programs;
 use crate::schedules::{self, Style};
 use crate::setup::{Mutant, Setup};
+use crate::skip::skip;
 
 /// States that were recovered and checked.
 #[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     states: u64,
-    /// Those that were recovered once more with a sector of the sidecar that cannot be read; not
+    /// States that were recovered once more with a sector of the sidecar that cannot be read; not
     /// among `states`.
     unreadable: u64,
 }
@@ -46,7 +48,9 @@ fn block_mode_keeps_its_promises() {
 
 #[test]
 fn soak() {
-    let Ok(seconds) = env::var("STABLEBLK_SOAK_SECONDS") else { return };
+    let Ok(seconds) = env::var("STABLEBLK_SOAK_SECONDS") else {
+        return skip("it runs for STABLEBLK_SOAK_SECONDS, which is not set");
+    };
     let end = Instant::now() + Duration::from_secs(seconds.parse().expect("a number of seconds"));
     let first = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() << 20;
     let (mut seed, mut tally) = (first, Tally::default());
@@ -114,7 +118,7 @@ fn explored(setup: &Setup, explore: impl FnOnce(&mut Explorer<'_>)) -> Tally {
     Tally { states: explorer.states(), unreadable: explorer.unreadable() }
 }
 
-/// Tells what a test has found although it passes, which `println` would not.
+/// Prints what a test has found although it passes; the output of `println` would be hidden.
 pub(crate) fn say(line: &str) {
     use std::io::Write;
 

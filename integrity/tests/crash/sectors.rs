@@ -1,4 +1,5 @@
-//! What sectors hold, by number: equal contents have equal numbers, so that states are cheap to copy, compare and hash.
+//! The contents of sectors, by number: equal contents have equal numbers, so that states are cheap
+//! to copy, compare and hash.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,7 +8,7 @@ use stableblk_integrity::sidecar::SECTOR_SIZE;
 
 use crate::hash::QuickHasher;
 
-/// What a sector holds.
+/// The contents of a sector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Sector(u32);
 

@@ -2,22 +2,17 @@
 
 use std::rc::Rc;
 
-use stableblk_integrity::sidecar::{File, IntentMode, Layout, Reason, Rules, SECTOR_SIZE, Superblock};
+use stableblk_integrity::sidecar::{File, IntentMode, Layout, Reason, Rules, Superblock};
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
 use crate::medium::Medium;
 use crate::promise::{BlockPromise, Promise, Version};
 use crate::recorder::Recorder;
+use crate::served::with_short_log;
 
 pub(crate) const UUID: [u8; 16] = [0xA5; 16];
 
-/// Fewest pages of a log, and where a superblock says how many there are.
-const LOG_PAGES: u64 = 64;
-const LOG_PAGES_AT: usize = 80;
-const DOUBT_MAX_AT: usize = 88;
-const CRC_AT: usize = SECTOR_SIZE - 8;
-
-/// What is different from a sidecar as it is served, to see that it is noticed.
+/// A defect of a sidecar or its server, to see that it is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutant {
     None,
@@ -31,7 +26,7 @@ pub(crate) enum Mutant {
     UnreadableStops,
     /// A sector that cannot be read is one of zeros.
     UnreadableIsZero,
-    /// Of a page only the sectors that hold something are written.
+    /// Only those sectors of a page are written that are not zero.
     PagesInPart,
 }
 
@@ -137,7 +132,7 @@ impl Setup {
         medium
     }
 
-    /// What a new disk promises: zeros.
+    /// The promise for a new disk: zeros.
     pub(crate) fn unwritten(&self) -> Promise {
         Promise::of(vec![BlockPromise::of(self.zeros()); self.lbas.len()], false)
     }
@@ -145,11 +140,6 @@ impl Setup {
     /// With a log as short as it may be, and as many blocks in doubt as there may be.
     fn superblock(&self) -> Superblock {
         let superblock = Superblock::new(UUID, self.profile(), self.image_size).expect("a valid layout");
-        let mut bytes = superblock.encode();
-        bytes[LOG_PAGES_AT..][..8].copy_from_slice(&LOG_PAGES.to_be_bytes());
-        bytes[DOUBT_MAX_AT..][..8].copy_from_slice(&self.doubt_max.to_be_bytes());
-        let crc = Guard::Crc64Nvme.compute(&bytes[..CRC_AT]);
-        bytes[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
-        Superblock::decode(&bytes).expect("a valid superblock")
+        with_short_log(&superblock, Some(self.doubt_max))
     }
 }

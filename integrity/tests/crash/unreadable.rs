@@ -17,13 +17,13 @@ use crate::violation::Violation;
 /// Versions of blocks that no other session has written.
 const WRITES: u64 = 1 << 20;
 
-/// What the sector is part of.
+/// The part of the sidecar that the sector belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Area {
     Superblock,
     DirtyMap,
     Log,
-    /// Of these intervals.
+    /// The tuples of these intervals.
     Array(Range<u64>),
 }
 

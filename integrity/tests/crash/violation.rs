@@ -1,4 +1,4 @@
-//! What must never be seen.
+//! Violations of a promise, which must never be seen.
 
 use thiserror::Error;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 pub(crate) enum Violation {
     #[error("false checksum error")]
     FalseError,
-    #[error("flushed data lost, or data that nobody wrote")]
+    #[error("flushed data lost, or data that no write left")]
     WrongData,
     #[error("block adopted that holds what was flushed")]
     NeedlesslyAdopted,

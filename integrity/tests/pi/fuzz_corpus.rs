@@ -8,11 +8,11 @@ use crate::fuzz_targets;
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
-fn parse() {
+fn the_parse_corpus_does_no_harm() {
     corpus::replay(CRATE, "parse", fuzz_targets::parse);
 }
 
 #[test]
-fn verify() {
+fn the_verify_corpus_does_no_harm() {
     corpus::replay(CRATE, "verify", fuzz_targets::verify);
 }

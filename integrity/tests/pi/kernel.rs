@@ -44,7 +44,7 @@ fn what_the_kernel_lacks_has_no_name() {
     assert_eq!(split.unwrap().kernel_name(), None);
 }
 
-/// Of an NVMe drive of 4096 + 64 bytes, 64b guard, Type 1, tuple last.
+/// The capability of an NVMe drive of 4096 + 64 bytes, 64b guard, Type 1, tuple last.
 const CAP: LogicalBlockMetadataCap = LogicalBlockMetadataCap {
     flags: 3,
     interval: 4096,

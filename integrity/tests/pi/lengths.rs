@@ -78,7 +78,7 @@ fn remapped_metadata_is_whole() {
 
 /// No interval, nothing to check: as a loop over none.
 #[test]
-fn nothing_is_good() {
+fn no_data_is_good() {
     let profile = t10_dif_512();
     profile.generate(&TAGS, &[], &mut []).unwrap();
     profile.verify(&TAGS, Checks::all(), &[], &[]).unwrap();

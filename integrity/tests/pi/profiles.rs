@@ -1,4 +1,4 @@
-//! What a profile can be.
+//! The profiles that are possible.
 
 use stableblk_integrity::{Guard, IntegrityProfile, PiType, ProfileError, TuplePlace};
 

@@ -1,8 +1,10 @@
-//! The formats once more, as plainly as the standards print them: CRCs bit by bit, tuples as strings of bits.
+//! The formats once more, as plainly as the standards print them: CRCs bit by bit, tuples as
+//! strings of bits.
 
 use stableblk_integrity::{Checks, Guard, IntegrityProfile, PiType, Tag, Tags};
 
-/// A CRC by the parameters of the Rocksoft model: width, polynomial, initial value, reflection, final XOR.
+/// A CRC by the parameters of the Rocksoft model: width, polynomial, initial value, reflection,
+/// final XOR.
 fn crc(width: u32, polynomial: u64, ones_at_both_ends: bool, reflected: bool, data: &[u8]) -> u64 {
     let all = u64::MAX >> (64 - width);
     let ends = if ones_at_both_ends { all } else { 0 };

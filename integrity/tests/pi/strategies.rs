@@ -7,7 +7,8 @@ pub(crate) fn guards() -> impl Strategy<Value = Guard> {
     prop::sample::select(Guard::ALL.to_vec())
 }
 
-/// Every guard, type, size and place of the metadata and storage tag size, with intervals that are quick to guard.
+/// Every guard, type, size and place of the metadata and storage tag size, with intervals that are
+/// quick to guard.
 pub(crate) fn profiles() -> impl Strategy<Value = IntegrityProfile> {
     let pi_types = prop::sample::select(vec![PiType::Type1, PiType::Type2, PiType::Type3]);
     let places = prop::sample::select(vec![TuplePlace::First, TuplePlace::Last]);

@@ -20,8 +20,8 @@ fn falling(len: usize) -> Vec<u8> {
     (0..=u8::MAX).rev().cycle().take(len).collect()
 }
 
-/// The CRC catalogue of Greg Cook (reveng): CRC-16/T10-DIF, CRC-32/ISCSI and CRC-64/NVME. SPDK's `crc16_ut.c` has the
-/// first.
+/// The CRC catalogue of Greg Cook (reveng): CRC-16/T10-DIF, CRC-32/ISCSI and CRC-64/NVME. SPDK's
+/// `crc16_ut.c` has the first.
 #[test]
 fn check_values_of_the_crc_catalogue() {
     check(Guard::Crc16T10Dif, b"123456789", 0xD0DB);

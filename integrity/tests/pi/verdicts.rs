@@ -141,7 +141,7 @@ fn type_3_escapes_with_the_reference_tag_too() {
     assert_eq!(failed_tag(PiType::Type3, Checks::all(), near), Some(Tag::Guard));
 }
 
-/// What an NVMe device answers for blocks that were never written.
+/// The tuples that an NVMe device returns for blocks that were never written.
 #[test]
 fn tuples_of_all_ones_are_escapes_in_each_format() {
     for guard in Guard::ALL {

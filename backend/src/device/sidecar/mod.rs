@@ -33,8 +33,8 @@ use crate::storage::image::{Image, next_data};
 use crate::storage::sidecar_file::SidecarFile;
 use crate::storage::size::StorageSize;
 use integrity::sidecar::{
-    self, Admission, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Recovery,
-    Rules, TwoMoments,
+    self, Change, Flush, Growth, Intent, IntentMode, Journal, Layout, LoadError, Opened, Permission,
+    Recovery, Rules, TwoMoments,
 };
 
 /// A raw image protected by a sidecar.
@@ -357,8 +357,8 @@ impl SidecarQueue {
         match asking {
             Asking::Intend(operation, mut intent) => {
                 match journal.intend(&mut intent, self.device.change(&operation)) {
-                    Ok(Admission::Granted) => self.granted.push((operation, intent)),
-                    Ok(Admission::Later) => self.asking.push(Asking::Intend(operation, intent)),
+                    Ok(Permission::Granted) => self.granted.push((operation, intent)),
+                    Ok(Permission::Later) => self.asking.push(Asking::Intend(operation, intent)),
                     Err(error) if intent.is_logged() => return Some((operation, intent, error)),
                     Err(error) => self.finish(operation, Err(error)),
                 }

@@ -144,7 +144,7 @@ impl TagLog {
     /// forget it.
     pub(super) fn loss_was_told(&self) {
         let mut shared = self.lock();
-        shared.journal.loss_was_told();
+        shared.journal.loss_was_reported();
         self.unlock(shared);
     }
 

@@ -1,5 +1,5 @@
-//! What damage, or malice, makes of a sidecar and its image: with good checksums where the input wants them, so that what lies behind
-//! the checksums is reached.
+//! Damage and forgery of a sidecar and its image: with good checksums where the input
+//! wants them, so that what lies behind the checksums is reached.
 
 use stableblk_integrity::Guard;
 use stableblk_integrity::sidecar::{
@@ -142,7 +142,7 @@ fn forge_log_page(medium: &Medium, superblock: &Superblock, input: &mut Input<'_
     write_page(medium, layout, seq, page, input.u8());
 }
 
-/// What a tuple in the array, or in the log, may say of an interval.
+/// The tuples that an interval may have in the array or in the log.
 fn tuple_of(medium: &Medium, layout: &Layout, interval: u64, input: &mut Input<'_>) -> [u8; 16] {
     let profile = layout.profile();
     let mut tuple = [0; 16];

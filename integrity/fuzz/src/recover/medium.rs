@@ -82,16 +82,13 @@ impl Medium {
     }
 
     fn file(&self, file: File) -> &RefCell<Sparse> {
-        match file {
-            File::Image => &self.image,
-            File::Sidecar => &self.sidecar,
-        }
+        if file == File::Image { &self.image } else { &self.sidecar }
     }
 
     fn count(&self, len: usize) {
         assert!(len <= TRANSFER_MAX, "{len} bytes at once");
         self.operations.set(self.operations.get() + 1);
-        assert!(self.operations.get() < OPERATIONS_MAX, "it goes on and on");
+        assert!(self.operations.get() < OPERATIONS_MAX, "it does not end");
     }
 }
 
@@ -122,7 +119,8 @@ fn sectors(offset: u64, len: usize) -> Range<u64> {
     offset / SECTOR_SIZE as u64..(offset + len as u64).div_ceil(SECTOR_SIZE as u64)
 }
 
-/// The parts of `len` bytes at `offset` that lie in a page each: the page, where in it, and which of the bytes.
+/// The parts of `len` bytes at `offset` that lie in a page each: the page, where in it, and which
+/// of the bytes.
 fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

@@ -1,30 +1,28 @@
-//! A sidecar of which nothing can be believed, and an image that anybody may have changed: opened, recovered, checked, served for a
-//! while, closed and opened again.
+//! An untrusted sidecar, and an image that may have been changed by others: opened, recovered,
+//! checked, served for a while, closed and opened again.
 //!
 //! It begins with what the real code leaves behind when it is killed, which is then forged.
 
 mod forgery;
 mod host;
 mod medium;
+#[path = "../../../tests/served/mod.rs"]
+mod served;
 
 use std::ops::Range;
 
 use stableblk_integrity::sidecar::{
-    self, APPLICATION_TAG, File, IntentMode, Layout, Loaded, Media, Recovery, Rules, SECTOR_SIZE, State,
-    Superblock,
+    self, APPLICATION_TAG, File, IntentMode, Layout, Loaded, Media, Recovery, Rules, State, Superblock,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
 use self::host::{Fate, Host};
 use self::medium::Medium;
+use self::served::with_short_log;
 use crate::input::Input;
 
 /// Images that are larger are not opened: only time would be found wanting.
 const IMAGE_MAX: u64 = 4 << 20;
-/// Fewest pages of a log, and where a superblock says how many there are.
-const LOG_PAGES: u64 = 64;
-const LOG_PAGES_AT: usize = 80;
-const CRC_AT: usize = SECTOR_SIZE - 8;
 /// Sequence numbers and the like that are nearer to their end than this may reach it here.
 const COUNT_MAX: u64 = (1 << 62) - 1000;
 
@@ -53,16 +51,12 @@ fn create(medium: &Medium, input: &mut Input<'_>) -> Superblock {
     let (interval_size, intervals) = input.choose(sizes);
     let profile = IntegrityProfile::new(guard, PiType::Type1, interval_size).expect("a usual one");
     let superblock = Superblock::new([0xA5; 16], profile, u64::from(interval_size) * intervals);
-    let mut bytes = superblock.expect("a small image").encode();
-    bytes[LOG_PAGES_AT..][..8].copy_from_slice(&LOG_PAGES.to_be_bytes());
-    let crc = Guard::Crc64Nvme.compute(&bytes[..CRC_AT]);
-    bytes[CRC_AT..].copy_from_slice(&crc.to_be_bytes());
-    let superblock = Superblock::decode(&bytes).expect("a short log");
+    let superblock = with_short_log(&superblock.expect("a small image"), None);
     superblock.create(medium).expect("writes do not fail");
     superblock
 }
 
-/// What a session leaves that is killed, or closed.
+/// Leaves the medium as a session does that is killed, or closed.
 fn leave(medium: &Medium, input: &mut Input<'_>) {
     let mode = input.choose([IntentMode::Region, IntentMode::Block]);
     let (mut host, _) = Host::open(medium, mode).expect("a new sidecar");
@@ -149,11 +143,11 @@ fn serve(medium: &Medium, superblock: &Superblock) {
         } else {
             assert_eq!(before, served, "LBA {interval} was not written");
         }
-        assert_eq!(served, again, "LBA {interval} has changed while nobody served it");
+        assert_eq!(served, again, "LBA {interval} has changed while it was not served");
     }
 }
 
-/// What a recovery will find.
+/// The findings of a recovery, without doing it.
 fn foresee(medium: &Medium, superblock: &Superblock) -> Option<Recovery> {
     let mut last = None;
     let recovery = Recovery::run(medium, superblock, Rules::all(), |page, _| {

@@ -1,4 +1,4 @@
-//! The superblock: what a sidecar says of itself, of its image and of how it was left.
+//! The superblock as it lies on disk.
 //!
 //! It lies twice in the file, at bytes 0 and 4096, each copy alone in its page and whole in the
 //! page's first 512-byte sector. Pages are written whole, which mends one that could not be read.
@@ -12,7 +12,7 @@
 //! |     16 |    16 | UUID that the image carries too |
 //! |     32 |     8 | image size in bytes |
 //! |     40 |     4 | interval size in bytes |
-//! |     44 |     1 | guard, as NVMe's PIF: 0 16b CRC-16/T10-DIF, 1 32b CRC-32C, 2 64b CRC-64/NVME |
+//! |     44 |     1 | guard, as NVMe's PIF: 0 CRC-16/T10-DIF, 1 CRC-32C, 2 CRC-64/NVME |
 //! |     45 |     1 | PI type, 1 |
 //! |     46 |     1 | tuple size in bytes: 8 or 16, as the guard has it |
 //! |     47 |     1 | zero |
@@ -21,21 +21,18 @@
 //! |     64 |     8 | tail of the log: the sequence number of the first page that still counts |
 //! |     72 |     8 | bytes of the dirty map |
 //! |     80 |     8 | pages of the log |
-//! |     88 |     8 | most intervals whose tuples may be neither in the log nor in the array while data is written; 0: unknown |
+//! |     88 |     8 | most intervals in doubt, see [`Superblock::doubt_max`]; 0: unknown |
 //! |     96 |     4 | flags: bit 0 durability was lost, see [`Superblock::durability_lost`] |
 //! |    100 |     4 | zero |
-//! |    104 |     8 | when the image had been written last as the sidecar was closed, in ns since 1970; 0: unknown |
+//! |    104 |     8 | last write of the image at the close, in ns since 1970; 0: unknown |
 //! |    112 |   392 | zero |
 //! |    504 |     8 | CRC-64/NVME of bytes 0 to 503 |
 
-use std::io;
 use std::ops::Range;
 
-use super::layout::{Layout, LayoutError};
-use super::media::{File, Media, Reason};
-use super::pairing::TwoMoments;
-use super::unreadable::read_sidecar;
-use super::{PAGE_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE, crc_of, field, put};
+use super::{IntentMode, State, Superblock, SuperblockError};
+use crate::sidecar::layout::Layout;
+use crate::sidecar::{SECTOR_SIZE, crc_of, field, put};
 use crate::{Guard, IntegrityProfile, PiType};
 
 /// The format version that this crate reads and writes.
@@ -44,12 +41,9 @@ pub const VERSION: u32 = 2;
 /// The only PI type of a sidecar, as its byte on disk.
 const TYPE_1: u8 = 1;
 
-/// Generations, epochs and sequence numbers below this can count up for longer than any medium lasts.
+/// Generations, epochs and sequence numbers below this can count up for longer than any medium
+/// lasts.
 const COUNT_MAX: u64 = 1 << 62;
-
-/// The limit of blocks in doubt for the smallest images and for the largest ones.
-const DOUBT_MAX_LEAST: u64 = 1 << 10;
-const DOUBT_MAX_MOST: u64 = 1 << 15;
 
 const MAGIC: [u8; 8] = *b"STABLEPI";
 const VERSION_AT: usize = 8;
@@ -77,136 +71,7 @@ const CRC_AT: usize = SECTOR_SIZE - 8;
 /// The flag of [`Superblock::durability_lost`]. There is no other.
 const DURABILITY_LOST: u32 = 1 << 0;
 
-/// How a write says, durably, that it is about to change blocks, before it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IntentMode {
-    /// By the dirty bit of each region, which lasts over many writes: almost no cost; after a crash a block of a dirty region
-    /// that is damaged cannot be told from one whose write was cut off.
-    Region,
-    /// By its tags in the log, made durable before its data: one wait more a batch; after a crash only blocks with a write in
-    /// flight are in doubt.
-    Block,
-}
-
-/// How the last who had the image open for writing left it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Closed: the log is empty and every tuple is in the array.
-    Clean,
-    /// Open now, or cut off: the log counts.
-    Open(IntentMode),
-}
-
-/// What a sidecar says of itself and of its image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Superblock {
-    pub(super) uuid: [u8; 16],
-    pub(super) layout: Layout,
-    pub(super) state: State,
-    pub(super) epoch: u64,
-    pub(super) tail: u64,
-    pub(super) generation: u64,
-    pub(super) durability_lost: bool,
-    pub(super) doubt_max: u64,
-    pub(super) image_modified: u64,
-}
-
-/// Why bytes are not a superblock, or values cannot make one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SuperblockError {
-    /// The magic is not there.
-    #[error("not a sidecar: it does not begin with STABLEPI")]
-    NotASidecar,
-    /// There are fewer bytes than a superblock has.
-    #[error("only {len} bytes long, shorter than a superblock")]
-    TooShort {
-        /// Bytes there are.
-        len: usize,
-    },
-    /// Another release wrote it.
-    #[error("format version {0} is unknown; this program reads version {VERSION}")]
-    UnknownVersion(u32),
-    /// The superblock's own CRC does not match its bytes.
-    #[error("damaged superblock: CRC-64 is {actual:#018x}, should be {expected:#018x}")]
-    Damaged {
-        /// Computed over the bytes.
-        expected: u64,
-        /// Found in the superblock.
-        actual: u64,
-    },
-    /// The medium cannot read it.
-    #[error("unreadable superblock: {}", io::Error::from_raw_os_error(*errno))]
-    Unreadable {
-        /// What it says instead.
-        errno: i32,
-    },
-    /// A field has a value that this version does not define.
-    #[error("unsupported {field} {value}")]
-    Unsupported {
-        /// Which field.
-        field: &'static str,
-        /// What it says.
-        value: u64,
-    },
-    /// The profile is not type 1 with a CRC guard and bare tuples.
-    #[error("unsupported profile: not PI type 1 with a CRC guard and bare tuples")]
-    UnsupportedProfile,
-    /// The areas of the file cannot lie as they should.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-}
-
-/// Why a sidecar's superblock could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// Neither copy is good; this is what is wrong with the first.
-    #[error(transparent)]
-    Superblock(#[from] SuperblockError),
-    /// Image and sidecar do not belong together as they are. Nothing was written.
-    #[error(transparent)]
-    TwoMoments(#[from] TwoMoments),
-    /// The medium failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// The superblock that counts, and what was wrong with the other copy.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The newest good copy.
-    pub superblock: Superblock,
-    /// The copy that is not good, if one is not: 0 or 1, and why.
-    pub damaged: Option<(usize, SuperblockError)>,
-    /// The copy that the superblock is of.
-    newest: usize,
-}
-
 impl Superblock {
-    /// A clean superblock for an image of `image_size` bytes.
-    ///
-    /// Fails with [`SuperblockError::UnsupportedProfile`] for a profile other than type 1 with a CRC guard and nothing but
-    /// the tuple in its metadata, and with [`SuperblockError::Layout`] for an image that is empty, ends within an interval or
-    /// is too large.
-    pub fn new(uuid: [u8; 16], profile: IntegrityProfile, image_size: u64) -> Result<Self, SuperblockError> {
-        let bare = IntegrityProfile::new(profile.guard(), PiType::Type1, interval_size(&profile));
-        if bare != Ok(profile) || pif(profile.guard()).is_none() {
-            return Err(SuperblockError::UnsupportedProfile);
-        }
-        let layout = Layout::new(profile, image_size)?;
-        let doubt_max = doubt_max(&layout);
-        Ok(Self {
-            uuid,
-            layout,
-            state: State::Clean,
-            epoch: 1,
-            tail: 1,
-            generation: 1,
-            durability_lost: false,
-            doubt_max,
-            image_modified: 0,
-        })
-    }
-
     /// The UUID in a copy that may be damaged, or of another version; none when the bytes do not
     /// begin as a copy does.
     #[must_use]
@@ -265,7 +130,7 @@ impl Superblock {
         })
     }
 
-    /// One copy, as it lies on disk.
+    /// The bytes of one copy, as it lies on disk.
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "no superblock has a guard without a PIF")]
     pub fn encode(&self) -> [u8; SECTOR_SIZE] {
@@ -298,131 +163,6 @@ impl Superblock {
         put(&mut bytes, CRC_AT, &crc.to_be_bytes());
         bytes
     }
-
-    /// The page of one copy.
-    fn page(&self) -> Box<[u8; PAGE_SIZE]> {
-        let mut page = Box::new([0; PAGE_SIZE]);
-        put(&mut page[..], 0, &self.encode());
-        page
-    }
-
-    /// The UUID that image and sidecar share.
-    #[must_use]
-    pub fn uuid(&self) -> [u8; 16] {
-        self.uuid
-    }
-
-    /// Where everything lies.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// How the last who had it open left it.
-    #[must_use]
-    pub fn state(&self) -> State {
-        self.state
-    }
-
-    /// The log's epoch: how often it was opened.
-    #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Sequence number of the first page of the log that counts.
-    #[must_use]
-    pub fn tail(&self) -> u64 {
-        self.tail
-    }
-
-    /// How often a superblock was written.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Whether a sync of the image has failed, so that writes which a guest takes for durable after
-    /// its next flush may be lost, and no flush of a guest has failed for that yet.
-    #[must_use]
-    pub fn durability_lost(&self) -> bool {
-        self.durability_lost
-    }
-
-    /// The most intervals that may be written, with intents by region, while the records of these writes are not durable. After a
-    /// crash no more blocks match nothing without being named by the log. 0: the last session kept to no limit.
-    #[must_use]
-    pub fn doubt_max(&self) -> u64 {
-        self.doubt_max
-    }
-
-    /// When the image had been written last as the sidecar was closed, in nanoseconds since 1970; 0
-    /// where that is not known.
-    #[must_use]
-    pub fn image_modified(&self) -> u64 {
-        self.image_modified
-    }
-
-    /// The same for an image that has grown to `image_size` bytes.
-    pub fn grown_to(&self, image_size: u64) -> Result<Self, SuperblockError> {
-        let layout = self.layout.grown_to(image_size)?;
-        let doubt_max = self.doubt_max.max(doubt_max(&layout));
-        Ok(Self { layout, doubt_max, ..self.clone() })
-    }
-
-    /// The same with a limit of blocks in doubt, if it has none yet.
-    pub(super) fn with_doubt_max(self) -> Self {
-        let doubt_max = if self.doubt_max == 0 { doubt_max(&self.layout) } else { self.doubt_max };
-        Self { doubt_max, ..self }
-    }
-
-    /// Writes both copies to a new sidecar.
-    pub fn create(&self, media: &impl Media) -> io::Result<()> {
-        let page = self.page();
-        media.write(0, &page[..])?;
-        media.write(SUPERBLOCK_SIZE, &page[..])
-    }
-}
-
-impl Loaded {
-    /// Reads both copies and takes the newest that is good. With none good, the first's error is told.
-    pub fn from(media: &impl Media) -> Result<Self, LoadError> {
-        let copy = |copy| -> Result<Result<Superblock, SuperblockError>, io::Error> {
-            let mut bytes = [0; SECTOR_SIZE];
-            let unreadable = read_sidecar(media, copy * SUPERBLOCK_SIZE, &mut bytes)?;
-            Ok(match unreadable.and_then(|error| error.raw_os_error()) {
-                Some(errno) => Err(SuperblockError::Unreadable { errno }),
-                None => Superblock::decode(&bytes),
-            })
-        };
-        match (copy(0)?, copy(1)?) {
-            (Ok(first), Ok(second)) if first.generation < second.generation => {
-                Ok(Self { superblock: second, damaged: None, newest: 1 })
-            }
-            (Ok(superblock), Ok(_)) => Ok(Self { superblock, damaged: None, newest: 0 }),
-            (Ok(superblock), Err(error)) => Ok(Self { superblock, damaged: Some((1, error)), newest: 0 }),
-            (Err(error), Ok(superblock)) => Ok(Self { superblock, damaged: Some((0, error)), newest: 1 }),
-            (Err(error), Err(_)) => Err(error.into()),
-        }
-    }
-
-    /// Puts `superblock` in place of this one: first over the copy that is not the newest, so that a good one is always there.
-    /// Durable when it returns; the other copy follows with the next sync.
-    pub fn replace(&mut self, media: &impl Media, superblock: Superblock) -> io::Result<()> {
-        let superblock = Superblock { generation: self.superblock.generation + 1, ..superblock };
-        let page = superblock.page();
-        let (older, newer) = (1 - self.newest, self.newest);
-        media.write(older as u64 * SUPERBLOCK_SIZE, &page[..])?;
-        media.sync(File::Sidecar, Reason::Superblock)?;
-        *self = Self { superblock, damaged: None, newest: older };
-        media.write(newer as u64 * SUPERBLOCK_SIZE, &page[..])
-    }
-}
-
-/// In proportion to the image: a small image that is nearly all in doubt is not told from one of
-/// another moment. With fewer, writes would wait for syncs of the log.
-fn doubt_max(layout: &Layout) -> u64 {
-    (layout.intervals() / 16).clamp(DOUBT_MAX_LEAST, DOUBT_MAX_MOST)
 }
 
 /// Everything that the tuples' layout depends on.
@@ -440,8 +180,9 @@ fn decode_profile(bytes: &[u8; SECTOR_SIZE]) -> Result<IntegrityProfile, Superbl
     Ok(profile)
 }
 
-/// NVMe's protection information format, which names the guard on disk. The Internet checksum has none.
-fn pif(guard: Guard) -> Option<u8> {
+/// NVMe's protection information format, which names the guard on disk. The Internet checksum has
+/// none.
+pub(super) fn pif(guard: Guard) -> Option<u8> {
     match guard {
         Guard::Crc16T10Dif => Some(0),
         Guard::Crc32c => Some(1),
@@ -454,7 +195,7 @@ fn guard(code: u8) -> Option<Guard> {
     Guard::ALL.into_iter().find(|&guard| pif(guard) == Some(code))
 }
 
-fn interval_size(profile: &IntegrityProfile) -> u32 {
+pub(super) fn interval_size(profile: &IntegrityProfile) -> u32 {
     u32::try_from(profile.interval_size()).expect("an interval is 64 KiB at most")
 }
 
@@ -471,6 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sidecar::LayoutError;
 
     const CRC_GUARDS: [Guard; 3] = [Guard::Crc16T10Dif, Guard::Crc32c, Guard::Crc64Nvme];
     const STATES: [State; 3] =

@@ -1,43 +1,26 @@
-//! What the tuples of a sidecar must say of the image's data.
+//! The rules for the tuples of a sidecar: what they must say of the image's data.
+
+mod mismatches;
+
+pub use self::mismatches::{Mismatch, Mismatches, mismatches};
 
 use super::is_zero;
 use crate::tuple::TUPLE_SIZE_MAX;
-use crate::{Checks, IntegrityProfile, LengthError, PiError, Tag, Tags, Tuple, VerifyError};
+use crate::{IntegrityProfile, LengthError, Tags, Tuple};
 
 /// The application tag of every tuple in a sidecar: `SB` in ASCII.
 ///
-/// Being neither zero nor 0xFFFF, it keeps a written tuple apart from an unwritten one, whatever the guard and the
-/// reference tag are, and from the escape, with which a tuple would go unchecked.
+/// Being neither zero nor 0xFFFF, it keeps a written tuple apart from an unwritten one, whatever
+/// the guard and the reference tag are, and from the escape, with which a tuple would go unchecked.
 pub const APPLICATION_TAG: u16 = 0x5342;
 
-/// Set in the application tag of a tuple that recovery has made for what it found: see [`is_adopted`].
+/// Set in the application tag of a tuple that recovery has made for what it found: see
+/// [`is_adopted`].
 const ADOPTED: u16 = 1;
 
-/// The application tag of a tuple that says that the interval's own was lost with its sector of the array.
+/// The application tag of a tuple that says that the interval's own was lost with its sector of the
+/// array.
 const LOST: u16 = 0x4C54;
-
-/// The application tag that would turn an interval's checks off: SBC-4 §4.21.2.
-const ESCAPE: u16 = 0xFFFF;
-
-/// An interval that does not agree with its tuple.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Mismatch {
-    /// A tag is not as it should be.
-    #[error(transparent)]
-    Pi(#[from] PiError),
-    /// The tuple says that the interval was never written, but the interval is not all zeros.
-    #[error("unwritten block not zero at LBA {lba}")]
-    UnwrittenNotZero {
-        /// The interval's number in the image.
-        lba: u64,
-    },
-    /// The part of the sidecar with the interval's tuple has rotted, so nothing can be said of the data.
-    #[error("tuple lost at LBA {lba}: its sector of the sidecar was damaged")]
-    TupleLost {
-        /// The interval's number in the image.
-        lba: u64,
-    },
-}
 
 /// Why data was not found good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,18 +33,8 @@ pub enum SidecarError {
     Length(#[from] LengthError),
 }
 
-impl Mismatch {
-    /// The interval's number in the image.
-    #[must_use]
-    pub fn lba(&self) -> u64 {
-        match self {
-            Self::Pi(error) => error.lba,
-            Self::UnwrittenNotZero { lba } | Self::TupleLost { lba } => *lba,
-        }
-    }
-}
-
-/// Writes the tuples of the intervals in `data`, of which `first_interval` is the number of the first.
+/// Writes the tuples of the intervals in `data`, of which `first_interval` is the number of the
+/// first.
 pub fn generate(
     profile: &IntegrityProfile,
     first_interval: u64,
@@ -71,7 +44,8 @@ pub fn generate(
     profile.generate(&tags(first_interval), data, metadata)
 }
 
-/// As [`generate`], but intervals of zeros become unwritten: for data whose holes are to stay holes.
+/// As [`generate`], but intervals of zeros become unwritten: for data whose holes are to stay
+/// holes.
 pub fn generate_sparse(
     profile: &IntegrityProfile,
     first_interval: u64,
@@ -101,29 +75,6 @@ pub fn verify(
     }
 }
 
-/// All intervals of `data` that do not agree with their tuples, in order; each is reported once, with the first tag
-/// that failed.
-pub fn mismatches<'a>(
-    profile: &'a IntegrityProfile,
-    first_interval: u64,
-    data: &'a [u8],
-    metadata: &'a [u8],
-) -> Result<Mismatches<'a>, LengthError> {
-    // with nothing to check, verification comes down to the check of the lengths
-    match profile.verify(&tags(first_interval), Checks::empty(), data, metadata) {
-        Err(VerifyError::Length(error)) => Err(error),
-        _ => Ok(Mismatches {
-            profile,
-            first_interval,
-            data,
-            metadata,
-            next: 0,
-            claim: Claim::Written,
-            run_end: 0,
-        }),
-    }
-}
-
 /// Whether this tuple says that its interval was never written.
 #[must_use]
 #[inline]
@@ -131,23 +82,26 @@ pub fn is_unwritten(tuple: &[u8]) -> bool {
     tuple.iter().all(|&byte| byte == 0)
 }
 
-/// Whether recovery has made this tuple for data that it found after a crash and could not vouch for.
+/// Whether recovery has made this tuple for data that it found after a crash and could not vouch
+/// for.
 ///
-/// Such a block was being written, or lay in a region that was; what is in it now is protected like any other.
+/// Such a block was being written, or lay in a region that was; what is in it now is protected like
+/// any other.
 #[must_use]
 pub fn is_adopted(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
     profile.tuple(tuple).is_ok_and(|tuple| tuple.application == APPLICATION_TAG | ADOPTED)
 }
 
-/// Makes an adopted tuple one like any other: somebody has accepted what the interval holds. Tells
-/// whether it was adopted.
+/// Makes an adopted tuple one like any other, after a person has accepted what the interval holds.
+/// Returns whether it was adopted.
 pub fn accept(profile: &IntegrityProfile, tuple: &mut [u8]) -> bool {
     let adopted = profile.tuple(tuple).ok().filter(|tuple| tuple.application == APPLICATION_TAG | ADOPTED);
     let accepted = adopted.map(|tuple| Tuple { application: APPLICATION_TAG, ..tuple });
     accepted.is_some_and(|accepted| profile.set_tuple(&accepted, tuple).is_ok())
 }
 
-/// Whether this tuple says that the interval's own was lost with its sector of the array: see [`Mismatch::TupleLost`].
+/// Whether this tuple says that the interval's own was lost with its sector of the array: see
+/// [`Mismatch::TupleLost`].
 #[must_use]
 pub fn is_lost(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
     profile.tuple(tuple).is_ok_and(|tuple| tuple.application == LOST)
@@ -161,7 +115,8 @@ pub(super) fn adopt(profile: &IntegrityProfile, tuple: &mut [u8]) {
     }
 }
 
-/// What stands for a tuple whose sector has rotted; its first bytes, as many as a tuple has.
+/// The bytes that replace a tuple whose sector is damaged. Only the first ones count, as many as a
+/// tuple has.
 pub(super) fn lost_tuple(profile: &IntegrityProfile) -> [u8; TUPLE_SIZE_MAX] {
     let mut bytes = [0; TUPLE_SIZE_MAX];
     let tuple = Tuple { guard: 0, application: LOST, reference: 0, storage: 0 };
@@ -169,122 +124,6 @@ pub(super) fn lost_tuple(profile: &IntegrityProfile) -> [u8; TUPLE_SIZE_MAX] {
         .set_tuple(&tuple, &mut bytes[..profile.metadata_size()])
         .expect("a sidecar's metadata is the tuple");
     bytes
-}
-
-/// See [`mismatches`].
-#[derive(Debug, Clone)]
-pub struct Mismatches<'a> {
-    profile: &'a IntegrityProfile,
-    first_interval: u64,
-    data: &'a [u8],
-    metadata: &'a [u8],
-    /// The next interval to check, counted from the first.
-    next: usize,
-    /// What the tuples from `next` to `run_end` claim alike: runs are verified in one call.
-    claim: Claim,
-    run_end: usize,
-}
-
-/// What a tuple says of its interval, as far as that decides how to check it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    Unwritten,
-    Escape,
-    Lost,
-    Written,
-}
-
-impl Iterator for Mismatches<'_> {
-    type Item = Mismatch;
-
-    fn next(&mut self) -> Option<Mismatch> {
-        while self.next < self.data.len() / self.profile.interval_size() {
-            if self.next == self.run_end {
-                self.start_run();
-            }
-            let found = match self.claim {
-                Claim::Unwritten => self.find_not_zero(),
-                Claim::Escape => Some((self.next, self.escape())),
-                Claim::Lost => Some((self.next, Mismatch::TupleLost { lba: self.lba(self.next) })),
-                Claim::Written => self.find_pi_error(),
-            };
-            let Some((index, mismatch)) = found else {
-                self.next = self.run_end;
-                continue;
-            };
-            self.next = index + 1;
-            return Some(mismatch);
-        }
-        None
-    }
-}
-
-impl Mismatches<'_> {
-    fn start_run(&mut self) {
-        let intervals = self.data.len() / self.profile.interval_size();
-        let tuples = self.metadata.chunks_exact(self.profile.metadata_size()).take(intervals);
-        let mut claims = tuples.skip(self.next).map(|tuple| self.claim_of(tuple));
-        if let Some(claim) = claims.next() {
-            let alike = claims.take_while(|&next| next == claim).count();
-            self.claim = claim;
-            self.run_end = self.next + 1 + alike;
-        }
-    }
-
-    fn claim_of(&self, tuple: &[u8]) -> Claim {
-        match self.profile.tuple(tuple).map(|tuple| tuple.application) {
-            Ok(APPLICATION_TAG) => Claim::Written,
-            Ok(LOST) => Claim::Lost,
-            Ok(ESCAPE) => Claim::Escape,
-            _ if is_unwritten(tuple) => Claim::Unwritten,
-            _ => Claim::Written,
-        }
-    }
-
-    fn find_not_zero(&self) -> Option<(usize, Mismatch)> {
-        let (data, _) = self.rest();
-        let index =
-            self.next + data.chunks_exact(self.profile.interval_size()).position(|it| !is_zero(it))?;
-        Some((index, Mismatch::UnwrittenNotZero { lba: self.lba(index) }))
-    }
-
-    fn find_pi_error(&self) -> Option<(usize, Mismatch)> {
-        let (data, metadata) = self.rest();
-        match self.profile.verify(&tags(self.lba(self.next)), Checks::all(), data, metadata) {
-            Err(VerifyError::Pi(error)) => {
-                let in_run = usize::try_from(error.interval).expect("an interval of a slice");
-                let index = self.next + in_run;
-                Some((index, PiError { interval: index as u64, ..error }.into()))
-            }
-            _ => None,
-        }
-    }
-
-    /// No tuple of ours has the escape, so here it is no more than a wrong application tag.
-    fn escape(&self) -> Mismatch {
-        PiError {
-            tag: Tag::Application,
-            interval: self.next as u64,
-            lba: self.lba(self.next),
-            expected: APPLICATION_TAG.into(),
-            actual: ESCAPE.into(),
-            tag_size: u16::BITS,
-        }
-        .into()
-    }
-
-    /// Data and metadata of what is left of the run.
-    fn rest(&self) -> (&[u8], &[u8]) {
-        let (interval_size, metadata_size) = (self.profile.interval_size(), self.profile.metadata_size());
-        (
-            &self.data[self.next * interval_size..self.run_end * interval_size],
-            &self.metadata[self.next * metadata_size..self.run_end * metadata_size],
-        )
-    }
-
-    fn lba(&self, index: usize) -> u64 {
-        self.first_interval + index as u64
-    }
 }
 
 /// The seed of every request to a sidecar: the reference tag is the interval's number.
@@ -298,10 +137,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Guard, PiType};
+    use crate::{Guard, PiError, PiType, Tag};
 
     const INTERVAL: usize = 512;
-    const FIRST: u64 = 0xF_FFFF_FFFE; // the reference tag of a 16b guard wraps behind the second interval
+    /// The reference tag of a 16b guard wraps behind the second interval.
+    const FIRST: u64 = 0xF_FFFF_FFFE;
 
     fn profile(guard: Guard) -> IntegrityProfile {
         IntegrityProfile::new(guard, PiType::Type1, 512).unwrap()

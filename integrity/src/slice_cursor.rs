@@ -4,22 +4,23 @@ use std::ops::{Deref, DerefMut, Range};
 
 use crate::guard::Guard;
 
-/// A place in a list of slices. The list is handed to each step, so that steps which read and steps which write
-/// can take turns on one list.
+/// A place in a list of slices. The list is handed to each step, so that steps which read and steps
+/// which write can take turns on one list.
 ///
 /// Callers stay within the list, by [`len_of`]; a step past its end does nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Cursor {
+pub(crate) struct SliceCursor {
     slice: usize,
     offset: usize,
 }
 
-/// Bytes in the list. One that names the same slice too often to count saturates, and no interval divides that.
+/// Bytes in the list. One that names the same slice too often to count saturates, and no interval
+/// divides that.
 pub(crate) fn len_of<S: Deref<Target = [u8]>>(slices: &[S]) -> usize {
     slices.iter().fold(0, |len: usize, slice| len.saturating_add(slice.len()))
 }
 
-impl Cursor {
+impl SliceCursor {
     pub(crate) fn skip<S: Deref<Target = [u8]>>(&mut self, slices: &[S], len: usize) {
         self.read(slices, len, |_| ());
     }
@@ -49,7 +50,8 @@ impl Cursor {
         metadata: &[u8],
         guard: Guard,
     ) -> u64 {
-        // most intervals are whole in the slice the last one was in: at 512 bytes the rest would show
+        // most intervals are whole in the slice the last one was in: at 512 bytes the rest would
+        // show
         if let Some(slice) = slices.get(self.slice)
             && let Some(interval) = slice.get(self.offset..self.offset + len)
             && metadata.is_empty()
@@ -60,7 +62,8 @@ impl Cursor {
         self.guard_over_border(slices, len, metadata, guard)
     }
 
-    /// A digest is large, so this is apart from [`guard`](Self::guard), and does without where it can.
+    /// A digest is large, so this is apart from [`guard`](Self::guard), and does without where it
+    /// can.
     #[inline(never)]
     fn guard_over_border<S: Deref<Target = [u8]>>(
         &mut self,
@@ -91,7 +94,8 @@ impl Cursor {
         }
     }
 
-    /// Steps over at most `len` bytes that stand in one slice: its index and their range, not empty.
+    /// Steps over at most `len` bytes that stand in one slice: its index and their range, not
+    /// empty.
     #[inline]
     fn next_piece<S: Deref<Target = [u8]>>(
         &mut self,
