@@ -73,12 +73,9 @@ fn main() -> ExitCode {
         return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
     }
     let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // Before anything is opened: a descriptor that is open now was inherited.
-    let inherited = match (&cli.command, &cli.serve) {
-        (None, Some(args)) => args.inherited_socket(),
-        _ => Ok(None),
-    };
+    let config = cli.serve.take().filter(|_| cli.command.is_none()).map(serve::Config::new);
     let (writer, log) = match start_log(&cli) {
         Ok(log) => log,
         Err(error) => {
@@ -87,7 +84,7 @@ fn main() -> ExitCode {
             return fail(&io::Error::other(format!("{name}: {error}")), 2);
         }
     };
-    let code = match (&cli.command, &cli.serve) {
+    let code = match (&cli.command, config) {
         (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(Command::Check(args)), _) => {
@@ -106,14 +103,11 @@ fn main() -> ExitCode {
         (Some(Command::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
-        (None, Some(args)) => inherited
-            .map_err(Into::into)
-            .and_then(|inherited| serve::run(args, inherited, &log))
-            .unwrap_or_else(|error| {
-                // the lines before this one come first
-                writer.flush(LOG_LIMIT);
-                fail(&error, error.exit_code())
-            }),
+        (None, Some(config)) => config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
+            // the lines before this one come first
+            writer.flush(LOG_LIMIT);
+            fail(&error, error.exit_code())
+        }),
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     };
     writer.flush(LOG_LIMIT);

@@ -276,7 +276,6 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         self.disk.inboxes[index].post(WorkerMessage::Stop);
     }
 
-
     /// Whether a queue's worker has ended.
     pub(crate) fn has_stopped(&self, index: usize) -> bool {
         self.queues[index].worker.as_ref().is_none_or(JoinHandle::is_finished)

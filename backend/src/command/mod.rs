@@ -25,8 +25,8 @@ pub mod protect;
 pub mod resize;
 pub mod serve;
 
+mod choose_device;
 mod scan;
-mod storage;
 mod unfinished;
 
 /// An image and its sidecar, as every subcommand names them.

@@ -21,7 +21,7 @@ pub use self::take_over::TakeOverError;
 pub(super) use self::take_over::refuse_other_data;
 use self::take_over::take_over;
 pub(super) use self::trust::trust;
-use super::storage::{Integrity, Storage, StorageError};
+use super::choose_device::{DeviceError, DeviceKind, Integrity};
 use super::unfinished::{Existing, UnfinishedFile};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};
@@ -55,7 +55,7 @@ pub enum ProtectError {
     Image(#[from] ImageError),
     /// The metadata of the device cannot be used.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Device(#[from] DeviceError),
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -67,20 +67,24 @@ pub enum ProtectError {
 /// Protects what the image holds. The image is locked meanwhile.
 pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
     let path = &args.image.image;
-    let taken = if Namespace::is_at(path) && args.image.sidecar.is_none() {
-        let namespace = Namespace::open(path, Access::ReadWrite)?;
-        take_over(&Arc::new(NvmePassthroughDevice::new(namespace)), path, args.force)?
-    } else {
-        let image = Image::open(path, Access::ReadWrite, DirectIo::WherePossible)?;
-        if args.image.sidecar.is_some() || !image.is_block_device() {
+    let integrity = args.image.sidecar.clone().map_or(Integrity::Auto, Integrity::Path);
+    let open = || Image::open(path, Access::ReadWrite, DirectIo::WherePossible).map_err(ProtectError::from);
+    let taken = match DeviceKind::choose(path, &integrity, open)? {
+        DeviceKind::NvmePassthrough => {
+            let namespace = Namespace::open(path, Access::ReadWrite)?;
+            take_over(&Arc::new(NvmePassthroughDevice::new(namespace)), path, args.force)?
+        }
+        DeviceKind::KernelPi { image, integrity } => {
+            let device = KernelPiDevice::new(image, &integrity)
+                .map_err(|reason| DeviceError::Access { path: path.clone(), reason })?;
+            take_over(&Arc::new(device), path, args.force)?
+        }
+        DeviceKind::Plain { image, .. } | DeviceKind::Sidecar { image, .. } => {
+            if args.image.sidecar.is_none() && image.is_block_device() {
+                return Err(ImageError::NoPlaceForSidecar(path.clone()).into());
+            }
             return Ok(make_sidecar(args, &image)?);
         }
-        let Storage::KernelPi(integrity) = Storage::choose(&image, path, &Integrity::Auto)? else {
-            return Err(ImageError::NoPlaceForSidecar(path.clone()).into());
-        };
-        let device = KernelPiDevice::new(image, &integrity)
-            .map_err(|reason| StorageError::Access { path: path.clone(), reason })?;
-        take_over(&Arc::new(device), path, args.force)?
     };
     print(&taken.report(path), false)?;
     Ok(ExitCode::SUCCESS)

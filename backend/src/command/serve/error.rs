@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::super::choose_device::DeviceError;
 use super::super::protect::TakeOverError;
-use super::super::storage::StorageError;
-use super::UnprotectedError;
+use super::unprotected::UnprotectedError;
 use crate::control::ControlError;
 use crate::control::socket::SocketError;
 use crate::device::NamespaceError;
@@ -29,18 +29,15 @@ pub enum ServeError {
     /// The image is not served without its tuples.
     #[error(transparent)]
     Unprotected(#[from] UnprotectedError),
-    /// The metadata of the device cannot be used.
+    /// No device can be chosen, or its metadata cannot be used.
     #[error(transparent)]
-    Storage(#[from] StorageError),
+    Device(#[from] DeviceError),
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     /// The device holds data of others.
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
-    /// A namespace's own metadata is all there is on its character device.
-    #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
-    NamespaceWithIntegrity(PathBuf),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),

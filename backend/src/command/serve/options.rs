@@ -8,9 +8,8 @@ use clap::builder::RangedU64ValueParser;
 use integrity::sidecar::IntentMode;
 use virtio::DEVICE_ID_LEN;
 
+use super::super::choose_device::Integrity;
 use super::super::parse_size;
-use super::super::storage::Integrity;
-use crate::control::socket::{self, Endpoint, SocketError};
 use crate::worker::{poller, wake_up_cost};
 
 /// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
@@ -118,7 +117,7 @@ pub struct ServeArgs {
     /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image to the source until the guest
     /// runs here
     #[arg(long)]
-    pub(in crate::command) incoming: bool,
+    pub(super) incoming: bool,
     /// Logical block size the guest sees, in bytes
     #[arg(long, value_name = "512|4096", default_value = "512", value_parser = parse_block_size)]
     pub(super) block_size: u32,
@@ -154,23 +153,11 @@ pub struct ServeArgs {
     pub(super) device: DeviceChoice,
 }
 
-impl ServeArgs {
-    /// The inherited socket, named here or, when there is no path, by systemd. To be called before
-    /// anything is opened, so that a descriptor of our own is not taken for it.
-    pub fn inherited_socket(&self) -> Result<Option<Endpoint>, SocketError> {
-        match (self.fd, &self.socket_path) {
-            (Some(fd), _) => socket::inherit(fd).map(Some),
-            (None, Some(_)) => Ok(None),
-            (None, None) => socket::activated()?.map(Some).ok_or(SocketError::None),
-        }
-    }
-}
-
 fn parse_integrity(text: &str) -> Result<Integrity, String> {
     Ok(match text {
         "" => return Err("an empty path; say auto, none or the sidecar's path".to_owned()),
         "auto" => Integrity::Auto,
-        "none" => Integrity::None,
+        "none" => Integrity::None { give_up_sidecar: false },
         path => Integrity::Path(path.into()),
     })
 }

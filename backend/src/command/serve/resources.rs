@@ -3,7 +3,6 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::error::ServeError;
-use super::options::ServeArgs;
 use crate::control;
 use crate::device::bounce::ARENA_SIZE;
 use crate::guest::MEMORY_SLOTS_MAX;
@@ -19,8 +18,8 @@ const FILES_BESIDES: u64 = 64 + control::CLIENTS_MAX as u64 + CONTROL_FILES;
 /// Descriptors of the control thread: epoll set, socket, results, size and the queue of a flush.
 const CONTROL_FILES: u64 = 12;
 
-pub(super) fn check_resources(args: &ServeArgs) -> Result<(), ServeError> {
-    let queues = args.num_queues;
+/// Raises the limit of open files, and refuses more queues than the system has files or memory for.
+pub(super) fn check_resources(queues: u16) -> Result<(), ServeError> {
     let needed = files_without_memory(queues) + FILES_PER_SLOT * MEMORY_SLOTS_MIN as u64;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Some(limit) = maximum.filter(|maximum| *maximum < needed) {

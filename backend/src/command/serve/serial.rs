@@ -8,7 +8,7 @@ use super::error::ServeError;
 use crate::storage::image::Image;
 
 /// Twenty characters of the image's UUID; without one, of its device and inode number.
-pub(super) fn default_serial(image: &Image) -> Result<String, ServeError> {
+pub(super) fn image_serial(image: &Image) -> Result<String, ServeError> {
     if let Some(uuid) = image.uuids()?.first() {
         return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
     }

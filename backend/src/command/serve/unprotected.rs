@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::ServeArgs;
 use crate::storage::image::{Access, Image};
 use crate::storage::sidecar_path;
 use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
@@ -56,21 +55,21 @@ impl std::fmt::Display for Protected {
     }
 }
 
-/// That an image may be served without tuples, and what becomes of its sidecar.
+/// The sidecar of an image that is served without it, and what becomes of it.
 #[derive(Debug)]
 #[must_use = "a sidecar must be marked before the image is written"]
-pub(super) enum Admission {
-    /// It has none.
-    NotProtected,
-    /// It stays right, for nothing is written.
-    ReadOnly(Protected),
-    /// It is marked already, or will be.
-    LeavesBehind(Protected),
+pub(super) enum UnusedSidecar {
+    /// The image has none.
+    None,
+    /// It stays right, because nothing is written.
+    StaysRight(Protected),
+    /// It becomes wrong. It is marked already, or will be.
+    BecomesStale(Protected),
 }
 
-/// Admits `image` to be served without tuples. One that is protected is refused unless it is only
-/// read, its sidecar is marked already, or `--force` is given. Changes nothing.
-pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, UnprotectedError> {
+/// Checks that `image` may be served without tuples. An image that is protected is refused unless
+/// it is only read, its sidecar is marked already, or the sidecar is given up. Changes nothing.
+pub(super) fn check(image: &Image, give_up_sidecar: bool) -> Result<UnusedSidecar, UnprotectedError> {
     if let Some(format) = image.foreign_format()? {
         let path = image.path();
         tracing::warn!(
@@ -80,14 +79,14 @@ pub(super) fn admit(args: &ServeArgs, image: &Image) -> Result<Admission, Unprot
             format.cure(path)
         );
     }
-    let Some(protected) = protection(image)? else { return Ok(Admission::NotProtected) };
+    let Some(protected) = protection(image)? else { return Ok(UnusedSidecar::None) };
     if image.access() == Access::Read {
-        return Ok(Admission::ReadOnly(protected));
+        return Ok(UnusedSidecar::StaysRight(protected));
     }
-    match (args.force, protected.uuids.is_empty()) {
+    match (give_up_sidecar, protected.uuids.is_empty()) {
         (false, _) if !is_marked(image, &protected)? => Err(UnprotectedError::Protected { protected }),
         (true, true) => Err(UnprotectedError::Unmarkable { protected }),
-        _ => Ok(Admission::LeavesBehind(protected)),
+        _ => Ok(UnusedSidecar::BecomesStale(protected)),
     }
 }
 
@@ -96,16 +95,16 @@ fn is_marked(image: &Image, protected: &Protected) -> Result<bool, crate::storag
     Ok(!protected.uuids.is_empty() && protected.uuids.iter().all(|uuid| marked.contains(uuid)))
 }
 
-impl Admission {
-    /// Marks the sidecar that `image` leaves behind, and says so. What another process still has is
-    /// marked when it is taken over.
-    pub(super) fn enter(self, image: &Image) -> Result<(), UnprotectedError> {
+impl UnusedSidecar {
+    /// Marks the sidecar that becomes stale, and logs that. An image that another process still
+    /// serves is marked when it is taken over.
+    pub(super) fn mark(self, image: &Image) -> Result<(), UnprotectedError> {
         match self {
-            Self::NotProtected => {}
-            Self::ReadOnly(protected) => tracing::warn!(
+            Self::None => {}
+            Self::StaysRight(protected) => tracing::warn!(
                 "{protected}, which `--integrity none` does not use: what is read is not checked"
             ),
-            Self::LeavesBehind(protected) => {
+            Self::BecomesStale(protected) => {
                 if image.access() == Access::ReadWrite && !is_marked(image, &protected)? {
                     image
                         .mark_stale(&protected.uuids)

@@ -1,0 +1,113 @@
+//! The checked configuration of serving. It is made once from the command line; nothing after it
+//! sees the options themselves.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use integrity::sidecar::IntentMode;
+
+use super::error::ServeError;
+#[cfg(feature = "bench-null")]
+use super::options::DeviceChoice;
+use super::options::{BounceChoice, Poll, ServeArgs};
+use super::sockets::{EndpointConfig, SocketConfig};
+use crate::command::choose_device::Integrity;
+use crate::storage::image::Access;
+
+/// Everything that serving was asked for.
+#[derive(Debug)]
+pub struct Config {
+    /// The storage, and how it is opened.
+    pub(super) storage: StorageConfig,
+    /// The sockets of front-end and control.
+    pub(super) sockets: SocketConfig,
+    /// The choices that all workers of the disk share.
+    pub(super) disk: DiskConfig,
+    /// After how long a queue without progress is reported; none: never.
+    pub(super) watchdog: Option<Duration>,
+    /// Whether transfers are dropped, to measure the path alone.
+    #[cfg(feature = "bench-null")]
+    pub(super) drop_transfers: bool,
+}
+
+/// The storage of a disk, and how it is opened.
+#[derive(Debug, Clone)]
+pub(super) struct StorageConfig {
+    /// The image, or the character device of a namespace.
+    pub(super) path: PathBuf,
+    /// The place of the tuples.
+    pub(super) integrity: Integrity,
+    /// The guest's block size, in bytes.
+    pub(super) block_size: u32,
+    /// Whether writes are refused.
+    pub(super) read_only: bool,
+    /// Whether another host still has the storage and hands it over in a migration.
+    pub(super) incoming: bool,
+    /// What the sidecar makes durable before a block changes.
+    pub(super) intent: IntentMode,
+    /// Memory for tuples, in bytes.
+    pub(super) tuple_cache: usize,
+}
+
+/// The choices that all workers of a disk share.
+#[derive(Debug)]
+pub(super) struct DiskConfig {
+    /// Number of queues that the front-end may use.
+    pub(super) num_queues: u16,
+    /// Largest ring accepted, in entries.
+    pub(super) queue_size: u16,
+    /// The serial number, at most as long as virtio-blk has room for; none for a default.
+    pub(super) serial: Option<String>,
+    /// Which requests are copied into stable folios.
+    pub(super) bounce: BounceChoice,
+    /// How long workers poll.
+    pub(super) poll: Poll,
+}
+
+impl Config {
+    /// Checks the options and takes over the socket that was inherited, if there is one. To be
+    /// called before anything is opened, so that no descriptor of our own is taken for it.
+    pub fn new(args: ServeArgs) -> Result<Self, ServeError> {
+        let endpoint = EndpointConfig::find(args.fd, args.socket_path, args.socket_mode, args.socket_group)?;
+        let integrity = match args.integrity {
+            Integrity::None { .. } => Integrity::None { give_up_sidecar: args.force },
+            Integrity::Auto | Integrity::Path(_) if args.force => return Err(ServeError::ForceAlone),
+            integrity => integrity,
+        };
+        let storage = StorageConfig {
+            path: args.blk_file,
+            integrity,
+            block_size: args.block_size,
+            read_only: args.read_only,
+            incoming: args.incoming,
+            intent: args.intent.into(),
+            tuple_cache: usize::try_from(args.tuple_cache).unwrap_or(usize::MAX),
+        };
+        Ok(Self {
+            storage,
+            sockets: SocketConfig { endpoint, control: args.control },
+            disk: DiskConfig {
+                num_queues: args.num_queues,
+                queue_size: args.queue_size,
+                serial: args.serial,
+                bounce: args.bounce,
+                poll: args.poll_us,
+            },
+            watchdog: (args.watchdog_seconds > 0).then(|| Duration::from_secs(args.watchdog_seconds.into())),
+            #[cfg(feature = "bench-null")]
+            drop_transfers: args.device == DeviceChoice::Null,
+        })
+    }
+}
+
+impl StorageConfig {
+    /// How the image or the namespace is opened and locked.
+    pub(super) fn access(&self) -> Access {
+        match (self.read_only, self.incoming) {
+            // readers do not exclude each other
+            (true, _) => Access::Read,
+            (false, true) => Access::Preview,
+            (false, false) => Access::ReadWrite,
+        }
+    }
+}
