@@ -1,9 +1,10 @@
 //! Messages to a thread, and the eventfd that wakes it for them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A thread's messages and the eventfd that wakes it for them.
 #[derive(Debug)]
@@ -14,21 +15,28 @@ pub struct Inbox<M> {
 
 impl<M> Inbox<M> {
     /// An empty inbox.
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { messages: Mutex::new(Vec::new()), wake: Arc::new(wake) })
     }
 
-    /// Leaves `message` and wakes the thread.
+    /// Adds `message` and wakes the thread.
     pub fn post(&self, message: M) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.messages().push(message);
         // fails only when the counter is full, and then the thread has been woken
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    /// All messages so far, in order.
+    /// Takes all messages so far, in order, and leaves the eventfd as it is.
     pub fn take(&self) -> Vec<M> {
-        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.messages())
+    }
+
+    /// Clears the eventfd and takes all messages so far, in order. The next message wakes the thread.
+    pub fn receive(&self) -> Vec<M> {
+        // fails only when the eventfd is clear
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.take()
     }
 
     /// The eventfd, to poll.
@@ -41,10 +49,7 @@ impl<M> Inbox<M> {
         &self.wake
     }
 
-    /// For a thread that polls the eventfd itself: all messages so far, after which it is woken by the next one.
-    pub fn receive(&self) -> Vec<M> {
-        // fails only when there was nothing to wake for
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        self.take()
+    fn messages(&self) -> MutexGuard<'_, Vec<M>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

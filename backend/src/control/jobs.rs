@@ -1,43 +1,18 @@
-//! What the control thread has done for it, so that it waits for nothing: by a thread for work of its own, one after the other.
+//! Work of the control thread that may take long. A thread of its own does it, one job after the
+//! other, so that the control thread never blocks.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io, thread};
 
-use rustix::event::{EventfdFlags, eventfd};
-
-/// Results on their way to the control thread.
-#[derive(Debug)]
-pub(super) struct Results<T> {
-    results: Mutex<Vec<T>>,
-    wake: OwnedFd,
-}
-
-impl<T> Results<T> {
-    fn new() -> io::Result<Self> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { results: Mutex::default(), wake })
-    }
-
-    /// Leaves a result, and wakes the control thread.
-    pub(super) fn post(&self, result: T) {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
-        // fails only when the counter is full, and then the thread has been woken
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-
-    fn take(&self) -> Vec<T> {
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use crate::inbox::Inbox;
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// A thread that does what may take long. It is started by the first job, and sleeps without one.
+/// A thread for jobs. The first job starts it, and it sleeps while there is none.
 pub(super) struct Jobs<T> {
-    results: Arc<Results<T>>,
+    /// Results on their way to the control thread.
+    results: Arc<Inbox<T>>,
     thread: Option<Sender<Job<T>>>,
 }
 
@@ -49,31 +24,21 @@ impl<T> fmt::Debug for Jobs<T> {
 
 impl<T: Send + 'static> Jobs<T> {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { results: Arc::new(Results::new()?), thread: None })
+        Ok(Self { results: Arc::new(Inbox::new()?), thread: None })
     }
 
-    /// Readable when there are results.
-    pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.results.wake.as_fd()
-    }
-
-    /// Where others leave results.
-    pub(super) fn results(&self) -> &Arc<Results<T>> {
+    /// The inbox of results, where a session leaves its own too.
+    pub(super) fn results(&self) -> &Arc<Inbox<T>> {
         &self.results
     }
 
-    /// All results so far.
-    pub(super) fn take(&self) -> Vec<T> {
-        self.results.take()
-    }
-
-    /// Has `job` done after those before it. The thread is not waited for at the end of the process.
+    /// Has `job` done after those before it. The end of the process does not wait for it.
     pub(super) fn start(&mut self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<()> {
         let mut job: Job<T> = Box::new(job);
         if let Some(thread) = &self.thread {
             match thread.send(job) {
                 Ok(()) => return Ok(()),
-                // the thread is gone: a panic, which release builds do not survive
+                // the thread has panicked, which release builds do not survive
                 Err(unsent) => job = unsent.0,
             }
         }

@@ -281,7 +281,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
         let epoll = EpollSet::new()?;
         let clients = socket.map(|socket| Clients::new(socket, &epoll, CONTROL, CLIENTS)).transpose()?;
         let jobs = Jobs::new()?;
-        epoll.watch(jobs.wake_fd(), RESULTS)?;
+        epoll.watch(jobs.results().wake_fd(), RESULTS)?;
         if let Some(size) = &size {
             epoll.watch(size.as_fd(), SIZE)?;
         }
@@ -498,7 +498,7 @@ impl<'a, B: BlockDevice> Control<'a, B> {
     }
 
     fn take_results(&mut self) {
-        for done in self.jobs.take() {
+        for done in self.jobs.results().receive() {
             self.take_result(done);
         }
     }

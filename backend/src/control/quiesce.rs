@@ -3,13 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use super::jobs::Results;
 use super::protocol::{Reply, Size};
 use crate::control::resize;
 use crate::device::bounce::FolioPool;
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
+use crate::inbox::Inbox;
 use crate::report;
 use crate::worker::disk::Disk;
 
@@ -53,7 +53,7 @@ impl Quiet {
     pub(super) fn by_session<B: BlockDevice>(
         self,
         disk: Arc<Disk<B>>,
-        results: Arc<Results<Done>>,
+        results: Arc<Inbox<Done>>,
     ) -> Box<dyn FnOnce() -> bool + Send> {
         let mut errand = Errand { quiet: Some(self), results };
         Box::new(move || {
@@ -71,7 +71,7 @@ impl Quiet {
 /// Work on its way to a session. Dropped undone, it goes back.
 struct Errand {
     quiet: Option<Quiet>,
-    results: Arc<Results<Done>>,
+    results: Arc<Inbox<Done>>,
 }
 
 impl Drop for Errand {
