@@ -10,7 +10,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 use vhost::vhost_user::message::BackendReq;
 
-use super::connection::{Connection, Message};
+use super::connection::{Connection, VhostUserMessage};
 
 /// A socket of the front-end's for our requests.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl BackendChannel {
     /// No reply is asked for. The front-end may well ask us for the configuration space before it replies, and would wait
     /// for ever if we waited for it.
     pub(super) fn config_changed(&self) {
-        match self.0.send_now(&Message::request(BackendReq::CONFIG_CHANGE_MSG.into())) {
+        match self.0.send_now(&VhostUserMessage::request(BackendReq::CONFIG_CHANGE_MSG.into())) {
             Ok(()) => tracing::debug!("told the front-end that the configuration space has changed"),
             // what it has not read yet says the same
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

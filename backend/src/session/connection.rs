@@ -86,7 +86,7 @@ impl Header {
 
 /// A message with the descriptors that came with it.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct VhostUserMessage {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
     pub(super) files: Vec<OwnedFd>,
@@ -94,7 +94,7 @@ pub(super) struct Message {
     pub(super) files_lost: bool,
 }
 
-impl Message {
+impl VhostUserMessage {
     /// A request of ours, without a body.
     pub(super) fn request(request: u32) -> Self {
         Self::new(request, 0, Vec::new())
@@ -166,7 +166,7 @@ impl Connection {
     }
 
     /// The next message; `None` while not all of it is there.
-    pub(super) fn receive(&mut self) -> Result<Option<Message>, ConnectionError> {
+    pub(super) fn receive(&mut self) -> Result<Option<VhostUserMessage>, ConnectionError> {
         loop {
             let missing = self.partial.missing()?;
             if missing > 0 {
@@ -176,7 +176,7 @@ impl Connection {
             } else if let Some(header) = self.partial.header()? {
                 let Partial { mut bytes, files, files_lost } = mem::take(&mut self.partial);
                 let body = bytes.split_off(HEADER_SIZE);
-                return Ok(Some(Message { header, body, files, files_lost }));
+                return Ok(Some(VhostUserMessage { header, body, files, files_lost }));
             }
         }
     }
@@ -215,7 +215,7 @@ impl Connection {
     }
 
     /// Sends `message`, its descriptors with its first byte.
-    pub(super) fn send(&self, message: &Message) -> Result<(), ConnectionError> {
+    pub(super) fn send(&self, message: &VhostUserMessage) -> Result<(), ConnectionError> {
         let bytes = [&message.header.bytes(), message.body.as_slice()].concat();
         let files: Vec<BorrowedFd<'_>> = message.files.iter().map(AsFd::as_fd).collect();
         let deadline = Instant::now() + SEND_LIMIT;
@@ -243,7 +243,7 @@ impl Connection {
     }
 
     /// Sends `message` if that can be done at once. It must be short and without descriptors.
-    pub(super) fn send_now(&self, message: &Message) -> io::Result<()> {
+    pub(super) fn send_now(&self, message: &VhostUserMessage) -> io::Result<()> {
         let bytes = [&message.header.bytes(), message.body.as_slice()].concat();
         // a stream socket takes a message of a few bytes whole, or not at all
         send_some(&self.stream, &bytes, &[]).map(drop)
@@ -314,7 +314,7 @@ mod tests {
         let (theirs, mut connection) = pair();
         let other = Connection::new(theirs);
         for (count, request) in [(0, 1), (2, 5), (1, 12)] {
-            let mut message = Message::request(request);
+            let mut message = VhostUserMessage::request(request);
             message.files = (0..count).map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap()).collect();
             other.send(&message).unwrap();
         }

@@ -1,8 +1,10 @@
-//! Where messages come in: which of them are ours to answer, which the crate's, and what a refusal means for the connection.
+//! Where messages arrive: which of them are answered here, which by the `vhost` crate, and what a
+//! refusal means for the connection.
 //!
-//! A message that is refused leaves the session as it was. If the front-end asked for an acknowledgement it gets a negative
-//! one, and the connection goes on. If not, the only way left to tell it is to end the connection, unless it does no harm
-//! to go on without what it wanted.
+//! A message that is refused leaves the session as it was. If the front-end asked for an
+//! acknowledgement, it gets a negative one, and the connection stays open. If not, the front-end can
+//! only be notified by the end of the connection, unless it can safely continue without what it
+//! wanted.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -11,12 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
-use vhost::vhost_user::{Error as VhostError, Result as VhostResult};
 
 use super::backend_channel::BackendChannel;
-use super::connection::{Connection, ConnectionError, Header, Message};
+use super::connection::{Connection, ConnectionError, Header, VhostUserMessage};
+use super::error::{SessionError, SessionResult, refuse};
 use super::notice::Notice;
-use super::parser::Parser;
+use super::parser::{Answer, Parser};
 use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::sigbus::Loss;
@@ -28,13 +30,13 @@ use crate::metrics::Counter;
 pub(super) enum Ended {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// There was no other way to tell the front-end.
+    /// The end of the session is the only notification that the front-end can get.
     #[error("{request} cannot be refused in another way")]
     Refused { request: String },
-    /// A queue cannot go on.
+    /// A queue or the disk cannot be used any more.
     #[error("{request} failed")]
     Failed { request: String },
-    /// A worker has ended by itself, and has logged why.
+    /// A worker has ended by itself, and has logged the cause.
     #[error("a queue's worker has ended")]
     Worker,
     /// Memory that the front-end shares cannot be used any more.
@@ -48,17 +50,14 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Whether the front-end is still there.
+/// Whether the front-end is still connected.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     More,
     Last,
 }
 
-/// What came of a message: the reply that its type has, and whether it was done.
-type Outcome = (Option<Message>, VhostResult<()>);
-
-/// A front-end's messages, and those of the control thread.
+/// Takes the messages of a front-end, and the notices of control thread and workers.
 pub(super) struct Dispatcher<B: BlockDevice> {
     connection: Connection,
     inbox: Arc<Inbox<Notice>>,
@@ -78,32 +77,26 @@ impl<B: BlockDevice> Dispatcher<B> {
         Ok(Self { connection, inbox, parser, session, refusals: Counter::default() })
     }
 
-    /// Serves the front-end until it leaves or must be left.
+    /// Serves the front-end until it leaves, or the session must end.
     pub(super) fn serve(&mut self) -> Result<(), Ended> {
         loop {
             self.wait()?;
-            let outcome = self.take_turn();
-            // before any other cause, which may follow from it
+            let turn = self.take_turn();
+            // first, because any other cause may follow from it
             if let Some((what, loss)) = self.session().lost_memory() {
                 return Err(Ended::MemoryLost { what, loss });
             }
-            if outcome? == Turn::Last {
+            if turn? == Turn::Last {
                 return Ok(());
             }
         }
     }
 
-    /// Does what the control thread and the workers say, and answers one message.
+    /// Carries out the notices, and answers one message.
     fn take_turn(&mut self) -> Result<Turn, Ended> {
         self.session().report_unshared_rings();
         for notice in self.inbox.receive() {
-            let ended = match notice {
-                Notice::WhileStopped(_) => {
-                    Ended::Failed { request: "a notice of the control thread".to_owned() }
-                }
-                Notice::WorkerEnded => Ended::Worker,
-            };
-            self.session().notice(notice).map_err(|_| ended)?;
+            self.carry_out(notice)?;
         }
         // one at a time, so that no flood of messages keeps notices out
         match self.connection.receive() {
@@ -113,6 +106,20 @@ impl<B: BlockDevice> Dispatcher<B> {
             Err(error) => return Err(error.into()),
         }
         Ok(Turn::More)
+    }
+
+    fn carry_out(&self, notice: Notice) -> Result<(), Ended> {
+        match notice {
+            Notice::WhileStopped(work) => self
+                .session()
+                .work_while_stopped(work)
+                .map_err(|_| Ended::Failed { request: "a notice of the control thread".to_owned() }),
+            Notice::WorkerEnded => {
+                // the queues that failed have been logged
+                let _ = self.session().stop_all();
+                Err(Ended::Worker)
+            }
+        }
     }
 
     /// Sleeps until there is a part of a message, the end of the stream, a notice, or something to report.
@@ -128,17 +135,17 @@ impl<B: BlockDevice> Dispatcher<B> {
         }
     }
 
-    fn answer(&mut self, message: &Message) -> Result<(), Ended> {
+    fn answer(&mut self, message: &VhostUserMessage) -> Result<(), Ended> {
         let header = message.header;
-        let (reply, outcome) = self.perform(message)?;
-        let refused = outcome.is_err();
-        if let Err(error) = outcome {
-            let request = name(header);
-            if matches!(error, VhostError::BackendInternalError) {
-                return Err(Ended::Failed { request });
-            }
-            if self.refusals.add_logged() {
-                tracing::warn!("{request} refused: {}", explain(&error));
+        let Answer { reply, result } = self.perform(message)?;
+        let refused = result.is_err();
+        match result {
+            Ok(()) => {}
+            Err(SessionError::Failed) => return Err(Ended::Failed { request: name(header) }),
+            Err(SessionError::Refused(reason)) => {
+                if self.refusals.add_logged() {
+                    tracing::warn!("{} refused: {reason}", name(header));
+                }
             }
         }
         let reply = reply.or_else(|| self.acknowledgement(header, refused));
@@ -149,55 +156,59 @@ impl<B: BlockDevice> Dispatcher<B> {
         }
     }
 
-    fn perform(&mut self, message: &Message) -> Result<Outcome, Ended> {
+    fn perform(&mut self, message: &VhostUserMessage) -> Result<Answer, Ended> {
         let header = message.header;
+        let without_reply = |result| Answer { reply: None, result };
         if message.files_lost {
-            return Ok((None, Err(VhostError::IncorrectFds)));
+            return Ok(without_reply(Err(refuse("more descriptors than any message has"))));
         }
         Ok(match FrontendReq::try_from(header.request) {
-            Ok(FrontendReq::SET_BACKEND_REQ_FD) => (None, self.set_backend_channel(message)),
-            Ok(FrontendReq::SET_STATUS) => (None, self.set_status(message)),
+            Ok(FrontendReq::SET_BACKEND_REQ_FD) => without_reply(self.set_backend_channel(message)),
+            Ok(FrontendReq::SET_STATUS) => without_reply(self.set_status(message)),
             Ok(FrontendReq::GET_STATUS) => match self.get_status(message) {
-                Ok(status) => (Some(Message::reply_u64(header, status.into())), Ok(())),
-                Err(error) => (None, Err(error)),
+                Ok(status) => {
+                    Answer { reply: Some(VhostUserMessage::reply_u64(header, status.into())), result: Ok(()) }
+                }
+                Err(error) => without_reply(Err(error)),
             },
-            // a reply without the userfault descriptor is how this one fails
-            Ok(FrontendReq::POSTCOPY_ADVISE) => {
-                let refusal = Err(VhostError::InvalidOperation("postcopy is not supported"));
-                (Some(Message::reply(header, Vec::new())), refusal)
-            }
+            // the refusal of this message is a reply without the userfault descriptor
+            Ok(FrontendReq::POSTCOPY_ADVISE) => Answer {
+                reply: Some(VhostUserMessage::reply(header, Vec::new())),
+                result: Err(refuse("postcopy is not supported")),
+            },
             Ok(request) if is_supported(request) => self.parser.handle(message)?,
-            _ => (None, Err(VhostError::InvalidOperation("no such message is supported"))),
+            _ => without_reply(Err(refuse("no such message is supported"))),
         })
     }
 
-    /// `REPLY_ACK`: zero for success, for a message that has no reply of its own.
-    fn acknowledgement(&self, header: Header, refused: bool) -> Option<Message> {
+    /// The acknowledgement by `REPLY_ACK`, zero for success, of a message that has no reply of its own.
+    fn acknowledgement(&self, header: Header, refused: bool) -> Option<VhostUserMessage> {
         let asked = header.needs_reply() && !has_reply(header);
         (asked && self.session().has(VhostUserProtocolFeatures::REPLY_ACK).is_ok())
-            .then(|| Message::reply_u64(header, refused.into()))
+            .then(|| VhostUserMessage::reply_u64(header, refused.into()))
     }
 
-    fn set_backend_channel(&mut self, message: &Message) -> VhostResult<()> {
+    fn set_backend_channel(&mut self, message: &VhostUserMessage) -> SessionResult<()> {
         self.session().has(VhostUserProtocolFeatures::BACKEND_REQ)?;
         let [file] = message.files.as_slice() else {
-            return Err(VhostError::IncorrectFds);
+            return Err(refuse(format!("{} descriptors, not one", message.files.len())));
         };
-        let channel = file.try_clone().map_err(VhostError::ReqHandlerError)?;
-        let channel = BackendChannel::new(channel).ok_or(VhostError::NotStreamSocket)?;
+        let channel = file.try_clone().map_err(|error| refuse(error.to_string()))?;
+        let channel =
+            BackendChannel::new(channel).ok_or_else(|| refuse("no connected Unix stream socket"))?;
         self.session().channel = Some(channel);
         Ok(())
     }
 
-    fn set_status(&mut self, message: &Message) -> VhostResult<()> {
+    fn set_status(&mut self, message: &VhostUserMessage) -> SessionResult<()> {
         let status = message.u64().and_then(|status| u8::try_from(status).ok());
-        self.session().set_status(status.ok_or(VhostError::InvalidMessage)?)
+        self.session().set_status(status.ok_or_else(|| refuse("no status of one byte"))?)
     }
 
-    fn get_status(&self, message: &Message) -> VhostResult<u8> {
+    fn get_status(&self, message: &VhostUserMessage) -> SessionResult<u8> {
         let session = self.session();
         session.has(VhostUserProtocolFeatures::STATUS)?;
-        if message.body.is_empty() { Ok(session.status) } else { Err(VhostError::InvalidMessage) }
+        if message.body.is_empty() { Ok(session.status) } else { Err(refuse("it has a body")) }
     }
 
     fn session(&self) -> MutexGuard<'_, Session<B>> {
@@ -205,7 +216,7 @@ impl<B: BlockDevice> Dispatcher<B> {
     }
 }
 
-/// What the crate can parse, and a disk has a use for.
+/// Whether the crate can parse the message, and a disk has a use for it.
 fn is_supported(request: FrontendReq) -> bool {
     !matches!(
         request,
@@ -223,7 +234,7 @@ fn is_supported(request: FrontendReq) -> bool {
     )
 }
 
-/// Messages whose reply is not an acknowledgement, and which `REPLY_ACK` therefore does not change.
+/// Whether the message has a reply of its own, which `REPLY_ACK` does not change.
 fn has_reply(header: Header) -> bool {
     matches!(
         FrontendReq::try_from(header.request),
@@ -245,9 +256,9 @@ fn has_reply(header: Header) -> bool {
     )
 }
 
-/// Whether the session can go on as if the message had not come, though nobody is told that it was refused. What we do not
-/// know may be a hint; and what the driver may cause it to send, as writes to the configuration space, must not end a
-/// session.
+/// Whether the session can continue as if the message had not come, although the front-end does not
+/// learn of the refusal. An unknown message may be a hint. A message that the driver can cause, such
+/// as a write to the configuration space, must not end a session.
 fn is_harmless(header: Header) -> bool {
     match FrontendReq::try_from(header.request) {
         Ok(FrontendReq::SET_CONFIG) | Err(()) => true,
@@ -258,12 +269,4 @@ fn is_harmless(header: Header) -> bool {
 fn name(header: Header) -> String {
     FrontendReq::try_from(header.request)
         .map_or_else(|()| format!("message {}", header.request), |request| format!("{request:?}"))
-}
-
-fn explain(error: &VhostError) -> String {
-    match error {
-        VhostError::ReqHandlerError(error) => error.to_string(),
-        VhostError::InvalidOperation(reason) => (*reason).to_owned(),
-        error => error.to_string(),
-    }
 }

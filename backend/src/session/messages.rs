@@ -1,6 +1,10 @@
-//! What each message of the front-end's does, by the vhost-user specification.
+//! What each message of the front-end does, by the vhost-user specification.
+//!
+//! The `vhost` crate calls these functions, so their errors are the crate's. A [`SessionError`]
+//! becomes one here.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
@@ -14,24 +18,35 @@ use vhost::vhost_user::{
 use virtio::Features;
 use vm_memory::GuestAddress;
 
+use super::error::{SessionError, not_offered, refuse};
 use super::offer::{ANY_LAYOUT, FRONTEND_FEATURES, LOG_ALL, PROTOCOL_FEATURES};
 use super::queue::{FrontendAddresses, Queue};
-use super::refusal::{not_offered, refuse};
 use super::state::Session;
 use crate::device::BlockDevice;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::{self, InflightRegion};
 use crate::worker::message::WorkerMessage;
 
+impl From<SessionError> for VhostError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Failed => Self::BackendInternalError,
+            SessionError::Refused(reason) => {
+                Self::ReqHandlerError(io::Error::new(io::ErrorKind::InvalidInput, reason))
+            }
+        }
+    }
+}
+
 impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_owner(&mut self) -> VhostResult<()> {
         if std::mem::replace(&mut self.owned, true) {
-            return Err(VhostError::InvalidOperation("already claimed"));
+            return Err(refuse("the session has an owner already").into());
         }
         Ok(())
     }
 
-    /// Deprecated, and to be taken for what it once meant: disable all rings.
+    /// Disables all rings, as this message once did. It is deprecated.
     fn reset_owner(&mut self) -> VhostResult<()> {
         self.stop_all()?;
         self.queues.fill_with(Queue::default);
@@ -39,7 +54,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     }
 
     fn reset_device(&mut self) -> VhostResult<()> {
-        self.reset()
+        Ok(self.reset()?)
     }
 
     fn get_features(&mut self) -> VhostResult<u64> {
@@ -49,7 +64,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_features(&mut self, features: u64) -> VhostResult<()> {
         let taken = self.get_features()? | ANY_LAYOUT;
         if features & !taken != 0 {
-            return Err(refuse(format!("features {:#x} were not offered", features & !taken)));
+            return Err(refuse(format!("features {:#x} were not offered", features & !taken)).into());
         }
         self.switch_log(features & LOG_ALL != 0)?;
         if features & !LOG_ALL == self.acked {
@@ -59,7 +74,8 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
             session.acked = features & !LOG_ALL;
             session.disk.negotiated.set(features);
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     fn set_mem_table(
@@ -68,18 +84,18 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         files: Vec<File>,
         _postcopy_listening: Option<bool>,
     ) -> VhostResult<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
-        self.change_memory(|memory| memory.replace(regions, files)).map(|()| None)
+        self.change_memory(|memory| memory.replace(regions, files))?;
+        Ok(None)
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> VhostResult<()> {
         let size_max = self.offer.queue_size_max;
         let size = u16::try_from(num).ok().filter(|size| size.is_power_of_two() && *size <= size_max);
         let Some(size) = size else {
-            return Err(refuse(format!(
-                "a ring of {num} entries: not a power of two up to --queue-size {size_max}"
-            )));
+            let reason = format!("a ring of {num} entries: not a power of two up to --queue-size {size_max}");
+            return Err(refuse(reason).into());
         };
-        self.change_queue(index, |queue| queue.size = size)
+        Ok(self.change_queue(index, |queue| queue.size = size)?)
     }
 
     fn set_vring_addr(
@@ -100,15 +116,17 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
             // a migration begins or ends: no reason to stop
             return Ok(());
         }
-        self.change_queue(index, |queue| queue.addresses = Some(addresses))
+        Ok(self.change_queue(index, |queue| queue.addresses = Some(addresses))?)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> VhostResult<()> {
-        let base = u16::try_from(base).map_err(|_| VhostError::InvalidParam)?;
+        let base = u16::try_from(base)
+            .map_err(|_| refuse(format!("an available index of {base}, which has 16 bits")))?;
         self.change_queue(index, |queue| {
             (queue.next_avail, queue.left_at) = (base, None);
             queue.retired = false;
-        })
+        })?;
+        Ok(())
     }
 
     fn get_vring_base(&mut self, index: u32) -> VhostResult<VhostUserVringState> {
@@ -118,7 +136,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         queue.kick = None;
         queue.call = None;
         queue.error = None;
-        // the ring is the front-end's now, to set up anew
+        // the ring belongs to the front-end now, which sets it up again
         queue.retired = false;
         let base = queue.left_at.unwrap_or(queue.next_avail);
         self.hand_over_if_migrated()?;
@@ -127,17 +145,17 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
         let Some(file) = fd else {
-            return Err(refuse("no eventfd: polling the available ring is not supported"));
+            return Err(refuse("no eventfd: polling the available ring is not supported").into());
         };
         let kick = KickFd::new(file).map_err(|error| refuse(error.to_string()))?;
-        self.change_queue(index.into(), |queue| queue.kick = Some(kick))
+        Ok(self.change_queue(index.into(), |queue| queue.kick = Some(kick))?)
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
         self.queue(index.into())?;
         let mut call = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
         if let Some(call) = &mut call {
-            // A driver that reconnects may wait for an interrupt that the last owner of the ring did not send.
+            // A driver that reconnects may wait for an interrupt that the last back-end did not send.
             call.signal();
         }
         let queue = self.queue(index.into())?;
@@ -151,7 +169,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
 
     fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> VhostResult<()> {
         let error = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
-        self.change_queue(index.into(), |queue| queue.error = error)
+        Ok(self.change_queue(index.into(), |queue| queue.error = error)?)
     }
 
     fn get_protocol_features(&mut self) -> VhostResult<VhostUserProtocolFeatures> {
@@ -161,7 +179,8 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
     fn set_protocol_features(&mut self, features: u64) -> VhostResult<()> {
         let offered = self.get_protocol_features()?.bits();
         if features & !offered != 0 {
-            return Err(refuse(format!("protocol features {:#x} were not offered", features & !offered)));
+            let reason = format!("protocol features {:#x} were not offered", features & !offered);
+            return Err(refuse(reason).into());
         }
         self.protocol_features = VhostUserProtocolFeatures::from_bits_truncate(features);
         Ok(())
@@ -175,16 +194,16 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         if self.queue(index)?.enabled == enable {
             return Ok(());
         }
-        self.change_queue(index, |queue| queue.enabled = enable)
+        Ok(self.change_queue(index, |queue| queue.enabled = enable)?)
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> VhostResult<Vec<u8>> {
-        self.config().read(offset, size).map_err(|error| refuse(error.to_string()))
+        Ok(self.config().read(offset, size).map_err(|error| refuse(error.to_string()))?)
     }
 
     fn set_config(&mut self, offset: u32, bytes: &[u8], _flags: VhostUserConfigFlags) -> VhostResult<()> {
         if !self.acked().contains(Features::CONFIG_WCE) {
-            return Err(refuse("VIRTIO_BLK_F_CONFIG_WCE was not negotiated"));
+            return Err(refuse("VIRTIO_BLK_F_CONFIG_WCE was not negotiated").into());
         }
         let mut config = self.config();
         config.write(offset, bytes).map_err(|error| refuse(error.to_string()))?;
@@ -192,20 +211,21 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         self.while_stopped(|session| {
             session.offer.config = config;
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> VhostResult<()> {
-        not_offered()
+        Err(not_offered().into())
     }
 
     fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> VhostResult<File> {
-        not_offered()
+        Err(not_offered().into())
     }
 
     fn get_inflight_fd(&mut self, inflight: &VhostUserInflight) -> VhostResult<(VhostUserInflight, File)> {
-        inflight_region::create(inflight, self.inflight_limits())
-            .map_err(|error| refuse(crate::report::chain(&error)))
+        let created = inflight_region::create(inflight, self.inflight_limits());
+        Ok(created.map_err(|error| refuse(crate::report::chain(&error)))?)
     }
 
     fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> VhostResult<()> {
@@ -214,7 +234,8 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         self.while_stopped(|session| {
             session.inflight = Some(Arc::new(region));
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> VhostResult<u64> {
@@ -227,11 +248,12 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         file: File,
         _postcopy_listening: Option<bool>,
     ) -> VhostResult<Option<vhost::VhostUserMemoryRegionBase>> {
-        self.grow_memory(|memory| memory.add(region, file)).map(|()| None)
+        self.grow_memory(|memory| memory.add(region, file))?;
+        Ok(None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> VhostResult<()> {
-        self.change_memory(|memory| memory.remove(region))
+        Ok(self.change_memory(|memory| memory.remove(region))?)
     }
 
     fn set_device_state_fd(
@@ -240,20 +262,20 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         _phase: VhostTransferStatePhase,
         _file: File,
     ) -> VhostResult<Option<File>> {
-        not_offered()
+        Err(not_offered().into())
     }
 
     fn check_device_state(&mut self) -> VhostResult<()> {
-        not_offered()
+        Err(not_offered().into())
     }
 
     fn get_shmem_config(&mut self) -> VhostResult<VhostUserShMemConfig> {
-        not_offered()
+        Err(not_offered().into())
     }
 
     fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> VhostResult<()> {
         let set = self.memory.dirty_log().set_base(log, file, self.memory.end());
         set.map_err(|error| refuse(crate::report::chain(&error)))?;
-        self.switch_log(self.migrating)
+        Ok(self.switch_log(self.migrating)?)
     }
 }

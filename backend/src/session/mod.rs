@@ -1,16 +1,21 @@
 //! One front-end's session: vhost-user messages in, queues started and stopped.
 
 mod backend_channel;
+mod change_memory;
 mod connection;
 mod dispatch;
+mod error;
 mod messages;
+mod migration;
 mod notice;
 mod offer;
 mod parser;
-mod patience;
 mod queue;
-mod refusal;
+mod run_queues;
+mod start_queue;
 mod state;
+mod unshared_rings;
+mod wait;
 
 use std::io;
 use std::os::unix::net::UnixStream;

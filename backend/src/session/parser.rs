@@ -1,8 +1,8 @@
 //! The `vhost` crate's handler, which parses messages and calls [`Session`], without its socket.
 //!
-//! The crate reads from a socket, blocks there until a message is whole, and takes a message that it does not know or that
-//! is malformed for the end of the connection. So it gets a socket of its own, which only ever holds one whole message, and
-//! what becomes of the connection is for [`super::dispatch`] to say.
+//! The crate reads from a socket, blocks there until a message is whole, and takes an unknown or
+//! malformed message for the end of the connection. So it gets a socket of its own, which only ever
+//! holds one whole message, and [`super::dispatch`] decides what becomes of the connection.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,11 +10,19 @@ use std::sync::{Arc, Mutex};
 
 use rustix::net::{RecvFlags, recv};
 use vhost::vhost_user::message::MAX_MSG_SIZE;
-use vhost::vhost_user::{BackendReqHandler, Result as VhostResult};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
-use super::connection::{Connection, ConnectionError, HEADER_SIZE, Message};
+use super::connection::{Connection, ConnectionError, HEADER_SIZE, VhostUserMessage};
+use super::error::{SessionError, SessionResult, refuse};
 use super::state::Session;
 use crate::device::BlockDevice;
+
+/// The answer to a message: the reply that messages of its type have, and whether it was carried
+/// out.
+pub(super) struct Answer {
+    pub(super) reply: Option<VhostUserMessage>,
+    pub(super) result: SessionResult<()>,
+}
 
 pub(super) struct Parser<B: BlockDevice> {
     inner: BackendReqHandler<Mutex<Session<B>>>,
@@ -31,21 +39,19 @@ impl<B: BlockDevice> Parser<B> {
         Ok(Self { inner, near: Connection::new(near), far })
     }
 
-    /// Has `message` done. Returns the handler's reply, if there is one, and what came of it.
-    pub(super) fn handle(
-        &mut self,
-        message: &Message,
-    ) -> Result<(Option<Message>, VhostResult<()>), ConnectionError> {
+    /// Parses `message` and carries it out.
+    pub(super) fn handle(&mut self, message: &VhostUserMessage) -> Result<Answer, ConnectionError> {
         self.near.send(message)?;
-        // The crate reads until a message is whole, however long that takes. Where it has lost a part, as the kernel takes it away
-        // together with descriptors for which there is no room, it must find something else to read.
+        // The crate reads until a message is whole, however long that takes. Where a part is missing,
+        // because the kernel drops it together with descriptors for which there is no room, it must
+        // find something else to read.
         self.near.send_padding(MAX_MSG_SIZE + HEADER_SIZE)?;
-        let outcome = self.inner.handle_request();
+        let result = self.inner.handle_request().map_err(session_error);
         self.discard_rest()?;
-        Ok((self.near.receive()?, outcome))
+        Ok(Answer { reply: self.near.receive()?, result })
     }
 
-    /// The padding, and what was not read of a message that was refused.
+    /// Discards the padding, and the unread part of a message that was refused.
     fn discard_rest(&self) -> io::Result<()> {
         let mut rest = [0; MAX_MSG_SIZE];
         loop {
@@ -55,5 +61,14 @@ impl<B: BlockDevice> Parser<B> {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Our error for one that the crate has found itself, or passes on from [`Session`].
+fn session_error(error: VhostError) -> SessionError {
+    match error {
+        VhostError::BackendInternalError => SessionError::Failed,
+        VhostError::ReqHandlerError(error) => refuse(error.to_string()),
+        error => refuse(error.to_string()),
     }
 }

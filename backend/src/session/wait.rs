@@ -1,13 +1,14 @@
-//! Waits of the session for its workers. Each has a limit, after which the log says what does not come.
+//! Waits of the session for its workers. The log reports each that takes long.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// After how long a wait is logged, and then after twice as long, and so on.
+/// The time after which a wait is logged first. Each further time is twice as long.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Waits for what `receiver` gets, or for the end of all senders. A worker that still uses guest memory or the device must not be
-/// left behind, so the wait goes on after its limit; but then the log says what is waited for.
+/// Waits for a message on `receiver`, or for the end of all senders. A worker that still uses guest
+/// memory or the device must not be left behind, so the wait continues after its limit, and the log
+/// reports `what` is missing.
 pub(super) fn wait<T>(receiver: &Receiver<T>, what: impl Fn() -> String) -> Option<T> {
     let (start, mut limit) = (Instant::now(), LIMIT);
     loop {
