@@ -14,7 +14,9 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{parse_size, print};
-use crate::control::protocol::{Kinds, Latency, QueueStatus, Reply, Request, Size, Status};
+use crate::control::protocol::{
+    ControlReply, ControlRequest, DiskStatus, Latency, QueueStatus, RequestKinds, ResizeResult,
+};
 
 /// Ask a running disk, by the socket it was given with `--control`
 ///
@@ -95,11 +97,11 @@ impl CtlError {
 /// Asks, and prints the answer.
 pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
     let request = match &args.action {
-        Action::Status => Request::Status,
-        Action::Resize { size } => Request::Resize { size: *size },
-        Action::Flush => Request::Flush,
-        Action::Drain => Request::Drain,
-        Action::LogLevel { filter } => Request::LogLevel { filter: filter.clone() },
+        Action::Status => ControlRequest::Status,
+        Action::Resize { size } => ControlRequest::Resize { size: *size },
+        Action::Flush => ControlRequest::Flush,
+        Action::Drain => ControlRequest::Drain,
+        Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
     };
     let result = ask(&args.socket, &request)?;
     if args.json {
@@ -107,8 +109,8 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
         return Ok(ExitCode::SUCCESS);
     }
     match args.action {
-        Action::Status => print(&read::<Status>(args, result)?, false)?,
-        Action::Resize { .. } => print(&read::<Size>(args, result)?, false)?,
+        Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
+        Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,
         Action::Drain => print(&"drained\n", false)?,
         Action::Flush => print(&"flushed\n", false)?,
         Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
@@ -122,17 +124,17 @@ fn read<T: DeserializeOwned>(args: &CtlArgs, result: Value) -> Result<T, CtlErro
     serde_json::from_value(result).map_err(failed)
 }
 
-fn ask(path: &Path, request: &Request) -> Result<Value, CtlError> {
+fn ask(path: &Path, request: &ControlRequest) -> Result<Value, CtlError> {
     let unreachable = |source| CtlError::Unreachable { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path).map_err(unreachable)?;
     match exchange(&mut stream, request) {
-        Ok(Reply::Ok(result)) => Ok(result),
-        Ok(Reply::Error(reason)) => Err(CtlError::Refused(reason)),
+        Ok(ControlReply::Ok(result)) => Ok(result),
+        Ok(ControlReply::Error(reason)) => Err(CtlError::Refused(reason)),
         Err(source) => Err(CtlError::NoAnswer { path: path.to_owned(), source }),
     }
 }
 
-fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Reply> {
+fn exchange(stream: &mut UnixStream, request: &ControlRequest) -> io::Result<ControlReply> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     // one who is refused at the door has an answer, although nobody reads the request
@@ -156,7 +158,7 @@ impl Display for Raw {
     }
 }
 
-impl Display for Size {
+impl Display for ResizeResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bytes, grown } = *self;
         let did = if grown { "grown to" } else { "not changed:" };
@@ -164,7 +166,7 @@ impl Display for Size {
     }
 }
 
-impl Display for Status {
+impl Display for DiskStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let uptime = HumanDuration(std::time::Duration::from_secs(self.uptime_s));
         let integrity = self.integrity.as_deref().unwrap_or("none");
@@ -209,7 +211,7 @@ impl Display for QueueStatus {
         if self.stuck_s > 0 {
             writeln!(f, "  no progress for {} seconds", self.stuck_s)?;
         }
-        let Kinds { reads, writes, flushes, zeroings } = &self.done;
+        let RequestKinds { reads, writes, flushes, zeroings } = &self.done;
         let kinds = [
             ("reads", reads, Some(self.bytes_read)),
             ("writes", writes, Some(self.bytes_written)),
@@ -220,17 +222,18 @@ impl Display for QueueStatus {
             let bytes = bytes.map_or(String::new(), |bytes| format!(", {}", BinaryBytes(bytes)));
             writeln!(f, "  {name}: {}{bytes}; {}", latency.count, Times(latency))?;
         }
-        let troubles = [
-            ("integrity errors", self.integrity_errors),
-            ("device errors", self.device_errors),
-            ("out of space", self.no_space),
-            ("refused", self.refused),
-            ("unsupported", self.unsupported),
-            ("malformed", self.malformed),
-            ("retired", self.retired),
-            ("out of folios", self.starved),
+        let errors = &self.errors;
+        let errors = [
+            ("integrity errors", errors.integrity_errors),
+            ("device errors", errors.device_errors),
+            ("out of space", errors.no_space),
+            ("refused", errors.refused),
+            ("unsupported", errors.unsupported),
+            ("malformed", errors.malformed),
+            ("retired", errors.retired),
+            ("out of folios", errors.starved),
         ];
-        for (name, count) in troubles.into_iter().filter(|(_, count)| *count > 0) {
+        for (name, count) in errors.into_iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "  {name}: {count}")?;
         }
         Ok(())

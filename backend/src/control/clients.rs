@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::socket_peercred;
 
 use super::epoll::{EpollSet, Interest};
-use super::protocol::{REQUEST_LEN_MAX, Reply};
+use super::protocol::{ControlReply, REQUEST_LEN_MAX};
 use crate::control::socket::BoundSocket;
 use crate::metrics::Counter;
 
@@ -69,9 +69,9 @@ impl Clients {
         })
     }
 
-    /// When [`Self::accept_again`] has something to do.
-    pub(super) fn accept_at(&self) -> Option<Instant> {
-        self.accept_at
+    /// The time until [`Self::accept_again`] has something to do; none: it has nothing.
+    pub(super) fn rest(&self, now: Instant) -> Option<Duration> {
+        self.accept_at.map(|at| at.saturating_duration_since(now))
     }
 
     /// Accepts connections again, if it is time for that.
@@ -113,15 +113,16 @@ impl Clients {
         if !peer.uid.is_root() && peer.uid != own {
             let reason =
                 format!("not for uid {}: come as root or as uid {}", peer.uid.as_raw(), own.as_raw());
-            let _ = stream.write(&encode(&Reply::Error(reason.clone())));
+            let _ = stream.write(&encode(&ControlReply::Error(reason.clone())));
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
         }
         if self.connected.len() >= CLIENTS_MAX {
             let idle = self.connected.iter().filter(|(_, client)| !client.busy);
             let quiet = idle.min_by_key(|(_, client)| client.quiet_since).map(|(&id, _)| id);
             let Some(quiet) = quiet else {
-                let _ = stream
-                    .write(&encode(&Reply::Error("too many requests at once: try again later".to_owned())));
+                let _ = stream.write(&encode(&ControlReply::Error(
+                    "too many requests at once: try again later".to_owned(),
+                )));
                 return Ok(());
             };
             self.connected.remove(&quiet);
@@ -157,7 +158,7 @@ impl Clients {
     }
 
     /// Answers the request of a client that may be gone.
-    pub(super) fn reply(&mut self, epoll: &EpollSet, id: u64, reply: &Reply) {
+    pub(super) fn reply(&mut self, epoll: &EpollSet, id: u64, reply: &ControlReply) {
         let Some(client) = self.connected.get_mut(&id) else {
             return;
         };
@@ -273,7 +274,7 @@ impl Client {
     }
 }
 
-fn encode(reply: &Reply) -> Vec<u8> {
+fn encode(reply: &ControlReply) -> Vec<u8> {
     // strings and numbers: it cannot fail
     let mut line = serde_json::to_vec(reply).unwrap_or_default();
     line.push(b'\n');

@@ -10,10 +10,10 @@ pub const REQUEST_LEN_MAX: usize = 4096;
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// How the disk is; the result is a [`Status`].
+pub enum ControlRequest {
+    /// How the disk is; the result is a [`DiskStatus`].
     Status,
-    /// Makes the disk larger; the result is a [`Size`].
+    /// Makes the disk larger; the result is a [`ResizeResult`].
     Resize {
         /// In bytes; without it, to what the image has grown to already.
         #[serde(default)]
@@ -33,14 +33,14 @@ pub enum Request {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reply {
+pub enum ControlReply {
     /// It was done; what came of it.
     Ok(serde_json::Value),
     /// It was not done; why, for a person.
     Error(String),
 }
 
-impl Reply {
+impl ControlReply {
     /// A reply with this result.
     pub(super) fn ok(result: &impl Serialize) -> Self {
         serde_json::to_value(result).map_or_else(|error| Self::Error(error.to_string()), Self::Ok)
@@ -54,7 +54,7 @@ impl Reply {
 
 /// What came of a resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Size {
+pub struct ResizeResult {
     /// The disk's size now, in bytes.
     pub bytes: u64,
     /// Whether it had another one before.
@@ -63,7 +63,7 @@ pub struct Size {
 
 /// How the disk is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct DiskStatus {
     /// The program's version.
     pub version: String,
     /// Its process.
@@ -120,11 +120,20 @@ pub struct QueueStatus {
     /// Requests popped and not answered yet.
     pub in_flight: u64,
     /// What was done, by kind.
-    pub done: Kinds,
+    pub done: RequestKinds,
     /// Bytes read by the guest.
     pub bytes_read: u64,
     /// Bytes written by the guest.
     pub bytes_written: u64,
+    /// The requests that failed, and other trouble.
+    #[serde(flatten)]
+    pub errors: QueueErrors,
+}
+
+/// The trouble of a queue since the program was started. Its fields stand beside those of
+/// [`QueueStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueErrors {
     /// Requests answered IOERR because PI did not match.
     pub integrity_errors: u64,
     /// Requests answered IOERR because the device failed.
@@ -145,7 +154,7 @@ pub struct QueueStatus {
 
 /// Requests that were done, by kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kinds {
+pub struct RequestKinds {
     /// Reads.
     pub reads: Latency,
     /// Writes.
@@ -206,15 +215,18 @@ mod tests {
 
     #[test]
     fn a_request_is_an_object_with_a_command() {
-        let parse = |text| serde_json::from_str::<Request>(text);
-        assert_eq!(parse(r#"{"command":"status"}"#).unwrap(), Request::Status);
-        let level = Request::LogLevel { filter: "debug".to_owned() };
+        let parse = |text| serde_json::from_str::<ControlRequest>(text);
+        assert_eq!(parse(r#"{"command":"status"}"#).unwrap(), ControlRequest::Status);
+        let level = ControlRequest::LogLevel { filter: "debug".to_owned() };
         assert_eq!(parse(r#"{"command":"log-level","filter":"debug"}"#).unwrap(), level);
         for bad in ["", "{}", "[]", "status", r#"{"command":"stop"}"#, r#"{"command":"log-level"}"#] {
             parse(bad).unwrap_err();
         }
-        assert_eq!(parse(r#"{"command":"resize"}"#).unwrap(), Request::Resize { size: None });
-        assert_eq!(parse(r#"{"command":"resize","size":7}"#).unwrap(), Request::Resize { size: Some(7) });
+        assert_eq!(parse(r#"{"command":"resize"}"#).unwrap(), ControlRequest::Resize { size: None });
+        assert_eq!(
+            parse(r#"{"command":"resize","size":7}"#).unwrap(),
+            ControlRequest::Resize { size: Some(7) }
+        );
         parse(r#"{"command":"resize","size":-7}"#).unwrap_err();
         parse(r#"{"command":"log-level","filter":"debug","for":"ever"}"#).unwrap_err();
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use virtio::Features;
 
-use super::protocol::{FrontendStatus, Kinds, Latency, QueueStatus, Status};
+use super::protocol::{DiskStatus, FrontendStatus, Latency, QueueErrors, QueueStatus, RequestKinds};
 use crate::device::BlockDevice;
 use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
 use crate::worker::disk::{Bounce, Disk};
@@ -16,32 +16,32 @@ pub(super) struct Connected {
     pub(super) since: Instant,
 }
 
-/// What was chosen when the program was started.
+/// The image that is served.
 #[derive(Debug)]
-pub struct Chosen {
-    /// The image, as it was named.
+pub struct Served {
+    /// The path of the image, as it was given.
     pub image: String,
     /// When serving began.
-    pub started: Instant,
+    pub since: Instant,
 }
 
 /// The status now.
 pub(super) fn status<B: BlockDevice>(
     disk: &Disk<B>,
-    chosen: &Chosen,
+    served: &Served,
     log: String,
     connected: Option<Connected>,
-) -> Status {
+) -> DiskStatus {
     let info = disk.device.info();
     let used = |(queue, metrics): (usize, &QueueMetrics)| {
         let is_used = metrics.ring_size.get() > 0 || metrics.has_served();
         is_used.then(|| queue_status(queue, metrics))
     };
-    Status {
+    DiskStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime_s: chosen.started.elapsed().as_secs(),
-        image: chosen.image.clone(),
+        uptime_s: served.since.elapsed().as_secs(),
+        image: served.image.clone(),
         bytes: info.capacity.get(),
         block_size: disk.limits.block_size,
         read_only: disk.limits.read_only,
@@ -73,7 +73,7 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
         stuck_s: metrics.stuck_s.get(),
         ring_trouble: RingTrouble::of(&metrics.ring_trouble).map(|trouble| trouble.explain().to_owned()),
         in_flight: metrics.in_flight.get(),
-        done: Kinds {
+        done: RequestKinds {
             reads: latency(&metrics.reads),
             writes: latency(&metrics.writes),
             flushes: latency(&metrics.flushes),
@@ -81,14 +81,16 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
         },
         bytes_read: metrics.bytes_read.get(),
         bytes_written: metrics.bytes_written.get(),
-        integrity_errors: metrics.integrity_errors.get(),
-        device_errors: metrics.device_errors.get(),
-        no_space: metrics.no_space.get(),
-        refused: metrics.refused.get(),
-        unsupported: metrics.unsupported.get(),
-        malformed: metrics.malformed.get(),
-        retired: metrics.retired.get(),
-        starved: metrics.starved.get(),
+        errors: QueueErrors {
+            integrity_errors: metrics.integrity_errors.get(),
+            device_errors: metrics.device_errors.get(),
+            no_space: metrics.no_space.get(),
+            refused: metrics.refused.get(),
+            unsupported: metrics.unsupported.get(),
+            malformed: metrics.malformed.get(),
+            retired: metrics.retired.get(),
+            starved: metrics.starved.get(),
+        },
     }
 }
 

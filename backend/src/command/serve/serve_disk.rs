@@ -16,7 +16,7 @@ use super::open_device::{OpenDevice, OpenStorage};
 use super::resources::memory_slots;
 use super::sockets::Sockets;
 use crate::control::log_filter::LogFilter;
-use crate::control::{self, Chosen, ControlError, Role, SizeWatch, Supervision, Termination};
+use crate::control::{self, ControlError, Role, Served, SizeWatch, Supervision, Termination};
 use crate::device::{BlockDevice, DeviceInfo};
 use crate::inbox::Inbox;
 use crate::metrics::{Gauge, QueueMetrics};
@@ -63,7 +63,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
         size,
         watchdog,
         log,
-        chosen: Chosen { image: storage_config.path.display().to_string(), started: Instant::now() },
+        served: Served { image: storage_config.path.display().to_string(), since: Instant::now() },
     };
     let ended = control::run(&disk, &offer, &endpoint, &mut termination, supervision);
     end(ended, &disk.device, &storage_config.path)

@@ -19,21 +19,21 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets so many messages from each place in the program through, and says how many were left out.
 pub(super) struct Limit {
-    buckets: Mutex<HashMap<Identifier, Bucket>>,
+    buckets: Mutex<HashMap<Identifier, TokenBucket>>,
     writer: LogWriter,
     format: LogFormat,
 }
 
 /// What may be logged from one place.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: u32,
     /// When it had its last token.
     filled: Instant,
     left_out: u64,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn new(now: Instant) -> Self {
         Self { tokens: BURST, filled: now, left_out: 0 }
     }
@@ -74,7 +74,7 @@ impl<S: Subscriber> Layer<S> for Limit {
         }
         let now = Instant::now();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.entry(event.metadata().callsite()).or_insert_with(|| Bucket::new(now));
+        let bucket = buckets.entry(event.metadata().callsite()).or_insert_with(|| TokenBucket::new(now));
         let taken = bucket.take(now);
         drop(buckets);
         if let Some(left_out @ 1..) = taken {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_one_a_second() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(start);
+        let mut bucket = TokenBucket::new(start);
         let at = |ms| start + Duration::from_millis(ms);
         assert!((0..BURST).all(|_| bucket.take(at(0)) == Some(0)));
         assert!((0..100).all(|ms| bucket.take(at(ms)).is_none()));

@@ -19,7 +19,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What the thread is given.
 #[derive(Debug)]
-enum Item {
+enum LogItem {
     Line(Vec<u8>),
     /// Everything before this is written.
     Flushed(SyncSender<()>),
@@ -35,7 +35,7 @@ enum Destination {
     Direct,
     /// By a thread of its own.
     Thread {
-        lines: SyncSender<Item>,
+        lines: SyncSender<LogItem>,
         /// Lines for which there was no room.
         lost: Arc<AtomicU64>,
     },
@@ -65,7 +65,7 @@ impl LogWriter {
             // there is no other place to say that it failed
             Destination::Direct => drop(io::stderr().write_all(&line)),
             Destination::Thread { lines, lost } => {
-                if lines.try_send(Item::Line(line)).is_err() {
+                if lines.try_send(LogItem::Line(line)).is_err() {
                     lost.fetch_add(1, Relaxed);
                 }
             }
@@ -77,7 +77,7 @@ impl LogWriter {
         let Destination::Thread { lines, .. } = &*self.0 else { return };
         let deadline = Instant::now() + limit;
         let (flushed, done) = mpsc::sync_channel(1);
-        let mut item = Item::Flushed(flushed);
+        let mut item = LogItem::Flushed(flushed);
         while let Err(TrySendError::Full(unsent)) = lines.try_send(item) {
             if Instant::now() >= deadline {
                 return;
@@ -91,12 +91,12 @@ impl LogWriter {
 }
 
 /// The thread's work, to the end of the process.
-fn write_lines(lines: &Receiver<Item>, mut output: impl Write, lost: &AtomicU64, format: LogFormat) {
+fn write_lines(lines: &Receiver<LogItem>, mut output: impl Write, lost: &AtomicU64, format: LogFormat) {
     for item in lines {
         match item {
             // as above
-            Item::Line(line) => drop(output.write_all(&line)),
-            Item::Flushed(done) => {
+            LogItem::Line(line) => drop(output.write_all(&line)),
+            LogItem::Flushed(done) => {
                 let _ = output.flush();
                 let _ = done.try_send(());
             }

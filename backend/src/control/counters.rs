@@ -1,0 +1,27 @@
+//! The counters of all queues, in one line of the log.
+
+use crate::metrics::QueueMetrics;
+use crate::worker::disk::Disk;
+
+/// Logs the counters when a front-end has left.
+pub(super) fn log_counters<B>(disk: &Disk<B>) {
+    let sum = |counter: fn(&QueueMetrics) -> u64| disk.metrics.iter().map(counter).sum::<u64>();
+    tracing::info!(
+        reads = sum(|queue| queue.reads.count()),
+        bytes_read = sum(|queue| queue.bytes_read.get()),
+        writes = sum(|queue| queue.writes.count()),
+        bytes_written = sum(|queue| queue.bytes_written.get()),
+        flushes = sum(|queue| queue.flushes.count()),
+        integrity_errors = sum(|queue| queue.integrity_errors.get()),
+        unstable_writes = sum(|queue| queue.unstable_writes.get()),
+        zeroings = sum(|queue| queue.zeroings.count()),
+        no_space = sum(|queue| queue.no_space.get()),
+        device_errors = sum(|queue| queue.device_errors.get()),
+        refused = sum(|queue| queue.refused.get()),
+        malformed = sum(|queue| queue.malformed.get()),
+        retired = sum(|queue| queue.retired.get()),
+        unsupported = sum(|queue| queue.unsupported.get()),
+        starved = sum(|queue| queue.starved.get()),
+        "front-end left"
+    );
+}

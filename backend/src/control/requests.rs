@@ -1,0 +1,71 @@
+//! Requests on the control socket, and their replies.
+
+use super::protocol::{ControlReply, ControlRequest};
+use super::session_thread::SessionThread;
+use super::status::status;
+use super::stopped_work::{JobResult, StoppedWork, flush};
+use super::thread::ControlThread;
+use crate::device::BlockDevice;
+use crate::report;
+
+impl<B: BlockDevice> ControlThread<'_, B> {
+    /// Takes what a client has sent, and answers its requests.
+    pub(super) fn attend(&mut self, client: u64, gone: bool) {
+        if let Some(clients) = &mut self.clients {
+            clients.attend(&self.epoll, client, gone);
+        }
+        self.answer_requests(client);
+    }
+
+    /// Answers the requests that a client has sent, up to one that takes long.
+    pub(super) fn answer_requests(&mut self, client: u64) {
+        while let Some(request) =
+            self.clients.as_mut().and_then(|clients| clients.next_request(&self.epoll, client))
+        {
+            let request = request.map_err(ToOwned::to_owned).and_then(|line| {
+                serde_json::from_slice(&line).map_err(|error| format!("no known request: {error}"))
+            });
+            match request {
+                Ok(request) => self.carry_out(client, request),
+                Err(reason) => self.reply(client, &ControlReply::Error(reason)),
+            }
+        }
+    }
+
+    /// Sends a reply to a client, which may be gone.
+    pub(super) fn reply(&mut self, client: u64, reply: &ControlReply) {
+        if let Some(clients) = &mut self.clients {
+            clients.reply(&self.epoll, client, reply);
+        }
+    }
+
+    fn carry_out(&mut self, client: u64, request: ControlRequest) {
+        match request {
+            ControlRequest::Status => {
+                let connected = self.front_ends.session().map(SessionThread::connected);
+                let status = status(self.disk, &self.served, self.log.text(), connected);
+                self.reply(client, &ControlReply::ok(&status));
+            }
+            ControlRequest::LogLevel { filter } => {
+                let reply = match self.log.set(&filter) {
+                    Ok(()) => {
+                        tracing::info!("logging {filter}");
+                        ControlReply::done()
+                    }
+                    Err(error) => ControlReply::Error(report::chain(&error)),
+                };
+                self.reply(client, &reply);
+            }
+            ControlRequest::Flush => {
+                let disk = self.disk.clone();
+                self.start_job(Some(client), move || JobResult::Reply(client, flush(&disk)));
+            }
+            ControlRequest::Drain => self.do_while_stopped(StoppedWork::Drain { client }),
+            ControlRequest::Resize { .. } if self.resizing => {
+                let reason = "another resize is under way: ask again when it is done";
+                self.reply(client, &ControlReply::Error(reason.to_owned()));
+            }
+            ControlRequest::Resize { size } => self.resize(size, Some(client)),
+        }
+    }
+}
