@@ -22,7 +22,7 @@ const DEFAULT_LOG: &str = "info";
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     #[command(flatten)]
     serve: Option<serve::ServeArgs>,
     /// Print what this back-end can do, as JSON, and exit
@@ -37,7 +37,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Make a sparse raw image and its sidecar
     Create(create::CreateArgs),
     /// Make the sidecar of an existing raw image
@@ -85,22 +85,22 @@ fn main() -> ExitCode {
         }
     };
     let code = match (&cli.command, config) {
-        (Some(Command::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(Command::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(Command::Check(args)), _) => {
+        (Some(CliCommand::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(CliCommand::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(CliCommand::Check(args)), _) => {
             check::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
         }
-        (Some(Command::Accept(args)), _) => {
+        (Some(CliCommand::Accept(args)), _) => {
             accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
         }
-        (Some(Command::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(Command::Resize(args)), _) => {
+        (Some(CliCommand::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(CliCommand::Resize(args)), _) => {
             resize::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
         }
-        (Some(Command::Man(args)), _) => {
+        (Some(CliCommand::Man(args)), _) => {
             man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
         }
-        (Some(Command::Ctl(args)), _) => {
+        (Some(CliCommand::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         (None, Some(config)) => config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {

@@ -1,4 +1,5 @@
-//! `stableblk accept`: a person accepts what a crash, or a pair of two moments, has left.
+//! `stableblk accept`: a person accepts the blocks that a crash has left in doubt, or an image and
+//! a sidecar of two moments.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -6,17 +7,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::check::{LbaRange, Outcome, Recovered};
+use super::check::{LbaRange, Recovered, RecoveryReport};
 use super::{ImageArgs, print};
 use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 
-/// Accept what a crash has left in doubt
+/// Accept blocks that a crash has left in doubt
 ///
-/// After a crash, blocks that hold no write that is known are adopted: they get a tuple for what
-/// they hold, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image and
-/// a sidecar that are refused because they are of two moments. Each accepted range of blocks is
+/// After a crash, blocks whose content matches no known write are adopted: each gets a tuple for
+/// its content, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image
+/// and a sidecar that are refused because they are of two moments. Each accepted range of blocks is
 /// printed.
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -26,15 +27,16 @@ use crate::storage::sidecar_file::{SidecarFile, load_error};
 pub struct AcceptArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// Take the blocks that were adopted after a crash as they are
+    /// Accept the blocks that were adopted after a crash
     #[arg(long)]
     adopted: bool,
-    /// Take an image and a sidecar of two moments for one pair, and adopt what does not match
+    /// Accept an image and a sidecar of two moments as one pair, and adopt the blocks that do not
+    /// match
     #[arg(long)]
     force: bool,
 }
 
-/// Says first what a refused pair would be made of, and then does it.
+/// Accepts what the options name. Of a pair that is refused, it prints first what will be adopted.
 pub fn run(args: &AcceptArgs) -> Result<ExitCode, ImageError> {
     let image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
     let path = args.image.sidecar_path();
@@ -47,8 +49,8 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, ImageError> {
         }
         print(&format!("{name}: image and sidecar are of two moments: {reason}\n"), false)?;
         if let Some((recovery, _)) = found.outcome() {
-            print(&format!("{name}: {}", Outcome::new(recovery, false)), false)?;
-            let mut doubtful = Blocks::new(&name, "match nothing and are adopted");
+            print(&format!("{name}: {}", RecoveryReport::new(recovery, false)), false)?;
+            let mut doubtful = BlockList::new(&name, "match nothing and are adopted");
             recovery.adoptions.iter().for_each(|adoption| doubtful.add(adoption.lba));
             doubtful.count = recovery.adopted_blocks;
             print(&doubtful, false)?;
@@ -62,23 +64,23 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, ImageError> {
         sidecar.recover().map_err(load_error("recover", &path))?;
     }
     if args.adopted {
-        let mut accepted = Blocks::new(&name, "were adopted, and are accepted as they are");
+        let mut accepted = BlockList::new(&name, "were adopted, and are accepted as they are");
         sidecar.accept_adopted(|lba| accepted.add(lba)).map_err(ImageError::io("write", &path))?;
         print(&accepted, false)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Blocks, and what becomes of them.
+/// Ranges of blocks, and what becomes of them.
 #[derive(Debug, Serialize)]
-struct Blocks<'a> {
+struct BlockList<'a> {
     image: &'a str,
     ranges: Vec<LbaRange>,
     count: u64,
     what: &'static str,
 }
 
-impl<'a> Blocks<'a> {
+impl<'a> BlockList<'a> {
     fn new(image: &'a str, what: &'static str) -> Self {
         Self { image, ranges: Vec::new(), count: 0, what }
     }
@@ -89,7 +91,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-impl fmt::Display for Blocks<'_> {
+impl fmt::Display for BlockList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for range in &self.ranges {
             writeln!(f, "{range}")?;

@@ -1,4 +1,4 @@
-//! `stableblk create`: a sparse image and its sidecar, all blocks unwritten.
+//! `stableblk create`: makes a sparse image and its sidecar, with all blocks unwritten.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub struct CreateArgs {
     profile: ProfileArgs,
 }
 
-/// Makes both files, or neither. Fails when one of them is there already.
+/// Makes both files, or neither. Fails when one of them exists already.
 pub fn run(args: &CreateArgs) -> Result<ExitCode, ImageError> {
     let (image_path, sidecar_path) = (&args.image.image, args.image.sidecar_path());
     let profile = args.profile.profile();

@@ -1,4 +1,4 @@
-//! `stableblk ctl SOCKET ...`: asks a running disk.
+//! `stableblk ctl SOCKET ...`: sends a request to a running disk.
 
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,9 +18,9 @@ use crate::control::protocol::{
     ControlReply, ControlRequest, DiskStatus, Latency, QueueStatus, RequestKinds, ResizeResult,
 };
 
-/// Ask a running disk, by the socket it was given with `--control`
+/// Ask a running disk by its control socket, which `--control` names
 ///
-/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer from the socket.
+/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no reply from the socket.
 #[derive(Debug, Clone, Args)]
 pub struct CtlArgs {
     /// The control socket
@@ -28,26 +28,27 @@ pub struct CtlArgs {
     socket: PathBuf,
     #[command(subcommand)]
     action: Action,
-    /// Print the answer as JSON
+    /// Print the reply as JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// Tell how the disk is: who is connected, and what each queue does
+    /// Show the status of the disk: the front-end that is connected, and what each queue does
     Status,
-    /// Make the disk larger while it is used; the guest is told
+    /// Make the disk larger while it is used; the guest is notified
     Resize {
-        /// The new size in bytes, or with a unit of powers of 1024 [default: that of the image, which has grown already]
+        /// The new size in bytes, or with a unit of powers of 1024 [default: the size of the image,
+        /// which has grown already]
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
     },
-    /// Make all that was written durable, and wait for it
+    /// Make all completed writes durable, and wait for that
     Flush,
-    /// Take no requests until all that were taken are answered, then go on
+    /// Take no requests until all that were taken are answered, then continue
     Drain,
-    /// Choose what is logged from now on
+    /// Change the filter of the log
     LogLevel {
         /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
         #[arg(value_name = "FILTER")]
@@ -55,37 +56,37 @@ enum Action {
     },
 }
 
-/// Why there is no answer, or not the one that was wanted.
+/// Why there is no reply, or a refusal.
 #[derive(Debug, Error)]
 pub enum CtlError {
-    /// Nobody listens there.
+    /// No process listens on the socket.
     #[error("cannot reach {}: is the disk running, with `--control {}`?", path.display(), path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It did not answer to the end.
+    /// The reply is missing or incomplete.
     #[error("no answer from {}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It said no.
+    /// The disk has refused the request.
     #[error("{0}")]
     Refused(String),
-    /// The answer cannot be shown.
+    /// The reply cannot be printed.
     #[error(transparent)]
     Output(#[from] crate::storage::error::ImageError),
 }
 
 impl CtlError {
-    /// The exit status that tells of it.
+    /// The exit status for the error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) | Self::Output(_) => 1,
@@ -94,7 +95,7 @@ impl CtlError {
     }
 }
 
-/// Asks, and prints the answer.
+/// Sends the request, and prints the reply.
 pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
     let request = match &args.action {
         Action::Status => ControlRequest::Status,
@@ -137,7 +138,7 @@ fn ask(path: &Path, request: &ControlRequest) -> Result<Value, CtlError> {
 fn exchange(stream: &mut UnixStream, request: &ControlRequest) -> io::Result<ControlReply> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    // one who is refused at the door has an answer, although nobody reads the request
+    // a client that is refused gets a reply although its request is not read
     let sent = stream.write_all(&line);
     let mut reply = Vec::new();
     BufReader::new(stream).read_until(b'\n', &mut reply)?;
@@ -148,7 +149,7 @@ fn exchange(stream: &mut UnixStream, request: &ControlRequest) -> io::Result<Con
     Ok(serde_json::from_slice(&reply)?)
 }
 
-/// An answer as it came.
+/// A reply as it was received.
 #[derive(Debug, Serialize)]
 struct Raw(Value);
 
@@ -240,7 +241,7 @@ impl Display for QueueStatus {
     }
 }
 
-/// Times at a glance.
+/// A summary of latencies.
 struct Times<'a>(&'a Latency);
 
 impl Display for Times<'_> {

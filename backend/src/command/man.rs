@@ -1,4 +1,4 @@
-//! `stableblk man`: manual pages, made of what `--help` says. For packages.
+//! `stableblk man`: writes manual pages, made from the texts of `--help`, for packages.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use crate::storage::error::ImageError;
 /// Write the manual pages: one for the program and one for each subcommand
 #[derive(Debug, Clone, Args)]
 pub struct ManArgs {
-    /// Where to; it must exist
+    /// The directory for the pages; it must exist
     #[arg(value_name = "DIRECTORY")]
     directory: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! What a person starts: one subcommand a file.
+//! The subcommands, one file or folder each.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -29,7 +29,7 @@ mod choose_device;
 mod scan;
 mod unfinished;
 
-/// An image and its sidecar, as every subcommand names them.
+/// The options by which every subcommand names an image and its sidecar.
 #[derive(Debug, Clone, Args)]
 pub struct ImageArgs {
     /// The raw image: a file or a block device
@@ -41,14 +41,14 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Where the sidecar is, or is to be.
+    /// The path of the sidecar, which may not exist yet.
     #[must_use]
     pub fn sidecar_path(&self) -> PathBuf {
         self.sidecar.clone().unwrap_or_else(|| sidecar_path::default_path(&self.image))
     }
 }
 
-/// The profile of a new sidecar.
+/// The options for the profile of a new sidecar.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ProfileArgs {
     /// The guard tag's checksum
@@ -59,7 +59,7 @@ pub struct ProfileArgs {
     pub interval: IntervalSize,
 }
 
-/// Guards by their short names.
+/// The guards by their short names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GuardName {
     /// CRC-64/NVME in a 16-byte tuple
@@ -70,7 +70,7 @@ pub enum GuardName {
     T10,
 }
 
-/// Intervals in bytes.
+/// The sizes of intervals, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IntervalSize {
     /// The block of virtio-blk
@@ -99,7 +99,7 @@ impl ProfileArgs {
     }
 }
 
-/// For clap: a size of a disk in bytes, or with a unit of powers of 1024.
+/// Parses the size of a disk, in bytes or with a unit of powers of 1024, for clap.
 fn parse_size(text: &str) -> Result<u64, &'static str> {
     let size = Config::new().with_binary().parse_size(text);
     size.map_err(
@@ -107,7 +107,7 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
     )
 }
 
-/// For clap: where a sidecar is. What serving takes for no path is none here either.
+/// Parses the path of a sidecar, for clap. The words that are no path when serving are none here.
 fn parse_sidecar(text: &str) -> Result<PathBuf, String> {
     match text {
         "" => Err("an empty path: leave `--integrity` away for IMAGE.pi".to_owned()),
@@ -133,7 +133,7 @@ fn new_superblock(image: &Path, size: u64, profile: IntegrityProfile) -> Result<
         .map_err(|source| ImageError::Unprotectable { image: image.to_owned(), source })
 }
 
-/// Prints a result to stdout, where a reader who has gone away is an error like any other.
+/// Prints a result to stdout. A reader that has gone away is an error like any other.
 fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), ImageError> {
     let mut stdout = io::stdout().lock();
     let printed = if json {
@@ -146,7 +146,8 @@ fn print(result: &(impl Display + Serialize), json: bool) -> Result<(), ImageErr
     printed.and_then(|()| stdout.flush()).map_err(ImageError::io("write to", Path::new("standard output")))
 }
 
-/// For a UUID that the image could not be given: its file system has no extended attributes, or no room for one more.
+/// Warns that the image could not be given a UUID: its file system has no extended attributes, or
+/// no room for one more.
 fn warn_of_missing_uuid(image: &Path, error: &io::Error) {
     let image = image.display();
     warn!("{image} carries no UUID, so any sidecar for an image of its size will pass as its own: {error}");

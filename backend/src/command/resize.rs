@@ -1,7 +1,8 @@
-//! `stableblk resize`: a larger image, and a sidecar that covers it.
+//! `stableblk resize`: makes an image larger, and its sidecar with it.
 //!
-//! Until the sidecar's superblock tells the new size, which is one write, the sidecar is that of the smaller image. Killed before,
-//! an image that has grown already is one that serving refuses, and that another run follows.
+//! One write puts the new size into the sidecar's superblock. Until then the sidecar covers the
+//! smaller image. If the run is killed before, the image may have grown already; another run of the
+//! command finishes the growth.
 
 use std::process::ExitCode;
 
@@ -16,17 +17,19 @@ use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// Grow an image and its sidecar
 ///
-/// What is new reads as zeros. Of an image or a device that has grown already, what it holds there is taken to be right. A run that was cut off is finished by another.
+/// The new part reads as zeros. If the image or the device has grown already, the content of its
+/// new part is taken to be right. If a run is cut off, another one finishes it.
 #[derive(Debug, Clone, Args)]
 pub struct ResizeArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// The new size in bytes, or with a unit of powers of 1024: 512M, 10G, 2T [default: that of the image, which has grown already]
+    /// The new size in bytes, or with a unit of powers of 1024: 512M, 10G, 2T [default: the size of
+    /// the image, which has grown already]
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
 }
 
-/// Recovers the image first where it was not closed. Nothing else changes when the new size is refused.
+/// Recovers the image first if it was not closed. If the new size is refused, nothing else changes.
 pub fn run(args: &ResizeArgs) -> Result<ExitCode, ImageError> {
     let mut image = Image::open(&args.image.image, Access::ReadWrite, DirectIo::WherePossible)?;
     let path = args.image.sidecar_path();
@@ -61,7 +64,7 @@ pub fn run(args: &ResizeArgs) -> Result<ExitCode, ImageError> {
 fn refuse_new_size(image: &Image, sidecar: &SidecarFile, size: u64) -> Result<(), ImageError> {
     let (covered, now) = (sidecar.layout().image_size(), image.size());
     if now < covered {
-        // the end of the disk is gone, and zeros in its place would not be what the guest wrote
+        // the end of the disk is gone, and zeros in its place would differ from the guest's data
         sidecar.refuse_truncated(image)?;
     }
     if size < now {

@@ -1,4 +1,5 @@
-//! Going over an image whole: in parallel, past what needs no look, with a progress bar.
+//! Reading a whole image, in parallel and with a progress bar. Parts that need not be read are
+//! skipped.
 
 use std::io;
 use std::ops::Range;
@@ -12,43 +13,43 @@ use crate::device::bounce::{FOLIO_SIZE_MAX, FOLIO_SIZE_MIN, FolioPool};
 use crate::storage::error::ImageError;
 use crate::storage::image::{Image, read_at_least};
 
-/// More would only queue up at the disk.
+/// The largest number of threads. More would only queue up at the disk.
 const THREADS_MAX: usize = 8;
 
 /// A part of the image, read into memory.
 #[derive(Debug)]
 pub(super) struct Chunk<'a> {
-    /// The number of its first interval.
+    /// The number of the first interval.
     pub(super) first_interval: u64,
-    /// Whole intervals.
+    /// The data of whole intervals.
     pub(super) data: &'a [u8],
-    /// Room for the tuples of these intervals; what is in it is of no meaning.
+    /// Room for the tuples of these intervals. Its content has no meaning.
     pub(super) tuples: &'a mut [u8],
 }
 
-/// A part of the image that cannot be read: the least that one request can name.
+/// A part of the image that cannot be read. It is as small as one request can be.
 #[derive(Debug)]
 pub(super) struct Unreadable {
     pub(super) intervals: Range<u64>,
     pub(super) error: ImageError,
 }
 
-/// Who is shown the image. Several threads call it, in no certain order.
+/// The receiver of a scan. Several threads call it, in no certain order.
 pub(super) trait Visitor: Sync {
     /// The first byte at or after `offset` that has to be visited, so that holes cost nothing.
     fn next_work(&self, offset: u64) -> Result<Option<u64>, ImageError>;
 
-    /// A part that was read.
+    /// Takes a part that was read.
     fn visit(&self, chunk: Chunk<'_>) -> Result<(), ImageError>;
 
-    /// A part that was not.
+    /// Takes a part that could not be read.
     fn unreadable(&self, unreadable: Unreadable) -> Result<(), ImageError> {
         Err(unreadable.error)
     }
 }
 
-/// Shows the first `size` bytes of `image`, whole intervals of `profile`, to `visitor`, until that
-/// fails.
+/// Reads the first `size` bytes of `image`, whole intervals of `profile`, and passes them to
+/// `visitor`, until that fails.
 pub(super) fn scan(
     image: &Image,
     size: u64,
@@ -56,10 +57,10 @@ pub(super) fn scan(
     title: &'static str,
     visitor: &impl Visitor,
 ) -> Result<(), ImageError> {
-    let cursor = Cursor::new(size, title);
+    let progress = ScanProgress::new(size, title);
     let work = || {
-        let worked = visit_chunks(image, profile, &cursor, visitor);
-        worked.inspect_err(|_| cursor.stop())
+        let worked = visit_chunks(image, profile, &progress, visitor);
+        worked.inspect_err(|_| progress.stop())
     };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     thread::scope(|scope| {
@@ -75,7 +76,7 @@ pub(super) fn scan(
 fn visit_chunks(
     image: &Image,
     profile: &IntegrityProfile,
-    cursor: &Cursor,
+    progress: &ScanProgress,
     visitor: &impl Visitor,
 ) -> Result<(), ImageError> {
     let out_of_memory =
@@ -87,8 +88,8 @@ fn visit_chunks(
         .ok_or_else(|| out_of_memory(io::ErrorKind::OutOfMemory.into()))?;
     let (data, tuples) = folio.parts_mut();
     let mut part = Part { image, profile, data, tuples };
-    while let Some(offset) = cursor.advance(|offset| visitor.next_work(offset))? {
-        let len = data_len(cursor.end, offset);
+    while let Some(offset) = progress.advance(|offset| visitor.next_work(offset))? {
+        let len = data_len(progress.end, offset);
         if part.read(offset, len).is_ok() {
             part.show(offset, len, visitor)?;
         } else {
@@ -98,7 +99,7 @@ fn visit_chunks(
     Ok(())
 }
 
-/// Memory for a part of the image.
+/// The memory for a part of the image.
 struct Part<'a> {
     image: &'a Image,
     profile: &'a IntegrityProfile,
@@ -107,7 +108,8 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Reads `len` bytes; there is room for more: direct I/O reads whole blocks, past the end of the image too.
+    /// Reads `len` bytes. There is room for more, because direct I/O reads whole blocks, past the
+    /// end of the image too.
     fn read(&mut self, offset: u64, len: usize) -> Result<(), ImageError> {
         let whole_blocks = len.next_multiple_of(self.image.alignment().offset as usize);
         read_at_least(self.image.file(), offset, len, &mut self.data[..whole_blocks])
@@ -122,7 +124,7 @@ impl Part<'_> {
         })
     }
 
-    /// For a part of which some cannot be read: finds out which.
+    /// Reads a part in small steps, to find out which of them cannot be read.
     fn show_one_by_one(&mut self, offset: u64, len: usize, visitor: &impl Visitor) -> Result<(), ImageError> {
         let end = offset + len as u64;
         let step = self.profile.interval_size().max(self.image.alignment().offset as usize);
@@ -144,19 +146,19 @@ impl Part<'_> {
     }
 }
 
-/// Bytes of the chunk at `offset`, of `size` bytes in all.
+/// The length of the chunk at `offset`, if there are `size` bytes in all.
 fn data_len(size: u64, offset: u64) -> usize {
     usize::try_from(size - offset).map_or(FOLIO_SIZE_MAX, |left| left.min(FOLIO_SIZE_MAX))
 }
 
-/// How far the threads have come together.
-struct Cursor {
+/// The progress of all threads together.
+struct ScanProgress {
     next_offset: Mutex<u64>,
     end: u64,
     progress: ProgressBar,
 }
 
-impl Cursor {
+impl ScanProgress {
     fn new(end: u64, title: &'static str) -> Self {
         let style =
             ProgressStyle::with_template("{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}");
@@ -166,7 +168,7 @@ impl Cursor {
         Self { next_offset: Mutex::new(0), end, progress }
     }
 
-    /// Where the next chunk to visit starts; `None` when there is none, or the scan was stopped.
+    /// The offset of the next chunk to visit; `None` when there is none, or the scan was stopped.
     fn advance(
         &self,
         next_work: impl Fn(u64) -> Result<Option<u64>, ImageError>,
@@ -189,14 +191,14 @@ impl Cursor {
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
-        // an offset is whole at any time
+        // an offset is consistent at any time
         self.next_offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Cursor {
+impl Drop for ScanProgress {
     fn drop(&mut self) {
-        // whatever is printed next starts on an empty line
+        // the next output starts on an empty line
         self.progress.finish_and_clear();
     }
 }

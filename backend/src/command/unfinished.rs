@@ -1,4 +1,5 @@
-//! Files that get their name when they are whole, so that a command that fails, or is killed, leaves nothing behind.
+//! Files that get their name when they are complete, so that a command that fails, or is killed,
+//! leaves nothing behind.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,20 +16,20 @@ use crate::storage::reopen::without_proc;
 pub(super) struct UnfinishedFile {
     file: File,
     path: PathBuf,
-    /// The name it has meanwhile, on file systems without nameless files.
+    /// The temporary name, on file systems without nameless files.
     temporary: Option<TemporaryName>,
 }
 
-/// What to do with a file that already has the name.
+/// The treatment of a file that already has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Existing {
-    /// Leave it, and fail with [`io::ErrorKind::AlreadyExists`].
+    /// Leaves it, and fails with [`io::ErrorKind::AlreadyExists`].
     Keep,
-    /// Put the new file in its place, at once for everyone who looks.
+    /// Replaces it by the new file, atomically.
     Replace,
 }
 
-/// A name that is removed when it is dropped; after a rename, in vain.
+/// A name that is removed on drop. After a rename there is nothing to remove.
 #[derive(Debug)]
 struct TemporaryName(PathBuf);
 
@@ -91,7 +92,7 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Hidden, in the same directory, and different for each process.
+/// A hidden name in the same directory, different for each process.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     directory(path).join(format!(".{name}.{}.tmp", std::process::id()))

@@ -1,4 +1,4 @@
-//! Every block of an image against its tuple.
+//! The comparison of every block of an image with its tuple.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,39 +10,39 @@ use crate::storage::error::ImageError;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
-/// What of `image` does not match `sidecar`, with the tuples of `recovered`. Where the image is
-/// larger than the sidecar is of, the rest of it is not looked at. The image consists of whole
-/// intervals.
+/// Finds the blocks of `image` that do not match `sidecar`, with the tuples of `recovered`. The
+/// part of a larger image that the sidecar does not cover is not compared. The image consists of
+/// whole intervals.
 pub(in crate::command) fn compare(
     image: &Image,
     sidecar: &SidecarFile,
     recovered: &Recovered,
     title: &'static str,
 ) -> Result<Findings, ImageError> {
-    let check = Check { image, sidecar, recovered, findings: Mutex::default() };
+    let check = Comparison { image, sidecar, recovered, findings: Mutex::default() };
     let covered = sidecar.layout().image_size().min(image.size());
     scan(image, covered, sidecar.profile(), title, &check)?;
     Ok(check.findings.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Goes over the image.
-struct Check<'a> {
+/// Compares the image, as the visitor of a scan.
+struct Comparison<'a> {
     image: &'a Image,
     sidecar: &'a SidecarFile,
     recovered: &'a Recovered,
     findings: Mutex<Findings>,
 }
 
-impl Check<'_> {
+impl Comparison<'_> {
     fn find(&self, add: impl FnOnce(&mut Findings)) {
-        // findings are whole at any time
+        // findings are consistent at any time
         add(&mut self.findings.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
-impl Visitor for Check<'_> {
+impl Visitor for Comparison<'_> {
     /// Where both files have holes, and recovery changes nothing, the blocks are unwritten and
-    /// zero: nothing has to be read to know that they match.
+    /// zero: they match without being read.
     fn next_work(&self, offset: u64) -> Result<Option<u64>, ImageError> {
         let Self { image, sidecar, recovered, .. } = self;
         let interval_size = sidecar.profile().interval_size() as u64;

@@ -1,4 +1,4 @@
-//! Blocks that are worth telling of, gathered into ranges by all threads of a check.
+//! Blocks that a check reports, gathered into ranges by all its threads.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,16 +7,16 @@ use integrity::sidecar::Mismatch;
 use integrity::{PiError, Tag};
 use serde::Serialize;
 
-/// Ranges that are remembered; of an image that is bad all over, the rest is only counted.
+/// The number of ranges that are remembered. The blocks of an image with more are only counted.
 const RANGES_MAX: usize = 1 << 20;
 
-/// What all threads found so far, in no order.
+/// The findings of all threads so far, in no order.
 #[derive(Debug, Default)]
 pub(in crate::command) struct Findings {
     pub(in crate::command) bad: Vec<BadRange>,
     pub(in crate::command) mismatched_blocks: u64,
     pub(in crate::command) unreadable_blocks: u64,
-    /// Bad blocks in none of the ranges.
+    /// The number of bad blocks in none of the ranges.
     pub(in crate::command) unlisted_blocks: u64,
     pub(in crate::command) adopted: Vec<LbaRange>,
     pub(in crate::command) adopted_blocks: u64,
@@ -31,7 +31,7 @@ impl Findings {
     pub(in crate::command) fn add_unreadable(&mut self, intervals: &Range<u64>) {
         self.unreadable_blocks += intervals.end - intervals.start;
         let range = LbaRange { first_lba: intervals.start, last_lba: intervals.end - 1 };
-        self.add_bad(BadRange { range, check: Check::Unreadable, first_tag: None });
+        self.add_bad(BadRange { range, check: FailedCheck::Unreadable, first_tag: None });
     }
 
     pub(in crate::command) fn add_adopted(&mut self, lba: u64) {
@@ -46,28 +46,28 @@ impl Findings {
         }
     }
 
-    /// Whether there is nothing that a guest could not read.
+    /// Whether a guest could read every block.
     pub(in crate::command) fn all_match(&self) -> bool {
         self.mismatched_blocks + self.unreadable_blocks == 0
     }
 
-    /// In the order of LBAs, ranges joined that were found by different threads.
+    /// The findings in the order of LBAs. Ranges that different threads have found are joined.
     pub(in crate::command) fn sorted(self) -> Self {
         Self { bad: sorted(self.bad), adopted: sorted(self.adopted), ..self }
     }
 }
 
-/// What may be one with its neighbour.
+/// A range that may be joined with its neighbour.
 trait Joined {
     fn range(&self) -> LbaRange;
 
     fn extend_to(&mut self, last_lba: u64);
 
-    /// Whether they may be one if they lie side by side.
+    /// Whether the two may be joined if they are neighbours.
     fn is_like(&self, other: &Self) -> bool;
 }
 
-/// Whether there was room for it.
+/// Adds `new` to `ranges`. False: there was no room for it.
 fn join<T: Joined>(ranges: &mut Vec<T>, new: T) -> bool {
     if let Some(last) = ranges.last_mut()
         && last.is_like(&new)
@@ -86,7 +86,7 @@ fn join<T: Joined>(ranges: &mut Vec<T>, new: T) -> bool {
 fn sorted<T: Joined>(mut ranges: Vec<T>) -> Vec<T> {
     ranges.sort_unstable_by_key(|it| it.range().first_lba);
     ranges.into_iter().fold(Vec::new(), |mut joined, range| {
-        // no more than there were
+        // there are no more ranges than before
         join(&mut joined, range);
         joined
     })
@@ -100,7 +100,7 @@ pub(in crate::command) struct LbaRange {
 }
 
 impl LbaRange {
-    /// Puts `lba`, which lies behind all of `ranges`, into them. False when there is no room for
+    /// Adds `lba`, which lies behind all of `ranges`, to them. False when there is no room for
     /// another range.
     pub(in crate::command) fn add(ranges: &mut Vec<Self>, lba: u64) -> bool {
         join(ranges, Self { first_lba: lba, last_lba: lba })
@@ -139,8 +139,8 @@ impl Joined for LbaRange {
 pub(in crate::command) struct BadRange {
     #[serde(flatten)]
     pub(in crate::command) range: LbaRange,
-    pub(in crate::command) check: Check,
-    /// Tags of the first block.
+    pub(in crate::command) check: FailedCheck,
+    /// The tags of the first block.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::command) first_tag: Option<TagValues>,
 }
@@ -162,19 +162,19 @@ impl Joined for BadRange {
 impl From<&Mismatch> for BadRange {
     fn from(mismatch: &Mismatch) -> Self {
         let (check, first_tag) = match mismatch {
-            Mismatch::UnwrittenNotZero { .. } => (Check::UnwrittenNotZero, None),
-            Mismatch::TupleLost { .. } => (Check::TupleLost, None),
-            Mismatch::Pi(error) => (Check::of(error.tag), Some(TagValues::of(error))),
+            Mismatch::UnwrittenNotZero { .. } => (FailedCheck::UnwrittenNotZero, None),
+            Mismatch::TupleLost { .. } => (FailedCheck::TupleLost, None),
+            Mismatch::Pi(error) => (FailedCheck::of(error.tag), Some(TagValues::of(error))),
         };
         let lba = mismatch.lba();
         Self { range: LbaRange { first_lba: lba, last_lba: lba }, check, first_tag }
     }
 }
 
-/// Which check failed.
+/// The check that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::command) enum Check {
+pub(in crate::command) enum FailedCheck {
     GuardTag,
     ApplicationTag,
     ReferenceTag,
@@ -184,7 +184,7 @@ pub(in crate::command) enum Check {
     Unreadable,
 }
 
-impl Check {
+impl FailedCheck {
     fn of(tag: Tag) -> Self {
         match tag {
             Tag::Guard => Self::GuardTag,
@@ -195,7 +195,7 @@ impl Check {
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for FailedCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::GuardTag => "guard tag error",
@@ -209,7 +209,7 @@ impl fmt::Display for Check {
     }
 }
 
-/// In hexadecimal, for JSON's numbers do not hold 64 bits everywhere.
+/// The values of a tag, in hexadecimal, because JSON's numbers do not hold 64 bits everywhere.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::command) struct TagValues {
     pub(in crate::command) expected: String,

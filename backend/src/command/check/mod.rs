@@ -1,4 +1,4 @@
-//! `stableblk check`: every block against its tuple.
+//! `stableblk check`: compares every block with its tuple.
 
 mod compare;
 mod findings;
@@ -12,7 +12,7 @@ use clap::Args;
 pub(super) use self::compare::compare;
 pub(super) use self::findings::{Findings, LbaRange};
 pub(super) use self::recovered::Recovered;
-pub(super) use self::report::Outcome;
+pub(super) use self::report::RecoveryReport;
 use self::report::Report;
 pub(super) use self::report::write_range;
 use super::{ImageArgs, print};
@@ -22,7 +22,8 @@ use crate::storage::sidecar_file::{SidecarFile, load_error};
 
 /// Verify every block of an image against its tuple
 ///
-/// An image whose writer was cut off is checked as recovery would leave it. An LBA counts intervals of the image, 4096 bytes each unless the sidecar was made with `--interval 512`.
+/// An image whose writer was cut off is checked as recovery would leave it. An LBA counts intervals
+/// of the image, which have 4096 bytes unless the sidecar was made with `--interval 512`.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Exit status: 0 when every block matches, 1 when some do not or cannot be read, 2 when the check was not possible, 3 when every block matches and some were adopted after a crash and not accepted yet (`stableblk accept --adopted`), 4 when image and sidecar are of two moments, which serving refuses (`stableblk accept --force`), 5 when every block matches but writes may be missing because a sync of the image failed when it was served."
@@ -30,7 +31,7 @@ use crate::storage::sidecar_file::{SidecarFile, load_error};
 pub struct CheckArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// Recover an image whose writer was cut off, as serving it would, and check it then
+    /// Recover an image whose writer was cut off, as serving it would, before the check
     #[arg(long)]
     recover: bool,
     /// Print the result as JSON
@@ -38,14 +39,15 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// Some blocks do not match, or cannot be read.
+/// The exit status when some blocks do not match, or cannot be read.
 const EXIT_MISMATCH: u8 = 1;
-/// All blocks match, and some were adopted after a crash.
+/// The exit status when all blocks match, and some were adopted after a crash.
 const EXIT_ADOPTED: u8 = 3;
-/// All blocks match, but writes may be missing.
+/// The exit status when all blocks match, but writes may be missing.
 const EXIT_DURABILITY_LOST: u8 = 5;
 
-/// Prints the blocks that do not match, and those that were adopted. An error means that the check was not possible.
+/// Prints the blocks that do not match, and those that were adopted. An error means that the check
+/// was not possible.
 pub fn run(args: &CheckArgs) -> Result<ExitCode, ImageError> {
     let access = if args.recover { Access::ReadWrite } else { Access::Read };
     let image = Image::open(&args.image.image, access, DirectIo::WherePossible)?;

@@ -1,4 +1,4 @@
-//! The tuples of an image whose writer was cut off, as recovery has left them or would leave them.
+//! The tuples of an image whose writer was cut off, as recovery leaves them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,19 +8,19 @@ use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage, TwoMomen
 
 use crate::storage::sidecar_file::SidecarFile;
 
-/// What has become of the sidecar, or would.
+/// The result of recovery, done or only computed.
 #[derive(Debug, Default)]
 pub(in crate::command) struct Recovered {
     recovery: Option<Recovery>,
     refusal: Option<TwoMoments>,
-    /// Whether it was done.
+    /// Whether recovery was done, and not only computed.
     done: bool,
-    /// Pages of the tuple array as recovery would leave them, where that is not as they are.
+    /// The pages of the tuple array that recovery would change, as it would leave them.
     pages: BTreeMap<u64, TuplePage>,
 }
 
 impl Recovered {
-    /// Recovers the sidecar if it needs it. One that is refused stays as it is.
+    /// Recovers the sidecar if it needs recovery. A sidecar that is refused is not changed.
     pub(in crate::command) fn now(sidecar: &mut SidecarFile) -> Result<Self, LoadError> {
         match sidecar.recover() {
             Err(LoadError::TwoMoments(_)) => Self::dry_run(sidecar),
@@ -28,7 +28,7 @@ impl Recovered {
         }
     }
 
-    /// Finds out what recovery would do, and writes nothing.
+    /// Computes what recovery would do, and writes nothing.
     pub(in crate::command) fn dry_run(sidecar: &SidecarFile) -> Result<Self, LoadError> {
         let (media, superblock) = (sidecar.media(), sidecar.superblock());
         let mut found = Self::default();
@@ -50,12 +50,12 @@ impl Recovered {
         self.refusal
     }
 
-    /// What it found, and whether it was done; none of an image that was closed cleanly.
+    /// The result of recovery, and whether it was done; none for an image that was closed cleanly.
     pub(in crate::command) fn outcome(&self) -> Option<(&Recovery, bool)> {
         Some((self.recovery.as_ref()?, self.done))
     }
 
-    /// Fills `tuples` with those of `first` and the following.
+    /// Fills `tuples` with the tuples of interval `first` and the following.
     pub(in crate::command) fn read_tuples(
         &self,
         sidecar: &SidecarFile,
@@ -79,7 +79,7 @@ impl Recovered {
         Ok(())
     }
 
-    /// The first interval at or after `interval` whose tuple recovery may change without having done so.
+    /// The first interval at or after `interval` whose tuple recovery would still change.
     pub(in crate::command) fn next_changed(&self, layout: &Layout, interval: u64) -> Option<u64> {
         let (&page, _) = self.pages.range(layout.page_of(interval)..).next()?;
         Some(layout.intervals_of(page).start.max(interval))

@@ -1,4 +1,4 @@
-//! What a check found, for people and as JSON.
+//! The result of a check, for people and as JSON.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,29 +12,29 @@ use super::findings::{BadRange, Findings, LbaRange, TagValues};
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
-/// Sizes are in bytes, LBAs and blocks in intervals.
+/// The result of a check. Sizes are in bytes, LBAs and blocks in intervals.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
     image: Cow<'a, str>,
     sidecar: Cow<'a, str>,
     interval_size: usize,
     blocks: u64,
-    /// None when the image was closed cleanly.
+    /// The recovery; none when the image was closed cleanly.
     #[serde(skip_serializing_if = "Option::is_none")]
-    recovery: Option<Outcome>,
-    /// Why serving refuses image and sidecar: they are of two moments.
+    recovery: Option<RecoveryReport>,
+    /// Why serving refuses image and sidecar, when they are of two moments.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
-    /// Taken as they were found after a crash.
+    /// The number of blocks that were adopted after a crash.
     adopted_blocks: u64,
     adopted_ranges: Vec<LbaRange>,
     mismatched_blocks: u64,
     unreadable_blocks: u64,
     ranges: Vec<BadRange>,
-    /// Mismatched or unreadable blocks in none of the ranges, because there were too many.
+    /// The number of bad blocks in none of the ranges, because there were too many.
     unlisted_blocks: u64,
-    /// A sync of the image failed when it was served, and no flush of a guest has failed for that
-    /// since.
+    /// Whether a sync of the image failed when it was served, and no flush of a guest has failed
+    /// for that since.
     durability_lost: bool,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Report<'a> {
             sidecar: sidecar.path().to_string_lossy(),
             interval_size: sidecar.profile().interval_size(),
             blocks: sidecar.layout().intervals(),
-            recovery: recovered.outcome().map(|(recovery, done)| Outcome::new(recovery, done)),
+            recovery: recovered.outcome().map(|(recovery, done)| RecoveryReport::new(recovery, done)),
             refused: recovered.refusal().map(|reason| reason.to_string()),
             adopted_blocks: findings.adopted_blocks,
             adopted_ranges: findings.adopted,
@@ -63,13 +63,13 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Whether blocks that match may still lack their last writes.
+    /// Whether the last writes of blocks that match may be missing.
     pub(super) fn durability_lost(&self) -> bool {
         self.durability_lost
     }
 }
 
-/// One line for `bad`, whose blocks have `interval_size` bytes.
+/// Writes one line for `bad`, whose blocks have `interval_size` bytes.
 pub(in crate::command) fn write_range(
     bad: &BadRange,
     interval_size: usize,
@@ -130,13 +130,13 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// What recovery has done, or would do. Numbers are of blocks where they say nothing else.
+/// What recovery has done, or would do. Numbers count blocks unless they say otherwise.
 #[derive(Debug, Serialize)]
-pub(in crate::command) struct Outcome {
-    /// Whether it was done, or would be.
+pub(in crate::command) struct RecoveryReport {
+    /// Whether recovery was done, and not only computed.
     done: bool,
     log_pages: u64,
-    /// A page of the log that should be there and is not.
+    /// The number of a page of the log that is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_log_page: Option<u64>,
     dirty_regions: u64,
@@ -147,7 +147,7 @@ pub(in crate::command) struct Outcome {
     adopted_blocks: u64,
 }
 
-impl Outcome {
+impl RecoveryReport {
     pub(in crate::command) fn new(recovery: &Recovery, done: bool) -> Self {
         Self {
             done,
@@ -163,7 +163,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { log_pages, dirty_regions, judged_blocks, changed_tuples, adopted_blocks, .. } = self;
         let (changes, adopts) = if self.done { ("changed", "adopted") } else { ("would change", "adopt") };

@@ -1,4 +1,4 @@
-//! What `stableblk info` says of every image, however it is protected.
+//! The part of `stableblk info` that every image has, however it is protected.
 
 use std::fmt;
 use std::path::Path;
@@ -9,11 +9,11 @@ use serde::Serialize;
 use crate::control::log::escape;
 use crate::storage::image::Image;
 
-/// What is said, for people, of an image whose durability was lost.
+/// The text, for people, about an image whose durability was lost.
 pub(in crate::command) const DURABILITY_LOST: &str = "lost: a sync of the image failed when it was served, so writes that were not flushed \
     before that may be missing; the next flush of its guest fails for it, once";
 
-/// Sizes are in bytes.
+/// The properties of an image. Sizes are in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct ImageInfo {
     pub(super) image: String,
@@ -21,12 +21,13 @@ pub(super) struct ImageInfo {
     pub(super) size: u64,
     pub(super) direct_io: bool,
     pub(super) in_use_by: Option<String>,
-    /// A sync of it failed when it was served, and no flush of a guest has failed for that since.
+    /// Whether a sync of the image failed when it was served, and no flush of a guest has failed
+    /// for that since.
     pub(super) durability_lost: bool,
 }
 
 impl ImageInfo {
-    /// Of `image`, which was named by `path`.
+    /// The properties of `image`, which was named by `path`.
     pub(super) fn new(image: &Image, path: &Path) -> Self {
         Self {
             image: path.to_string_lossy().into_owned(),

@@ -1,6 +1,7 @@
-//! `stableblk info`: what an image and its sidecar are. It looks and locks nothing, so the image may be in use.
+//! `stableblk info`: shows what an image and its sidecar are. It takes no lock, so the image may be
+//! in use.
 
-mod device_info;
+mod device_report;
 mod image_info;
 
 use std::borrow::Cow;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use self::device_info::DeviceInfo;
+use self::device_report::DeviceReport;
 pub(super) use self::image_info::DURABILITY_LOST;
 use self::image_info::ImageInfo;
 use super::{ImageArgs, print};
@@ -22,36 +23,36 @@ use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::SidecarFile;
 
-/// Tell what an image and its sidecar are
+/// Show what an image and its sidecar are
 #[derive(Debug, Clone, Args)]
 pub struct InfoArgs {
     #[command(flatten)]
     image: ImageArgs,
-    /// Print it as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Why there is nothing to tell.
+/// Why there is no result.
 #[derive(Debug, Error)]
 pub enum InfoError {
-    /// Of an image, or its sidecar.
+    /// The image or its sidecar cannot be used.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// Of a namespace.
+    /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
 }
 
-/// Prints what it finds. Of an image in use, the counts are of some moment in between.
+/// Prints the result. The counts of an image in use may be out of date.
 pub fn run(args: &InfoArgs) -> Result<ExitCode, InfoError> {
     if Namespace::is_at(&args.image.image) {
-        print(&DeviceInfo::of_namespace(&args.image.image)?, args.json)?;
+        print(&DeviceReport::of_namespace(&args.image.image)?, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let image = Image::open(&args.image.image, Access::Inspect, DirectIo::WherePossible)?;
     if image.is_block_device() && args.image.sidecar.is_none() {
-        print(&DeviceInfo::of_block_device(&image, &args.image.image), args.json)?;
+        print(&DeviceReport::of_block_device(&image, &args.image.image), args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let sidecar = SidecarFile::open(&args.image.sidecar_path(), &image, Access::Inspect)?;
@@ -60,7 +61,7 @@ pub fn run(args: &InfoArgs) -> Result<ExitCode, InfoError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sizes are in bytes, blocks in intervals.
+/// The properties of an image and its sidecar. Sizes are in bytes, blocks in intervals.
 #[derive(Debug, Serialize)]
 struct Info<'a> {
     #[serde(flatten)]
@@ -68,13 +69,13 @@ struct Info<'a> {
     sidecar: Cow<'a, str>,
     sidecar_version: u32,
     uuid: String,
-    /// Whether the image carries the same UUID; if not, it carries none.
+    /// Whether the image has the same UUID; if not, it has none.
     image_has_uuid: bool,
     state: &'static str,
-    /// How writes were announced in the session that is open, or was cut off.
+    /// The intent of writes while the sidecar is open, or was open when it was cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
     intent: Option<&'static str>,
-    /// Which copy of the superblock is damaged, and how.
+    /// The copy of the superblock that is damaged, and the damage.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_superblock: Option<DamagedSuperblock>,
     guard: &'static str,
@@ -97,21 +98,21 @@ struct DamagedSuperblock {
 #[derive(Debug, Serialize)]
 struct Log {
     pages: u64,
-    /// Sequence number of the first page that counts.
+    /// The sequence number of the first valid page.
     tail: u64,
     epoch: u64,
     superblock_generation: u64,
 }
 
-/// What the tuple array says, in blocks.
+/// The contents of the tuple array, in blocks.
 #[derive(Debug, Default, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the names in the JSON, where they stand beside others")]
 struct Tuples {
     written_blocks: u64,
     unwritten_blocks: u64,
-    /// Written before a crash that left them in doubt, and taken as they were found.
+    /// Blocks that a crash has left in doubt, and that were adopted.
     adopted_blocks: u64,
-    /// Whose tuples were lost with damaged sectors of the sidecar.
+    /// Blocks whose tuples were lost with damaged sectors of the sidecar.
     lost_blocks: u64,
 }
 
@@ -161,7 +162,7 @@ impl<'a> Info<'a> {
 }
 
 impl Tuples {
-    /// Goes by the holes of the array, which say that their tuples are zero.
+    /// Counts the tuples. Holes of the array are skipped, because their tuples are zero.
     fn count(sidecar: &SidecarFile) -> std::io::Result<Self> {
         let (layout, profile) = (sidecar.layout(), sidecar.profile());
         let mut counts = Self::default();

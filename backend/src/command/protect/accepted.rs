@@ -1,4 +1,4 @@
-//! What `protect --force` takes as right although the old sidecar says otherwise.
+//! The blocks that `protect --force` accepts although they do not match the old sidecar.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::storage::image::{Access, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 use crate::storage::trace::Trace;
 
-/// Ranges that are listed; the others are counted.
+/// The number of ranges that are listed; the others are counted.
 const RANGES_MAX: usize = 100;
 
-/// What was found when the image was compared with its old sidecar.
+/// The comparison of an image with its old sidecar.
 #[derive(Debug)]
 pub(super) struct Accepted<'a> {
     image: &'a Image,
@@ -29,13 +29,13 @@ pub(super) struct Accepted<'a> {
 struct Compared {
     findings: Findings,
     interval_size: usize,
-    /// Those that both files have.
+    /// The number of blocks that both files cover.
     blocks: u64,
 }
 
 impl<'a> Accepted<'a> {
-    /// Compares `image` with its sidecar `old`, or with one of its own that is found although the
-    /// new one is to be at `path`; none where there is neither.
+    /// Compares `image` with its sidecar `old`. Without that, compares it with a sidecar of its own
+    /// that is found although the new one will be at `path`; none where there is neither.
     pub(super) fn find(
         image: &'a Image,
         path: &Path,
@@ -107,7 +107,7 @@ impl fmt::Display for List<'_> {
 }
 
 impl Taken {
-    /// What became of the device at `path`.
+    /// The report about the device at `path`.
     pub(super) fn report(&self, path: &Path) -> String {
         let (path, accepted) = (path.display(), self.accepted.mismatched_blocks);
         let list = List { findings: &self.accepted, interval_size: self.block_size };

@@ -1,4 +1,5 @@
-//! `stableblk protect`: a sidecar for an image that exists, or tuples for what a device holds whose metadata has room for them.
+//! `stableblk protect`: makes a sidecar for an image that exists, or tuples in the metadata of a
+//! device that has room for them.
 
 mod accepted;
 mod old_sidecar;
@@ -32,17 +33,18 @@ use crate::storage::trace::Trace;
 
 /// Make the sidecar of an existing raw image
 ///
-/// Of a device with metadata but without protection information, named without --integrity, the metadata takes the tuples: blocks
-/// that have data and no tuple get one. --guard and --interval are then as the device is formatted.
+/// A device with metadata but without protection information, named without --integrity, keeps the
+/// tuples in its metadata: blocks that have data and no tuple get one. --guard and --interval then
+/// follow from the format of the device.
 #[derive(Debug, Clone, Args)]
 pub struct ProtectArgs {
     #[command(flatten)]
     image: ImageArgs,
     #[command(flatten)]
     profile: ProfileArgs,
-    /// Replace the image's sidecar, or tuples, that are there, or were: what the image now holds is
-    /// taken to be right. What it holds that the old sidecar does not match is reported. Also takes
-    /// an image that looks like one of another format
+    /// Replace the sidecar or the tuples that the image has or had: its present content is taken to
+    /// be right. Blocks that do not match the old sidecar are reported. Also accepts an image that
+    /// looks like another format
     #[arg(long)]
     force: bool,
 }
@@ -50,7 +52,7 @@ pub struct ProtectArgs {
 /// Why an image was not protected.
 #[derive(Debug, Error)]
 pub enum ProtectError {
-    /// The image cannot be used, or its sidecar not be made.
+    /// The image cannot be used, or its sidecar cannot be made.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The metadata of the device cannot be used.
@@ -59,12 +61,12 @@ pub enum ProtectError {
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// The device was not given tuples.
+    /// The device could not be given tuples.
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
 }
 
-/// Protects what the image holds. The image is locked meanwhile.
+/// Protects the present content of the image, which is locked meanwhile.
 pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
     let path = &args.image.image;
     let integrity = args.image.sidecar.clone().map_or(Integrity::Auto, Integrity::Path);
@@ -90,13 +92,13 @@ pub fn run(args: &ProtectArgs) -> Result<ExitCode, ProtectError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the sidecar whole before anyone can see it. Blocks of zeros become unwritten.
+/// Makes the sidecar, and gives it its name when it is complete. Blocks of zeros become unwritten.
 fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, ImageError> {
     let old = OldSidecar::at(&args.image.sidecar_path(), image)?;
     if !args.force {
         refuse_without_force(args, image, old.as_ref())?;
     }
-    // where a symbolic link leads, for what is replaced is the file
+    // the target of a symbolic link, because the file is replaced, not the link
     let path = old.as_ref().map_or_else(|| Ok(args.image.sidecar_path()), OldSidecar::real_path)?;
     let profile = args.profile.profile();
     let (size, interval_size) = (image.size(), profile.interval_size());
@@ -120,15 +122,15 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, ImageErro
     let image_file = image.file().try_clone().map_err(ImageError::io("open", image.path()))?;
     trust(image, &SidecarFile::create(file, &path, image_file, &superblock)?, 0, "protecting")?;
 
-    // where this fails, a crash before the image has its UUID makes another run necessary, and no more
+    // if this fails, a crash before the image has its UUID only makes another run necessary
     let _ = image.announce_uuid(uuid);
     match &old {
-        // its lock is held until the new one has its place
+        // the lock of the old sidecar is held until the new one has its place
         Some(old) => old.still_there().and_then(|()| unfinished.publish(Existing::Replace)),
         None => unfinished.publish(Existing::Keep),
     }
     .map_err(ImageError::io("create", &path))?;
-    // not before: the image must not part from a sidecar that could still be needed
+    // last, because until here the image may still need the old sidecar
     if let Err(error) = image.set_uuid(uuid) {
         warn_of_missing_uuid(image.path(), &error);
     }
@@ -137,7 +139,7 @@ fn make_sidecar(args: &ProtectArgs, image: &Image) -> Result<ExitCode, ImageErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses an image that is protected, that was, or that is not raw.
+/// Refuses an image that is protected, that was protected before, or that is not raw.
 fn refuse_without_force(
     args: &ProtectArgs,
     image: &Image,
@@ -158,11 +160,12 @@ fn refuse_without_force(
 
 const SIDECAR_EXISTS: &str = "the image is protected; to trust what it holds now, replace it with `--force`";
 
-/// Whoever may use the image is to be able to use the sidecar, also when root makes it for them.
+/// Gives the sidecar the mode and the owner of the image, so that the users of the image can use it
+/// also when root has made it.
 fn give_to_owner_of(image: &File, sidecar: &File) -> std::io::Result<()> {
     let metadata = image.metadata()?;
     rustix::fs::fchmod(sidecar, Mode::from_raw_mode(metadata.mode() & 0o666))?;
-    // only root may give files away; the others keep what is theirs
+    // only root may give files away; the files of others keep their owner
     let _ =
         rustix::fs::fchown(sidecar, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())));
     Ok(())

@@ -1,5 +1,5 @@
-//! The file that is in the place of a new sidecar. Only the image's own sidecar is ever replaced,
-//! and only while it is not in use.
+//! The file at the path of a new sidecar. Only the image's own sidecar is ever replaced, and only
+//! while it is not in use.
 
 use std::fs::File;
 use std::io;
@@ -15,13 +15,13 @@ use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
 #[derive(Debug)]
 pub(super) struct OldSidecar {
     path: PathBuf,
-    /// Holds the lock.
+    /// The open file, which holds the lock.
     file: File,
 }
 
 impl OldSidecar {
-    /// The sidecar of `image` at `path`; none where there is nothing. Refuses whatever else is
-    /// there. An image without a UUID, on a file system without attributes say, has its sidecar at
+    /// The sidecar of `image` at `path`; none where there is no file. Refuses any other file. An
+    /// image without a UUID, for example on a file system without attributes, has its sidecar at
     /// the default path alone.
     pub(super) fn at(path: &Path, image: &Image) -> Result<Option<Self>, ImageError> {
         let left_alone =
@@ -60,7 +60,7 @@ impl OldSidecar {
         &self.path
     }
 
-    /// Where the file is that symbolic links lead to.
+    /// The path of the file after symbolic links.
     pub(super) fn real_path(&self) -> Result<PathBuf, ImageError> {
         if self.path.is_symlink() {
             self.path.canonicalize().map_err(ImageError::io("look at", &self.path))
@@ -69,7 +69,7 @@ impl OldSidecar {
         }
     }
 
-    /// Fails when something else has taken its place since it was locked.
+    /// Fails when another file has taken its place since it was locked.
     pub(super) fn still_there(&self) -> io::Result<()> {
         if is_same(&self.path.metadata()?, &self.file)? {
             Ok(())
@@ -84,7 +84,7 @@ fn is_same(metadata: &std::fs::Metadata, file: &File) -> io::Result<bool> {
     Ok((metadata.dev(), metadata.ino()) == (file.dev(), file.ino()))
 }
 
-/// What a file is that is no sidecar, as far as can be told.
+/// A description of a file that is no sidecar.
 fn what_else(file: &File, len: u64) -> String {
     let uuid = image::carried_uuids(file).ok().and_then(|uuids| uuids.first().copied());
     let format = Format::of(file, len).ok().flatten();

@@ -1,5 +1,5 @@
-//! Data that others left on a device whose metadata is for tuples of our own: noticed before it is served, and given tuples by
-//! `stableblk protect`.
+//! Data of other programs on a device whose metadata is for tuples of our own. It is noticed before
+//! the device is served, and `stableblk protect` gives it tuples.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::device::{BlockDevice, DeviceInfo, OneByOne, Protection, TupleRule};
 /// Why a device is not served, or not taken over.
 #[derive(Debug, Error)]
 pub enum TakeOverError {
-    /// Blocks of its beginning have data and no tuples.
+    /// Blocks at the beginning of the device have data and no tuples.
     #[error(
         "{device} holds data that stableblk has not written ({found}): take it over as it is now with `stableblk protect {device}`, \
         or make the device read as zeros, as by `blkdiscard --zeroout` of its block device",
@@ -25,7 +25,7 @@ pub enum TakeOverError {
     HasOtherData {
         /// The device.
         device: PathBuf,
-        /// What is wrong with the first such block.
+        /// The mismatch of the first such block.
         found: Mismatch,
     },
     /// Blocks have tuples that do not match.
@@ -37,14 +37,14 @@ pub enum TakeOverError {
     Mismatches {
         /// The device.
         device: PathBuf,
-        /// How many they are.
+        /// The number of blocks.
         left: u64,
-        /// What is wrong with the first of them.
+        /// The mismatch of the first block.
         found: Mismatch,
-        /// Blocks that had data and no tuple, and have one now.
+        /// The number of blocks that had data and no tuple, and have a tuple now.
         taken: u64,
     },
-    /// The device keeps tuples that others write too.
+    /// The device keeps tuples that other programs write too.
     #[error(
         "{} has protection information of its own, which every writer keeps: there is nothing to protect, serve it as it is",
         .0.display()
@@ -53,38 +53,39 @@ pub enum TakeOverError {
     /// A transfer failed.
     #[error("cannot {action} {} at byte {offset}", device.display())]
     Transfer {
-        /// Read or write.
+        /// The direction, as a verb.
         action: &'static str,
         /// The device.
         device: PathBuf,
-        /// Where, in bytes.
+        /// The offset in bytes.
         offset: u64,
-        /// What the device said.
+        /// The device's error.
         #[source]
         source: io::Error,
     },
-    /// The process could not be set up for it.
+    /// Transfers could not be set up.
     #[error("cannot set up transfers to {}", device.display())]
     SetUp {
         /// The device.
         device: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// What was written may not be durable.
+    /// The tuples that were written may not be durable.
     #[error("cannot flush {}", device.display())]
     Flush {
         /// The device.
         device: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Passes `device`, at `path`, on, unless its tuples are our own and its first MiB has data and not one tuple: then nobody has made
-/// it a disk of ours. A tuple that is wrong, among others, is damage to one block, which the guest is told of when it reads that.
+/// Returns `device`, which is at `path`. Refuses it if its tuples would be our own, but its first
+/// MiB has data and not one tuple: then it has never been a disk of ours. A tuple that is wrong
+/// among others is damage to one block; the guest gets an error when it reads that block.
 pub(in crate::command) fn refuse_other_data<B: BlockDevice>(
     device: B,
     path: &Path,
@@ -93,7 +94,7 @@ pub(in crate::command) fn refuse_other_data<B: BlockDevice>(
         return Ok(device);
     };
     let device = Arc::new(device);
-    let mut blocks = Blocks::open(&device, protection, path)?;
+    let mut blocks = DeviceBlocks::open(&device, protection, path)?;
     let (mut first_wrong, mut has_tuple) = (None, false);
     for (offset, len) in parts(device.info(), FOLIO_SIZE_MAX as u64) {
         let folio = blocks.read(offset, len)?;
@@ -112,20 +113,20 @@ pub(in crate::command) fn refuse_other_data<B: BlockDevice>(
     }
 }
 
-/// What was taken over.
+/// The result of a take-over.
 #[derive(Debug)]
 pub(super) struct Taken {
-    /// Blocks that were given tuples.
+    /// The number of blocks that were given tuples.
     pub(super) blocks: u64,
-    /// Those of them that had a tuple, which was wrong.
+    /// Those of the blocks that had a tuple, which was wrong.
     pub(super) accepted: Findings,
-    /// In bytes.
+    /// The size of a block, in bytes.
     pub(super) block_size: usize,
 }
 
-/// Gives each block of `device`, at `path`, that has data and no tuple a tuple of what it holds
-/// now; with `force`, each block whose tuple is wrong. Each block is written whole, with its tuple,
-/// so this can be interrupted and repeated.
+/// Gives each block of `device`, at `path`, that has data and no tuple a tuple for its present
+/// content; with `force`, also each block whose tuple is wrong. Each block is written whole, with
+/// its tuple, so this can be interrupted and repeated.
 pub(super) fn take_over<B: BlockDevice>(
     device: &Arc<B>,
     path: &Path,
@@ -134,7 +135,7 @@ pub(super) fn take_over<B: BlockDevice>(
     let Some(protection) = own_tuples(&**device) else {
         return Err(TakeOverError::HasProtectionInformation(path.to_owned()));
     };
-    let mut blocks = Blocks::open(device, protection, path)?;
+    let mut blocks = DeviceBlocks::open(device, protection, path)?;
     let (mut taken, mut left, mut first_left) = (0, 0, None);
     let mut accepted = Findings::default();
     for (offset, len) in parts(device.info(), u64::MAX) {
@@ -171,33 +172,34 @@ fn own_tuples<B: BlockDevice>(device: &B) -> Option<Protection> {
     device.info().protection.filter(|protection| protection.rule() == TupleRule::Own)
 }
 
-/// Offsets and lengths of transfers that cover a device from its start up to `end`.
+/// The offsets and lengths of transfers that cover a device from its start up to `end`.
 fn parts(info: &DeviceInfo, end: u64) -> impl Iterator<Item = (u64, usize)> + use<> {
     let (end, step) = (end.min(info.capacity.get()), info.transfer_max);
     let starts = (0..end).step_by(step);
     starts.map(move |offset| (offset, usize::try_from(end - offset).map_or(step, |left| left.min(step))))
 }
 
-/// A block that was never written by us, and has data.
+/// Whether the block has data, but was never written by us.
 fn is_unwritten_block(mismatch: &Mismatch) -> bool {
     matches!(mismatch, Mismatch::UnwrittenNotZero { .. })
 }
 
-/// Also true for metadata of all ones: so some controllers return what was never written.
+/// Whether the block has no tuple. Metadata of all ones is none: some controllers return it for
+/// blocks that were never written.
 fn has_no_tuple(mismatch: &Mismatch) -> bool {
     let is_escape =
         matches!(mismatch, Mismatch::Pi(error) if error.tag == Tag::Application && error.actual == 0xFFFF);
     is_escape || is_unwritten_block(mismatch)
 }
 
-/// The device's blocks, with errors that say which.
-struct Blocks<'a, B: BlockDevice> {
+/// Access to the blocks of a device, with errors that name the block.
+struct DeviceBlocks<'a, B: BlockDevice> {
     queue: OneByOne<B::Queue>,
     protection: Protection,
     path: &'a Path,
 }
 
-impl<'a, B: BlockDevice> Blocks<'a, B> {
+impl<'a, B: BlockDevice> DeviceBlocks<'a, B> {
     fn open(device: &Arc<B>, protection: Protection, path: &'a Path) -> Result<Self, TakeOverError> {
         let queue = OneByOne::open(device);
         let queue = queue.map_err(|source| TakeOverError::SetUp { device: path.to_owned(), source })?;
@@ -212,7 +214,7 @@ impl<'a, B: BlockDevice> Blocks<'a, B> {
         self.queue.write(offset, len, folio).map_err(failed("write", self.path, offset))
     }
 
-    /// Makes the tuple of block `lba`, which `folio` holds from byte `offset` of the device on.
+    /// Makes the tuple of block `lba`. The folio begins at byte `offset` of the device.
     fn give_tuple(&self, lba: u64, offset: u64, folio: &mut BounceFolio) {
         let (data, metadata) = folio.parts_mut();
         let interval = usize::try_from(lba - self.protection.interval(offset)).unwrap_or(usize::MAX);
@@ -244,7 +246,7 @@ mod tests {
     use crate::device::mem::MemDevice;
 
     const BLOCK: usize = 512;
-    /// Two parts of the first MiB's length.
+    /// Two parts with the length of the first MiB.
     const CAPACITY: usize = 2 << 20;
 
     fn disk() -> MemDevice {
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(taken(&disk, false), 2);
         assert_eq!(taken(&disk, false), 0, "all have tuples");
         write(&disk, 4000, 3);
-        // as a controller returns what was never written
+        // as some controllers return blocks that were never written
         write(&disk, 5, 0xFF);
         disk.media().tuples[5 * 16..6 * 16].fill(0xFF);
         match take_over(&disk, Path::new("disk"), false) {

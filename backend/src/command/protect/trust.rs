@@ -1,4 +1,4 @@
-//! Making tuples for data that has none: what the image holds is taken to be right.
+//! Making tuples for data that has none. The content of the image is taken to be right.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,8 @@ use crate::storage::error::ImageError;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
-/// Makes the tuples of all intervals from number `first` on, which are unwritten in `sidecar`. Blocks of zeros stay so.
+/// Makes the tuples of all intervals from number `first` on, which are unwritten in `sidecar`.
+/// Blocks of zeros stay unwritten.
 pub(in crate::command) fn trust(
     image: &Image,
     sidecar: &SidecarFile,
@@ -29,7 +30,7 @@ struct Trust<'a> {
     image: &'a Image,
     sidecar: &'a SidecarFile,
     first: u64,
-    /// Chunks meet within a page of the tuple array.
+    /// Two chunks may share a page of the tuple array.
     one_writer: Mutex<()>,
 }
 
@@ -49,7 +50,7 @@ impl Visitor for Trust<'_> {
         let tuples = &mut chunk.tuples[skipped * profile.tuple_size()..];
         generate_sparse(profile, first, data, tuples).expect("a chunk has room for the tuples of its data");
         if is_unwritten(tuples) {
-            // stays a hole
+            // the page stays a hole
             return Ok(());
         }
         let _alone = self.one_writer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,10 +18,10 @@ pub enum ServeError {
     /// The image or its sidecar cannot be used.
     #[error(transparent)]
     Image(#[from] crate::storage::error::ImageError),
-    /// Somebody else has the image.
+    /// Another process has the image.
     #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
     InUse(crate::storage::error::ImageError),
-    /// An option without what it is for.
+    /// `--force` was given without `--integrity none`.
     #[error(
         "--force gives up the sidecar of an image that is served by `--integrity none`: leave it away, or say that too"
     )]
@@ -35,62 +35,62 @@ pub enum ServeError {
     /// The namespace cannot be used.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// The device holds data of others.
+    /// The device holds data of another program.
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// A choice of the guest's block size that the image does not allow.
+    /// The image does not consist of whole blocks of the guest.
     #[error("{} has {size} bytes, not a positive multiple of --block-size {block_size}: choose 512, or `truncate -s` it", path.display())]
     BlockSize {
         /// The image.
         path: PathBuf,
-        /// Its size, in bytes.
+        /// The size of the image, in bytes.
         size: u64,
-        /// What was asked for, in bytes.
+        /// The block size, in bytes.
         block_size: u32,
     },
-    /// Not enough descriptors for the queues.
+    /// There are not enough descriptors for the queues.
     #[error(
         "--num-queues {queues} needs {needed} open files, but the limit is {limit}: ask for fewer queues, or raise `ulimit -n`"
     )]
     TooManyQueues {
-        /// Queues asked for.
+        /// The number of queues.
         queues: u16,
-        /// Descriptors they need.
+        /// The number of descriptors that the queues need.
         needed: u64,
-        /// Descriptors there can be.
+        /// The largest number of descriptors.
         limit: u64,
     },
-    /// Not enough memory for the queues.
+    /// There is not enough memory for the queues.
     #[error(
         "--num-queues {queues} needs {needed} MiB of bounce memory, but the machine has {total} MiB: ask for fewer queues"
     )]
     TooMuchMemory {
-        /// Queues asked for.
+        /// The number of queues.
         queues: u16,
-        /// What they need, in MiB.
+        /// The memory that the queues need, in MiB.
         needed: u64,
-        /// What there is, in MiB.
+        /// The memory of the machine, in MiB.
         total: u64,
     },
-    /// No io_uring.
+    /// io_uring cannot be used.
     #[error("io_uring cannot be used: {}", io_uring_cure(.0))]
     IoUring(io::Error),
     /// The process could not be set up.
     #[error("cannot {action}")]
     Setup {
-        /// What was to be done.
+        /// The step that failed.
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Serving ended by a failure.
+    /// Serving has ended with a failure.
     #[error("cannot go on serving")]
     Control(#[source] ControlError),
-    /// What was flushed is durable; what was not may be.
+    /// The device could not be closed. Writes that were flushed are durable; the others may be.
     #[error(
         "cannot close {}, so what was not flushed may be lost, {}: serve it again, which recovers it, and check the guest's \
          file systems if a flush of it then fails",
@@ -100,13 +100,13 @@ pub enum ServeError {
     Close {
         /// The image.
         path: PathBuf,
-        /// What the system said. Not a source, for the cure is to come last.
+        /// The system's error. It is not a source, because the cure is to come last.
         reason: io::Error,
     },
 }
 
 impl ServeError {
-    /// The exit status for it.
+    /// The exit status for the error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -115,7 +115,7 @@ impl ServeError {
         }
     }
 
-    /// Whether somebody else has the storage, who may let go of it.
+    /// Whether another process has the storage, and may let go of it.
     pub(in crate::command) fn is_in_use(&self) -> bool {
         use crate::storage::error::ImageError::InUse;
         matches!(self, Self::Image(InUse { .. }) | Self::Namespace(NamespaceError::Open(InUse { .. })))
@@ -132,7 +132,7 @@ fn io_uring_cure(error: &io::Error) -> String {
             "{error}; run Linux 6.1 or later with CONFIG_IO_URING, or allow io_uring_setup, io_uring_enter and \
              io_uring_register in the container's seccomp profile"
         ),
-        // tells its cure itself
+        // this error has its cure already
         None if error.kind() == io::ErrorKind::OutOfMemory => error.to_string(),
         _ => format!("{error}; run Linux 6.1 or later"),
     }

@@ -1,4 +1,4 @@
-//! What serving can be asked for, and how the command line says it.
+//! The options of serving, and how they are parsed.
 
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -12,22 +12,24 @@ use super::super::choose_device::Integrity;
 use super::super::parse_size;
 use crate::worker::{poller, wake_up_cost};
 
-/// Largest ring that can be asked for; QEMU's own limit. What a hostile driver can make a queue keep grows with its square,
-/// to 16 MiB here: so many indirect tables of so many descriptors.
+/// The largest ring that can be chosen, which is QEMU's own limit. The memory that a hostile driver
+/// can make a queue keep grows with the square of this, to 16 MiB here: one indirect table of that
+/// size for each entry.
 const QUEUE_SIZE_MAX: u16 = 1024;
-/// Longest polling that can be asked for, in microseconds.
+/// The longest time of polling that can be chosen, in microseconds.
 const POLL_US_MAX: u64 = 1_000_000;
-/// Least memory for tuples.
+/// The least memory for tuples, in bytes.
 const TUPLE_CACHE_MIN: u64 = 1 << 20;
 
 /// `--bounce`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum BounceChoice {
-    /// When there is PI to keep, or the storage needs stable pages for checksums of its own.
+    /// Every request, if there is PI, or if the storage needs stable pages for checksums of its
+    /// own.
     Auto,
     /// Every request.
     Always,
-    /// No request that is aligned; with PI this shows the defect that stableblk is for.
+    /// No request that is aligned. With PI this shows the defect that stableblk prevents.
     Never,
 }
 
@@ -53,18 +55,18 @@ impl From<IntentChoice> for IntentMode {
 #[cfg(feature = "bench-null")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum DeviceChoice {
-    /// The image does them.
+    /// The image does the transfers.
     Image,
-    /// Nobody does them: the image gives only size, alignment and protection.
+    /// Transfers are dropped: the image gives only size, alignment and protection.
     Null,
 }
 
-/// How long to poll.
+/// The longest time of polling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Poll {
-    /// As long as it pays on this machine.
+    /// A multiple of the wake-up cost on this machine.
     Auto,
-    /// At most so long.
+    /// A fixed time.
     Limit(Duration),
 }
 
@@ -88,14 +90,14 @@ pub struct ServeArgs {
     /// Listen on this Unix socket
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub(super) socket_path: Option<PathBuf>,
-    /// Use this open descriptor: a listening socket, or one connected to the front-end. With neither option: the socket that
-    /// systemd passed
+    /// Use this open descriptor: a listening socket, or one connected to the front-end. Without
+    /// --fd and --socket-path: the socket that systemd passed
     #[arg(long, value_name = "N")]
     pub(super) fd: Option<RawFd>,
     /// The image: a raw file, a block device, or an NVMe namespace's character device
     #[arg(long, value_name = "FILE")]
     pub(super) blk_file: PathBuf,
-    /// Where the protection information is: auto (on the device, else FILE.pi), none, or a path
+    /// Place of the protection information: auto (on the device, else FILE.pi), none, or a path
     #[arg(long, value_name = "auto|none|PATH", default_value = "auto", value_parser = parse_integrity)]
     pub(super) integrity: Integrity,
     /// With `--integrity none`, serve an image that is protected. Its sidecar is marked first, and
@@ -105,7 +107,7 @@ pub struct ServeArgs {
     /// Copy guest data into stable folios: auto (with protection information), always, never
     #[arg(long, value_enum, default_value_t = BounceChoice::Auto, hide_possible_values = true)]
     pub(super) bounce: BounceChoice,
-    /// Most queues the front-end may use; unused ones cost nothing
+    /// Most queues the front-end may use; unused queues cost nothing
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = RangedU64ValueParser::<u16>::new().range(1..=256))]
     pub(super) num_queues: u16,
     /// Largest ring accepted, in entries
@@ -114,8 +116,8 @@ pub struct ServeArgs {
     /// Refuse writes
     #[arg(long)]
     pub(super) read_only: bool,
-    /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image to the source until the guest
-    /// runs here
+    /// Serve the destination of a live migration, started by `-incoming` in QEMU: leave the image
+    /// to the source until the guest runs here
     #[arg(long)]
     pub(super) incoming: bool,
     /// Logical block size the guest sees, in bytes
@@ -130,21 +132,23 @@ pub struct ServeArgs {
     /// Group of the socket, by name or number
     #[arg(long, value_name = "GROUP")]
     pub(super) socket_group: Option<String>,
-    /// Report a queue on which nothing has finished for so long although requests are in flight; 0 never does
+    /// Report a queue on which nothing has finished for N seconds although requests are in flight;
+    /// 0 turns this off
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<u32>::new().range(..=86_400))]
     pub(super) watchdog_seconds: u32,
-    /// Take `stableblk ctl` on this Unix socket, from root and from the user who serves
+    /// Listen for `stableblk ctl` on this Unix socket, from root and from the user of this process
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
-    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the dirty bit of its region
-    /// (fast), or its tag (a sync for each batch of writes, but a crash puts only blocks in flight in doubt)
+    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the
+    /// dirty bit of its region (fast), or its tag (a sync for each batch of writes, but a crash
+    /// puts only blocks in flight in doubt)
     #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
     pub(super) intent: IntentChoice,
     /// Memory for tuples, in bytes, or with a unit of powers of 1024
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
     pub(super) tuple_cache: u64,
-    /// Longest time to look for work before sleeping, in microseconds; 0 takes only a glance at the ring; auto is twenty
-    /// times what waking a thread costs here, measured at the start
+    /// Longest time to poll for work before sleeping, in microseconds; 0 looks at the ring once;
+    /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]
     pub(super) poll_us: Poll,
     /// What to do with transfers; "null" drops them, to measure the path alone

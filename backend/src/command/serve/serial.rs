@@ -1,4 +1,4 @@
-//! The serial number of a disk that was given none.
+//! The default serial number of a disk.
 
 use std::fs::File;
 
@@ -7,7 +7,7 @@ use virtio::DEVICE_ID_LEN;
 use super::error::ServeError;
 use crate::storage::image::Image;
 
-/// Twenty characters of the image's UUID; without one, of its device and inode number.
+/// Twenty characters of the image's UUID; without a UUID, of its device and inode number.
 pub(super) fn image_serial(image: &Image) -> Result<String, ServeError> {
     if let Some(uuid) = image.uuids()?.first() {
         return Ok(uuid.simple().to_string()[..DEVICE_ID_LEN].to_owned());
@@ -15,7 +15,7 @@ pub(super) fn image_serial(image: &Image) -> Result<String, ServeError> {
     device_serial(image.file())
 }
 
-/// The device and inode number of a file.
+/// The device and inode number of a file, as a serial number.
 pub(super) fn device_serial(file: &File) -> Result<String, ServeError> {
     use std::os::unix::fs::MetadataExt;
 

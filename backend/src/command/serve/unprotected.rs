@@ -10,33 +10,33 @@ use crate::storage::sidecar_path;
 use crate::storage::sidecar_search::{claimed_uuids, open_to_look};
 use crate::storage::trace::Trace;
 
-/// Why a protected image is not served so.
+/// Why a protected image is not served without its tuples.
 #[derive(Debug, Error)]
 pub enum UnprotectedError {
     /// The image cannot be examined.
     #[error(transparent)]
     Image(#[from] crate::storage::error::ImageError),
-    /// Its guest's writes would look like damage later.
+    /// The guest's writes would look like damage later.
     #[error(
         "{protected}: what is written by `--integrity none` would not match it; leave `--integrity none` away, or \
          give up the sidecar by `--force`"
     )]
     Protected {
-        /// By what.
+        /// The sidecar that protects it.
         protected: Protected,
     },
-    /// The image has no room for the mark.
+    /// The sidecar cannot be marked in the image.
     #[error(
         "{protected}, which cannot be marked as no longer right since the image carries no UUID: move its sidecar \
          away first"
     )]
     Unmarkable {
-        /// By what.
+        /// The sidecar that protects it.
         protected: Protected,
     },
 }
 
-/// What protects an image.
+/// An image and the sidecar that protects it.
 #[derive(Debug)]
 pub struct Protected {
     image: PathBuf,
@@ -120,7 +120,8 @@ impl UnusedSidecar {
     }
 }
 
-/// An image carries the UUID of its sidecar, or else has one at the default path.
+/// The protection of an image, if it has one. The image has the UUID of its sidecar, or a sidecar
+/// at the default path.
 fn protection(image: &Image) -> Result<Option<Protected>, crate::storage::error::ImageError> {
     if image.is_block_device() {
         return Ok(None);

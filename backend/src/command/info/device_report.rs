@@ -1,4 +1,5 @@
-//! `stableblk info` of a device without a sidecar: what was found and which device would serve it.
+//! `stableblk info` of a device without a sidecar: its metadata, and the device that would serve
+//! it.
 
 use std::fmt;
 use std::path::Path;
@@ -14,30 +15,31 @@ use crate::report;
 use crate::storage::image::{Access, Image};
 use crate::storage::loss_mark::LossMark;
 
-/// Sizes are in bytes.
+/// The report of a device. Sizes are in bytes.
 #[derive(Debug, Serialize)]
-pub(super) struct DeviceInfo {
+pub(super) struct DeviceReport {
     #[serde(flatten)]
     image: ImageInfo,
     integrity: Option<MetadataInfo>,
-    /// Why nobody may change pages while the kernel writes them.
+    /// Why pages must not change while the kernel writes them.
     stable_pages: Option<String>,
-    /// What serves it with `--integrity auto`.
+    /// The device that serves it with `--integrity auto`.
     served_by: Option<&'static str>,
-    /// Why nothing does.
+    /// Why no device can serve it.
     refused: Option<String>,
 }
 
-/// What the device keeps beside the data.
+/// The metadata that the device keeps beside the data.
 #[derive(Debug, Serialize)]
 pub(super) struct MetadataInfo {
-    /// The kernel's name; it has none for Type 2.
+    /// The kernel's name of the format; it has none for Type 2.
     format: Option<&'static str>,
     found_by: Option<&'static str>,
-    /// Whether the device does not know them: the metadata is opaque to it, and checked by nobody else.
+    /// Whether the tuples are our own: the metadata is opaque to the device, which does not check
+    /// it.
     own_tuples: bool,
     guard: &'static str,
-    /// 0 for tuples of our own.
+    /// The type of PI; 0 for tuples of our own.
     pi_type: u8,
     interval_size: usize,
     metadata_size: usize,
@@ -70,8 +72,8 @@ impl MetadataInfo {
     }
 }
 
-impl DeviceInfo {
-    /// Looks at the namespace whose character device is at `path`.
+impl DeviceReport {
+    /// Examines the namespace whose character device is at `path`.
     pub(super) fn of_namespace(path: &Path) -> Result<Self, NamespaceError> {
         let namespace = Namespace::open(path, Access::Inspect)?;
         let format = namespace.format();
@@ -95,7 +97,7 @@ impl DeviceInfo {
         })
     }
 
-    /// Looks at the block device `image`, which was named by `path`.
+    /// Examines the block device `image`, which was named by `path`.
     pub(super) fn of_block_device(image: &Image, path: &Path) -> Self {
         let detected = BlockIntegrity::detect(image.file());
         let found = detected.as_ref().ok().and_then(Option::as_ref);
@@ -118,7 +120,7 @@ impl DeviceInfo {
     }
 }
 
-impl fmt::Display for DeviceInfo {
+impl fmt::Display for DeviceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.image)?;
         match &self.integrity {
