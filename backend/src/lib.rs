@@ -1,8 +1,9 @@
 //! The stableblk process: a vhost-user-blk back-end that keeps guest writes stable and protected.
 //!
-//! ARCHITECTURE.md has the map. [`command`] is what a person starts, [`control`] the thread that
-//! supervises a disk, [`session`] speaks vhost-user, [`worker`] is the path of a request, [`device`]
-//! is what blocks lie on, [`storage`] has files and locks, [`guest`] what the front-end shares.
+//! ARCHITECTURE.md has the map. [`command`] has the subcommands, [`control`] the thread that
+//! supervises a disk, [`session`] the vhost-user protocol, [`worker`] the path of a request,
+//! [`device`] the devices that hold the blocks, [`storage`] files and locks, [`guest`] the memory
+//! and descriptors that the front-end shares.
 
 pub mod command;
 pub mod control;

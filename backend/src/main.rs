@@ -1,4 +1,4 @@
-//! Command line to exit code.
+//! The program: from the command line to the exit code.
 
 use std::backtrace::Backtrace;
 use std::process::ExitCode;
@@ -14,7 +14,8 @@ use stableblk::report;
 
 const DEFAULT_LOG: &str = "info";
 
-/// vhost-user-blk back-end that keeps guest writes stable and protects them by T10/NVMe protection information
+/// vhost-user-blk back-end that keeps guest writes stable and protects them by T10/NVMe protection
+/// information
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(
@@ -25,13 +26,14 @@ struct Cli {
     command: Option<CliCommand>,
     #[command(flatten)]
     serve: Option<serve::ServeArgs>,
-    /// Print what this back-end can do, as JSON, and exit
+    /// Print the capabilities of this back-end as JSON, and exit
     #[arg(long)]
     print_capabilities: bool,
-    /// What to log to stderr: error, warn, info, debug, trace, or a filter as in `RUST_LOG`
+    /// The level of the log on stderr: error, warn, info, debug, trace, or a filter as in
+    /// `RUST_LOG`
     #[arg(long, global = true, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     log: String,
-    /// How to log
+    /// Format of the log
     #[arg(long, global = true, value_enum, default_value_t = LogFormatName::Text)]
     log_format: LogFormatName,
 }
@@ -44,9 +46,9 @@ enum CliCommand {
     Protect(protect::ProtectArgs),
     /// Verify every block of an image against its tuple
     Check(check::CheckArgs),
-    /// Accept what a crash has left in doubt
+    /// Accept blocks that a crash has left in doubt
     Accept(accept::AcceptArgs),
-    /// Tell what an image and its sidecar are
+    /// Show what an image and its sidecar are
     Info(info::InfoArgs),
     /// Grow an image and its sidecar
     Resize(resize::ResizeArgs),
@@ -63,18 +65,19 @@ enum LogFormatName {
 }
 
 fn main() -> ExitCode {
-    // QEMU's back-end conventions: whatever the other options say
+    // QEMU's back-end conventions ask for this, whatever the other options are
     if std::env::args_os().skip(1).any(|arg| arg == "--print-capabilities") {
         println!("{}", serve::CAPABILITIES);
         return ExitCode::SUCCESS;
     }
-    // A limit on file sizes shall be an error of that request, not the end of the process. Threads inherit this.
+    // A limit on file sizes is an error of the request that exceeds it, and does not end the
+    // process. Threads inherit this.
     if let Err(error) = vmm_sys_util::signal::block_signal(libc::SIGXFSZ) {
         return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
     }
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // Before anything is opened: a descriptor that is open now was inherited.
+    // before anything is opened: a descriptor that is open now was inherited
     let config = cli.serve.take().filter(|_| cli.command.is_none()).map(serve::Config::new);
     let (writer, log) = match start_log(&cli) {
         Ok(log) => log,
@@ -114,14 +117,14 @@ fn main() -> ExitCode {
     code
 }
 
-/// How long the last lines of the log may take to be read.
+/// How long the process waits at its end for the reader of the log.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
 fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
-    // a variable that is empty says nothing
+    // a variable that is empty counts as unset
     let text = if cli.log.trim().is_empty() { DEFAULT_LOG } else { &cli.log };
     let filter = log_filter::parse(text).map_err(io::Error::other)?;
-    // a thread that serves must not wait for whoever reads the log
+    // a thread that serves must not wait for the reader of the log
     let format = match cli.log_format {
         LogFormatName::Text => LogFormat::Text,
         LogFormatName::Json => LogFormat::Json,
@@ -130,7 +133,7 @@ fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
         if cli.command.is_none() { LogWriter::start(io::stderr(), format)? } else { LogWriter::direct() };
     let at_panic = writer.clone();
     panic::set_hook(Box::new(move |panic| {
-        // by the thread of the log: standard error may be full, with nobody who reads it
+        // by the thread of the log, because standard error may be full and not be read
         let report = format!("{panic}\n{}", Backtrace::capture());
         report.lines().for_each(|line| at_panic.write_line(line.as_bytes()));
         at_panic.flush(LOG_LIMIT);
@@ -139,7 +142,7 @@ fn start_log(cli: &Cli) -> io::Result<(LogWriter, LogFilter)> {
     Ok((writer, filter))
 }
 
-/// Says what failed, as the last line, unless standard error is full and nothing reads it.
+/// Prints the error as the last line, unless standard error is full and not read.
 fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     let line = format!("stableblk: {}\n", log::escape(&report::chain(error)));
     match LogWriter::start(io::stderr(), LogFormat::Text) {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-/// `error: cause: cause of the cause`.
+/// The error and its causes, as `error: cause: cause of the cause`.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

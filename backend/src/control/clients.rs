@@ -1,4 +1,5 @@
-//! Connections to the control socket. Nothing here blocks: who does not read gets no more, and who sends too much is cut off.
+//! Connections to the control socket. Nothing here blocks: a client that does not read gets no more
+//! replies, and a client that sends too much is cut off.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,12 +14,14 @@ use super::protocol::{ControlReply, REQUEST_LEN_MAX};
 use crate::control::socket::BoundSocket;
 use crate::metrics::Counter;
 
-/// How long no front-end, or no client, is accepted after that has failed: the reason may be the whole system's.
+/// The time without a further try to accept, after that has failed: the cause may lie in the whole
+/// system.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// Connections at a time; one more takes the place of the one that has been quiet for longest.
+/// The largest number of connections. One more takes the place of the one that has been silent for
+/// longest.
 pub(crate) const CLIENTS_MAX: usize = 16;
 
-/// The control socket and who is connected to it.
+/// The control socket and the clients that are connected to it.
 #[derive(Debug)]
 pub(super) struct Clients {
     socket: BoundSocket,
@@ -27,7 +30,7 @@ pub(super) struct Clients {
     accept_at: Option<Instant>,
     /// How often that has failed.
     failures: Counter,
-    /// By number, which is also their token in the epoll set.
+    /// The clients by number, which is also their token in the epoll set.
     connected: BTreeMap<u64, Client>,
     next: u64,
 }
@@ -38,19 +41,20 @@ struct Client {
     stream: UnixStream,
     received: Vec<u8>,
     unsent: Vec<u8>,
-    /// A request of its is being done.
+    /// Whether a request of the client is being carried out.
     busy: bool,
-    /// When it came, or was last answered.
+    /// The time of its connection, or of its last reply.
     quiet_since: Instant,
-    /// It sends no more.
+    /// Whether the client has ended its side of the connection.
     ended: bool,
-    /// Its last answer is on the way; nothing it says counts.
+    /// Whether its last reply is on the way; what it sends is ignored.
     closing: bool,
     interest: Interest,
 }
 
 impl Clients {
-    /// Accepts on `socket`, whose events have `listener_token`; those of clients have tokens from `first_token` on.
+    /// Accepts on `socket`, whose events have `listener_token`. Clients have tokens from
+    /// `first_token` on.
     pub(super) fn new(
         socket: BoundSocket,
         epoll: &EpollSet,
@@ -82,7 +86,7 @@ impl Clients {
         }
     }
 
-    /// Takes a connection, if its owner may control us.
+    /// Accepts a connection, if its user may control this process.
     pub(super) fn accept(&mut self, epoll: &EpollSet) {
         let accepted = match self.socket.listener().accept() {
             Ok((stream, _)) => stream,
@@ -95,7 +99,7 @@ impl Clients {
                         "cannot accept on the control socket, trying again every second: {error}"
                     );
                 }
-                // the connection that waits would be reported again at once
+                // the connection in the backlog would be reported again at once
                 if epoll.forget(self.socket.listener().as_fd()).is_ok() {
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
                 }
@@ -133,7 +137,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Sends and receives what can be. A client that is gone is forgotten.
+    /// Sends and receives as much as possible. A client that is gone is removed.
     pub(super) fn attend(&mut self, epoll: &EpollSet, id: u64, gone: bool) {
         let Some(client) = self.connected.get_mut(&id) else {
             return;
@@ -146,7 +150,8 @@ impl Clients {
         self.settle(epoll, id, moved);
     }
 
-    /// The next request, complete or hopeless, of a client whose last one has been answered and whose answer is away.
+    /// The next request of a client, complete or with an error. There is none before the last reply
+    /// has been sent.
     pub(super) fn next_request(
         &mut self,
         epoll: &EpollSet,
@@ -157,7 +162,7 @@ impl Clients {
         request
     }
 
-    /// Answers the request of a client that may be gone.
+    /// Sends the reply to the request of a client, which may be gone.
     pub(super) fn reply(&mut self, epoll: &EpollSet, id: u64, reply: &ControlReply) {
         let Some(client) = self.connected.get_mut(&id) else {
             return;
@@ -169,7 +174,8 @@ impl Clients {
         self.settle(epoll, id, sent);
     }
 
-    /// After anything was done with a client: what to wait for now, or whether it is done with.
+    /// Chooses the events to wait for after a step with a client, or removes the client when
+    /// nothing is left to do.
     fn settle(&mut self, epoll: &EpollSet, id: u64, outcome: io::Result<()>) {
         let Some(client) = self.connected.get_mut(&id) else {
             return;
@@ -185,7 +191,7 @@ impl Clients {
             (Err(error), _) => Err(error),
         };
         if changed.is_err() {
-            // closing it takes it out of the epoll set
+            // closing the stream takes it out of the epoll set
             self.connected.remove(&id);
         }
     }
@@ -217,7 +223,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads once: the others get their turn.
+    /// Reads once, so that other clients get their turn.
     fn receive(&mut self) -> io::Result<()> {
         if self.interest_now() != Some(Interest::Read) {
             return Ok(());
@@ -255,12 +261,12 @@ impl Client {
         Some(Ok(request))
     }
 
-    /// Whether [`Self::next_request`] has something to give.
+    /// Whether [`Self::next_request`] would return a request.
     fn has_request(&self) -> bool {
         !self.closing && (self.received.contains(&b'\n') || self.received.len() == REQUEST_LEN_MAX)
     }
 
-    /// What to wait for; none when there is nothing left to do.
+    /// The events to wait for; none when nothing is left to do.
     fn interest_now(&self) -> Option<Interest> {
         if !self.unsent.is_empty() {
             Some(Interest::Write)

@@ -1,4 +1,4 @@
-//! An epoll set whose events are told one at a time.
+//! An epoll set that reports one event at a time.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use epoll::{ControlOptions, Event, Events};
 
-/// What is waited for.
+/// The events to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Interest {
-    /// There is something to read.
+    /// The descriptor is readable.
     Read,
-    /// There is room to write.
+    /// The descriptor is writable.
     Write,
-    /// The other side is gone, which is told always.
+    /// The other side is gone, which is always reported.
     Hangup,
 }
 
@@ -36,13 +36,13 @@ impl EpollSet {
         epoll::create(true).map(Self)
     }
 
-    /// Waits for something to read from `fd`, whose events are told as `token`.
+    /// Waits until `fd` is readable. Its events are reported as `token`.
     pub(super) fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
         let event = Event::new(Interest::Read.events(), token);
         epoll::ctl(self.0, ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), event)
     }
 
-    /// Waits for something else of an `fd` that is watched.
+    /// Changes the events of an `fd` that is watched.
     pub(super) fn change(&self, fd: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         let event = Event::new(interest.events(), token);
         epoll::ctl(self.0, ControlOptions::EPOLL_CTL_MOD, fd.as_raw_fd(), event)
@@ -53,9 +53,10 @@ impl EpollSet {
         epoll::ctl(self.0, ControlOptions::EPOLL_CTL_DEL, fd.as_raw_fd(), event)
     }
 
-    /// The next event: its token, and whether the other side is gone. None when there is none within `limit`.
+    /// The next event: its token, and whether the other side is gone. None when `limit` has passed
+    /// without an event.
     pub(super) fn wait(&self, limit: Option<Duration>) -> io::Result<Option<(u64, bool)>> {
-        // rounded up, so that nobody looks too early and again at once
+        // rounded up, because a wait that ends too early would be repeated at once
         let ms = limit.map_or(-1, |limit| i32::try_from(limit.as_millis() + 1).unwrap_or(i32::MAX));
         let gone = (Events::EPOLLHUP | Events::EPOLLERR).bits();
         let mut events = [Event::new(Events::empty(), 0)];

@@ -1,5 +1,6 @@
-//! Files that are deleted, replaced or cut off while they are served. The kernel reports it, and
-//! the log says what to do. Serving continues: the guest does not depend on the name of a file.
+//! Watch for files that are deleted, replaced or cut off while they are served. The kernel reports
+//! these events, and the log says what to do. Serving continues: the guest does not depend on the
+//! name of a file.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -16,12 +17,12 @@ const EVENTS: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
 
-/// What a file is to the disk.
+/// The role of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The data.
+    /// It has the data.
     Image,
-    /// The tuples.
+    /// It has the tuples.
     Sidecar,
 }
 
@@ -39,30 +40,30 @@ impl fmt::Display for Role {
 pub(super) struct WatchedFile {
     role: Role,
     path: PathBuf,
-    /// Only a name for the file, by which nothing can be read or written.
+    /// The file, opened without access to its content.
     file: File,
     len: u64,
     said: Option<Trouble>,
 }
 
-/// What has become of it.
+/// The trouble with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
-    /// It has no name any more.
+    /// The file has no name any more.
     Deleted,
-    /// It has another name.
+    /// The file has another name.
     Renamed,
-    /// Another file has its name.
+    /// Another file has the name.
     Replaced,
-    /// It is shorter than it was.
+    /// The file is shorter than before.
     CutOff { len: u64 },
 }
 
 impl WatchedFile {
-    /// The regular file at `path`, whose events `watch` has from now on.
+    /// Watches the regular file at `path` by `watch`.
     pub(super) fn new(watch: impl AsFd, role: Role, path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
-        // the same file, whatever has the name by now
+        // the same file, also if another has the name by now
         add_watch(watch, format!("/proc/self/fd/{}", file.as_raw_fd()), EVENTS)?;
         let len = file.metadata()?.len();
         let mut watched = Self { role, path: path.to_owned(), file, len, said: None };
@@ -70,7 +71,7 @@ impl WatchedFile {
         Ok(watched)
     }
 
-    /// Looks for trouble, and logs each kind once.
+    /// Looks for trouble, and logs each kind of it once.
     pub(super) fn look(&mut self) {
         let trouble = match self.trouble() {
             Ok(trouble) => trouble,

@@ -1,4 +1,4 @@
-//! What is logged, to be changed while the program runs.
+//! The filter of the log, which can be changed while the program runs.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -7,36 +7,37 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// What is a filter.
+/// The part of an error that says what a filter is.
 const CURE: &str =
     "say error, warn, info, debug, trace or off, or a filter such as info,stableblk::session=debug";
 
-/// The module whose parts log.
+/// The module of this program.
 const PROGRAM: &str = "stableblk";
 
-/// Why a filter is none.
+/// Why a text is not a filter.
 #[derive(Debug, Error)]
 pub enum FilterError {
-    /// A word that would be taken for a module, so that nothing else was logged.
+    /// A word that would be taken for a module, so that nothing else would be logged.
     #[error("{0:?} is no level: {CURE}")]
     NoLevel(String),
-    /// Names of modules that are not here, and no level for the others.
+    /// It has only modules of other programs, and no level for the rest.
     #[error("{0:?} lets nothing of stableblk through, not even errors: {CURE}")]
     SilencesAll(String),
-    /// Not a filter's syntax.
+    /// It does not have the syntax of a filter.
     #[error("{filter:?} is no filter, {reason}: {CURE}")]
     Syntax {
-        /// What was said.
+        /// The text.
         filter: String,
-        /// What is wrong with it. Not a source, for the cure is to come last.
+        /// The error in it. It is not a source, because the cure is to come last.
         reason: tracing_subscriber::filter::ParseError,
     },
-    /// There is no log any more.
+    /// The log has ended.
     #[error("the log is closed")]
     Closed,
 }
 
-/// Reads a filter. One that would silence errors, by a slip of the pen, is refused: `off` says so.
+/// Parses a filter. One that would silence errors by a spelling mistake is refused; `off` does that
+/// on purpose.
 pub fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     refuse_bare_modules(filter)?;
     refuse_silence(filter)?;
@@ -51,7 +52,7 @@ fn is_level(directive: &str) -> bool {
     !directive.is_empty() && directive.parse::<LevelFilter>().is_ok()
 }
 
-/// Refuses a bare word that is no level: as the name of a module, which it would be, it silences all others.
+/// Refuses a bare word that is no level: it would name a module and so silence all others.
 fn refuse_bare_modules(filter: &str) -> Result<(), FilterError> {
     match directives(filter).find(|directive| !is_level(directive) && !directive.contains(['=', '['])) {
         Some(directive) => Err(FilterError::NoLevel(directive.to_owned())),
@@ -71,7 +72,7 @@ fn refuse_silence(filter: &str) -> Result<(), FilterError> {
 
 type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
-/// The filter that is in force.
+/// The current filter.
 pub struct LogFilter {
     text: Mutex<String>,
     reload: Reload,
@@ -84,12 +85,12 @@ impl fmt::Debug for LogFilter {
 }
 
 impl LogFilter {
-    /// `text` is in force; `reload` puts another in its place, and says whether it could.
+    /// The current filter is `text`. `reload` replaces it, and returns whether that worked.
     pub fn new(text: &str, reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) -> Self {
         Self { text: Mutex::new(text.to_owned()), reload: Box::new(reload) }
     }
 
-    /// What is logged from now on.
+    /// Replaces the filter.
     pub fn set(&self, text: &str) -> Result<(), FilterError> {
         let filter = parse(text)?;
         if !(self.reload)(filter) {
@@ -99,7 +100,7 @@ impl LogFilter {
         Ok(())
     }
 
-    /// The filter, as it was given.
+    /// The text of the filter, as it was given.
     pub fn text(&self) -> String {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

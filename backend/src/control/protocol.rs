@@ -1,174 +1,177 @@
-//! What is said on the control socket: one JSON object a line, a request and then its reply. docs/control.md describes it.
+//! The protocol of the control socket: one JSON object a line, a request and then its reply.
+//! docs/control.md describes it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Bucket;
 
-/// Longest request, in bytes with its newline.
+/// The length of the longest request, in bytes with its newline.
 pub const REQUEST_LEN_MAX: usize = 4096;
 
-/// What can be asked.
+/// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// How the disk is; the result is a [`DiskStatus`].
+    /// Asks for the status of the disk; the result is a [`DiskStatus`].
     Status,
     /// Makes the disk larger; the result is a [`ResizeResult`].
     Resize {
-        /// In bytes; without it, to what the image has grown to already.
+        /// The new size in bytes; without it, the size to which the image has grown already.
         #[serde(default)]
         size: Option<u64>,
     },
-    /// Makes all that was written durable.
+    /// Makes all completed writes durable.
     Flush,
-    /// Takes no requests until all that were taken are answered, and then goes on.
+    /// Takes no requests until all that were taken are answered, and then continues.
     Drain,
-    /// Which messages are logged from now on.
+    /// Changes the filter of the log.
     LogLevel {
-        /// A level, or a filter as in `RUST_LOG`.
+        /// The filter: a level, or a filter as in `RUST_LOG`.
         filter: String,
     },
 }
 
-/// The answer.
+/// The reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControlReply {
-    /// It was done; what came of it.
+    /// The request was carried out; this is its result.
     Ok(serde_json::Value),
-    /// It was not done; why, for a person.
+    /// The request was not carried out; this is the reason, for a person.
     Error(String),
 }
 
 impl ControlReply {
-    /// A reply with this result.
+    /// The reply with this result.
     pub(super) fn ok(result: &impl Serialize) -> Self {
         serde_json::to_value(result).map_or_else(|error| Self::Error(error.to_string()), Self::Ok)
     }
 
-    /// Done, and nothing more to say.
+    /// The reply without a result.
     pub(super) fn done() -> Self {
         Self::Ok(serde_json::json!({}))
     }
 }
 
-/// What came of a resize.
+/// The result of a resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResizeResult {
     /// The disk's size now, in bytes.
     pub bytes: u64,
-    /// Whether it had another one before.
+    /// Whether the size has changed.
     pub grown: bool,
 }
 
-/// How the disk is.
+/// The status of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// The program's version.
+    /// The version of the program.
     pub version: String,
-    /// Its process.
+    /// The process ID of the program.
     pub pid: u32,
-    /// Seconds since it began to serve.
+    /// The seconds since serving began.
     pub uptime_s: u64,
-    /// The image, as it was named.
+    /// The path of the image, as it was given.
     pub image: String,
-    /// Its size in bytes, as the guest sees it.
+    /// The size of the disk in bytes, as the guest sees it.
     pub bytes: u64,
     /// The guest's logical block size, in bytes.
     pub block_size: u32,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// How blocks are protected; null for a disk without PI.
+    /// The protection of blocks; null for a disk without PI.
     pub integrity: Option<String>,
-    /// Which requests are copied into stable folios: all, or those that are not aligned.
+    /// The requests that are copied into stable folios: all, or those that are not aligned.
     pub bounce: String,
-    /// Whether a flush has failed: all others do too then, until a restart. Also before the first
-    /// flush, if it is to fail for durability that was lost before the restart.
+    /// Whether a flush has failed, after which all flushes fail until a restart. Also true before
+    /// the first flush, if that is to fail because durability was lost before the restart.
     pub flushes_fail: bool,
-    /// What is logged.
+    /// The filter of the log.
     pub log: String,
-    /// Null while nobody is connected.
+    /// The front-end; null while none is connected.
     pub frontend: Option<FrontendStatus>,
-    /// Most queues there can be.
+    /// The largest number of queues.
     pub num_queues: usize,
     /// The queues that run now, or have served requests.
     pub queues: Vec<QueueStatus>,
 }
 
-/// Who is connected.
+/// The front-end that is connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontendStatus {
-    /// Its process; null where the kernel does not tell.
+    /// The process ID of the front-end; null where the kernel does not report it.
     pub pid: Option<i32>,
-    /// Seconds since it connected.
+    /// The seconds since the front-end connected.
     pub connected_s: u64,
     /// The virtio features that the driver has acknowledged, as `VIRTIO_BLK_F_*` and `VIRTIO_F_*`.
     pub features: Vec<String>,
 }
 
-/// How a queue is, and what it has done since the program was started.
+/// The status of a queue, and its counters since the program was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
-    /// Its index.
+    /// The index of the queue.
     pub queue: usize,
-    /// Entries of its ring; 0 while it is stopped.
+    /// The number of entries of the ring; 0 while the queue is stopped.
     pub ring_size: u64,
-    /// Seconds for which nothing has finished although something is in flight; 0 while the queue makes progress.
+    /// The seconds for which no request has finished although some are in flight; 0 while the queue
+    /// makes progress.
     pub stuck_s: u64,
-    /// Why the ring gives no requests, with the likely cause; null when it does, or nothing is known.
+    /// The reason why the ring has no requests, with the likely cause; null when it has, or the
+    /// reason is unknown.
     pub ring_trouble: Option<String>,
-    /// Requests popped and not answered yet.
+    /// The number of requests that were popped and are not answered yet.
     pub in_flight: u64,
-    /// What was done, by kind.
+    /// The requests that were done, by kind.
     pub done: RequestKinds,
-    /// Bytes read by the guest.
+    /// The bytes that the guest has read.
     pub bytes_read: u64,
-    /// Bytes written by the guest.
+    /// The bytes that the guest has written.
     pub bytes_written: u64,
-    /// The requests that failed, and other trouble.
+    /// The errors of the queue.
     #[serde(flatten)]
     pub errors: QueueErrors,
 }
 
-/// The trouble of a queue since the program was started. Its fields stand beside those of
+/// The errors of a queue since the program was started. In JSON these fields stand beside those of
 /// [`QueueStatus`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueErrors {
-    /// Requests answered IOERR because PI did not match.
+    /// The requests that failed with IOERR because PI did not match.
     pub integrity_errors: u64,
-    /// Requests answered IOERR because the device failed.
+    /// The requests that failed with IOERR because the device failed.
     pub device_errors: u64,
-    /// Requests answered IOERR because there was no space.
+    /// The requests that failed with IOERR because there was no space.
     pub no_space: u64,
-    /// Requests refused as the driver's mistake.
+    /// The requests that were refused as mistakes of the driver.
     pub refused: u64,
-    /// Requests of an unknown type.
+    /// The requests of an unknown type.
     pub unsupported: u64,
-    /// Chains that were no request.
+    /// The chains that were no request.
     pub malformed: u64,
-    /// Times the queue was given up until the driver resets it.
+    /// How often the queue was given up until the driver resets it.
     pub retired: u64,
-    /// Times the worker stopped popping because no folio was free.
+    /// How often the worker stopped popping because no folio was free.
     pub starved: u64,
 }
 
 /// Requests that were done, by kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestKinds {
-    /// Reads.
+    /// The reads.
     pub reads: Latency,
-    /// Writes.
+    /// The writes.
     pub writes: Latency,
-    /// Flushes.
+    /// The flushes.
     pub flushes: Latency,
-    /// Discards and write zeroes.
+    /// The discards and write zeroes.
     pub zeroings: Latency,
 }
 
-/// How many requests there were, and how long they took from pop to answer.
+/// The number of requests, and their times from pop to reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Requests.
+    /// The number of requests.
     pub count: u64,
     /// The sum of their times, in microseconds.
     pub total_us: u64,
@@ -177,7 +180,8 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// The time that `share` of the requests, 0 to 1, did not exceed: the upper end of its bucket, in microseconds. None without requests.
+    /// The time that `share` of the requests, 0 to 1, did not exceed, in microseconds: the upper
+    /// end of its bucket. None without requests.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -1,11 +1,13 @@
-//! A disk that grows while it is served: to which size, if it may. How it grows is the device's.
+//! The decision whether a disk that is served may grow, and to which size. The device does the
+//! growth.
 
 use crate::device::BlockDevice;
 use crate::device::growth_error::GrowthError;
 use crate::storage::size::StorageSize;
 use crate::worker::disk::Disk;
 
-/// The size in bytes that `disk` is to grow to: `asked`, or what its storage has grown to already. None: it has that.
+/// The size in bytes to which `disk` is to grow: `asked`, or the size to which its storage has
+/// grown already. None: it has that size.
 pub(super) fn plan<B: BlockDevice>(disk: &Disk<B>, asked: Option<u64>) -> Result<Option<u64>, GrowthError> {
     if !disk.device.is_held() {
         return Err(GrowthError::NotHeld);
@@ -67,7 +69,7 @@ mod tests {
         ));
         assert!(matches!(check(file(12289), None), Err(GrowthError::Uneven { rounded: 16384, .. })));
         assert!(matches!(check(file(12288), Some(8192)), Err(GrowthError::Shrinks { .. })));
-        // whatever size is asked for, the blocks that are gone are gone
+        // no size that is asked for brings back the blocks that are gone
         for asked in [None, Some(8192), Some(16384)] {
             assert!(matches!(check(file(4096), asked), Err(GrowthError::CutOff { now: 4096, served: 8192 })));
         }

@@ -1,8 +1,8 @@
-//! Notice of an image that may have another size: by the kernel, without polling.
+//! The kernel's notifications that an image may have another size, without polling.
 //!
 //! For a file, inotify reports that a process that could write has closed it: `truncate -s`,
 //! `fallocate`. Our own writes close nothing. A block device's driver announces a change of its
-//! capacity to all who listen (`NETLINK_KOBJECT_UEVENT`).
+//! capacity to all listeners (`NETLINK_KOBJECT_UEVENT`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,12 +16,12 @@ use super::file_watch::{Role, WatchedFile};
 
 /// The multicast group of the kernel's own events.
 const KERNEL_EVENTS: u32 = 1;
-/// Longer than any event: the kernel's buffer has 2 KiB.
+/// A length that no event exceeds: the kernel's buffer has 2 KiB.
 const EVENT_LEN_MAX: usize = 4096;
-/// Events that are taken at once; what is left wakes again.
+/// The number of events that are taken at once. The others wake the thread again.
 const EVENTS_MAX: usize = 64;
 
-/// Tells when to measure an image, and looks after its files.
+/// The watch of an image and its files. It says when to measure the image.
 #[derive(Debug)]
 pub struct SizeWatch {
     events: OwnedFd,
@@ -45,13 +45,12 @@ impl SizeWatch {
         Ok(Self { events: socket, files: Vec::new() })
     }
 
-    /// Readable when there are events.
+    /// The descriptor that is readable when there are events.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    /// Takes events, and looks at the files. The content of the events is of no interest: the files
-    /// are examined, and the image is measured.
+    /// Takes events, and examines the files. The content of the events does not matter.
     pub(super) fn take(&mut self) {
         self.take_events();
         self.files.iter_mut().for_each(WatchedFile::look);
@@ -62,7 +61,7 @@ impl SizeWatch {
         for _ in 0..EVENTS_MAX {
             let taken = match recv(&self.events, &mut event, RecvFlags::empty()) {
                 Err(rustix::io::Errno::NOTSOCK) => rustix::io::read(&self.events, &mut event).map(drop),
-                // events were lost: as good a reason to measure as any
+                // events were lost, which is a reason to measure too
                 Err(rustix::io::Errno::NOBUFS) => Ok(()),
                 taken => taken.map(drop),
             };

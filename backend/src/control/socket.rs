@@ -1,4 +1,4 @@
-//! The socket that front-ends come to.
+//! The sockets that front-ends and clients connect to.
 
 use std::fs;
 use std::io;
@@ -13,86 +13,86 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 
-/// Longest path of a Unix socket, in bytes: `sun_path` less its terminating zero.
+/// The length of the longest path of a Unix socket, in bytes: `sun_path` less its terminating zero.
 const PATH_LEN_MAX: usize = 107;
 
 /// Why there is no socket to serve on.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// The kernel has no room for it.
+    /// The kernel has no room for the path.
     #[error("socket path {} has {} bytes, more than {PATH_LEN_MAX}: choose a shorter one", .0.display(), .0.as_os_str().len())]
     PathTooLong(PathBuf),
-    /// Another process accepts connections there.
+    /// Another process accepts connections at the path.
     #[error("socket {} is in use by another process: stop that process or choose another path", .0.display())]
     InUse(PathBuf),
-    /// Another process has a socket of another type there.
+    /// Another process has a socket of another type at the path.
     #[error("socket {} is of another type and belongs to another service: choose another path", .0.display())]
     OfAnotherType(PathBuf),
     /// The path names something that is no socket, which we must not remove.
     #[error("{} exists and is not a socket: remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// The directory that it is to be in does not exist.
+    /// The directory of the socket does not exist.
     #[error("there is no directory {} for the socket: make it or choose another path", .0.display())]
     NoDirectory(PathBuf),
-    /// This user may not make files there.
+    /// This user may not make files in the directory.
     #[error("no permission to make socket {}: run as a user with write permission for its directory, or choose another path", .0.display())]
     Permission(PathBuf),
-    /// Nobody may.
+    /// No user may make files in the directory.
     #[error("socket {} would be on a read-only file system: choose another path, in /run say", .0.display())]
     ReadOnlyFileSystem(PathBuf),
     /// There is no such group.
     #[error("there is no group {0}: name an existing one with --socket-group")]
     NoGroup(String),
-    /// Neither the command line nor systemd names one.
+    /// Neither the command line nor systemd names a socket.
     #[error("no socket to serve on: give --socket-path or --fd, or start by a systemd socket unit")]
     None,
-    /// The sockets of a unit cannot be told apart.
+    /// systemd has passed several sockets, and a disk uses one.
     #[error("systemd passed {0} sockets, but a disk has one: use a socket unit for each disk")]
     ManyActivated(usize),
-    /// What systemd's environment variables say is not so.
+    /// systemd's environment variables do not fit the open descriptors.
     #[error(
         "LISTEN_FDS does not fit the open descriptors ({0}): unset it, or start by a systemd socket unit"
     )]
     Activation(io::Error),
-    /// What they name is not a socket that can be served on.
+    /// The descriptor that they name is not a usable socket.
     #[error(
         "descriptor {fd}, which LISTEN_FDS names, is {what}: unset LISTEN_FDS, or start by a systemd socket unit"
     )]
     BadActivation {
-        /// The number.
+        /// The number of the descriptor.
         fd: RawFd,
-        /// What is wrong.
+        /// The reason why it is not usable.
         what: &'static str,
     },
-    /// `--fd` names something else.
+    /// `--fd` names a descriptor that is not a usable socket.
     #[error("--fd {fd} is {what}: pass a listening or connected Unix stream socket")]
     BadFd {
-        /// The number.
+        /// The number of the descriptor.
         fd: RawFd,
-        /// What is wrong.
+        /// The reason why it is not usable.
         what: &'static str,
     },
     /// Any other failure.
     #[error("cannot {action} socket {}", path.display())]
     Io {
-        /// What was to be done.
+        /// The step that failed.
         action: &'static str,
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Where front-ends come from.
+/// The socket of the front-ends.
 #[derive(Debug)]
 pub enum Endpoint {
-    /// A socket that was made here, and is removed at the end.
+    /// A socket that was made by this process, which removes it at the end.
     Bound(BoundSocket),
-    /// A listening socket that was handed over.
+    /// A listening socket that was inherited.
     Listener(UnixListener),
-    /// The one front-end there will be.
+    /// A connection to the only front-end.
     Connected(UnixStream),
 }
 
@@ -120,8 +120,8 @@ impl Drop for BoundSocket {
     }
 }
 
-/// Listens at `path`, which then has permissions `mode` and, when given, group `group`. A socket that nobody accepts on any
-/// more is replaced.
+/// Listens at `path`, which then has permissions `mode` and, when given, group `group`. A socket on
+/// which no process accepts any more is replaced.
 pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, SocketError> {
     if path.as_os_str().len() > PATH_LEN_MAX {
         return Err(SocketError::PathTooLong(path.to_owned()));
@@ -131,17 +131,17 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         Ok(_) => match connect_now(path) {
-            // the only answer that says that no process has it
+            // the only error that says that no process has the socket
             Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(fail("replace"))?,
             Err(Errno::NOENT) => {}
             Err(Errno::PROTOTYPE) => return Err(SocketError::OfAnotherType(path.to_owned())),
-            // also where there is no room for another connection
+            // also when its backlog is full
             Ok(()) | Err(Errno::AGAIN) => return Err(SocketError::InUse(path.to_owned())),
             Err(error) => return Err(fail("find out whether another process uses")(error.into())),
         },
         Err(_) => {}
     }
-    // nobody may connect before owner and mode are as asked
+    // no process may connect before group and mode are set
     let umask = rustix::process::umask(Mode::from_raw_mode(0o777));
     let listener = UnixListener::bind(path);
     rustix::process::umask(umask);
@@ -179,8 +179,8 @@ fn group_id(name: &str) -> Result<u32, SocketError> {
     group.map(|group| group.gid.as_raw()).ok_or_else(|| SocketError::NoGroup(name.to_owned()))
 }
 
-/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` tells which. Only
-/// what was inherited is there to be taken over, when this is called before anything is opened.
+/// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` distinguishes
+/// them. To be called before anything is opened: then only inherited descriptors can be taken over.
 pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     let bad = |what| SocketError::BadFd { fd, what };
     if fd <= 2 {
@@ -213,7 +213,7 @@ pub fn activated() -> Result<Option<Endpoint>, SocketError> {
     }
 }
 
-/// `None` when it is not open.
+/// Takes ownership of descriptor `fd`; `None` when it is not open.
 #[expect(unsafe_code, reason = "a descriptor given by number on the command line has no other owner")]
 fn own(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: this command takes no address and changes nothing, whatever the number is.
@@ -235,7 +235,7 @@ impl Endpoint {
         }
     }
 
-    /// What to wait on for the next front-end.
+    /// The descriptor that the next front-end makes readable.
     pub fn listener_fd(&self) -> Option<BorrowedFd<'_>> {
         self.listener().map(AsFd::as_fd)
     }
@@ -257,7 +257,7 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// A datagram socket, as that of `sd_notify(3)` is, refuses a stream as if nobody were there.
+    /// A datagram socket, as that of `sd_notify(3)` is, refuses a stream as if no process had it.
     #[test]
     fn a_socket_of_another_type_stays() {
         let dir = tempfile::tempdir().unwrap();

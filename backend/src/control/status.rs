@@ -1,4 +1,4 @@
-//! What the disk tells of itself.
+//! The status of the disk, made from its counters.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::device::BlockDevice;
 use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
 use crate::worker::disk::{Bounce, Disk};
 
-/// Who is connected since when.
+/// The front-end that is connected, and since when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Connected {
     pub(super) pid: Option<i32>,
@@ -25,7 +25,7 @@ pub struct Served {
     pub since: Instant,
 }
 
-/// The status now.
+/// The present status.
 pub(super) fn status<B: BlockDevice>(
     disk: &Disk<B>,
     served: &Served,
@@ -94,7 +94,8 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
     }
 }
 
-/// The count is that of the buckets, whatever the worker adds meanwhile.
+/// The latencies of a kind. The count is the sum of the buckets, which the worker may increase
+/// meanwhile.
 fn latency(histogram: &LatencyHistogram) -> Latency {
     let buckets = histogram.buckets();
     let count = buckets.iter().map(|bucket| bucket.count).sum();

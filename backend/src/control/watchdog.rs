@@ -1,5 +1,6 @@
-//! Notices queues that make no progress. Nobody is woken for it while the disk is idle, and no worker at all: a worker that has work says
-//! so once, the control thread then looks from time to time until nothing has been in flight for two looks.
+//! The watchdog notices queues that make no progress. It wakes no thread while the disk is idle,
+//! and never a worker: a worker that has work notifies it once. The control thread then looks from
+//! time to time, until nothing was in flight at two looks.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,19 +10,20 @@ use crate::metrics::{QueueMetrics, RingTrouble};
 use crate::worker::message::WorkerMessage;
 use crate::worker::watch::Watch;
 
-/// For how long a ring may be empty although the driver has notified of requests.
+/// How long a ring may be empty although the driver has notified of requests.
 const EMPTY_LIMIT: Duration = Duration::from_secs(2);
-/// The first kick may be that of a front-end which starts the queue.
+/// The kicks before an empty ring is suspicious: the first may come from a front-end that starts
+/// the queue.
 const EMPTY_KICKS: u64 = 2;
 
-/// What the watchdog has seen of a queue.
+/// The counters of a queue at the last look.
 #[derive(Debug)]
 struct Seen {
     finished: u64,
     turns: u64,
     since: Instant,
     reported: bool,
-    /// Since when the driver has notified of requests that are not to be seen.
+    /// Since when the driver has notified of requests that are not in the ring.
     empty_since: Option<Instant>,
 }
 
@@ -31,38 +33,38 @@ impl Seen {
     }
 }
 
-/// Looks after the queues of a disk.
+/// The watchdog of the queues of a disk.
 #[derive(Debug)]
 pub struct Watchdog {
-    /// None: only empty rings are looked for.
+    /// How long a queue may make no progress; none: only empty rings are reported.
     limit: Option<Duration>,
     queues: Vec<Seen>,
     next_look: Option<Instant>,
-    /// Nothing was in flight at the last look.
+    /// Whether nothing was in flight at the last look.
     idle: bool,
 }
 
 impl Watchdog {
-    /// Reports queues on which nothing has finished for `limit` while something was in flight, workers that have stood still as long,
-    /// and rings that are always empty.
+    /// Reports queues on which nothing has finished for `limit` while something was in flight,
+    /// workers that were blocked for as long, and rings that are always empty.
     pub fn new(limit: Option<Duration>, watch: &Watch, queues: usize) -> io::Result<Self> {
         watch.begin()?;
         let queues = std::iter::repeat_with(|| Seen::new(Instant::now())).take(queues).collect();
         Ok(Self { limit, queues, next_look: None, idle: false })
     }
 
-    /// There is work to watch over.
+    /// Starts to look, because a worker has work.
     pub fn woken(&mut self, watch: &Watch, now: Instant) {
         watch.clear();
         self.idle = false;
         if self.next_look.is_none() {
-            // the rest was no want of progress
+            // the time without work does not count
             self.queues.iter_mut().for_each(|seen| seen.since = now);
             self.next_look = Some(now + self.interval());
         }
     }
 
-    /// How long until the next look; none while it rests.
+    /// The time until the next look; none while there is nothing to watch.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         self.next_look.map(|next| next.saturating_duration_since(now))
     }
@@ -71,7 +73,8 @@ impl Watchdog {
         self.limit.map_or(EMPTY_LIMIT, |limit| (limit / 4).min(EMPTY_LIMIT))
     }
 
-    /// Looks, if it is time for that. A queue that hangs is logged once, and its worker is asked for its oldest request.
+    /// Looks, if it is time for that. A queue that hangs is logged once, and its worker is asked
+    /// for its oldest request.
     pub fn look(
         &mut self,
         watch: &Watch,
@@ -89,7 +92,8 @@ impl Watchdog {
             idle &= quiet;
         }
         self.next_look = Some(now + self.interval());
-        // Told again from the first idle look on; what is missed by a worker that has not seen that yet is seen at the second.
+        // Workers notify again from the first idle look on. A worker may miss that change; the
+        // second look then sees its request.
         match (idle, self.idle) {
             (true, true) => self.next_look = None,
             (true, false) => watch.set_notified(false),
@@ -100,7 +104,7 @@ impl Watchdog {
 }
 
 impl Seen {
-    /// Looks at the progress of the queue. True when there is nothing to watch over.
+    /// Looks at the progress of the queue. True when there is nothing to watch.
     fn look(
         &mut self,
         index: usize,
@@ -111,7 +115,7 @@ impl Seen {
     ) -> bool {
         let (finished, in_flight) = (metrics.finished.get(), metrics.in_flight.get());
         let (turns, awake) = (metrics.turns.get(), metrics.awake.get() > 0);
-        // one with nothing in flight may still stand in a call that should not block
+        // a worker with nothing in flight may still be in a call that should not block
         let stands = if in_flight > 0 { finished == self.finished } else { awake && turns == self.turns };
         let quiet = in_flight == 0 && finished == self.finished && !awake;
         let still = now.saturating_duration_since(self.since);
@@ -145,7 +149,8 @@ impl Seen {
         quiet
     }
 
-    /// Looks at the ring, and reports one that seems to be another than the driver's. True while that is to be watched.
+    /// Looks at the ring, and reports a ring that seems to be another than the driver's. True while
+    /// the ring must be watched.
     fn watches_ring(&mut self, index: usize, metrics: &QueueMetrics, now: Instant) -> bool {
         if metrics.empty_kicks.get() < EMPTY_KICKS || metrics.ring_trouble.get() > 0 {
             self.empty_since = None;
@@ -190,7 +195,7 @@ mod tests {
             rig
         }
 
-        /// Looks `seconds` after the start. Whether it will look again.
+        /// Looks `seconds` after the start. Returns whether it will look again.
         fn look(&mut self, seconds: u64) -> bool {
             let now = self.start + Duration::from_secs(seconds);
             self.watchdog.look(&self.watch, &self.metrics, &self.inboxes, now);
@@ -198,7 +203,7 @@ mod tests {
         }
     }
 
-    /// As one that blocks in a descriptor which the front-end shares.
+    /// As a worker that blocks in a descriptor which the front-end shares.
     #[test]
     fn a_worker_that_is_blocked_with_nothing_in_flight_is_reported() {
         let mut rig = Rig::new(Some(LIMIT));

@@ -1,6 +1,6 @@
-//! The channel on which the back-end speaks first (vhost-user, "Back-end communication").
+//! The channel on which the back-end sends requests (vhost-user, "Back-end communication").
 //!
-//! The crate's own `Backend` cannot say that the configuration space has changed.
+//! The `vhost` crate's `Backend` has no message for a change of the configuration space.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use vhost::vhost_user::message::BackendReq;
 
 use super::connection::{Connection, VhostUserMessage};
 
-/// A socket of the front-end's for our requests.
+/// The front-end's socket for our requests.
 #[derive(Debug)]
 pub(super) struct BackendChannel(Connection);
 
@@ -25,14 +25,15 @@ impl BackendChannel {
         is_stream.then(|| Self(Connection::new(UnixStream::from(fd))))
     }
 
-    /// `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`: the front-end is to read the configuration space again.
+    /// `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`: the front-end is to read the configuration space
+    /// again.
     ///
-    /// No reply is asked for. The front-end may well ask us for the configuration space before it replies, and would wait
-    /// for ever if we waited for it.
+    /// No reply is asked for. The front-end may ask us for the configuration space before it
+    /// replies, and would wait for ever if we waited for its reply.
     pub(super) fn config_changed(&self) {
         match self.0.send_now(&VhostUserMessage::request(BackendReq::CONFIG_CHANGE_MSG.into())) {
             Ok(()) => tracing::debug!("told the front-end that the configuration space has changed"),
-            // what it has not read yet says the same
+            // the requests that it has not read yet say the same
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => tracing::warn!("cannot tell the front-end of a configuration change: {error}"),
         }

@@ -1,7 +1,7 @@
-//! Whole vhost-user messages over a stream socket, in whatever pieces they come and however slowly.
+//! Whole vhost-user messages over a stream socket, which may deliver them slowly and in pieces.
 //!
-//! Nothing here blocks for a message: what has come is kept until the rest follows. So a front-end that sends half a
-//! message holds up nobody.
+//! Nothing here blocks for a message: the part that was received is kept until the rest follows. So
+//! a front-end that sends half a message blocks no thread.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
@@ -17,29 +17,29 @@ use rustix::net::{
 use thiserror::Error;
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag};
 
-/// Bytes of a message's header.
+/// The size of a message's header, in bytes.
 pub(super) const HEADER_SIZE: usize = 12;
 const VERSION: u32 = 1;
-/// How long a reply may wait for room in the socket: replies that nobody reads must not keep the session from the rest of
-/// its work.
+/// How long a reply may wait for room in the socket: a front-end that does not read its replies
+/// must not keep the session from its other work.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why no further message can be had or sent.
+/// Why no further message can be received or sent.
 #[derive(Debug, Error)]
 pub(super) enum ConnectionError {
     /// The front-end closed the stream, or it was shut down.
     #[error("the front-end has left")]
     Disconnected,
-    /// It left in the middle.
+    /// The front-end left in the middle of a message.
     #[error("the front-end left within a message, after {0} bytes of it")]
     Partial(usize),
-    /// Where such a message ends cannot be known.
+    /// The message has another version, so its end is unknown.
     #[error("a message of version {0}, not {VERSION}")]
     Version(u32),
-    /// No message is as long.
+    /// The message is longer than any message can be.
     #[error("a message of {0} bytes, more than {MAX_MSG_SIZE}")]
     TooLong(u32),
-    /// Replies pile up.
+    /// The front-end has no room for the reply.
     #[error("the front-end does not read its replies")]
     NotRead,
     /// The socket failed.
@@ -50,7 +50,7 @@ pub(super) enum ConnectionError {
 /// The header of a message (vhost-user, "Message specification").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Which message it is, by its number.
+    /// The number of the request.
     pub(super) request: u32,
     flags: u32,
     size: u32,
@@ -90,17 +90,17 @@ pub(super) struct VhostUserMessage {
     pub(super) header: Header,
     pub(super) body: Vec<u8>,
     pub(super) files: Vec<OwnedFd>,
-    /// More descriptors came than any message has; they are closed.
+    /// Whether more descriptors came than any message has. They are closed.
     pub(super) files_lost: bool,
 }
 
 impl VhostUserMessage {
-    /// A request of ours, without a body.
+    /// Our request without a body.
     pub(super) fn request(request: u32) -> Self {
         Self::new(request, 0, Vec::new())
     }
 
-    /// The reply to `request`, of `body`.
+    /// The reply to `request` with `body`.
     pub(super) fn reply(request: Header, body: Vec<u8>) -> Self {
         Self::new(request.request, VhostUserHeaderFlag::REPLY.bits(), body)
     }
@@ -116,13 +116,13 @@ impl VhostUserMessage {
         Self { header, body, files: Vec::new(), files_lost: false }
     }
 
-    /// The body, where it is one number.
+    /// The body, if it is one number.
     pub(super) fn u64(&self) -> Option<u64> {
         self.body.as_slice().try_into().ok().map(u64::from_ne_bytes)
     }
 }
 
-/// What has come of a message.
+/// The part of a message that was received.
 #[derive(Debug, Default)]
 struct Partial {
     bytes: Vec<u8>,
@@ -131,12 +131,12 @@ struct Partial {
 }
 
 impl Partial {
-    /// Its header, once that is there.
+    /// The header, once it is complete.
     fn header(&self) -> Result<Option<Header>, ConnectionError> {
         self.bytes.first_chunk().map(Header::parse).transpose()
     }
 
-    /// Bytes to come before there is a header, or then the whole message.
+    /// The number of bytes that are missing to the header, or then to the whole message.
     fn missing(&self) -> Result<usize, ConnectionError> {
         let size = self.header()?.map_or(0, |header| header.size as usize);
         Ok(HEADER_SIZE + size - self.bytes.len())
@@ -165,7 +165,7 @@ impl Connection {
         Self { stream, partial: Partial::default() }
     }
 
-    /// The next message; `None` while not all of it is there.
+    /// The next message; `None` while it is incomplete.
     pub(super) fn receive(&mut self) -> Result<Option<VhostUserMessage>, ConnectionError> {
         loop {
             let missing = self.partial.missing()?;
@@ -181,8 +181,8 @@ impl Connection {
         }
     }
 
-    /// Takes up to `len` bytes, never any of the next message: its descriptors would come with them. False: there are none
-    /// yet.
+    /// Receives up to `len` bytes, and none of the next message, whose descriptors would come with
+    /// them. False: there are none yet.
     fn receive_some(&mut self, len: usize) -> Result<bool, ConnectionError> {
         let mut bytes = [0; MAX_MSG_SIZE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ATTACHED_FD_ENTRIES))];
@@ -234,7 +234,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends `len` zeros, which are no message, if that can be done at once.
+    /// Sends `len` zeros, which are no message, if there is room for them.
     pub(super) fn send_padding(&self, len: usize) -> io::Result<()> {
         match send_some(&self.stream, &vec![0; len], &[])? {
             sent if sent == len => Ok(()),
@@ -242,7 +242,7 @@ impl Connection {
         }
     }
 
-    /// Sends `message` if that can be done at once. It must be short and without descriptors.
+    /// Sends `message` if there is room for it. It must be short and without descriptors.
     pub(super) fn send_now(&self, message: &VhostUserMessage) -> io::Result<()> {
         let bytes = [&message.header.bytes(), message.body.as_slice()].concat();
         // a stream socket takes a message of a few bytes whole, or not at all
@@ -273,7 +273,7 @@ fn send_some(stream: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io:
     if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::Error::new(ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
-    // the flag and not the file's mode, which is shared with whoever handed us the socket
+    // by flag, because the file's mode is shared with the process that passed us the socket
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
 }

@@ -113,7 +113,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
             (flags.contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG) && elsewhere).then_some(log);
         let addresses = FrontendAddresses { descriptor, available, used, used_log };
         if self.queue(index)?.addresses == Some(addresses) {
-            // a migration begins or ends: no reason to stop
+            // a migration begins or ends, which is no reason to stop
             return Ok(());
         }
         Ok(self.change_queue(index, |queue| queue.addresses = Some(addresses))?)
@@ -155,7 +155,8 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         self.queue(index.into())?;
         let mut call = fd.map(CallFd::new).transpose().map_err(|error| refuse(error.to_string()))?;
         if let Some(call) = &mut call {
-            // A driver that reconnects may wait for an interrupt that the last back-end did not send.
+            // A driver that reconnects may wait for an interrupt that the last back-end did not
+            // send.
             call.signal();
         }
         let queue = self.queue(index.into())?;
@@ -207,7 +208,7 @@ impl<B: BlockDevice> VhostUserBackendReqHandlerMut for Session<B> {
         }
         let mut config = self.config();
         config.write(offset, bytes).map_err(|error| refuse(error.to_string()))?;
-        // stopped, so that every write after the reply is of the new kind
+        // stopped, so that every write after the reply follows the new setting
         self.while_stopped(|session| {
             session.offer.config = config;
             Ok(())

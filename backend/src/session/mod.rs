@@ -1,4 +1,4 @@
-//! One front-end's session: vhost-user messages in, queues started and stopped.
+//! The session of a front-end: it takes vhost-user messages, and starts and stops queues.
 
 mod backend_channel;
 mod change_memory;
@@ -29,8 +29,8 @@ use crate::device::BlockDevice;
 use crate::inbox::Inbox;
 use crate::worker::disk::Disk;
 
-/// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down; then drains every queue.
-/// Meanwhile it does what `inbox` says.
+/// Serves `stream` until the front-end leaves, breaks the protocol, or the stream is shut down;
+/// then drains every queue. Meanwhile it carries out the notices in `inbox`.
 pub fn serve<B: BlockDevice>(
     disk: Arc<Disk<B>>,
     offer: Offer,
@@ -49,7 +49,7 @@ pub fn serve<B: BlockDevice>(
         session.disk.negotiated.set(0);
         session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
     }
-    // closed only now: who waits for its end may count on nothing being in flight
+    // closed last: the end of the stream says that nothing is in flight
     drop(dispatcher);
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::fmt;
 
 /// A notice from the control thread, or from a worker that has ended.
 pub enum Notice {
-    /// To be done while no queue runs. True: the configuration space has changed. A session that ends drops it undone.
+    /// Work to be done while no queue runs. It returns whether the configuration space has changed.
+    /// A session that ends drops it undone.
     WhileStopped(Box<dyn FnOnce() -> bool + Send>),
     /// A worker has ended by itself.
     WorkerEnded,

@@ -1,12 +1,12 @@
-//! What a disk offers to front-end and driver: features, configuration space and limits.
+//! The offer of a disk to front-end and driver: features, configuration space and limits.
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use virtio::{ConfigSpace, Features, SECTOR_SIZE, Topology};
 
 use crate::device::DeviceInfo;
 
-/// Protocol features (vhost-user, "Protocol features"). Each has messages in [`super::messages`] or
-/// [`super::dispatch`].
+/// The protocol features that are offered (vhost-user, "Protocol features"). Each has messages in
+/// [`super::messages`] or [`super::dispatch`].
 pub(super) const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
@@ -17,54 +17,59 @@ pub(super) const PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtoco
     .union(VhostUserProtocolFeatures::LOG_SHMFD)
     .union(VhostUserProtocolFeatures::STATUS);
 
-/// Feature bits that no driver sees.
+/// The feature bits that no driver sees.
 pub(super) const FRONTEND_FEATURES: VhostUserVirtioFeatures =
     VhostUserVirtioFeatures::LOG_ALL.union(VhostUserVirtioFeatures::PROTOCOL_FEATURES);
 
-/// A migration: what is written to guest memory is to be logged. No feature of the ring's, so that no queue stops for it.
+/// The feature bit of a migration: writes to guest memory are to be logged. It does not concern the
+/// ring, so that no queue stops for it.
 pub(super) const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
-/// `VIRTIO_F_ANY_LAYOUT`, a feature of legacy devices. QEMU offers it to drivers itself, whatever the back-end
-/// offers. Requests are taken in any layout in any case (virtio 1.2, 2.7.4), so there is nothing to refuse.
+/// `VIRTIO_F_ANY_LAYOUT`, a feature of legacy devices. QEMU offers it to drivers itself, whatever
+/// the back-end offers. Requests are taken in any layout in any case (virtio 1.2, 2.7.4), so there
+/// is nothing to refuse.
 pub(super) const ANY_LAYOUT: u64 = 1 << 27;
 
-/// Hint for the driver: most data segments of a request. The usual ring has 128 entries, two of which header and status take.
+/// The hint for the driver how many data segments a request has at most. The usual ring has 128
+/// entries, two of which header and status take.
 const SEG_MAX: u32 = 126;
-/// Most sectors of one discard or write zeroes request, where the device does not have less: 1 GiB.
+/// The largest number of sectors in one discard or write zeroes request, unless the limit of the
+/// device is less: 1 GiB.
 const ZEROING_SECTORS_MAX: u32 = 1 << 21;
-/// Ranges of one such request. Drivers merge neighbours anyway, and QEMU's tests expect one.
+/// The number of ranges in one such request. Drivers merge neighbours anyway, and QEMU's tests
+/// expect one.
 const ZEROING_RANGES_MAX: u32 = 1;
 
-/// What every session of a disk offers.
+/// The offer of every session of a disk.
 #[derive(Debug, Clone)]
 pub struct Offer {
-    /// virtio feature bits.
+    /// The virtio feature bits.
     pub features: Features,
-    /// Configuration space.
+    /// The configuration space.
     pub config: ConfigSpace,
-    /// Largest ring accepted, in entries.
+    /// The largest ring accepted, in entries.
     pub queue_size_max: u16,
-    /// Most memory regions accepted; each keeps a descriptor.
+    /// The largest number of memory regions accepted. Each keeps a descriptor.
     pub memory_slots: usize,
 }
 
-/// What the person who serves the disk has chosen, as far as the offer depends on it.
+/// The choices of the user on which the offer depends.
 #[derive(Debug, Clone, Copy)]
 pub struct Choices {
-    /// Queues.
+    /// The number of queues.
     pub num_queues: u16,
-    /// Largest ring accepted, in entries.
+    /// The largest ring accepted, in entries.
     pub queue_size: u16,
     /// The guest's block size, in bytes.
     pub block_size: u32,
     /// Whether writes are refused.
     pub read_only: bool,
-    /// Most memory regions accepted.
+    /// The largest number of memory regions accepted.
     pub memory_slots: usize,
 }
 
 impl Offer {
-    /// The offer for a device of `info`.
+    /// The offer for a device with `info`.
     pub fn new(choices: &Choices, info: &DeviceInfo) -> Self {
         Self {
             features: features(choices, info),
@@ -75,7 +80,7 @@ impl Offer {
     }
 }
 
-/// Feature bits (virtio 1.2, 5.2.3 and 6).
+/// The feature bits (virtio 1.2, 5.2.3 and 6).
 fn features(choices: &Choices, info: &DeviceInfo) -> Features {
     let mut features = Features::VERSION_1
         | Features::FLUSH
@@ -94,7 +99,7 @@ fn features(choices: &Choices, info: &DeviceInfo) -> Features {
 
 /// The configuration space (virtio 1.2, 5.2.4).
 fn config(choices: &Choices, info: &DeviceInfo) -> ConfigSpace {
-    // a guest that aligns its requests to this spares itself reading, merging and writing
+    // requests that a guest aligns to this need no reading, merging and writing
     let blocks_per_granule =
         u32::try_from(info.granule).unwrap_or(u32::MAX).div_ceil(choices.block_size).max(1);
     let granule_sectors = u32::try_from(info.granule as u64 / SECTOR_SIZE).unwrap_or(u32::MAX);
@@ -120,8 +125,9 @@ fn config(choices: &Choices, info: &DeviceInfo) -> ConfigSpace {
     }
 }
 
-/// What fits in a ring of `queue_size` entries without an indirect table. The driver may choose smaller rings, one by one: what a
-/// request of it can have is the smaller of this and the ring's size less two.
+/// The number of data segments that fit in a ring of `queue_size` entries without an indirect
+/// table. The driver may choose a smaller ring for a queue; then a request has at most the entries
+/// of that ring less two.
 fn seg_max(queue_size: u16) -> u32 {
     u32::from(queue_size).saturating_sub(2).clamp(1, SEG_MAX)
 }

@@ -1,4 +1,5 @@
-//! A limit of the messages of one kind, over all sessions: a front-end that connects and leaves for ever cannot fill a disk.
+//! The limit of messages of one kind, over all sessions, so that a front-end that connects and
+//! leaves for ever cannot fill a disk.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,23 +13,24 @@ use tracing_subscriber::layer::Context;
 use super::format::LogFormat;
 use super::writer::LogWriter;
 
-/// Messages of one kind that are logged at once.
+/// The number of messages of one kind that are logged at once.
 const BURST: u32 = 32;
-/// After that, one in this time.
+/// The time after which one more may be logged.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lets so many messages from each place in the program through, and says how many were left out.
+/// A layer that limits the messages from each place in the program, and logs how many were left
+/// out.
 pub(super) struct Limit {
     buckets: Mutex<HashMap<Identifier, TokenBucket>>,
     writer: LogWriter,
     format: LogFormat,
 }
 
-/// What may be logged from one place.
+/// The messages that one place may log.
 #[derive(Debug)]
 struct TokenBucket {
     tokens: u32,
-    /// When it had its last token.
+    /// The time of the last token.
     filled: Instant,
     left_out: u64,
 }
@@ -38,7 +40,8 @@ impl TokenBucket {
         Self { tokens: BURST, filled: now, left_out: 0 }
     }
 
-    /// Whether another message may be logged, and if so, how many before it were left out.
+    /// Takes a token for a message. Returns the number of messages that were left out before it;
+    /// none when there is no token.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let intervals = now.saturating_duration_since(self.filled).as_secs() / INTERVAL.as_secs();
         let earned = u32::try_from(intervals).unwrap_or(u32::MAX);
@@ -69,7 +72,7 @@ impl Limit {
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         if *event.metadata().level() > Level::INFO {
-            // asked for to find a fault: all of them
+            // these levels are for finding a fault, so they are not limited
             return true;
         }
         let now = Instant::now();
@@ -98,7 +101,7 @@ mod tests {
         assert_eq!(bucket.take(at(1000)), Some(100));
         assert_eq!(bucket.take(at(1500)), None);
         assert_eq!(bucket.take(at(2000)), Some(1));
-        // a rest gives it back
+        // time without messages fills the bucket
         assert!((0..BURST).all(|_| bucket.take(at(100_000)).is_some()));
         assert_eq!(bucket.take(at(100_000)), None);
     }

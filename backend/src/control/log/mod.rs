@@ -1,4 +1,5 @@
-//! The log: lines on standard error, which neither block a thread that serves, nor forge other lines, nor come without bound.
+//! The log on standard error. Its lines block no thread that serves, cannot forge other lines, and
+//! are limited in number.
 
 mod format;
 mod limit;
@@ -13,7 +14,7 @@ use self::limit::Limit;
 pub use self::writer::{LogWriter, escape};
 use crate::control::log_filter::LogFilter;
 
-/// Starts the log by `writer`. `filter`, as `text` has it, says what is logged until it is changed.
+/// Starts the log by `writer`, with `filter`, whose text is `text`.
 pub fn start(writer: &LogWriter, format: LogFormat, text: &str, filter: EnvFilter) -> LogFilter {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_target(false).with_ansi(false).with_writer(writer.clone());

@@ -1,4 +1,5 @@
-//! Where the lines of the log go: to standard error, by a thread of its own where nothing may wait for its reader.
+//! The writer of the log. While a disk is served, a thread of its own writes to standard error, so
+//! that no other thread waits for the reader of the log.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -12,42 +13,43 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::format::LogFormat;
 
-/// Lines that wait for the reader of the log; more are dropped, and counted.
+/// The number of lines that may wait for the reader of the log. More are dropped and counted.
 const LINES_MAX: usize = 1024;
 /// How often to look whether there is room.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What the thread is given.
+/// A message to the thread.
 #[derive(Debug)]
 enum LogItem {
     Line(Vec<u8>),
-    /// Everything before this is written.
+    /// A request for a message when all lines before it are written.
     Flushed(SyncSender<()>),
 }
 
-/// Writes lines to standard error, or has them written. All clones are one.
+/// The writer of lines. All clones share the destination.
 #[derive(Debug, Clone)]
 pub struct LogWriter(Arc<Destination>);
 
 #[derive(Debug)]
 enum Destination {
-    /// By the thread that logs.
+    /// Each line is written by the thread that logs it.
     Direct,
-    /// By a thread of its own.
+    /// Lines are written by a thread of their own.
     Thread {
         lines: SyncSender<LogItem>,
-        /// Lines for which there was no room.
+        /// The number of lines for which there was no room.
         lost: Arc<AtomicU64>,
     },
 }
 
 impl LogWriter {
-    /// Writes each line at once, for a command that has nothing else to do.
+    /// A writer that writes each line at once, for a command that does not serve.
     pub fn direct() -> Self {
         Self(Arc::new(Destination::Direct))
     }
 
-    /// Starts a thread that writes lines to `output`. A line for which there is no room, since nothing reads the output, is dropped.
+    /// Starts a thread that writes lines to `output`. A line for which there is no room, since
+    /// nothing reads the output, is dropped.
     pub fn start(output: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
         let (lines, received) = mpsc::sync_channel(LINES_MAX);
         let lost = Arc::new(AtomicU64::new(0));
@@ -62,7 +64,7 @@ impl LogWriter {
     pub fn write_line(&self, line: &[u8]) {
         let line = escape_line(line);
         match &*self.0 {
-            // there is no other place to say that it failed
+            // there is no other place to report a failure
             Destination::Direct => drop(io::stderr().write_all(&line)),
             Destination::Thread { lines, lost } => {
                 if lines.try_send(LogItem::Line(line)).is_err() {
@@ -85,7 +87,7 @@ impl LogWriter {
             thread::sleep(POLL_INTERVAL);
             item = unsent;
         }
-        // on a time-out the reader has gone, and the lines with it
+        // on a time-out nothing reads the log, and the lines are lost
         let _ = done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
@@ -94,7 +96,7 @@ impl LogWriter {
 fn write_lines(lines: &Receiver<LogItem>, mut output: impl Write, lost: &AtomicU64, format: LogFormat) {
     for item in lines {
         match item {
-            // as above
+            // a failure cannot be reported
             LogItem::Line(line) => drop(output.write_all(&line)),
             LogItem::Flushed(done) => {
                 let _ = output.flush();
@@ -110,7 +112,7 @@ fn write_lines(lines: &Receiver<LogItem>, mut output: impl Write, lost: &AtomicU
     }
 }
 
-/// One event. The layer that formats it writes it in one call.
+/// Writes one event. The layer that formats an event writes it in one call.
 impl Write for &LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_line(bytes);
@@ -138,8 +140,8 @@ fn escape_line(line: &[u8]) -> Vec<u8> {
     escaped
 }
 
-/// `text` with each control character escaped: names come from files and processes of others, and could else forge lines or
-/// command a terminal.
+/// `text` with each control character escaped: names come from files and from other processes, and
+/// could otherwise forge lines or control a terminal.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -161,7 +163,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes nothing before it is allowed to.
+    /// A writer that writes nothing before the gate is open.
     struct Gate {
         open: Receiver<()>,
         written: Sender<Vec<u8>>,
@@ -169,7 +171,7 @@ mod tests {
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // also when the test has gone
+            // also when the test has ended
             let _ = self.open.recv();
             let _ = self.written.send(bytes.to_vec());
             Ok(bytes.len())
@@ -188,7 +190,7 @@ mod tests {
         let count = 3 * LINES_MAX;
         (0..count).for_each(|line| writer.write_line(format!("{line}\n").as_bytes()));
         writer.flush(Duration::from_millis(1));
-        // no more is held up from here on
+        // the writer is not blocked from here on
         drop(open);
         writer.flush(Duration::from_secs(60));
         let lines: Vec<_> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
