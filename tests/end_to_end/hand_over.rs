@@ -139,7 +139,7 @@ fn an_image_in_use_is_refused_with_the_way_out() {
     let refused = finish(&mut serve_command(&image.directory().join("other"), &image, &[]));
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("is in use by stableblk (pid "), "{}", refused.stderr);
-    assert!(refused.stderr.trim_end().ends_with("Say so by `--incoming`"), "{}", refused.stderr);
+    assert!(refused.stderr.trim_end().ends_with("Then use `--incoming`"), "{}", refused.stderr);
 }
 
 /// It is looked at when the destination starts, and again when it is taken.

@@ -68,7 +68,7 @@ fn lose(image: &Image, args: &[&str], which: Which) -> Option<String> {
 fn a_loss_at_the_end_of_the_process_fails_the_next_flush() {
     for (image, args, _) in images() {
         let Some(log) = lose(&image, args, Which::Of(image.path())) else { return };
-        assert!(log.contains("what was not flushed may be lost"), "{log}");
+        assert!(log.contains("writes that were not flushed may be lost"), "{log}");
         assert!(!log.contains("could not be written down"), "{log}");
         the_next_owner_fails_one_flush(&image, args);
     }

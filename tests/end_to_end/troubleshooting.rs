@@ -113,13 +113,13 @@ const CASES: &[Case] = &[
         File::options().write(true).open(image.path()).unwrap().write_all_at(b"QFI\xfb", 0).unwrap();
         Some(stderr(&mut image.command("protect")))
     }),
-    ("what is written by", || Some(serve(&Image::create(SIZE), &["--integrity", "none"]))),
+    ("writes under", || Some(serve(&Image::create(SIZE), &["--integrity", "none"]))),
     ("was served without its sidecar", || {
         let image = Image::create(SIZE);
         Backend::serve(&image, &["--integrity", "none", "--force"]).stop();
         Some(serve(&image, &[]))
     }),
-    ("a word that serving knows, and no path", || {
+    ("is an option of serving, not a path", || {
         let image = Image::create(SIZE);
         Some(stderr(image.command("info").args(["--integrity", "none"])))
     }),

@@ -41,7 +41,7 @@ fn a_protected_image_is_not_served_without_its_sidecar() {
     for args in [NONE, &["--integrity", "none", "--incoming"]] {
         says(&served(&image, args), 1, &["is protected", name(&sidecar), "`--force`"]);
     }
-    says(&served(&image, &["--force"]), 1, &["--force", "`--integrity none`", "leave it away"]);
+    says(&served(&image, &["--force"]), 1, &["--force", "`--integrity none`", "leave it out"]);
     // the sidecar is right still
     write(&image, &[], 2);
     image.assert_clean();
@@ -64,7 +64,7 @@ fn a_sidecar_that_missed_writes_is_not_used_again() {
     let image = Image::create(SIZE);
     write(&image, &[], 1);
     let log = write(&image, FORCED, 2);
-    assert!(log.contains("WARN") && log.contains("is no longer right"), "{log}");
+    assert!(log.contains("WARN") && log.contains("is stale from now on"), "{log}");
     let words = ["was served without", "protect --force", name(image.path())];
     says(&served(&image, &[]), 1, &words);
     says(&served(&image, &["--read-only"]), 1, &words);
@@ -86,7 +86,7 @@ fn reading_without_the_sidecar_is_allowed_with_a_warning() {
     let image = Image::create(SIZE);
     let backend = Backend::serve(&image, &["--integrity", "none", "--read-only"]);
     let log = backend.stop();
-    assert!(log.contains("WARN") && log.contains("is not checked"), "{log}");
+    assert!(log.contains("WARN") && log.contains("reads are not checked"), "{log}");
     Backend::serve(&image, &[]).stop();
     image.assert_clean();
 }

@@ -1,5 +1,5 @@
 //! Chooses the device that serves a disk. A new device is added here, as a variant of
-//! [`DeviceKind`]; `serve/open_devices.rs` then says how it is opened.
+//! [`DeviceKind`]; its two steps of opening are in `serve/open_devices.rs`.
 
 use std::path::{Path, PathBuf};
 

@@ -69,7 +69,7 @@ pub enum CtlError {
         source: io::Error,
     },
     /// The reply is missing or incomplete.
-    #[error("no answer from {}", path.display())]
+    #[error("no reply from {}", path.display())]
     NoAnswer {
         /// The socket.
         path: PathBuf,

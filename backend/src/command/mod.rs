@@ -110,10 +110,10 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
 /// Parses the path of a sidecar, for clap. The words that are no path when serving are none here.
 fn parse_sidecar(text: &str) -> Result<PathBuf, String> {
     match text {
-        "" => Err("an empty path: leave `--integrity` away for IMAGE.pi".to_owned()),
+        "" => Err("an empty path: leave `--integrity` out for IMAGE.pi".to_owned()),
         "none" | "auto" => Err(format!(
-            "a word that serving knows, and no path: leave `--integrity` away for IMAGE.pi, or say ./{text} for a \
-             file of that name"
+            "`{text}` is an option of serving, not a path: leave `--integrity` out for IMAGE.pi, or give \
+             ./{text} for a file of that name"
         )),
         path => Ok(path.into()),
     }

@@ -44,7 +44,7 @@ struct Client {
     /// Whether a request of the client is being carried out.
     busy: bool,
     /// The time of its connection, or of its last reply.
-    quiet_since: Instant,
+    silent_since: Instant,
     /// Whether the client has ended its side of the connection.
     ended: bool,
     /// Whether its last reply is on the way; what it sends is ignored.
@@ -122,14 +122,14 @@ impl Clients {
         }
         if self.connected.len() >= CLIENTS_MAX {
             let idle = self.connected.iter().filter(|(_, client)| !client.busy);
-            let quiet = idle.min_by_key(|(_, client)| client.quiet_since).map(|(&id, _)| id);
-            let Some(quiet) = quiet else {
+            let silent = idle.min_by_key(|(_, client)| client.silent_since).map(|(&id, _)| id);
+            let Some(silent) = silent else {
                 let _ = stream.write(&encode(&ControlReply::Error(
                     "too many requests at once: try again later".to_owned(),
                 )));
                 return Ok(());
             };
-            self.connected.remove(&quiet);
+            self.connected.remove(&silent);
         }
         epoll.watch(stream.as_fd(), self.next)?;
         self.connected.insert(self.next, Client::new(stream));
@@ -168,7 +168,7 @@ impl Clients {
             return;
         };
         client.busy = false;
-        client.quiet_since = Instant::now();
+        client.silent_since = Instant::now();
         client.unsent = encode(reply);
         let sent = client.send();
         self.settle(epoll, id, sent);
@@ -204,7 +204,7 @@ impl Client {
             received: Vec::new(),
             unsent: Vec::new(),
             busy: false,
-            quiet_since: Instant::now(),
+            silent_since: Instant::now(),
             ended: false,
             closing: false,
             interest: Interest::Read,

@@ -17,7 +17,8 @@ pub enum ControlError {
     Io(#[from] io::Error),
     /// The session was asked to end and has not.
     #[error(
-        "{what} after {seconds} s: the storage does not answer; what was not flushed is recovered when the disk is served again"
+        "{what} after {seconds} s: the storage does not answer; writes that were not flushed are recovered when \
+         the disk is served again"
     )]
     Hangs {
         /// What has not ended.

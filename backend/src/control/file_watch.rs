@@ -1,5 +1,5 @@
 //! Watch for files that are deleted, replaced or cut off while they are served. The kernel reports
-//! these events, and the log says what to do. Serving continues: the guest does not depend on the
+//! these events, and the log has the cure. Serving continues: the guest does not depend on the
 //! name of a file.
 
 use std::fmt;
@@ -43,7 +43,7 @@ pub(super) struct WatchedFile {
     /// The file, opened without access to its content.
     file: File,
     len: u64,
-    said: Option<Trouble>,
+    reported: Option<Trouble>,
 }
 
 /// The trouble with a file.
@@ -66,7 +66,7 @@ impl WatchedFile {
         // the same file, also if another has the name by now
         add_watch(watch, format!("/proc/self/fd/{}", file.as_raw_fd()), EVENTS)?;
         let len = file.metadata()?.len();
-        let mut watched = Self { role, path: path.to_owned(), file, len, said: None };
+        let mut watched = Self { role, path: path.to_owned(), file, len, reported: None };
         watched.look();
         Ok(watched)
     }
@@ -77,10 +77,10 @@ impl WatchedFile {
             Ok(trouble) => trouble,
             Err(error) => return tracing::warn!("cannot look at {}: {error}", self.path.display()),
         };
-        if let Some(trouble) = trouble.filter(|trouble| self.said != Some(*trouble)) {
-            self.say(trouble);
+        if let Some(trouble) = trouble.filter(|trouble| self.reported != Some(*trouble)) {
+            self.report(trouble);
         }
-        self.said = trouble;
+        self.reported = trouble;
     }
 
     fn trouble(&mut self) -> io::Result<Option<Trouble>> {
@@ -105,18 +105,18 @@ impl WatchedFile {
         })
     }
 
-    fn say(&self, trouble: Trouble) {
+    fn report(&self, trouble: Trouble) {
         let Self { role, path, len: before, .. } = self;
         let path = path.display();
         match trouble {
             Trouble::Deleted => tracing::error!(
-                "{path}, the {role} that is served, was deleted: what it holds is lost when this process ends; \
+                "{path}, the {role} that is served, was deleted: its content is lost when this process ends; \
                  shut the guest down, and before this process ends {}",
                 self.cure()
             ),
             Trouble::Replaced => tracing::error!(
                 "another file has taken the place of {path}, the {role} that is served: the guest still uses the \
-                 old one, and what that holds is lost when this process ends; shut the guest down, and before this \
+                 old one, whose content is lost when this process ends; shut the guest down, and before this \
                  process ends {}",
                 self.cure()
             ),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_a_file_is_told() {
+    fn a_file_that_is_cut_off_moved_replaced_or_deleted_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let [path, other] = ["file", "other"].map(|name| directory.path().join(name));
         std::fs::write(&path, [1; 100]).unwrap();

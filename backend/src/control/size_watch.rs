@@ -88,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_tells_when_its_writer_closes_it_and_not_of_writes() {
+    fn a_close_after_writing_is_reported_and_a_write_is_not() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut watch = SizeWatch::of_files(&[(Role::Image, file.path())]).unwrap();
         file.as_file().write_all_at(&[7; 512], 0).unwrap();
-        assert!(!is_readable(&watch), "a write was told");
+        assert!(!is_readable(&watch), "a write was reported");
         OpenOptions::new().write(true).open(file.path()).unwrap().set_len(8192).unwrap();
         assert!(is_readable(&watch));
         watch.take();
-        assert!(!is_readable(&watch), "told twice");
+        assert!(!is_readable(&watch), "reported twice");
     }
 }

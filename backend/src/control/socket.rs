@@ -38,7 +38,7 @@ pub enum SocketError {
     #[error("no permission to make socket {}: run as a user with write permission for its directory, or choose another path", .0.display())]
     Permission(PathBuf),
     /// No user may make files in the directory.
-    #[error("socket {} would be on a read-only file system: choose another path, in /run say", .0.display())]
+    #[error("socket {} would be on a read-only file system: choose another path, for example in /run", .0.display())]
     ReadOnlyFileSystem(PathBuf),
     /// There is no such group.
     #[error("there is no group {0}: name an existing one with --socket-group")]
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_told_by_name() {
+    fn an_error_names_the_missing_directory() {
         let missing = tempfile::tempdir().unwrap().path().join("missing");
         let error = bind(&missing.join("s"), 0o600, None).unwrap_err();
         assert!(matches!(error, SocketError::NoDirectory(directory) if directory == missing));

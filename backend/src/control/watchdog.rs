@@ -88,8 +88,7 @@ impl Watchdog {
         let mut idle = true;
         for (index, (seen, metrics)) in self.queues.iter_mut().zip(metrics).enumerate() {
             idle &= !seen.watches_ring(index, metrics, now);
-            let quiet = seen.look(index, metrics, self.limit, &inboxes[index], now);
-            idle &= quiet;
+            idle &= seen.look(index, metrics, self.limit, &inboxes[index], now);
         }
         self.next_look = Some(now + self.interval());
         // Workers notify again from the first idle look on. A worker may miss that change; the
@@ -117,7 +116,7 @@ impl Seen {
         let (turns, awake) = (metrics.turns.get(), metrics.awake.get() > 0);
         // a worker with nothing in flight may still be in a call that should not block
         let stands = if in_flight > 0 { finished == self.finished } else { awake && turns == self.turns };
-        let quiet = in_flight == 0 && finished == self.finished && !awake;
+        let idle = in_flight == 0 && finished == self.finished && !awake;
         let still = now.saturating_duration_since(self.since);
         if !stands {
             if self.reported {
@@ -126,10 +125,10 @@ impl Seen {
             }
             *self = Self { finished, turns, since: now, reported: false, ..*self };
             metrics.stuck_s.set(0);
-            return quiet;
+            return idle;
         }
         if limit.is_none_or(|limit| still < limit) {
-            return quiet;
+            return idle;
         }
         metrics.stuck_s.set(still.as_secs().max(1));
         if !self.reported {
@@ -146,7 +145,7 @@ impl Seen {
                 );
             }
         }
-        quiet
+        idle
     }
 
     /// Looks at the ring, and reports a ring that seems to be another than the driver's. True while

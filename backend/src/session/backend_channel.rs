@@ -32,10 +32,10 @@ impl BackendChannel {
     /// replies, and would wait for ever if we waited for its reply.
     pub(super) fn config_changed(&self) {
         match self.0.send_now(&VhostUserMessage::request(BackendReq::CONFIG_CHANGE_MSG.into())) {
-            Ok(()) => tracing::debug!("told the front-end that the configuration space has changed"),
+            Ok(()) => tracing::debug!("notified the front-end of a new configuration space"),
             // the requests that it has not read yet say the same
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => tracing::warn!("cannot tell the front-end of a configuration change: {error}"),
+            Err(error) => tracing::warn!("cannot notify the front-end of a new configuration space: {error}"),
         }
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_and_nobody_waits_for_a_front_end_that_does_not_read() {
+    fn a_change_is_reported_without_waiting_for_a_front_end_that_does_not_read() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let channel = BackendChannel::new(ours.into()).unwrap();
         for _ in 0..100_000 {

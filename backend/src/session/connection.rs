@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_byte_by_byte() {
+    fn a_message_that_comes_byte_by_byte_is_received_whole() {
         let (mut theirs, mut connection) = pair();
         let bytes = message(2, &[7; 8]);
         for (at, byte) in bytes.iter().enumerate() {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_ends_the_connection() {
+    fn a_message_without_a_known_end_ends_the_connection() {
         let refused = |bytes: &[u8]| {
             let (mut theirs, mut connection) = pair();
             theirs.write_all(bytes).unwrap();

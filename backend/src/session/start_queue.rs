@@ -1,4 +1,4 @@
-//! Starting a queue: from what the front-end has said of it to a worker that runs.
+//! Starting a queue: from its settings by the front-end to a worker that runs.
 
 use std::io;
 use std::sync::Arc;

@@ -46,7 +46,7 @@ impl fmt::Display for ImageInfo {
         writeln!(f, "format     {}", self.format)?;
         writeln!(f, "size       {} ({} bytes)", BinaryBytes(self.size), self.size)?;
         writeln!(f, "I/O        {}", if self.direct_io { "direct" } else { "through the page cache" })?;
-        writeln!(f, "in use by  {}", escape(self.in_use_by.as_deref().unwrap_or("nobody")))?;
+        writeln!(f, "in use by  {}", escape(self.in_use_by.as_deref().unwrap_or("no process")))?;
         if self.durability_lost {
             writeln!(f, "durability {DURABILITY_LOST}")?;
         }

@@ -69,7 +69,7 @@ impl fmt::Display for Accepted<'_> {
             Err(error) => {
                 return writeln!(
                     f,
-                    "{image}: cannot be compared with the old sidecar {sidecar}, so whatever it holds is \
+                    "{image}: cannot be compared with the old sidecar {sidecar}, so all of its content is \
                      accepted: {}",
                     report::chain(error)
                 );

@@ -31,7 +31,7 @@ pub enum TakeOverError {
     /// Blocks have tuples that do not match.
     #[error(
         "{left} blocks of {device} have tuples that do not match, first {found}, and were left as they are ({taken} others were given \
-        tuples): to take what they hold now to be right, use `--force`",
+        tuples): to accept their present content, use `--force`",
         device = device.display()
     )]
     Mismatches {
@@ -46,7 +46,7 @@ pub enum TakeOverError {
     },
     /// The device keeps tuples that other programs write too.
     #[error(
-        "{} has protection information of its own, which every writer keeps: there is nothing to protect, serve it as it is",
+        "{} has protection information of its own, which every writer keeps: nothing is left to protect, serve it as it is",
         .0.display()
     )]
     HasProtectionInformation(PathBuf),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn data_without_one_tuple_is_of_others() {
+    fn a_disk_with_data_and_no_tuple_is_refused() {
         let others = disk();
         write(&others, 7, 1);
         assert_eq!(refused(others), Some(7));
@@ -285,11 +285,11 @@ mod tests {
         assert_eq!(refused(Arc::into_inner(ours).unwrap()), None, "one block of a disk of ours");
         let beyond = disk();
         write(&beyond, 3000, 1);
-        assert_eq!(refused(beyond), None, "its reads will tell");
+        assert_eq!(refused(beyond), None, "found when it is read");
     }
 
     #[test]
-    fn what_has_no_tuple_is_taken_over_and_damage_only_by_force() {
+    fn blocks_without_tuples_are_taken_over_and_damaged_ones_only_by_force() {
         let disk = Arc::new(disk());
         write(&disk, 3, 1);
         write(&disk, 4000, 2);

@@ -19,11 +19,11 @@ pub enum ServeError {
     #[error(transparent)]
     Image(#[from] crate::storage::error::ImageError),
     /// Another process has the image.
-    #[error("{0}; or is this the destination of its live migration? Say so by `--incoming`")]
+    #[error("{0}; or is this the destination of its live migration? Then use `--incoming`")]
     InUse(crate::storage::error::ImageError),
     /// `--force` was given without `--integrity none`.
     #[error(
-        "--force gives up the sidecar of an image that is served by `--integrity none`: leave it away, or say that too"
+        "--force gives up the sidecar of an image that is served by `--integrity none`: leave it out, or give both options"
     )]
     ForceAlone,
     /// The image is not served without its tuples.
@@ -88,11 +88,11 @@ pub enum ServeError {
         source: io::Error,
     },
     /// Serving has ended with a failure.
-    #[error("cannot go on serving")]
+    #[error("cannot continue serving")]
     Control(#[source] ControlError),
     /// The device could not be closed. Writes that were flushed are durable; the others may be.
     #[error(
-        "cannot close {}, so what was not flushed may be lost, {}: serve it again, which recovers it, and check the guest's \
+        "cannot close {}, so writes that were not flushed may be lost, {}: serve it again, which recovers it, and check the guest's \
          file systems if a flush of it then fails",
         path.display(),
         crate::report::chain(reason)

@@ -18,7 +18,7 @@ pub enum UnprotectedError {
     Image(#[from] crate::storage::error::ImageError),
     /// The guest's writes would look like damage later.
     #[error(
-        "{protected}: what is written by `--integrity none` would not match it; leave `--integrity none` away, or \
+        "{protected}, and writes under `--integrity none` would not match it: leave `--integrity none` out, or \
          give up the sidecar by `--force`"
     )]
     Protected {
@@ -27,7 +27,7 @@ pub enum UnprotectedError {
     },
     /// The sidecar cannot be marked in the image.
     #[error(
-        "{protected}, which cannot be marked as no longer right since the image carries no UUID: move its sidecar \
+        "{protected}, which cannot be marked as stale because the image has no UUID: move its sidecar \
          away first"
     )]
     Unmarkable {
@@ -101,9 +101,9 @@ impl UnusedSidecar {
     pub(super) fn mark(self, image: &Image) -> Result<(), UnprotectedError> {
         match self {
             Self::None => {}
-            Self::StaysRight(protected) => tracing::warn!(
-                "{protected}, which `--integrity none` does not use: what is read is not checked"
-            ),
+            Self::StaysRight(protected) => {
+                tracing::warn!("{protected}, which `--integrity none` does not use: reads are not checked");
+            }
             Self::BecomesStale(protected) => {
                 if image.access() == Access::ReadWrite && !is_marked(image, &protected)? {
                     image
@@ -111,7 +111,7 @@ impl UnusedSidecar {
                         .map_err(crate::storage::error::ImageError::io("mark", image.path()))?;
                 }
                 tracing::warn!(
-                    "{protected}, which is no longer right from now on: `stableblk protect --force {}` makes another",
+                    "{protected}, which is stale from now on: `stableblk protect --force {}` makes another",
                     image.path().display()
                 );
             }

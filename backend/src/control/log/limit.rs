@@ -63,7 +63,7 @@ impl Limit {
         Self { buckets: Mutex::default(), writer, format }
     }
 
-    fn say(&self, left_out: u64) {
+    fn report(&self, left_out: u64) {
         let line = self.format.own_line(&format!("{left_out} messages like the next one were left out"));
         self.writer.write_line(line.as_bytes());
     }
@@ -81,7 +81,7 @@ impl<S: Subscriber> Layer<S> for Limit {
         let taken = bucket.take(now);
         drop(buckets);
         if let Some(left_out @ 1..) = taken {
-            self.say(left_out);
+            self.report(left_out);
         }
         taken.is_some()
     }

@@ -106,7 +106,7 @@ fn write_lines(lines: &Receiver<LogItem>, mut output: impl Write, lost: &AtomicU
         let lost = lost.swap(0, Relaxed);
         if lost > 0 {
             let line =
-                format.own_line(&format!("{lost} lines of the log were dropped, since nothing read it"));
+                format.own_line(&format!("{lost} lines of the log were dropped, because nothing read it"));
             let _ = output.write_all(line.as_bytes());
         }
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_not_read_holds_nothing_up_and_says_what_was_dropped() {
+    fn a_log_that_is_not_read_blocks_no_writer_and_counts_the_dropped_lines() {
         let (open, gate) = mpsc::channel();
         let (written, lines) = mpsc::channel();
         let writer = LogWriter::start(Gate { open: gate, written }, LogFormat::Text).unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_forges_no_line_and_commands_no_terminal() {
+    fn control_characters_in_a_name_are_escaped() {
         let line = b"in use by \x1b[31m\nFORGED \xff \xc2\x9b2J\n";
         let expected = "in use by \\u{1b}[31m\\nFORGED \u{fffd} \\u{9b}2J\n";
         assert_eq!(String::from_utf8(escape_line(line)).unwrap(), expected);
