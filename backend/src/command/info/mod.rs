@@ -78,14 +78,21 @@ struct Info<'a> {
     /// The copy of the superblock that is damaged, and the damage.
     #[serde(skip_serializing_if = "Option::is_none")]
     damaged_superblock: Option<DamagedSuperblock>,
-    guard: &'static str,
-    pi_type: u8,
-    tuple_size: usize,
-    interval_size: usize,
+    #[serde(flatten)]
+    profile: Profile,
     log: Log,
     blocks: u64,
     #[serde(flatten)]
     tuples: Tuples,
+}
+
+/// The format of the tuples. Sizes are in bytes.
+#[derive(Debug, Serialize)]
+struct Profile {
+    guard: &'static str,
+    pi_type: u8,
+    tuple_size: usize,
+    interval_size: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,10 +144,12 @@ impl<'a> Info<'a> {
             intent,
             damaged_superblock: damaged
                 .map(|(copy, reason)| DamagedSuperblock { copy: *copy, reason: reason.to_string() }),
-            guard: profile.guard().name(),
-            pi_type: 1,
-            tuple_size: profile.tuple_size(),
-            interval_size: profile.interval_size(),
+            profile: Profile {
+                guard: profile.guard().name(),
+                pi_type: 1,
+                tuple_size: profile.tuple_size(),
+                interval_size: profile.interval_size(),
+            },
             log: Log {
                 pages: layout.log_pages(),
                 tail: superblock.tail(),
@@ -193,10 +202,10 @@ impl fmt::Display for Info<'_> {
         if let Some(DamagedSuperblock { copy, reason }) = &self.damaged_superblock {
             writeln!(f, "damaged    superblock {copy}: {reason}")?;
         }
+        let Profile { guard, pi_type, tuple_size, interval_size } = self.profile;
         writeln!(
             f,
-            "profile    PI type {}, {} guard, {}-byte tuple, {}-byte interval",
-            self.pi_type, self.guard, self.tuple_size, self.interval_size
+            "profile    PI type {pi_type}, {guard} guard, {tuple_size}-byte tuple, {interval_size}-byte interval"
         )?;
         let Log { pages, tail, epoch, superblock_generation } = self.log;
         let intent = self.intent.map(|intent| format!(", intents by {intent}")).unwrap_or_default();
