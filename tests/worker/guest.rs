@@ -276,6 +276,17 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
         self.disk.inboxes[index].post(WorkerMessage::Stop);
     }
 
+    /// Tells a queue's worker to stop, and waits until it sleeps again because it cannot yet.
+    pub(crate) fn ask_to_stop_and_wait_for_sleep(&self, index: usize) {
+        let metrics = &self.disk.metrics[index];
+        let sleeps = || metrics.awake.get() == 0;
+        until(sleeps);
+        let before = metrics.turns.get();
+        self.ask_to_stop(index);
+        // it takes the message in the turn in which it wakes up
+        until(|| metrics.turns.get() > before && sleeps());
+    }
+
     /// Whether a queue's worker has ended.
     pub(crate) fn has_stopped(&self, index: usize) -> bool {
         self.queues[index].worker.as_ref().is_none_or(JoinHandle::is_finished)

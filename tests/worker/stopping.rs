@@ -1,8 +1,6 @@
 //! A queue stops by drain: what was popped comes back, the rest stays for the next worker.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use integrity::{Guard, IntegrityProfile, PiType};
 use stableblk::device::faulty::FaultyDevice;
@@ -46,8 +44,7 @@ fn a_queue_that_waits_for_another_ones_range_stops_after_it() {
     gate.until_reached();
     let waiting = guest.submit(1, &Command::Read { sector: 0, len: 4096 });
     guest.until_popped(1);
-    guest.ask_to_stop(1);
-    thread::sleep(Duration::from_millis(30));
+    guest.ask_to_stop_and_wait_for_sleep(1);
     assert!(!guest.has_stopped(1), "a chain was popped and not returned");
     gate.open();
     let [holder, waiting] = guest.wait_for([holder, waiting]);

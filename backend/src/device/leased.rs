@@ -177,7 +177,8 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{self, RecvTimeoutError};
+    use std::fs;
+    use std::sync::mpsc::{self, TryRecvError};
 
     use super::*;
     use crate::device::OwnEvents;
@@ -189,18 +190,28 @@ mod tests {
     }
 
     #[test]
-    fn a_hand_over_waits_for_who_has_borrowed_the_disk() {
+    fn a_hand_over_waits_until_the_disk_is_given_back() {
         let leased = Arc::new(Leased::held(mem(), || panic!("nobody takes it again")));
         let pool = FolioPool::reserve(0).unwrap();
         let events = OwnEvents::new().unwrap();
         let sources = events.sources();
         let borrowed = leased.open_queue_if_held(pool.arena(), sources).unwrap();
         assert!(borrowed.is_some());
+        let (started, id) = mpsc::channel();
         let (done, handed_over) = mpsc::channel();
         let source = leased.clone();
-        let hand_over = thread::spawn(move || done.send(source.hand_over()).unwrap());
-        let early = handed_over.recv_timeout(Duration::from_millis(50));
-        assert!(matches!(early, Err(RecvTimeoutError::Timeout)), "{early:?}");
+        let hand_over = thread::spawn(move || {
+            started.send(rustix::thread::gettid()).unwrap();
+            done.send(source.hand_over()).unwrap();
+        });
+        // the only sleep in a hand-over is the one in which it waits for borrowers
+        let call = format!("/proc/self/task/{}/syscall", id.recv().unwrap());
+        let sleep = format!("{} ", libc::SYS_clock_nanosleep);
+        while !fs::read_to_string(&call).unwrap().starts_with(&sleep) {
+            thread::yield_now();
+        }
+        let early = handed_over.try_recv();
+        assert!(matches!(early, Err(TryRecvError::Empty)), "{early:?}");
         drop(borrowed);
         handed_over.recv().unwrap().unwrap();
         hand_over.join().unwrap();
