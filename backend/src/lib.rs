@@ -13,5 +13,8 @@ pub mod inbox;
 pub mod metrics;
 pub mod report;
 pub mod session;
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;
 pub mod storage;
 pub mod worker;

@@ -6,6 +6,8 @@ mod gate;
 mod guest;
 mod latency;
 mod model;
+#[path = "../skip.rs"]
+mod skip;
 
 mod alignment;
 mod back_pressure;

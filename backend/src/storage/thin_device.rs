@@ -22,7 +22,7 @@ impl ThinDevice {
     pub(crate) fn attach_with(size: u64) -> Option<Self> {
         let device = Self::try_attach(size);
         if device.is_none() {
-            eprintln!("SKIPPED: mounts and loop devices are not allowed");
+            crate::skip::skip("mounts and loop devices are not allowed");
         }
         device
     }

@@ -114,8 +114,7 @@ mod tests {
     fn reads_that_keep_the_alignment_succeed() {
         let file = file_on_disk();
         let Some(alignment) = DirectIo::WherePossible.turn_on(&file).unwrap() else {
-            eprintln!("skipped: the file system has no direct I/O");
-            return;
+            return crate::skip::skip("the file system has no direct I/O");
         };
         assert!(rustix::fs::fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
         let (memory, len) = (alignment.memory as usize, alignment.offset as usize);
@@ -145,8 +144,7 @@ mod tests {
     fn probing_finds_no_stricter_alignment_than_the_kernel_tells() {
         let file = file_on_disk();
         let Some(told) = told_alignment(&file).filter(|told| told.offset != 0) else {
-            eprintln!("skipped: the kernel tells no alignment here");
-            return;
+            return crate::skip::skip("the kernel reports no alignment here");
         };
         assert!(set_direct(&file, true).unwrap());
         let probed = probed_alignment(&file).unwrap();
