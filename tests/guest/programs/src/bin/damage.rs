@@ -27,18 +27,12 @@ struct Command {
     flags: u8,
     reserved: u16,
     nsid: u32,
-    cdw2: u32,
-    cdw3: u32,
+    cdw2_to_3: [u32; 2],
     metadata: u64,
     address: u64,
     metadata_len: u32,
     data_len: u32,
-    cdw10: u32,
-    cdw11: u32,
-    cdw12: u32,
-    cdw13: u32,
-    cdw14: u32,
-    cdw15: u32,
+    cdw10_to_15: [u32; 6],
     timeout_ms: u32,
     result: u32,
 }
@@ -84,8 +78,7 @@ impl Block {
             metadata_len: u32::try_from(self.metadata.len()).map_err(io::Error::other)?,
             data_len: u32::try_from(self.data.len()).map_err(io::Error::other)?,
             // no check of any tag, one block
-            cdw10: (self.lba & 0xffff_ffff) as u32,
-            cdw11: (self.lba >> 32) as u32,
+            cdw10_to_15: [(self.lba & 0xffff_ffff) as u32, (self.lba >> 32) as u32, 0, 0, 0, 0],
             ..Command::default()
         };
         // SAFETY: the command's buffers are as long as it says and outlive the call.
