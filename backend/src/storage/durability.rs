@@ -1,11 +1,11 @@
-//! Whether what is written to a disk can still be made durable.
+//! Whether data written to a disk can still be made durable.
 //!
 //! The kernel reports data that it could not write only once, to one sync of the file. Then it
-//! takes that data for written: the next sync succeeds without it. So after a sync has failed none
-//! is believed, until the storage is opened again.
+//! takes that data for written: the next sync succeeds without it. So after a sync has failed, all
+//! later ones are made to fail, until the storage is opened again.
 //!
 //! The guest may stay while the storage is opened again, by a restart or a migration. So the loss
-//! is written down before the storage is let go of, and the next owner's first flush fails for it.
+//! is recorded before the storage is released, and the next owner's first flush fails for it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 
 use super::loss_mark::LossMark;
 
-/// All clones share it.
+/// Whether data written to one storage can still be made durable. All clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Durability(Arc<DurabilityState>);
 
@@ -24,11 +24,11 @@ struct DurabilityState {
     lost: AtomicBool,
     /// A sync failed before the storage was opened: a flush is to fail for it.
     owed: AtomicBool,
-    /// Where a loss is written down. None where a sidecar does that, or nothing is written.
+    /// Where a loss is recorded. `None` where a sidecar does that, or nothing is written.
     mark: Option<LossMark>,
-    /// What is done when a flush has failed for a loss.
-    when_told: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    /// The thread that makes the mark or takes it away.
+    /// Called when a flush has failed for an earlier loss.
+    when_reported: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// The thread that makes or removes the mark.
     changing: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -41,22 +41,23 @@ impl std::fmt::Debug for DurabilityState {
     }
 }
 
-/// A sync has failed, and that could not be written down.
+/// A sync has failed, and that could not be recorded.
 #[derive(Debug, thiserror::Error)]
-#[error("{sync}; that durability was lost could not be written down for the next owner either, {write}")]
+#[error("{sync}; the loss of durability could not be written down for the next owner either: {write}")]
 struct UnrecordedLoss {
     sync: io::Error,
     write: io::Error,
 }
 
 impl Durability {
-    /// That of storage whose losses are written down in `mark`.
+    /// The state of storage whose losses are recorded in `mark`.
     pub fn marked(mark: LossMark) -> Self {
         let owed = AtomicBool::new(mark.is_made());
         Self(Arc::new(DurabilityState { owed, mark: Some(mark), ..DurabilityState::default() }))
     }
 
-    /// What the `result` of a sync of the storage is worth. To be asked of each.
+    /// The `result` of a sync of the storage, or a failure if one has failed before. To be called
+    /// for each sync.
     pub fn outcome(&self, result: io::Result<()>) -> io::Result<()> {
         match &result {
             Err(error) if !self.0.lost.swap(true, Ordering::SeqCst) => {
@@ -73,8 +74,8 @@ impl Durability {
         result
     }
 
-    /// The same for a flush that somebody has asked for and will see the result of. When it fails,
-    /// and that was said, [`Self::was_told`] is called.
+    /// The same for a flush whose result the guest or another client will see. When the failure was
+    /// passed on to it, [`Self::loss_was_reported`] is to be called.
     pub fn flush_outcome(&self, result: io::Result<()>) -> io::Result<()> {
         self.outcome(result)?;
         if !self.is_owed() {
@@ -102,29 +103,29 @@ impl Durability {
         self.is_lost() || self.is_owed()
     }
 
-    /// Lets a flush fail for what was lost before the storage was opened; then `when_told` is
+    /// Lets a flush fail for what was lost before the storage was opened. Then `when_reported` is
     /// called.
-    pub(crate) fn owe(&self, when_told: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn owe(&self, when_reported: impl Fn() + Send + Sync + 'static) {
         // only once for each storage that is opened
-        let _ = self.0.when_told.set(Box::new(when_told));
+        let _ = self.0.when_reported.set(Box::new(when_reported));
         self.0.owed.store(true, Ordering::SeqCst);
     }
 
-    /// A flush has failed, and whoever asked for it has seen that. What was lost before the storage
-    /// was opened is settled by it. Does not block.
-    pub fn was_told(&self) {
+    /// A flush has failed and its caller has seen that, so later flushes do not fail for what was
+    /// lost before the storage was opened. Does not block.
+    pub fn loss_was_reported(&self) {
         if !self.0.owed.swap(false, Ordering::SeqCst) {
             return;
         }
-        if let Some(when_told) = self.0.when_told.get() {
-            when_told();
+        if let Some(when_reported) = self.0.when_reported.get() {
+            when_reported();
         }
         if self.0.mark.as_ref().is_some_and(LossMark::is_made) {
             self.in_background(LossMark::remove);
         }
     }
 
-    /// Makes or removes the mark, if there is one, by a thread of its own, after what was begun before.
+    /// Makes or removes the mark, if there is one, on a thread of its own, after earlier changes.
     fn in_background(&self, change: fn(&LossMark) -> io::Result<()>) {
         if self.0.mark.is_none() {
             return;
@@ -147,9 +148,8 @@ impl Durability {
         }
     }
 
-    /// The end of the storage here, of which `synced` is the last sync: a loss is written down.
-    /// What it returns is more than `synced` where a sync has failed before, or that could not be
-    /// written down.
+    /// Ends the use of the storage: a loss is recorded. `synced` is the result of the last sync.
+    /// Fails also where a sync has failed before, and says where that could not be recorded.
     pub fn close(&self, synced: io::Result<()>) -> io::Result<()> {
         let outcome = self.outcome(synced);
         self.settle();
@@ -162,7 +162,7 @@ impl Durability {
         })
     }
 
-    /// Waits until the mark is changed, if that has begun: the next owner may make one.
+    /// Waits until the mark is changed, if that has begun: the next owner may change it too.
     pub(crate) fn settle(&self) {
         let changing = self.changing().take();
         if let Some(thread) = changing {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn after_one_that_failed_no_sync_is_believed() {
+    fn after_a_failed_sync_every_later_one_fails() {
         let durability = Durability::default();
         assert!(durability.outcome(Ok(())).is_ok());
         assert_eq!(durability.outcome(failed()).unwrap_err().raw_os_error(), Some(28));
@@ -207,7 +207,7 @@ mod tests {
 
     /// The process may be killed before it closes the storage.
     #[test]
-    fn a_loss_is_written_down_before_the_storage_is_closed() {
+    fn a_loss_is_recorded_before_the_storage_is_closed() {
         let file = file();
         let first = opened(&file);
         first.outcome(failed()).unwrap_err();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_to_the_next_owner_once() {
+    fn a_loss_fails_flushes_of_the_next_owner_until_one_is_reported() {
         let file = file();
         let first = opened(&file);
         first.outcome(failed()).unwrap_err();
@@ -229,9 +229,9 @@ mod tests {
         second.close(Ok(())).unwrap();
         let third = opened(&file);
         third.flush_outcome(Ok(())).unwrap_err();
-        // until that was seen, all fail
+        // all fail until the failure was passed on
         third.flush_outcome(Ok(())).unwrap_err();
-        third.was_told();
+        third.loss_was_reported();
         third.flush_outcome(Ok(())).unwrap();
         third.close(Ok(())).unwrap();
         assert!(!LossMark::is_on(&file));
@@ -239,35 +239,35 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_not_forgotten_with_the_one_before() {
+    fn a_second_loss_is_recorded_after_the_first_was_reported() {
         let file = file();
         let first = opened(&file);
         first.close(failed()).unwrap_err();
         let second = opened(&file);
         second.flush_outcome(Ok(())).unwrap_err();
-        second.was_told();
+        second.loss_was_reported();
         second.close(failed()).unwrap_err();
         assert!(LossMark::is_on(&file));
     }
 
     #[test]
-    fn a_loss_that_cannot_be_written_down_is_said() {
+    fn a_loss_that_cannot_be_recorded_is_part_of_the_error() {
         let durability = opened(&File::open("/proc/self/maps").unwrap());
         let error = durability.close(failed()).unwrap_err().to_string();
         assert!(error.contains("No space left") && error.contains("could not be written down"), "{error}");
     }
 
     #[test]
-    fn a_sidecar_is_told_when_the_guest_was() {
-        let (sender, told) = mpsc::channel();
+    fn a_sidecar_is_notified_after_a_flush_has_failed_for_a_loss() {
+        let (sender, reported) = mpsc::channel();
         let durability = Durability::default();
-        durability.was_told();
+        durability.loss_was_reported();
         durability.owe(move || sender.send(()).unwrap());
         durability.flush_outcome(Ok(())).unwrap_err();
-        told.try_recv().unwrap_err();
-        durability.was_told();
-        durability.was_told();
-        told.try_recv().unwrap();
-        told.try_recv().unwrap_err();
+        reported.try_recv().unwrap_err();
+        durability.loss_was_reported();
+        durability.loss_was_reported();
+        reported.try_recv().unwrap();
+        reported.try_recv().unwrap_err();
     }
 }

@@ -1,4 +1,5 @@
-//! Blocks whose write failed: they may hold what was, what was to be, or a part of each. Reading them tells.
+//! Blocks whose write failed: they may hold the old data, the new data, or a part of each. They are
+//! read to find out.
 
 use std::ops::Range;
 
@@ -9,8 +10,8 @@ use super::tag_log::TagLog;
 /// Bytes of the image that are read at once.
 const READ_MAX: usize = 1 << 20;
 
-/// The tuples of what `intervals` hold after `change` of them has failed. Where they cannot be read, they keep the tuples that they
-/// had: a later read finds out.
+/// The tuples of what `intervals` hold after `change` of them has failed. Blocks that cannot be
+/// read keep the tuples that they had, and a later read verifies them.
 pub(super) fn tuples_of_what_is_there(log: &TagLog, intervals: &Range<u64>, change: Change<'_>) -> Vec<u8> {
     let profile = *log.lock().journal.layout().profile();
     let (interval_size, tuple_size) = (profile.interval_size(), profile.tuple_size());
@@ -18,7 +19,7 @@ pub(super) fn tuples_of_what_is_there(log: &TagLog, intervals: &Range<u64>, chan
     change.apply(&mut new);
     let mut tuples = new.clone();
     if log.tuples(intervals, &mut tuples).is_err() {
-        // what was is not known, so what is there is new or nobody's
+        // the old tuples are not known, so a block matches the new ones or none
         tuples.copy_from_slice(&new);
     }
     let mut data = vec![0; interval_size.max(READ_MAX)];

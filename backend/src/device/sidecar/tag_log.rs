@@ -1,5 +1,5 @@
-//! The tag intent log of a disk that is being served: its state, which all queues share, and the thread that does what the state
-//! asks for.
+//! The tag intent log of a disk that is being served: its state, which all queues share, and the
+//! thread that does the work which the state asks for.
 
 use std::io;
 use std::ops::Range;
@@ -15,35 +15,35 @@ use integrity::sidecar::{self, Checkpoint, Growth, Journal, Miss, TuplePage};
 use crate::metrics::Counter;
 use crate::storage::sidecar_media::SidecarMedia;
 
-/// How long the log may rest before what it holds is brought to the tuple array.
+/// How long the log may rest before its tuples are brought to the tuple array.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What all queues of a disk and its log thread share.
+/// The log, which all queues of a disk and its log thread share.
 #[derive(Debug)]
 pub(super) struct TagLog {
     media: SidecarMedia,
     shared: Mutex<TagLogState>,
-    /// There is something to do for the thread.
+    /// Notified when there is work for the thread.
     work: Condvar,
     askers: Mutex<Vec<Weak<Asker>>>,
-    /// Failures of the thread.
+    /// Counts failures of the thread.
     failures: Counter,
 }
 
 #[derive(Debug)]
 pub(super) struct TagLogState {
     pub(super) journal: Journal,
-    /// The thread has to be woken.
+    /// Whether the thread has to be woken.
     sleeping: bool,
-    /// It sleeps without a limit, because the log is empty.
+    /// Whether it sleeps without a limit, because the log is empty.
     resting: bool,
     stopping: bool,
     growing: Option<Growing>,
-    /// Sectors of the array that were found damaged.
+    /// Counts sectors of the array that were found damaged.
     lost_sectors: Counter,
 }
 
-/// What the thread is to do when no change is under way, and who waits for it.
+/// A growth that the thread is to make when no change is under way, and the channel for its result.
 #[derive(Debug)]
 struct Growing {
     growth: Growth,
@@ -51,7 +51,7 @@ struct Growing {
     done: SyncSender<io::Result<()>>,
 }
 
-/// A queue that has asked for something that was not granted yet.
+/// A queue that may have a question to the log which was not granted yet.
 #[derive(Debug)]
 pub(super) struct Asker {
     asking: AtomicBool,
@@ -59,7 +59,8 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Asks to be woken when the thread has done something. Called with the log locked, so that nothing is missed.
+    /// Asks to be woken when the thread has made progress. Called with the log locked, so that no
+    /// progress is missed.
     pub(super) fn ask(&self) {
         self.asking.store(true, Ordering::Relaxed);
     }
@@ -96,12 +97,12 @@ impl TagLog {
         asker
     }
 
-    /// The state. [`Self::unlock`] gives it back.
+    /// Locks the state, until [`Self::unlock`].
     pub(super) fn lock(&self) -> MutexGuard<'_, TagLogState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread if there is work for it now, or will be after a pause.
+    /// Unlocks the state, and wakes the thread if there is work for it now or after a pause.
     pub(super) fn unlock(&self, mut shared: MutexGuard<'_, TagLogState>) {
         let has_work = shared.journal.has_work() || shared.resting && !shared.journal.is_empty();
         let wake = shared.sleeping && has_work;
@@ -112,7 +113,8 @@ impl TagLog {
         }
     }
 
-    /// Copies the tuples of `intervals`, from memory or from the array. The caller holds their range.
+    /// Copies the tuples of `intervals`, from memory or from the array. The caller holds their
+    /// range.
     pub(super) fn tuples(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
         loop {
             let missing = self.lock().journal.tuples(intervals, tuples);
@@ -140,9 +142,9 @@ impl TagLog {
         Ok(())
     }
 
-    /// A flush has failed for durability that was lost in an earlier session: the superblock is to
-    /// forget it.
-    pub(super) fn loss_was_told(&self) {
+    /// A flush has failed for durability that was lost in an earlier session, so the superblock
+    /// need not note it any more.
+    pub(super) fn loss_was_reported(&self) {
         let mut shared = self.lock();
         shared.journal.loss_was_reported();
         self.unlock(shared);
@@ -158,11 +160,11 @@ impl TagLog {
     pub(super) fn stop(&self, thread: JoinHandle<()>) {
         self.lock().stopping = true;
         self.work.notify_one();
-        // it does not panic; if it did, there would be nobody left to tell
+        // it does not panic, and there would be nothing left to do if it did
         let _ = thread.join();
     }
 
-    /// Brings everything to the array. To be called when the thread has ended.
+    /// Brings all tuples to the array. To be called when the thread has ended.
     pub(super) fn close(&self) -> io::Result<()> {
         let closed = sidecar::close(&mut self.lock().journal, &self.media);
         // a flush beside the queues may wait for what is durable now
@@ -170,7 +172,7 @@ impl TagLog {
         closed
     }
 
-    /// Has the thread make the sidecar that of a larger image. No queue is open.
+    /// Lets the thread grow the sidecar to that of a larger image. No queue is open.
     pub(super) fn grow(&self, growth: Growth, cache_bytes: usize) -> io::Result<()> {
         let (done, grown) = mpsc::sync_channel(1);
         self.lock().growing = Some(Growing { growth, cache_bytes, done });
@@ -178,7 +180,8 @@ impl TagLog {
         grown.recv().unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into()))
     }
 
-    /// What a queue had in flight has not come back: nothing is known of its blocks any more.
+    /// Gives the log up, because operations in flight have not come back: the contents of their
+    /// blocks are unknown.
     pub(super) fn give_up(&self) {
         tracing::error!(
             "the disk fails from now on: what a worker had in flight is lost; start again to recover it"
@@ -196,13 +199,14 @@ impl TagLog {
                 self.grow_if_asked();
             }
         }
-        // what was begun can be done again by anyone who opens the sidecar
+        // a checkpoint that was begun can be done again after the sidecar is opened
         if let Some(checkpoint) = checkpoint {
             self.lock().journal.end_checkpoint(checkpoint, &Err(io::ErrorKind::Interrupted.into()));
         }
     }
 
-    /// Until there is work, or the log has rested for a while. False when the thread is to end.
+    /// Sleeps until there is work, or the log has rested for a while. False when the thread is to
+    /// end.
     fn sleep(&self, checkpointing: bool) -> bool {
         let mut shared = self.lock();
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.journal.has_work() {
@@ -226,7 +230,7 @@ impl TagLog {
     fn grow_if_asked(&self) {
         let mut shared = self.lock();
         if let Some(Growing { growth, cache_bytes, done }) = shared.growing.take() {
-            // under the lock, which nobody else wants while no queue is open
+            // under the lock, which no other thread needs while no queue is open
             let grown = sidecar::grow(&mut shared.journal, &self.media, &growth, cache_bytes);
             drop(shared);
             // a flush beside the queues may wait for what is durable now
@@ -249,7 +253,7 @@ impl TagLog {
         self.wake_askers();
     }
 
-    /// One step, so that nobody's commit waits for more.
+    /// Takes one step of a checkpoint, so that a commit never waits for more than one.
     fn advance(&self, checkpoint: &mut Option<Checkpoint>) {
         if checkpoint.is_none() {
             *checkpoint = self.lock().journal.begin_checkpoint();

@@ -1,5 +1,5 @@
 //! An image that was written after its sidecar was closed, by a program that knows of no tuples: a
-//! sample tells what it has done.
+//! sample of its blocks shows whether they match.
 
 use integrity::sidecar::{Media, State};
 

@@ -1,0 +1,155 @@
+//! A raw image and its sidecar, opened for serving.
+
+use std::ops::Range;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use integrity::sidecar::{
+    self, Change, Growth, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules, TwoMoments,
+};
+
+use super::report::report;
+use super::tag_log::TagLog;
+use super::written_since;
+use crate::device::operation::DeviceOperation;
+use crate::device::{Capacity, DeviceInfo, Protection};
+use crate::storage::image::Image;
+use crate::storage::sidecar_file::SidecarFile;
+
+/// A raw image protected by a sidecar.
+#[derive(Debug)]
+pub struct SidecarDevice {
+    pub(super) image: Image,
+    pub(super) protection: Protection,
+    pub(super) info: DeviceInfo,
+    pub(super) log: Arc<TagLog>,
+    /// The log's thread; `None` for an image that is only read.
+    log_thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) cache_bytes: usize,
+    /// A growth for which everything was made ready.
+    pub(super) growth: Mutex<Option<Growth>>,
+    /// Set when no growth is to be made ready any more.
+    pub(super) growth_interrupted: AtomicBool,
+}
+
+impl SidecarDevice {
+    /// Serves `image` with the tuples of `sidecar`, which was opened for writing for it. Recovers
+    /// the sidecar first where it was not closed. Keeps `cache_bytes` of the tuple array in memory.
+    pub fn open(
+        image: Image,
+        sidecar: SidecarFile,
+        mode: IntentMode,
+        cache_bytes: usize,
+    ) -> Result<Self, LoadError> {
+        written_since::look(&sidecar);
+        let Opened { journal, recovered, damaged: _, durability_lost } =
+            sidecar::open(sidecar.media(), mode, cache_bytes, Rules::all())?;
+        if let Some(recovery) = recovered {
+            report(&recovery);
+        }
+        let device = Self::new(image, sidecar, journal, cache_bytes);
+        if durability_lost {
+            let log = Arc::downgrade(&device.log);
+            device.info.durability.owe(move || {
+                if let Some(log) = log.upgrade() {
+                    log.loss_was_reported();
+                }
+            });
+        }
+        *device.thread() = Some(device.log.start()?);
+        Ok(device)
+    }
+
+    /// The same for reading only. Changes by recovery are made in memory alone.
+    pub fn view(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> Result<Self, LoadError> {
+        written_since::look(&sidecar);
+        let mut pages = Vec::new();
+        let mut recovered = None;
+        if sidecar.needs_recovery() {
+            let recovery =
+                Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
+                    if changes {
+                        pages.push(page);
+                    }
+                    Ok(())
+                })?;
+            recovered = Some(recovery);
+        }
+        let (media, superblock) = (sidecar.media(), sidecar.superblock());
+        if let Some(reason) = TwoMoments::find(media, superblock, recovered.as_ref(), Rules::all())? {
+            return Err(reason.into());
+        }
+        recovered.iter().for_each(report);
+        let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);
+        Ok(Self::new(image, sidecar, journal, cache_bytes))
+    }
+
+    /// A device that shows what will be served, of an image that another process still serves. It
+    /// is not to be served itself.
+    pub fn preview(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> Self {
+        let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, Vec::new());
+        Self::new(image, sidecar, journal, cache_bytes)
+    }
+
+    fn new(image: Image, sidecar: SidecarFile, journal: Journal, cache_bytes: usize) -> Self {
+        let protection = Protection::sidecar(*sidecar.profile());
+        let info = DeviceInfo {
+            capacity: Capacity::new(journal.layout().image_size()),
+            zeroing_max: zeroing_max(journal.layout(), cache_bytes),
+            ..DeviceInfo::of_image(&image, Some(protection))
+        };
+        let log = TagLog::new(sidecar.into_media(), journal);
+        let (log_thread, growth) = (Mutex::new(None), Mutex::new(None));
+        Self {
+            image,
+            protection,
+            info,
+            log,
+            log_thread,
+            cache_bytes,
+            growth,
+            growth_interrupted: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.log_thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The intervals of bytes `offset..offset + len`, which are whole granules.
+    pub(super) fn intervals(&self, offset: u64, len: u64) -> Range<u64> {
+        self.protection.interval(offset)..self.protection.interval(offset + len)
+    }
+
+    /// The change of tuples that an operation makes.
+    pub(super) fn change<'a>(&self, operation: &'a DeviceOperation) -> Change<'a> {
+        match operation {
+            DeviceOperation::Transfer(transfer) => {
+                let metadata = transfer.folio().map_or(&[][..], |folio| folio.metadata());
+                Change::Written(&metadata[..self.protection.metadata_len(transfer.len())])
+            }
+            DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => Change::Unwritten,
+        }
+    }
+
+    /// The intervals of a read, and the place for their tuples.
+    pub(super) fn tuples_of<'a>(&self, operation: &'a mut DeviceOperation) -> (Range<u64>, &'a mut [u8]) {
+        match operation {
+            DeviceOperation::Transfer(transfer) => {
+                let len = self.protection.metadata_len(transfer.len());
+                let intervals = self.intervals(transfer.offset(), transfer.len() as u64);
+                let tuples = transfer.parts_mut().map_or(&mut [][..], |(_, metadata)| metadata);
+                (intervals, &mut tuples[..len])
+            }
+            DeviceOperation::Zero { .. } | DeviceOperation::Flush { .. } => (0..0, &mut []),
+        }
+    }
+}
+
+/// Bytes that one discard or write zeroes may cover. The tuples of many such requests fit in
+/// memory, and those of one that fails fit in the log.
+fn zeroing_max(layout: &Layout, cache_bytes: usize) -> u64 {
+    let pages = ((cache_bytes / sidecar::PAGE_SIZE / 8).max(1) as u64).min(layout.log_pages() / 8);
+    pages * layout.tuples_per_page() as u64 * layout.profile().interval_size() as u64
+}

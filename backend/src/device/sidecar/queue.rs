@@ -1,0 +1,281 @@
+//! A worker's access to image and sidecar: asks the tag intent log, and lets the ring do the I/O.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use integrity::sidecar::{Change, Flush, Intent, Journal, Permission};
+
+use super::device::SidecarDevice;
+use super::doubt::tuples_of_what_is_there;
+use super::tag_log::Asker;
+use crate::device::bounce::Arena;
+use crate::device::operation::{DeviceOperation, TransferDirection};
+use crate::device::plain::first_step;
+use crate::device::uring::{self, Ring, RingEvent, Step};
+use crate::device::{DeviceQueue, Event, EventSources};
+
+/// The log's record of an operation.
+#[derive(Debug)]
+enum LogRecord {
+    /// There is none, since the operation changes nothing.
+    None,
+    Change(Intent),
+    Flush(Flush),
+}
+
+/// A question to the log, on behalf of an operation.
+#[derive(Debug)]
+enum Asking {
+    /// Whether blocks may be changed.
+    Intend(DeviceOperation, Intent),
+    /// Whether a flush may begin, which is always granted.
+    BeginFlush(DeviceOperation),
+    /// Whether a flush is done, after the image was synced.
+    IsFlushed(DeviceOperation, Flush),
+}
+
+/// A worker's access to image and sidecar.
+#[derive(Debug)]
+pub struct SidecarQueue {
+    device: Arc<SidecarDevice>,
+    ring: Ring<(Step, LogRecord)>,
+    asker: Arc<Asker>,
+    asking: Vec<Asking>,
+    /// Changes that the log has allowed in this batch.
+    granted: Vec<(DeviceOperation, Intent)>,
+    /// Whether to ask: there is a new question, or the log's thread has made progress.
+    ask_again: bool,
+    /// Operations that came back from the ring in this batch.
+    done: Vec<(DeviceOperation, LogRecord, io::Result<()>)>,
+    events: VecDeque<Event>,
+}
+
+impl SidecarQueue {
+    pub(super) fn open(
+        device: Arc<SidecarDevice>,
+        arena: &Arena,
+        sources: EventSources<'_>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            ring: Ring::over(&device.image, arena, sources)?,
+            asker: device.log.asker(sources.wake.clone()),
+            device,
+            asking: Vec::new(),
+            granted: Vec::new(),
+            ask_again: false,
+            done: Vec::new(),
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Asks the log all questions at once, and submits what it grants to the ring.
+    fn ask(&mut self) {
+        if !std::mem::take(&mut self.ask_again) {
+            return;
+        }
+        let device = self.device.clone();
+        let mut log = device.log.lock();
+        let mut in_doubt = Vec::new();
+        for asking in std::mem::take(&mut self.asking) {
+            if let Some(failed) = self.ask_for(asking, &mut log.journal) {
+                in_doubt.push(failed);
+            }
+        }
+        if !self.asking.is_empty() {
+            self.asker.ask();
+        }
+        device.log.unlock(log);
+        // not under the log's lock: a file in memory is written by this call
+        for (operation, intent) in self.granted.drain(..) {
+            let step = first_step(&operation);
+            self.ring.submit(operation, (step, LogRecord::Change(intent)));
+        }
+        self.look_into(in_doubt);
+    }
+
+    /// Asks one question. Returns a change that may have been made in part, and now fails.
+    fn ask_for(
+        &mut self,
+        asking: Asking,
+        journal: &mut Journal,
+    ) -> Option<(DeviceOperation, Intent, io::Error)> {
+        match asking {
+            Asking::Intend(operation, mut intent) => {
+                match journal.intend(&mut intent, self.device.change(&operation)) {
+                    Ok(Permission::Granted) => self.granted.push((operation, intent)),
+                    Ok(Permission::Later) => self.asking.push(Asking::Intend(operation, intent)),
+                    Err(error) if intent.is_logged() => return Some((operation, intent, error)),
+                    Err(error) => self.finish(operation, Err(error)),
+                }
+            }
+            Asking::BeginFlush(operation) => {
+                let logged = LogRecord::Flush(journal.begin_flush());
+                self.ring.submit(operation, (Step::Sync, logged));
+            }
+            Asking::IsFlushed(operation, mut flush) => match journal.is_flushed(&mut flush) {
+                Ok(false) => self.asking.push(Asking::IsFlushed(operation, flush)),
+                flushed => self.finish(operation, flushed.map(drop)),
+            },
+        }
+        None
+    }
+
+    fn finish(&mut self, operation: DeviceOperation, result: io::Result<()>) {
+        self.events.push_back(Event::Done(operation, result));
+    }
+
+    /// Takes all events of the ring.
+    fn collect(&mut self) {
+        while let Some(event) = self.ring.reap() {
+            match event {
+                RingEvent::Kick => self.events.push_back(Event::Kick),
+                RingEvent::Wake => {
+                    self.ask_again |= !self.asking.is_empty();
+                    self.events.push_back(Event::Wake);
+                }
+                RingEvent::Done(operation, (_, logged), result) => {
+                    self.done.push((operation, logged, result));
+                }
+            }
+        }
+        self.account();
+    }
+
+    /// Gives the log the results of all operations that came back.
+    fn account(&mut self) {
+        if self.done.is_empty() {
+            return;
+        }
+        let device = &*self.device;
+        let (mut fetching, mut in_doubt) = (Vec::new(), Vec::new());
+        let mut log = device.log.lock();
+        for (mut operation, logged, result) in self.done.drain(..) {
+            match (logged, result) {
+                (LogRecord::Change(intent), Ok(())) => {
+                    log.journal.complete(&intent, device.change(&operation));
+                    self.events.push_back(Event::Done(operation, Ok(())));
+                }
+                (LogRecord::Change(intent), Err(error)) => in_doubt.push((operation, intent, error)),
+                (LogRecord::Flush(flush), Ok(())) => {
+                    log.journal.image_synced(&flush);
+                    self.asking.push(Asking::IsFlushed(operation, flush));
+                    self.ask_again = true;
+                }
+                (LogRecord::None, Ok(())) => {
+                    if let Err(error) = log.journal.refuse_if_given_up() {
+                        self.events.push_back(Event::Done(operation, Err(error)));
+                        continue;
+                    }
+                    let (intervals, tuples) = device.tuples_of(&mut operation);
+                    match log.journal.tuples(&intervals, tuples) {
+                        Ok(()) => self.events.push_back(Event::Done(operation, Ok(()))),
+                        Err(miss) => fetching.push((operation, miss)),
+                    }
+                }
+                (LogRecord::Flush(_), Err(error)) => {
+                    // it may not have been the sync that failed, but what was lost before
+                    if self.device.info.durability.is_lost() {
+                        log.journal.durability_was_lost();
+                    }
+                    self.events.push_back(Event::Done(operation, Err(error)));
+                }
+                (LogRecord::None, Err(error)) => {
+                    self.events.push_back(Event::Done(operation, Err(error)));
+                }
+            }
+        }
+        device.log.unlock(log);
+        for (mut operation, miss) in fetching {
+            let (intervals, tuples) = device.tuples_of(&mut operation);
+            let fetched = device.log.fetch(&miss).and_then(|()| device.log.tuples(&intervals, tuples));
+            self.events.push_back(Event::Done(operation, fetched));
+        }
+        self.look_into(in_doubt);
+    }
+
+    /// Finds out what failed changes have left, and gives the log those tuples.
+    fn look_into(&mut self, in_doubt: Vec<(DeviceOperation, Intent, io::Error)>) {
+        for (operation, intent, error) in in_doubt {
+            let device = &*self.device;
+            let tuples = tuples_of_what_is_there(&device.log, intent.intervals(), device.change(&operation));
+            let mut log = device.log.lock();
+            log.journal.settle(&intent, Change::Written(&tuples));
+            device.log.unlock(log);
+            self.finish(operation, Err(error));
+        }
+    }
+}
+
+impl Drop for SidecarQueue {
+    /// A queue that was stopped has nothing left. When a worker has died, the log must still learn
+    /// the outcome of each change that it has a record of. Else blocks would be read with the
+    /// tuples of another write, and the page of the log would never be freed.
+    fn drop(&mut self) {
+        let mut back = Vec::new();
+        let is_drained = self.ring.drain(uring::DRAIN_LIMIT, |event| {
+            // the log has no record of reads
+            if let RingEvent::Done(
+                operation,
+                (_, logged @ (LogRecord::Change(_) | LogRecord::Flush(_))),
+                result,
+            ) = event
+            {
+                back.push((operation, logged, result));
+            }
+        });
+        if !is_drained {
+            return self.device.log.give_up();
+        }
+        self.done.append(&mut back);
+        self.account();
+        let asked = std::mem::take(&mut self.asking).into_iter().filter_map(|asking| match asking {
+            Asking::Intend(operation, intent) if intent.is_logged() => Some((operation, intent)),
+            _ => None,
+        });
+        // their data was not written
+        let unwritten = asked.chain(self.granted.drain(..));
+        let in_doubt =
+            unwritten.map(|(operation, intent)| (operation, intent, io::ErrorKind::BrokenPipe.into()));
+        let in_doubt: Vec<_> = in_doubt.collect();
+        self.look_into(in_doubt);
+    }
+}
+
+impl DeviceQueue for SidecarQueue {
+    fn submit(&mut self, operation: DeviceOperation) {
+        let intervals = match &operation {
+            DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Read => {
+                return self.ring.submit(operation, (Step::Transfer, LogRecord::None));
+            }
+            DeviceOperation::Transfer(transfer) => {
+                self.device.intervals(transfer.offset(), transfer.len() as u64)
+            }
+            DeviceOperation::Zero { offset, len, .. } => self.device.intervals(*offset, *len),
+            DeviceOperation::Flush { .. } => {
+                self.ask_again = true;
+                return self.asking.push(Asking::BeginFlush(operation));
+            }
+        };
+        self.ask_again = true;
+        self.asking.push(Asking::Intend(operation, Intent::new(intervals)));
+    }
+
+    fn enter(&mut self, wait: bool) -> io::Result<()> {
+        // before the log is locked below: this may lock it
+        self.ring.settle_reported_loss();
+        self.ask();
+        self.ring.enter(wait && self.events.is_empty() && !self.ask_again)
+    }
+
+    fn has_work(&mut self) -> bool {
+        self.ask_again || !self.events.is_empty() || self.ring.has_work()
+    }
+
+    fn reap(&mut self) -> Option<Event> {
+        if self.events.is_empty() {
+            self.collect();
+        }
+        self.events.pop_front()
+    }
+}
