@@ -1,4 +1,5 @@
-//! A driver that breaks its ring loses that queue, is told so, and hurts nobody else on the disk.
+//! A driver that breaks its ring loses that queue and is notified of that. Other queues of the disk
+//! are served.
 
 use std::sync::Arc;
 
@@ -43,8 +44,8 @@ fn assert_serves<B: BlockDevice>(guest: &mut Guest<'_, B>, queue: usize, stamp: 
     assert_eq!(guest.perform(queue, &Command::Read { sector: 3, len: 8192 }).data, stamped(3, 8192, stamp));
 }
 
-/// Breaks queue 1 while it has a request in flight and queue 0 works. `returned` are the used lengths of the chains that
-/// came with the break.
+/// Breaks queue 1 while it has a request in flight and queue 0 works. `returned` are the used
+/// lengths of the chains that came with the break.
 fn assert_retires(returned: &[u32], break_ring: impl Fn(&mut Driver<&GuestMemory>)) {
     let memory = guest_memory(2);
     memory.write_slice(&header(request_type::IN, 0), GuestAddress(HEADER)).unwrap();
@@ -149,13 +150,13 @@ fn data_outside_memory_are_one_requests_error() {
         assert_serves(&mut guest, 0, 6);
         assert_serves(&mut guest, 1, 7);
     }
-    assert_eq!(guest.disk.metrics[1].malformed.get(), 3);
+    assert_eq!(guest.disk.metrics[1].failed.malformed.get(), 3);
     assert_eq!(guest.disk.metrics[1].retired.get(), 0);
     guest.stop_all();
 }
 
 #[test]
-fn what_a_retired_queue_had_in_flight_stays_noted_until_it_is_set_up_anew() {
+fn requests_of_a_retired_queue_stay_noted_until_it_is_set_up_again() {
     let memory = guest_memory(1);
     let mut guest = Guest::start(&memory, disk(), Setup { ring_size: RING_SIZE, ..Setup::default() });
     guest.ask_to_stop(0);

@@ -1,4 +1,4 @@
-//! What the device refuses is one request's error and nobody else's.
+//! An error of the device fails one request and no other.
 
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +28,7 @@ fn assert_verifies(device: &MemDevice) {
     assert_eq!(sidecar::mismatches(&profile(), 0, &media.data, &media.tuples).unwrap().next(), None);
 }
 
-/// The operations that a request comes down to, to choose the one that fails.
+/// The operations that a request is made of, to choose the one that fails.
 #[derive(Clone, Copy, Debug)]
 enum Victim {
     Read,
@@ -105,7 +105,11 @@ fn each_errno_fails_one_request() {
             assert_eq!(guest.perform(0, &victim.command()).status, OK, "{victim:?} {errno}");
         }
         let metrics = &guest.disk.metrics[0];
-        let counted = (metrics.no_space.get(), metrics.device_errors.get(), metrics.integrity_errors.get());
+        let counted = (
+            metrics.failed.no_space.get(),
+            metrics.failed.device_errors.get(),
+            metrics.failed.integrity_errors.get(),
+        );
         let no_space = [Errno::NOSPC, Errno::DQUOT].contains(&errno);
         assert_eq!(counted, if no_space { (6, 0, 0) } else { (0, 6, 0) }, "{errno}");
         guest.stop_all();
@@ -128,7 +132,7 @@ fn one_failed_transfer_of_many_fails_the_request_once() {
     assert_eq!(guest.perform(0, &large).outcome(), (IOERR, 1));
     let read = guest.perform(0, &Command::Read { sector: 0, len: 12 << 20 });
     assert_eq!(read.outcome(), (IOERR, 1));
-    assert_eq!(guest.disk.metrics[0].device_errors.get(), 2);
+    assert_eq!(guest.disk.metrics[0].failed.device_errors.get(), 2);
     assert_eq!(guest.perform(0, &Command::Read { sector: 0, len: 1 << 20 }).status, OK);
     guest.stop_all();
     assert_verifies(&device);
@@ -180,7 +184,7 @@ fn completions_come_back_as_the_device_does_them() {
     guest.stop_all();
 }
 
-/// What a worker popped is lost with its `io_uring`, but its ranges are not.
+/// Requests of a worker are lost with its `io_uring`, but their ranges are released.
 #[test]
 fn a_queue_without_its_ring_lets_go_of_its_ranges() {
     let memory = guest_memory(2);
@@ -206,7 +210,7 @@ fn a_queue_without_its_ring_lets_go_of_its_ranges() {
     guest.stop_all();
 }
 
-/// Those who held it up do not name it later, when its place may be another's.
+/// The requests that it waited for do not grant it a range later, when its place may be another's.
 #[test]
 fn a_queue_without_its_ring_no_longer_waits_for_ranges() {
     let memory = guest_memory(2);

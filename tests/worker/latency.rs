@@ -1,4 +1,4 @@
-//! What a queue tells of its requests: each that was done is in the histogram of its kind.
+//! The metrics of a queue: each request that succeeded is in the histogram of its kind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,15 +46,23 @@ fn each_request_that_is_done_is_in_the_histogram_of_its_kind() {
     guest.stop_all();
 
     let metrics = &guest.disk.metrics[0];
-    let kinds = [&metrics.reads, &metrics.writes, &metrics.flushes, &metrics.zeroings];
+    let kinds = [
+        &metrics.completed.reads,
+        &metrics.completed.writes,
+        &metrics.completed.flushes,
+        &metrics.completed.zeroings,
+    ];
     assert_eq!(kinds.map(LatencyHistogram::count), [20, 40, 10, 1]);
     for kind in kinds {
         assert_eq!(kind.buckets().iter().map(|bucket| bucket.count).sum::<u64>(), kind.count());
         let least = kind.buckets().iter().map(|bucket| bucket.from_us * bucket.count).sum::<u64>();
         assert!(least <= kind.total_us() + kind.count(), "{least} us are more than {}", kind.total_us());
     }
-    // what failed is no latency, but it is progress
-    assert_eq!((metrics.finished.get(), metrics.device_errors.get(), metrics.refused.get()), (72, 1, 1));
+    // a failed request has no latency, but counts as progress
+    assert_eq!(
+        (metrics.finished.get(), metrics.failed.device_errors.get(), metrics.failed.refused.get()),
+        (72, 1, 1)
+    );
     assert_eq!(metrics.in_flight.get(), 0);
 }
 
@@ -72,12 +80,12 @@ fn a_request_that_is_held_up_is_in_a_late_bucket() {
     let held = u64::try_from(held.elapsed().as_micros()).unwrap();
     gate.open();
     guest.wait();
-    let buckets = guest.disk.metrics[0].flushes.buckets();
+    let buckets = guest.disk.metrics[0].completed.flushes.buckets();
     let [bucket] = buckets[..] else { panic!("{buckets:?}") };
     assert!(
         bucket.count == 1 && bucket.below_us.is_none_or(|below| below > held),
         "{bucket:?} after {held} us"
     );
-    assert!(guest.disk.metrics[0].flushes.total_us() >= held);
+    assert!(guest.disk.metrics[0].completed.flushes.total_us() >= held);
     guest.stop_all();
 }

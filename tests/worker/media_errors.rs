@@ -1,4 +1,5 @@
-//! Media that do not hold what was written: found by the next read, told apart, and never handed to the guest.
+//! Media that do not hold the data that was written: the next read finds that, distinguishes the
+//! causes, and gives the guest no byte.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -72,14 +73,14 @@ impl<'m> Bench<'m> {
         assert_eq!(read.data, stamped(lba * 8, INTERVAL, stamp));
     }
 
-    /// Reads interval `lba` in vain, between others that come back.
+    /// Reads interval `lba`, which fails, between others that succeed.
     fn assert_unreadable(&mut self, lba: u64) {
-        let errors = self.guest.disk.metrics[0].integrity_errors.get();
+        let errors = self.guest.disk.metrics[0].failed.integrity_errors.get();
         let read = self.guest.perform(0, &Command::Read { sector: lba * 8, len: 4096 });
         assert_eq!(read.outcome(), (IOERR, 1));
         assert!(read.data.iter().all(|&byte| byte == NOT_WRITTEN), "unverified bytes reached the guest");
-        assert_eq!(self.guest.disk.metrics[0].integrity_errors.get(), errors + 1);
-        assert_eq!(self.guest.disk.metrics[0].device_errors.get(), 0);
+        assert_eq!(self.guest.disk.metrics[0].failed.integrity_errors.get(), errors + 1);
+        assert_eq!(self.guest.disk.metrics[0].failed.device_errors.get(), 0);
     }
 
     fn mismatches(&self) -> Vec<Mismatch> {
@@ -157,7 +158,8 @@ fn a_read_that_was_not_done() {
     bench.guest.stop_all();
 }
 
-/// What type 1 protection cannot find, and says so nowhere: a block that was lost together with its tuple is the old one.
+/// A loss that type 1 protection cannot find: a block that was lost together with its tuple is the
+/// old one.
 #[test]
 fn a_write_lost_with_its_tuples_leaves_the_old_block() {
     let memory = guest_memory(1);

@@ -1,4 +1,5 @@
-//! What each queue has done, counted. The worker of the queue counts, any thread may read.
+//! Counters of what each queue has done. The worker of the queue counts, and any thread may read
+//! them.
 
 mod counter;
 mod histogram;
@@ -7,5 +8,5 @@ mod ring_trouble;
 
 pub use self::counter::{Counter, Gauge};
 pub use self::histogram::{Bucket, LatencyHistogram};
-pub use self::queue::QueueMetrics;
+pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
 pub use self::ring_trouble::RingTrouble;

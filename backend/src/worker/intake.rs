@@ -9,8 +9,8 @@ use crate::guest::inflight_region::InflightQueue;
 use crate::worker::request::ActiveRequest;
 
 impl<B: BlockDevice> QueueWorker<B> {
-    /// `pop -> parse -> lock range`. Returns how many chains were popped: none while there are requests to
-    /// launch.
+    /// `pop -> parse -> lock range`. Returns how many chains were popped: none while there are
+    /// requests to launch.
     pub(super) fn accept(&mut self) -> usize {
         let popped = self.pop_batch();
         let metrics = &self.disk.metrics[self.ring.vring.index];
@@ -43,8 +43,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         popped
     }
 
-    /// Takes up the chains that a predecessor which died had popped and not returned, in that order. Its
-    /// I/O has ended: until then it had the image locked.
+    /// Takes up the chains that a predecessor which died had popped and not returned, in that
+    /// order. Its I/O has ended: until then it had the image locked.
     pub(super) fn resume(&mut self) {
         if self.ring.is_retired() {
             // they stay noted for the next owner, after the ring is set up again
@@ -82,10 +82,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
-    /// Returns a chain that is not a request. False when it has no place for a status: then the driver
-    /// cannot learn what became of it, so the queue is given up.
+    /// Returns a chain that is not a request. False when it has no place for a status: then the
+    /// driver cannot learn what became of it, so the queue is given up.
     fn refuse(&mut self, malformed: Malformed) -> bool {
-        if self.metrics().malformed.add_logged() {
+        if self.metrics().failed.malformed.add_logged() {
             tracing::warn!(queue = self.ring.vring.index, "malformed request: {}", malformed.reason());
         }
         let answerable = matches!(malformed, Malformed::Answerable { .. });
@@ -101,7 +101,8 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn admit(&mut self, request: Request) {
         if let Err(status) = request.check(&self.limits) {
             let metrics = self.metrics();
-            let counter = if status == Status::Unsupp { &metrics.unsupported } else { &metrics.refused };
+            let counter =
+                if status == Status::Unsupp { &metrics.failed.unsupported } else { &metrics.failed.refused };
             if counter.add_logged() {
                 let (queue, operation) = (self.ring.vring.index, &request.operation);
                 tracing::warn!(queue, ?operation, len = request.data.len(), ?status, "request refused");
@@ -141,8 +142,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
-    /// Data and tuples are two writes, and a partial write is a read and a write: both need the granule
-    /// alone.
+    /// Data and tuples are two writes, and a partial write is a read and a write: both need the
+    /// granule alone.
     fn needs_locks(&self) -> bool {
         self.info.protection.is_some() || self.info.granule > self.limits.block_size as usize
     }

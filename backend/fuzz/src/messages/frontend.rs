@@ -1,4 +1,5 @@
-//! What a front-end has: memory with a ring for each queue, descriptors of all kinds, and a way to send them.
+//! What a front-end has: memory with a ring for each queue, descriptors of all kinds, and a way to
+//! send them.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
@@ -132,7 +133,8 @@ impl Frontend {
         let _ = poll(&mut [call], Some(&Timespec { tv_sec: 0, tv_nsec: 3_000_000 }));
     }
 
-    /// Addresses of a queue's descriptor table, used ring and available ring, as the front-end sees them.
+    /// Addresses of a queue's descriptor table, used ring and available ring, as the front-end sees
+    /// them.
     pub(super) fn ring_addresses(&self, queue: usize) -> [u64; 3] {
         let addresses = self.rings[queue % QUEUES];
         [addresses.descriptor_table, addresses.used_ring, addresses.available_ring]

@@ -1,4 +1,5 @@
-//! Sessions of a front-end that says anything, with any descriptors, in any pieces, while its driver makes requests.
+//! Sessions of a front-end that says anything, with any descriptors, in any pieces, while its
+//! driver makes requests.
 
 mod frontend;
 mod speech;
@@ -72,7 +73,9 @@ pub fn talk(input: &[u8]) -> Tally {
     let profile = profile();
     let mismatch = sidecar::mismatches(&profile, 0, &media.data, &media.tuples).expect("whole blocks").next();
     assert_eq!(mismatch, None, "the front-end has damaged the disk");
-    let done = |queue: &QueueMetrics| queue.reads.count() + queue.writes.count() + queue.flushes.count();
+    let done = |queue: &QueueMetrics| {
+        queue.completed.reads.count() + queue.completed.writes.count() + queue.completed.flushes.count()
+    };
     let requests = disk.metrics.iter().map(done).sum();
     Tally { messages: frontend.messages, sessions, requests }
 }
