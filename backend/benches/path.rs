@@ -1,9 +1,10 @@
-//! Prints what the path alone costs a request of 4 KiB, on the null device, and what two queues gain on two cores, as a Markdown
-//! table.
+//! Prints what the path alone costs a request of 4 KiB, on the null device, and what two queues
+//! gain on two cores, as a Markdown table.
 //!
-//! `cargo bench -p stableblk --features bench-null --bench path [-- MODE]`. The variants take turns in short runs; the best run of
-//! each counts. For the instructions of one mode: `valgrind --tool=callgrind target/release/deps/path-* MODE`, with
-//! `STABLEBLK_BENCH_RUNS=1`. Each worker is its own driver, so that two need no third core for one.
+//! `cargo bench -p stableblk --features bench-null --bench path [-- MODE]`. The variants take turns
+//! in short runs; the best run of each counts. For the instructions of one mode: `valgrind
+//! --tool=callgrind target/release/deps/path-* MODE`, with `STABLEBLK_BENCH_RUNS=1`. Each worker is
+//! its own driver, so that two need no third core for one.
 
 mod driven;
 
@@ -20,20 +21,22 @@ use crate::driven::{BATCH, CAPACITY, GRANULE, Load, run, run_at_once};
 
 /// Runs of each variant, unless `STABLEBLK_BENCH_RUNS` says otherwise.
 const RUNS: usize = 1001;
-/// One pair of long runs for so many of those.
+/// There is one pair of long runs for this number of runs.
 const RUNS_TO_A_PAIR: usize = 40;
-/// Batches of a long run: two queues hardly begin or end apart.
+/// Batches of a long run: enough that differences in the start of two queues hardly matter.
 const LONG: usize = 2000;
 
 struct Mode {
     name: &'static str,
     device: Arc<NullDevice<MemDevice>>,
     bounce: Bounce,
-    /// The guest's, in bytes. Where it is smaller than a granule the ranges of requests are locked, as they are with PI.
+    /// The guest's, in bytes. Where it is smaller than a granule the ranges of requests are locked,
+    /// as they are with PI.
     block_size: u32,
     /// In nanoseconds: of a read, of a write.
     best: [f64; 2],
-    /// Of reads, of writes: how many times as much two queues did as one, in each pair of long runs.
+    /// Of reads, of writes: how many times as much two queues did as one, in each pair of long
+    /// runs.
     gains: [Vec<f64>; 2],
 }
 

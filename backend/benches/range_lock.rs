@@ -1,9 +1,11 @@
-//! Prints what parts of the path that not every disk needs cost requests of 4 KiB, as a Markdown table.
+//! Prints what parts of the path that not every disk needs cost requests of 4 KiB, as a Markdown
+//! table.
 //!
-//! The range lock, for requests that are aligned and never meet each other: a disk without PI takes it only where the guest's
-//! blocks are smaller than its granule. So the same requests on the same granules of 4 KiB are served with the lock and
-//! without, by the guest's block size alone. And the in-flight region. Both variants take turns in short runs, so that a
-//! change of clock speed or a busy neighbour meets them alike; the best run of each counts.
+//! The range lock, for requests that are aligned and never meet each other: a disk without PI takes
+//! it only where the guest's blocks are smaller than its granule. So the same requests on the same
+//! granules of 4 KiB are served with the lock and without, by the guest's block size alone. And the
+//! in-flight region. Both variants take turns in short runs, so that a change of clock speed or a
+//! busy neighbour meets them alike; the best run of each counts.
 
 mod driven;
 

@@ -1,4 +1,5 @@
-//! Any guest block size on any granule of the device: requests begin and end anywhere among the device's blocks.
+//! Any guest block size on any granule of the device: requests begin and end anywhere among the
+//! device's blocks.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ fn every_block_size_on_every_granule() {
     }
 }
 
-/// Where requests start and end, in bytes: at the blocks before and behind each border of the first granules and intervals.
+/// Where requests start and end, in bytes: at the blocks before and behind each border of the first
+/// granules and intervals.
 fn places(granule: usize, block_size: usize) -> Vec<usize> {
     let borders = [0, granule, 2 * granule, 4 * granule].map(|border| border.next_multiple_of(block_size));
     let mut places: Vec<_> = borders
@@ -41,7 +43,8 @@ fn places(granule: usize, block_size: usize) -> Vec<usize> {
     places
 }
 
-/// Writes, zeroes and reads between any two places, and sees on the media that nothing else has changed.
+/// Writes, zeroes and reads between any two places, and sees on the media that nothing else has
+/// changed.
 fn assert_round_trip(profile: Option<IntegrityProfile>, granule: usize, block_size: u32) {
     let memory = guest_memory(1);
     let device = Arc::new(MemDevice::new(profile, 512 << 10).with_granule(granule));

@@ -1,4 +1,4 @@
-//! More is asked for than the arena holds: everything is served, later, and nothing grows.
+//! Requests for more than the arena holds: all are served, some later, and no memory grows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ fn disk() -> Arc<MemDevice> {
 fn more_in_flight_than_the_arena_holds() {
     const REQUESTS: u64 = 20;
     let memory = guest_memory(1);
-    // all operations come back late, so that they pile up
+    // all operations come back late, so that many are in flight
     let device = FaultyDevice::new(disk(), |_| Some(Fault::Delayed(5)));
     let setup = Setup { poll: Duration::from_millis(5), ..Setup::default() };
     let mut guest = Guest::start(&memory, Arc::new(device), setup);
@@ -31,7 +31,7 @@ fn more_in_flight_than_the_arena_holds() {
     let writes = (0..REQUESTS)
         .map(|at| Command::Write { sector: sector(at), data: stamped(sector(at), 1 << 20, at + 1) });
     let ids: Vec<_> = writes.map(|write| guest.lay_out(0, &write, &layout)).collect();
-    // more than the folios that it has
+    // more than the worker has folios for
     guest.make_all_available(&ids);
     while guest.outstanding() > 0 {
         guest.wait().iter().for_each(|completion| assert_eq!(completion.outcome(), (OK, 1)));

@@ -22,7 +22,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// For the worker: goes on when the gate is open.
+    /// For the worker: returns when the gate is open.
     pub(crate) fn pass(&self) {
         let (passage, changed) = &*self.0;
         let mut passage = passage.lock().unwrap();

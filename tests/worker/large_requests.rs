@@ -21,7 +21,8 @@ fn read(sector: u64) -> Command {
     Command::Read { sector, len: 1 << 20 }
 }
 
-/// The device, which is done when it is entered, tells at each piece what it has done of those before.
+/// The device does its operations when it is entered. At each piece the test looks whether the
+/// pieces before it are done.
 #[test]
 fn an_idle_device_works_while_the_next_piece_is_copied() {
     let memory = guest_memory(1);

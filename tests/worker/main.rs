@@ -1,6 +1,7 @@
 //! Workers over a disk in memory: real threads, rings and eventfds, no files and no `io_uring`.
 //!
-//! One subject a file. [`guest`] is the guest's side: a test sees what a driver sees, and the media.
+//! Each file has one subject. [`guest`] is the guest's side: a test sees what a driver sees, and
+//! the media.
 
 mod gate;
 mod guest;

@@ -1,8 +1,10 @@
-//! What a disk may hold, sector by sector, when requests in flight together may be carried out in either order.
+//! What a disk may hold, sector by sector, when requests in flight together may be carried out in
+//! either order.
 //!
-//! Each write leaves a stamp in the sectors that it covers. A read may find the stamp of any write that was made available
-//! before the read came back, unless that write was certainly overwritten: another one was made available after it had
-//! come back, and came back itself before the read was made available.
+//! Each write leaves a stamp in the sectors that it covers. A read may find the stamp of any write
+//! that was made available before the read came back, unless that write was certainly overwritten:
+//! another one was made available after it had come back, and came back itself before the read was
+//! made available.
 
 use std::ops::Range;
 
@@ -22,7 +24,7 @@ struct Write {
     completed: Moment,
 }
 
-/// A disk as a driver may believe it to be.
+/// A disk as a driver may expect it to be.
 #[derive(Debug)]
 pub(crate) struct ModelDisk {
     /// What each sector held when nothing was in flight last.
@@ -56,7 +58,8 @@ impl ModelDisk {
         self.writes[number].completed = self.tick();
     }
 
-    /// Checks what a read from `sector` on returned that was made available at `since` and comes back now.
+    /// Checks what a read from `sector` on returned that was made available at `since` and comes
+    /// back now.
     pub(crate) fn check(&mut self, sector: u64, since: Moment, data: &[u8]) -> Result<(), String> {
         self.tick();
         let end = sector + (data.len() / SECTOR) as u64;
@@ -70,8 +73,8 @@ impl ModelDisk {
         Ok(())
     }
 
-    /// Checks the media where they may have changed, when nothing is in flight, and takes them for the truth. Returns the
-    /// sectors it looked at.
+    /// Checks the media where they may have changed, when nothing is in flight, and takes them for
+    /// the truth. Returns the sectors it looked at.
     pub(crate) fn settle(&mut self, media: &[u8]) -> Result<Vec<Range<u64>>, String> {
         let changed: Vec<_> = self.writes.iter().map(|write| write.sectors.clone()).collect();
         let since = self.tick();
@@ -127,7 +130,8 @@ impl ModelDisk {
     }
 }
 
-/// The data of a write with `stamp` from `sector` on. No two sectors and no two stamps have the same bytes.
+/// The data of a write with `stamp` from `sector` on. No two sectors and no two stamps have the
+/// same bytes.
 pub(crate) fn stamped(sector: u64, len: usize, stamp: u64) -> Vec<u8> {
     let mut data = vec![0; len];
     for (number, bytes) in (sector..).zip(data.chunks_exact_mut(SECTOR)) {

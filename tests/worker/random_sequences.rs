@@ -1,7 +1,8 @@
-//! Random valid requests on several queues of one disk, on purpose over each other, against a model of the disk.
+//! Random valid requests on several queues of one disk, which overlap on purpose, against a model
+//! of the disk.
 //!
-//! A seed decides everything but the timing of the threads. A failure names its seed; `STABLEBLK_SEED` runs that one again.
-//! `STABLEBLK_SOAK_SECONDS` goes on with fresh seeds for so long.
+//! A seed decides everything but the timing of the threads. A failure names its seed;
+//! `STABLEBLK_SEED` runs that one again. `STABLEBLK_SOAK_SECONDS` runs fresh seeds for that time.
 
 use std::collections::HashMap;
 use std::env;
@@ -76,7 +77,8 @@ fn soak() {
     println!("{} disks, from seed {first} on", seed - first);
 }
 
-/// Runs the disks of `seeds`, or of the one seed that the environment asks for. Returns how often a worker starved.
+/// Runs the disks of `seeds`, or of the one seed that the environment asks for. Returns how often a
+/// worker starved.
 fn run(scale: Scale, seeds: std::ops::Range<u64>) -> u64 {
     let memory = guest_memory(QUEUES_MAX as u64);
     let seeds = match env::var("STABLEBLK_SEED") {
@@ -89,7 +91,7 @@ fn run(scale: Scale, seeds: std::ops::Range<u64>) -> u64 {
     seeds.map(|seed| run_disk(scale, seed, &memory)).sum()
 }
 
-/// Says how to run a failed seed again, whoever panics.
+/// Prints how to run a failed seed again, whichever thread panics.
 struct NameOnFailure(u64);
 
 impl Drop for NameOnFailure {
@@ -171,7 +173,8 @@ fn delayed(device: Arc<MemDevice>, salt: u64) -> FaultyDevice<MemDevice> {
     })
 }
 
-/// Where requests may have changed the media, the model allows what is there and every interval verifies.
+/// Where requests may have changed the media, the model allows what is there and every interval
+/// verifies.
 fn check_media(
     device: &MemDevice,
     profile: Option<&IntegrityProfile>,

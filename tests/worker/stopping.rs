@@ -1,4 +1,5 @@
-//! A queue stops by drain: what was popped comes back, the rest stays for the next worker.
+//! A queue stops by drain: requests that were popped come back, the others stay for the next
+//! worker.
 
 use std::sync::Arc;
 
@@ -72,7 +73,7 @@ fn a_queue_that_stops_hands_its_ranges_on() {
 }
 
 #[test]
-fn a_queue_without_free_folios_stops_after_what_it_popped() {
+fn a_queue_without_free_folios_stops_after_the_requests_it_popped() {
     // a batch is as large at most
     const FIRST: usize = 16;
     let memory = guest_memory(1);
@@ -96,7 +97,8 @@ fn a_queue_without_free_folios_stops_after_what_it_popped() {
     let vring = guest.join(0).unwrap();
     assert_eq!(vring.ring.outstanding(), 0);
     let popped = usize::from(vring.ring.next_avail());
-    // eight, and two of which the first found no folio; all at once if the worker has not slept yet, so has no reason to begin small
+    // eight, and two of which the first found no folio; all at once if the worker has not slept
+    // yet, so has no reason to begin small
     assert!([10, FIRST].contains(&popped), "{popped}");
     let completions = guest.completions();
     assert!(completions.iter().all(|completion| ids[..popped].contains(&completion.id)));

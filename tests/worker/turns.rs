@@ -1,4 +1,4 @@
-//! What a worker gives its device at a time.
+//! How much a worker gives its device at a time.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
@@ -110,9 +110,9 @@ fn an_idle_device_is_given_a_few_requests_before_the_others_are_prepared() {
     assert_eq!(*notes.batches.lock().unwrap(), [2, 2, 2, 2, 2, 3, 4, 5, 7, 3]);
 }
 
-/// Work that was found in time takes its time too, which is not held against looking for it.
+/// The time that work takes which was found in time does not count as polling time.
 #[test]
-fn what_follows_from_a_poll_that_found_work_does_not_make_it_one_in_vain() {
+fn work_that_a_poll_has_found_does_not_count_as_polling_time() {
     let poll = Duration::from_millis(300);
     let notes = Arc::new(Notes { slowness: poll + poll / 4, ..Notes::default() });
     let memory = guest_memory(1);
@@ -122,6 +122,6 @@ fn what_follows_from_a_poll_that_found_work_does_not_make_it_one_in_vain() {
         let [read] = guest.wait_for([read]);
         assert_eq!(read.outcome(), (OK, 513));
     }
-    assert!(!*notes.asleep.lock().unwrap(), "it polled in vain, or fell asleep at once");
+    assert!(!*notes.asleep.lock().unwrap(), "it polled without result, or fell asleep at once");
     guest.stop_all();
 }

@@ -1,4 +1,5 @@
-//! A queue that makes no progress is seen, once, and nobody is woken while there is nothing to watch over.
+//! The watchdog reports a queue that makes no progress once, and wakes no thread while there is
+//! nothing to watch over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::guest::{Command, Guest, Setup, guest_memory, until};
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_queue_that_hangs_is_told_until_it_goes_on() {
+fn a_queue_that_hangs_is_reported_until_it_makes_progress() {
     let gate = Gate::default();
     let closed = gate.clone();
     let device = FaultyDevice::new(Arc::new(MemDevice::new(None, 1 << 20)), move |operation| {
@@ -38,7 +39,7 @@ fn a_queue_that_hangs_is_told_until_it_goes_on() {
     };
     assert_eq!(at(0, false), (0, 0, false), "it looks at nothing");
     // a rest is not counted: what comes now comes at second 1
-    // what a worker says that stands in its device
+    // reported by a worker that is blocked in its device
     gate.close();
     guest.submit(0, &Command::Flush);
     gate.until_reached();
@@ -50,10 +51,10 @@ fn a_queue_that_hangs_is_told_until_it_goes_on() {
     assert_eq!(at(30, false), (29, 0, true));
     gate.open();
     guest.wait();
-    // one that still polls is no idle one
+    // a worker that still polls is not idle
     let metrics = &guest.disk.metrics;
     until(|| metrics[0].in_flight.get() == 0 && metrics.iter().all(|metrics| metrics.awake.get() == 0));
-    assert_eq!(at(40, false), (0, 0, true), "it has gone on");
+    assert_eq!(at(40, false), (0, 0, true), "it has made progress");
     assert_eq!(at(50, false), (0, 0, true), "idle for one look");
     assert_eq!(at(60, false), (0, 0, false), "it rests");
     guest.stop_all();

@@ -1,4 +1,4 @@
-//! Without PI the guest's own memory goes to the device, but where that would not be safe.
+//! Without PI the guest's own memory goes to the device, except where that would not be safe.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn status(setup: Setup) -> u8 {
     status
 }
 
-/// A lock that is shared keeps nobody from serving while a killed back-end's read goes on.
+/// A shared lock lets a successor serve while a read of a killed back-end is still in flight.
 #[test]
 fn a_read_only_disk_with_an_in_flight_region_bounces() {
     let setup = |read_only, inflight| Setup { read_only, inflight, ..Setup::default() };

@@ -1,4 +1,5 @@
-//! Workers whose drivers are called where they would sleep: one thread a queue, no wake-ups, the same work in every run.
+//! Workers that call their drivers where they would sleep: one thread for each queue, no wake-ups,
+//! the same work in every run.
 
 use std::cell::Cell;
 use std::io;
@@ -41,24 +42,26 @@ pub(crate) const CAPACITY: u64 = STRIDE * BATCH as u64 * QUEUES;
 const SLOTS: u64 = 1 << 20;
 const SLOT_SIZE: u64 = 0x4000;
 
-/// What is asked of a worker.
+/// The load of one worker.
 #[derive(Debug)]
 pub(crate) struct Load {
     /// `VIRTIO_BLK_T_IN` or `VIRTIO_BLK_T_OUT`
     pub(crate) request_type: u32,
-    /// The guest's; where it is smaller than [`GRANULE`], the range lock is taken.
+    /// The guest's block size, in bytes. Where it is smaller than [`GRANULE`], the range lock is
+    /// taken.
     pub(crate) block_size: u32,
     pub(crate) bounce: Bounce,
     pub(crate) inflight: Option<InflightQueue>,
 }
 
-/// What a worker takes for a request, in nanoseconds.
+/// The time that a worker takes for a request, in nanoseconds.
 pub(crate) fn run<B: BlockDevice>(device: Arc<B>, load: Load) -> f64 {
     run_at_once(device, vec![load], BATCHES)
 }
 
-/// The same where each of `loads` has a queue of the disk, and a worker on a thread of its own, at the same time: the longest time of
-/// them, for the requests of all. The disk's block size and bounce are those of the first.
+/// As [`run`], where each of `loads` has a queue of the disk and a worker on a thread of its own,
+/// at the same time. It is the longest time of all, for the requests of all. The disk's block size
+/// and bounce are those of the first.
 pub(crate) fn run_at_once<B: BlockDevice>(device: Arc<B>, loads: Vec<Load>, batches: usize) -> f64 {
     let disk = disk(Driven::new(device), &loads);
     let requests = loads.len() * batches * usize::from(BATCH);
@@ -69,7 +72,7 @@ pub(crate) fn run_at_once<B: BlockDevice>(device: Arc<B>, loads: Vec<Load>, batc
             scope.spawn(move || serve(disk, index, load, batches, ready))
         };
         let queues: Vec<_> = loads.into_iter().enumerate().map(serve).collect();
-        queues.into_iter().map(|queue| queue.join().expect("nobody panics")).max()
+        queues.into_iter().map(|queue| queue.join().expect("no worker panics")).max()
     });
     per_request(elapsed.expect("there is a queue"), requests)
 }
@@ -79,7 +82,7 @@ fn per_request(elapsed: Duration, requests: usize) -> f64 {
     elapsed.as_nanos() as f64 / requests as f64
 }
 
-/// How long `batches` of a queue take, from when all queues are `ready`.
+/// The time that `batches` of a queue take, from the moment when all queues are `ready`.
 fn serve<B: BlockDevice>(
     disk: &Arc<Disk<Driven<B>>>,
     index: usize,
@@ -122,8 +125,8 @@ fn serve<B: BlockDevice>(
     ELAPSED.take().expect("all batches came back")
 }
 
-/// Keeps the thread to the `index`th core that it may use, counted round and round. Left to itself the scheduler may take milliseconds to
-/// notice that another one idles.
+/// Keeps the thread on the `index`th core that it may use, counted round and round. The scheduler
+/// may take milliseconds to notice that another core is idle.
 fn keep_to_core(index: usize) {
     let allowed = sched_getaffinity(None).expect("it can be asked");
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).cycle();
@@ -132,7 +135,8 @@ fn keep_to_core(index: usize) {
     sched_setaffinity(None, &one).expect("it is allowed");
 }
 
-/// Writes the chain of one request of a queue whose part of the disk begins at byte `first`; its head.
+/// Writes the chain of one request of a queue whose part of the disk begins at byte `first`.
+/// Returns its head.
 fn lay_out(driver: &mut Driver<&GuestMemory>, request_type: u32, slot: u64, first: u64) -> u16 {
     let address = SLOTS + slot * SLOT_SIZE;
     driver.write_header(address, request_type, (first + slot * STRIDE) / 512);
@@ -169,9 +173,9 @@ fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>
 }
 
 thread_local! {
-    /// Of the queue that is opened next, on the thread that serves it.
+    /// The guest of the queue that is opened next, on the thread that serves it.
     static GUEST: Cell<Option<Guest>> = const { Cell::new(None) };
-    /// What its batches have taken.
+    /// The time that its batches have taken.
     static ELAPSED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
@@ -181,14 +185,15 @@ struct Guest {
     memory: Arc<GuestMemory>,
     addresses: RingAddresses,
     heads: Vec<u16>,
-    /// Those that are left.
+    /// Batches that are left.
     batches: usize,
     started: Option<Instant>,
 }
 
 impl Guest {
-    /// All requests are back: the next batch, or how long all batches have taken.
-    fn go_on(&mut self) -> Option<Duration> {
+    /// Makes the next batch available when all requests are back. Returns the time of all batches
+    /// after the last.
+    fn next_batch(&mut self) -> Option<Duration> {
         let started = *self.started.get_or_insert_with(Instant::now);
         if self.batches == 0 {
             return Some(started.elapsed());
@@ -200,7 +205,7 @@ impl Guest {
     }
 }
 
-/// Another device with granules of 4 KiB, whose worker lets the guest go on when it would sleep.
+/// Another device with granules of 4 KiB, whose worker calls the guest when it would sleep.
 #[derive(Debug)]
 struct Driven<B> {
     device: Arc<B>,
@@ -224,7 +229,7 @@ impl<B: BlockDevice> BlockDevice for Driven<B> {
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<DrivenQueue<B>> {
         Ok(DrivenQueue {
             queue: self.device.open_queue(arena, sources)?,
-            guest: GUEST.take().expect("who opens a queue has set its guest"),
+            guest: GUEST.take().expect("the guest is set before its queue is opened"),
             in_flight: 0,
             stop: None,
         })
@@ -239,7 +244,7 @@ struct DrivenQueue<B: BlockDevice> {
     queue: B::Queue,
     guest: Guest,
     in_flight: usize,
-    /// The way of the message to stop, which is there from the start.
+    /// The event for the message to stop, which is posted at the start and held back.
     stop: Option<Event>,
 }
 
@@ -253,7 +258,7 @@ impl<B: BlockDevice> DeviceQueue for DrivenQueue<B> {
         if self.in_flight > 0 {
             return self.queue.enter(wait);
         }
-        if let Some(elapsed) = self.guest.go_on() {
+        if let Some(elapsed) = self.guest.next_batch() {
             ELAPSED.set(Some(elapsed));
             self.stop = Some(Event::Wake);
         }

@@ -7,8 +7,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::input::Input;
 
-/// Two regions with a hole between them. The first is small, so that an input soon reaches all of it: rings, then buffers
-/// and indirect tables, all over each other.
+/// Two regions with a hole between them. The first is small, so that an input soon reaches all of
+/// it: rings, then buffers and indirect tables, all over each other.
 const REGIONS: [(GuestAddress, usize); 2] = [(GuestAddress(0), 0x400), (GuestAddress(0x1000), 0x1000)];
 const RING: RingAddresses = RingAddresses {
     descriptor_table: GuestAddress(0x20),
@@ -17,7 +17,8 @@ const RING: RingAddresses = RingAddresses {
 };
 const SECTORS: u64 = 32;
 
-/// Serves the ring that the input lays out in memory, and checks that each popped chain comes back once.
+/// Serves the ring that the input lays out in memory, and checks that each popped chain comes back
+/// once.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let (flags, size) = (input.u8(), 1 << (input.u8() % 4));

@@ -1,5 +1,5 @@
-//! A whole worker against a driver that does anything: its ring, its buffers and its memory change between any two turns of
-//! the worker, and the device fails now and then.
+//! A whole worker against a driver that does anything: its ring, its buffers and its memory change
+//! between any two turns of the worker, and the device fails now and then.
 
 use std::io;
 use std::mem;
@@ -102,7 +102,8 @@ struct Script {
     steps: Vec<u8>,
 }
 
-/// A disk in memory whose workers, when they enter, let the driver do a step. No worker ever sleeps.
+/// A disk in memory whose workers, when they enter, let the driver do a step. No worker ever
+/// sleeps.
 #[derive(Debug)]
 struct Scripted {
     device: Arc<FaultyDevice<MemDevice>>,
@@ -144,11 +145,11 @@ impl BlockDevice for Scripted {
     }
 }
 
-/// The way of the message to stop, which is there from the start.
+/// The state of the message to stop, which is posted at the start.
 #[derive(Debug, PartialEq)]
 enum Wake {
     Awaited,
-    /// Held back while the script goes on.
+    /// Held back until the script has ended.
     Held,
     Delivered,
 }
@@ -241,8 +242,8 @@ impl Script {
         Descriptor { address, len, flags, next: u16::from(input.u8()) % (2 * self.size) }
     }
 
-    /// Makes a request available that is right but for its range and what later steps change: header, data and status in
-    /// descriptors from any one on.
+    /// Makes a request available that is right but for its range and what later steps change:
+    /// header, data and status in descriptors from any one on.
     fn make_request(&self, driver: &mut Driver<&GuestMemory>, input: &mut Input<'_>) {
         let first = u16::from(input.u8()) % self.size;
         let kind = input.choose([

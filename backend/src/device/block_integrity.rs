@@ -1,4 +1,5 @@
-//! What the kernel says of a block device's metadata: by the ioctl of Linux 6.17, else by sysfs.
+//! The metadata of a block device, as the kernel reports it: by the ioctl of Linux 6.17, else in
+//! sysfs.
 
 #![expect(unsafe_code, reason = "the ioctl has no safe wrapper")]
 
@@ -18,7 +19,7 @@ use super::protection::TupleRule;
 /// `FS_IOC_GETLBMD_CAP` of `linux/fs.h`.
 const GET_CAPABILITY: rustix::ioctl::Opcode = opcode::read_write::<[u8; 16]>(0x15, 2);
 
-/// Who told.
+/// Where the metadata was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// The ioctl `FS_IOC_GETLBMD_CAP`.
@@ -32,9 +33,9 @@ pub enum Source {
 pub struct BlockIntegrity {
     /// How its tuples are laid out.
     pub profile: IntegrityProfile,
-    /// Whose they are.
+    /// The rules that the tuples follow.
     pub rule: TupleRule,
-    /// How that is known.
+    /// Where that was reported.
     pub source: Source,
     /// Whether the kernel generates tuples itself for writes that come without.
     pub kernel_generates: bool,
@@ -54,7 +55,7 @@ pub enum DetectError {
     Opaque(#[from] UnusableMetadata),
     /// sysfs does not say where the tuple stands in the metadata.
     #[error(
-        "the metadata has {metadata_size} bytes and this kernel, older than 6.17, does not tell where in them the \
+        "the metadata has {metadata_size} bytes and this kernel, older than 6.17, does not report where in them the \
         {tuple_size}-byte tuple is"
     )]
     TuplePlace {
@@ -83,14 +84,15 @@ impl BlockIntegrity {
 
 fn query_capability(file: &File) -> rustix::io::Result<LogicalBlockMetadataCap> {
     let mut bytes = [0; 16];
-    // SAFETY: the opcode is that of an ioctl which fills a struct of 16 bytes; its size is part of the opcode.
+    // SAFETY: the ioctl of this opcode reads and fills in a struct of 16 bytes, the size that is
+    // part of the opcode and that `bytes` has. `bytes` is borrowed mutably by `query`.
     let query = unsafe { Updater::<GET_CAPABILITY, [u8; 16]>::new(&mut bytes) };
-    // SAFETY: as above; it reads and writes those 16 bytes and nothing else.
+    // SAFETY: the ioctl accesses those 16 bytes and nothing else, and `bytes` outlives the call.
     unsafe { ioctl(file, query) }?;
     Ok(LogicalBlockMetadataCap::from_bytes(bytes))
 }
 
-/// A profile, and whose tuples it is of.
+/// A profile, and the rules of its tuples.
 type Found = Option<(IntegrityProfile, TupleRule)>;
 
 fn from_capability(capability: LogicalBlockMetadataCap) -> Result<Found, DetectError> {

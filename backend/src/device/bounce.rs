@@ -5,8 +5,9 @@
 //! smaller ones when memory is scattered, as the kernel's `folio_alloc_greedy` does. When none is
 //! free the worker stops popping: that is back-pressure, not failure.
 //!
-//! Each folio carries the metadata (PI tuples) of its data. Metadata lies in a second mapping, at the
-//! place that corresponds to the data's, so a folio that has room for data has room for its tuples.
+//! Each folio carries the metadata (PI tuples) of its data. Metadata lies in a second mapping, at
+//! the place that corresponds to the data's, so a folio that has room for data has room for its
+//! tuples.
 
 #![expect(
     unsafe_code,
@@ -42,8 +43,8 @@ struct Mapping {
 impl Mapping {
     fn new(len: usize) -> io::Result<Self> {
         let mapped_len = len + HUGE_PAGE_SIZE;
-        // SAFETY: the kernel chooses the addresses of `mapped_len` bytes that nothing else uses. They
-        // stay mapped until `drop`.
+        // SAFETY: the kernel chooses the addresses of `mapped_len` bytes that nothing else uses.
+        // They stay mapped until `drop`.
         let mapped = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
@@ -55,11 +56,11 @@ impl Mapping {
         .cast::<u8>();
         let mapped = NonNull::new(mapped).ok_or(io::ErrorKind::OutOfMemory)?;
         let padding = mapped.as_ptr().align_offset(HUGE_PAGE_SIZE);
-        // SAFETY: `padding` is less than HUGE_PAGE_SIZE, so the result and the `len` bytes after it lie
-        // within the `mapped_len` bytes of the mapping just made.
+        // SAFETY: `padding` is less than HUGE_PAGE_SIZE, so the result and the `len` bytes after it
+        // lie within the `mapped_len` bytes of the mapping just made.
         let start = unsafe { mapped.add(padding) };
-        // SAFETY: the `len` bytes from `start` lie in the mapping just made, and the advice changes no
-        // contents. It is a hint: without huge pages small ones serve.
+        // SAFETY: the `len` bytes from `start` lie in the mapping just made, and the advice changes
+        // no contents. It is a hint: without huge pages small ones serve.
         let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         Ok(Self { mapped, mapped_len, start })
     }
@@ -67,8 +68,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped these `mapped_len` bytes. Each folio that points into them holds the arena
-        // that owns this mapping, so no folio is left, and no slice of one.
+        // SAFETY: `new` mapped these `mapped_len` bytes. Each folio that points into them holds the
+        // arena that owns this mapping, so no folio is left, and no slice of one.
         let _ = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
     }
 }
@@ -86,10 +87,10 @@ impl Arena {
     fn reserve(metadata_per_page: usize) -> io::Result<Self> {
         let data = Mapping::new(ARENA_SIZE)?;
         let metadata = Mapping::new((PAGES * metadata_per_page).max(1))?;
-        // Pages are faulted in now: on the path a page fault would stall a request, and a lack of memory
-        // would kill the process.
-        // SAFETY: the ARENA_SIZE bytes from `start` lie in the mapping just made, which nothing refers to
-        // yet; populating it leaves its zeros as they are.
+        // Pages are faulted in now: on the path a page fault would stall a request, and a lack of
+        // memory would kill the process. SAFETY: the ARENA_SIZE bytes from `start` lie in the
+        // mapping just made, which nothing refers to yet; populating it leaves its zeros as they
+        // are.
         unsafe { madvise(data.start.as_ptr().cast(), ARENA_SIZE, Advice::LinuxPopulateWrite) }?;
         Ok(Self { data, metadata, metadata_per_page })
     }
@@ -102,7 +103,8 @@ impl Arena {
 
 /// A stable buffer: `len` bytes of data and their metadata, owned by the holder of this value.
 ///
-/// It moves into the in-flight table at submit, so no safe code can reach it while the device works.
+/// It moves into the in-flight table at submit, so no safe code can reach it while the device
+/// works.
 #[derive(Debug)]
 pub struct BounceFolio {
     arena: Rc<Arena>,
@@ -118,25 +120,27 @@ impl BounceFolio {
         self.len
     }
 
-    /// Address of the data, for the submission queue entry. Stable for the folio's life, also when it moves.
+    /// Address of the data, for the submission queue entry. Stable for the folio's life, also when
+    /// it moves.
     pub fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: `first_page` is below PAGES, so the result lies within the ARENA_SIZE bytes of the data
-        // mapping, which the arena keeps for as long as this folio holds it.
+        // SAFETY: `first_page` is below PAGES, so the result lies within the ARENA_SIZE bytes of
+        // the data mapping, which the arena keeps for as long as this folio holds it.
         unsafe { self.arena.data.start.add(self.first_page * FOLIO_SIZE_MIN) }.as_ptr()
     }
 
     /// The data.
     pub fn data(&self) -> &[u8] {
-        // SAFETY: the `len` bytes lie in the folio's `pages` pages, which the arena's one pool gave to this
-        // folio alone. They were zeros first, so they are initialised; the arena, which the folio holds,
-        // keeps them mapped. `&self` excludes a mutable view for as long as the slice lives.
+        // SAFETY: the `len` bytes lie in the folio's `pages` pages, which the arena's one pool gave
+        // to this folio alone. They were zeros first, so they are initialised; the arena, which the
+        // folio holds, keeps them mapped. `&self` excludes a mutable view for as long as the slice
+        // lives.
         unsafe { slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
     /// The metadata of the whole folio.
     pub fn metadata(&self) -> &[u8] {
-        // SAFETY: as for `data`: `metadata_per_page` bytes for each of the folio's pages belong to this
-        // folio alone.
+        // SAFETY: as for `data`: `metadata_per_page` bytes for each of the folio's pages belong to
+        // this folio alone.
         unsafe { slice::from_raw_parts(self.metadata_ptr(), self.pages * self.arena.metadata_per_page) }
     }
 
@@ -144,10 +148,11 @@ impl BounceFolio {
     pub fn parts_mut(&mut self) -> (&mut [u8], &mut [u8]) {
         let (data, metadata) = (self.as_ptr(), self.metadata_ptr());
         let metadata_len = self.pages * self.arena.metadata_per_page;
-        // SAFETY: the same `len` bytes as in `data`, and `&mut self` excludes every other view of them.
+        // SAFETY: the same `len` bytes as in `data`, and `&mut self` excludes every other view of
+        // them.
         let data = unsafe { slice::from_raw_parts_mut(data, self.len) };
-        // SAFETY: the same bytes as in `metadata`. They lie in another mapping than the data, so the two
-        // slices do not overlap.
+        // SAFETY: the same bytes as in `metadata`. They lie in another mapping than the data, so
+        // the two slices do not overlap.
         let metadata = unsafe { slice::from_raw_parts_mut(metadata, metadata_len) };
         (data, metadata)
     }
@@ -159,16 +164,17 @@ impl BounceFolio {
 
     /// Address of the metadata, as [`Self::as_ptr`].
     pub fn metadata_ptr(&self) -> *mut u8 {
-        // SAFETY: the metadata mapping has `metadata_per_page` bytes for each of the PAGES pages, and
-        // `first_page` is below PAGES. The arena keeps it for as long as this folio holds it.
+        // SAFETY: the metadata mapping has `metadata_per_page` bytes for each of the PAGES pages,
+        // and `first_page` is below PAGES. The arena keeps it for as long as this folio holds it.
         unsafe { self.arena.metadata.start.add(self.first_page * self.arena.metadata_per_page) }.as_ptr()
     }
 }
 
 /// The free folios of one arena, which the pool makes and owns.
 ///
-/// Each page has one bit. A folio of 2^k pages is a run of 2^k free bits at a multiple of 2^k: no lists to keep, no splitting
-/// and merging, and the lowest address is taken first, which keeps the upper part whole for large requests.
+/// Each page has one bit. A folio of 2^k pages is a run of 2^k free bits at a multiple of 2^k: no
+/// lists to keep, no splitting and merging, and the lowest address is taken first, which keeps the
+/// upper part whole for large requests.
 #[derive(Debug)]
 pub struct FolioPool {
     arena: Rc<Arena>,
@@ -178,8 +184,8 @@ pub struct FolioPool {
 }
 
 impl FolioPool {
-    /// Reserves an arena and makes a pool of all its pages. Its folios carry `metadata_per_page` bytes
-    /// of metadata for each 4096 bytes of data.
+    /// Reserves an arena and makes a pool of all its pages. Its folios carry `metadata_per_page`
+    /// bytes of metadata for each 4096 bytes of data.
     pub fn reserve(metadata_per_page: usize) -> io::Result<Self> {
         let arena = Rc::new(Arena::reserve(metadata_per_page)?);
         Ok(Self { arena, free: [u64::MAX; WORDS], first_word: 0 })
@@ -190,8 +196,9 @@ impl FolioPool {
         &self.arena
     }
 
-    /// Takes a folio for up to `len` bytes, but at least `len_min`, both counted from 1. The folio's `len` is `len` or,
-    /// where only smaller folios are free, the whole of the largest of those. `None`: not even `len_min` is free.
+    /// Takes a folio for up to `len` bytes, but at least `len_min`, both counted from 1. The
+    /// folio's `len` is `len` or, where only smaller folios are free, the whole of the largest of
+    /// those. `None`: not even `len_min` is free.
     pub fn take(&mut self, len: usize, len_min: usize) -> Option<BounceFolio> {
         let smallest = folio_size(len_min);
         let mut size = folio_size(len);
@@ -267,12 +274,14 @@ fn run(pages: usize) -> u64 {
     (1 << pages) - 1
 }
 
-/// The bits at which a run of `pages` (a power of two below 64) ones starts that is aligned to its length.
+/// The bits at which a run of `pages` (a power of two below 64) ones starts that is aligned to its
+/// length.
 fn aligned_runs(free: u64, pages: usize) -> u64 {
     let mut starts = free;
     let mut covered = 1;
     while covered < pages {
-        // a run of 2n starts where a run of n starts and another follows; bits that start no n drop out
+        // a run of 2n starts where a run of n starts and another follows; bits that start no n drop
+        // out
         starts &= starts >> covered;
         covered *= 2;
     }

@@ -1,4 +1,4 @@
-//! A device that fails as told, for tests.
+//! A device that fails by plan, for tests.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,19 +15,20 @@ use crate::storage::size::StorageSize;
 pub enum Fault {
     /// It fails with this errno and is not done.
     Error(i32),
-    /// It is reported done and is not. After a lost read the folio holds what was in it before.
+    /// It is reported as done and is not done. After a lost read the folio holds what was in it
+    /// before.
     Lost,
-    /// It goes to, or comes from, so many bytes further on.
+    /// It is done at a place this number of bytes further on.
     Misdirected(u64),
     /// One bit of the data changes on the way, counted from the start of the transfer.
     FlippedBit(usize),
-    /// It is not done before so many later events have been reaped.
+    /// It is not done before this number of later events have been reaped.
     Delayed(usize),
-    /// The queue itself fails with this errno from now on, whatever it is asked.
+    /// The queue itself fails with this errno from now on, whatever the operation.
     Broken(i32),
 }
 
-/// Decides the fate of an operation.
+/// Chooses the fault of an operation.
 pub type Plan = dyn Fn(&DeviceOperation) -> Option<Fault> + Send + Sync;
 
 /// Another device, with faults.
@@ -43,7 +44,7 @@ impl<B: fmt::Debug> fmt::Debug for FaultyDevice<B> {
 }
 
 impl<B> FaultyDevice<B> {
-    /// `device`, failing as `plan` has it.
+    /// `device`, with the faults that `plan` chooses.
     pub fn new(
         device: Arc<B>,
         plan: impl Fn(&DeviceOperation) -> Option<Fault> + Send + Sync + 'static,
@@ -91,7 +92,7 @@ pub struct FaultyQueue<B: BlockDevice> {
     delayed: VecDeque<(usize, DeviceOperation)>,
     /// Never submitted.
     unsubmitted: VecDeque<Event>,
-    /// What must be undone, or done, when the transfer of this piece comes back.
+    /// Faults that must be undone when the transfer of this piece comes back.
     altered: Vec<(Piece, Fault)>,
     broken: Option<i32>,
 }
@@ -103,7 +104,8 @@ impl<B: BlockDevice> fmt::Debug for FaultyQueue<B> {
 }
 
 impl<B: BlockDevice> FaultyQueue<B> {
-    /// Submits delayed operations whose time has come, and all of them when nothing else is left to happen.
+    /// Submits delayed operations whose time has come, and all of them when nothing else is left to
+    /// happen.
     fn release(&mut self, idle: bool) {
         for _ in 0..self.delayed.len() {
             let Some((events, operation)) = self.delayed.pop_front() else { return };

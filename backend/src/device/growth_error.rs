@@ -13,17 +13,17 @@ pub enum GrowthError {
         "the image has been cut off at {now} bytes, the guest's disk has {served}: what was behind is lost; give it its size back"
     )]
     CutOff {
-        /// Of the storage, in bytes.
+        /// Size of the storage, in bytes.
         now: u64,
-        /// Of the disk, in bytes.
+        /// Size of the disk, in bytes.
         served: u64,
     },
-    /// A disk in use cannot lose blocks.
+    /// The disk would lose blocks that are in use.
     #[error("{size} bytes are less than the {now} that the image has: a disk can only grow")]
     Shrinks {
-        /// Asked for, in bytes.
+        /// The size asked for, in bytes.
         size: u64,
-        /// Of the storage, in bytes.
+        /// Size of the storage, in bytes.
         now: u64,
     },
     /// Not a whole number of blocks.
@@ -41,7 +41,7 @@ pub enum GrowthError {
     DeviceFirst {
         /// Of the device, in bytes.
         now: u64,
-        /// Asked for, in bytes.
+        /// The size asked for, in bytes.
         size: u64,
     },
     /// Not ours to change.

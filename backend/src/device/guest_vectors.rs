@@ -68,7 +68,8 @@ impl GuestVectors {
         Some(guest)
     }
 
-    /// The vectors, for the submission queue entry. Their place does not change when this value moves.
+    /// The vectors, for the submission queue entry. Their place does not change when this value
+    /// moves.
     pub fn as_slice(&self) -> &[libc::iovec] {
         &self.vectors
     }

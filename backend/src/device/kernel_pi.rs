@@ -1,8 +1,10 @@
-//! A block device with an integrity profile: tuples go with the data, in one request, by io_uring's PI attribute.
+//! A block device with an integrity profile: tuples go with the data, in one request, by io_uring's
+//! PI attribute.
 //!
-//! The device checks them, on the way in as on the way out, and the worker verifies what is read again. Where the metadata means
-//! nothing to the device, the tuples are our own and the worker alone verifies. After submit the
-//! metadata of a write is the kernel's: on a partition it changes the reference tags in place.
+//! The device checks them for writes and reads, and the worker verifies reads again. Where the
+//! metadata is opaque to the device, the tuples are our own and the worker alone verifies. After
+//! submit the kernel may change the metadata of a write: on a partition it changes the reference
+//! tags in place.
 
 #![expect(unsafe_code, reason = "promises the ring that the attribute stays where it is")]
 
@@ -44,13 +46,13 @@ impl KernelPiDevice {
         Ok(Self { image, protection, checks, info })
     }
 
-    /// Whether the kernel can read `image` with its metadata: it does so once.
+    /// Fails unless the kernel can read `image` with its metadata. Reads it once.
     pub fn probe(image: &Image, integrity: &BlockIntegrity) -> Result<(), NoAttribute> {
         let profile = &integrity.profile;
         pi_attribute::probe(image.file(), profile.interval_size(), profile.metadata_size())
     }
 
-    /// The attribute of a transfer lies in its folio, behind the metadata.
+    /// Writes the attribute of a transfer into its folio, behind the metadata.
     fn place_attribute(&self, transfer: &mut Transfer, checks: TagChecks) {
         let metadata_len = self.protection.metadata_len(transfer.len());
         let seed = self.protection.reference(transfer.offset());
@@ -61,7 +63,7 @@ impl KernelPiDevice {
         }
     }
 
-    /// Which tag is wrong, in a read that came back without checks after it had failed them.
+    /// Finds the wrong tag in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, repeated: io::Result<()>) -> PiFailure {
         let reason = PiStatus::Unspecified;
         let TransferBuffer::Bounce(folio) = transfer.buffer() else {
@@ -74,7 +76,7 @@ impl KernelPiDevice {
     }
 }
 
-/// What the kernel and the device are to check: all that the format has.
+/// The tags that kernel and device are to check: all that the format has.
 fn checks_of(profile: &IntegrityProfile, rule: TupleRule) -> TagChecks {
     match (rule, profile.pi_type()) {
         (TupleRule::Own, _) => TagChecks::empty(),
@@ -109,18 +111,20 @@ impl BlockDevice for KernelPiDevice {
     }
 }
 
-/// What the ring does.
+/// What the ring does for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PiStep {
     /// Moves data and metadata, as the attribute behind the metadata says.
     Checked { metadata_len: usize },
-    /// The same once more, for a read that failed its checks.
+    /// A read that has failed its checks, repeated without them.
     Unchecked { metadata_len: usize },
-    /// What needs no metadata.
+    /// An operation without metadata.
     Other(Step),
 }
 
-// SAFETY: the attribute and what it points to lie in the folio that the transfer owns; the rest is as for `Step`.
+// SAFETY: the attribute is 32 bytes behind the metadata of the folio that the transfer owns.
+// `submit_transfer`, which alone makes such steps, has placed there the address and length of that
+// metadata. Folios stay in place when the transfer is moved. The rest is as for `Step`.
 unsafe impl RingStep for PiStep {
     type Submission = squeue::Entry;
     type Completion = cqueue::Entry;
@@ -169,7 +173,7 @@ impl KernelPiQueue {
         self.ring.submit(DeviceOperation::Transfer(transfer), step);
     }
 
-    /// What follows a transfer that came back; nothing, when there is more to do for it.
+    /// The event for a transfer that came back; `None` when there is more to do for it.
     fn finish(&mut self, mut transfer: Transfer, step: PiStep, result: io::Result<()>) -> Option<Event> {
         let result = match (result, step, transfer.direction()) {
             (repeated, PiStep::Unchecked { .. }, _) => Err(self.device.explain(&transfer, repeated).into()),
@@ -204,12 +208,13 @@ impl KernelPiQueue {
     }
 }
 
-/// Whether the kernel asks for the same request once more.
+/// Whether the kernel asks to repeat the request.
 fn is_to_repeat(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }
 
-/// What to do where a hole cannot be punched after all: the kernel learns what a SCSI disk can do by trying it.
+/// The step that replaces one which the device turned out not to support: the kernel learns by
+/// trying whether a SCSI disk can punch holes.
 fn instead(step: PiStep, result: &io::Result<()>) -> Option<Step> {
     let unsupported = result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EOPNOTSUPP));
     match step {

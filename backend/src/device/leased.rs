@@ -1,7 +1,8 @@
-//! Storage that goes from one host to another with a live migration: held, not held yet, or no more.
+//! Storage that goes from one host to another with a live migration: held, not held yet, or held no
+//! more.
 //!
-//! What is taken is opened anew, by the way that the start of the process goes, so nothing that another host has changed can be
-//! remembered wrongly.
+//! Storage that is taken over is opened by the same code as at the start of the process, so no
+//! state from before another host has changed it is kept.
 
 use std::fmt;
 use std::io;
@@ -16,7 +17,7 @@ use crate::device::growth_error::GrowthError;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
-/// How often to look whether who has borrowed the storage is done.
+/// How often a hand-over looks whether the borrowers of the storage are done.
 const BORROWER_POLL: Duration = Duration::from_millis(1);
 
 /// Opens and locks the storage, waiting for its last holder as long as makes sense.
@@ -27,7 +28,7 @@ pub struct Leased<B> {
     info: DeviceInfo,
     open: Open<B>,
     held: Mutex<Option<Arc<B>>>,
-    /// It was handed over, and could not be closed before that.
+    /// Whether it was handed over and could not be closed before that.
     hand_over_failed: AtomicBool,
 }
 
@@ -44,7 +45,7 @@ impl<B: BlockDevice> Leased<B> {
         Self::new(info, Some(Arc::new(device)), open)
     }
 
-    /// One that somebody else still has, and that was found to be `info`.
+    /// A device that another host still has, and that was found to be `info`.
     pub fn awaited(info: DeviceInfo, open: impl Fn() -> io::Result<B> + Send + Sync + 'static) -> Self {
         Self::new(info, None, open)
     }
@@ -54,7 +55,8 @@ impl<B: BlockDevice> Leased<B> {
         held: Option<Arc<B>>,
         open: impl Fn() -> io::Result<B> + Send + Sync + 'static,
     ) -> Self {
-        // that of what is held is asked of it; a copy here would keep its files open
+        // the device that is held is asked for its durability; a copy here would keep its files
+        // open
         let info = DeviceInfo { durability: Durability::default(), ..info };
         let hand_over_failed = AtomicBool::new(false);
         Self { info, open: Box::new(open), held: Mutex::new(held), hand_over_failed }
@@ -64,7 +66,7 @@ impl<B: BlockDevice> Leased<B> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The device, which is taken if it is not held.
+    /// The device, which is taken over if it is not held.
     fn take(&self) -> io::Result<Arc<B>> {
         let mut held = self.lease();
         if let Some(device) = &*held {
@@ -86,7 +88,8 @@ impl<B: BlockDevice> Leased<B> {
         held.ok_or_else(|| io::Error::other("another host has the disk"))
     }
 
-    /// Refuses what is not what the front-end was told. It may be larger by now.
+    /// Refuses a device that differs from the one that was offered to the front-end. It may be
+    /// larger.
     fn refuse_other(&self, now: &DeviceInfo) -> io::Result<()> {
         let DeviceInfo { capacity, granule, memory_alignment, protection, .. } = &self.info;
         let same =
@@ -137,7 +140,7 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
 
     fn grow(&self, size: u64) -> Result<(), GrowthError> {
         self.borrow()?.grow(size)?;
-        // one that was opened again counts for itself
+        // a device that was opened again has a capacity of its own
         self.info.capacity.grow(size);
         Ok(())
     }
@@ -153,19 +156,19 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
     }
 
     fn hand_over(&self) -> io::Result<()> {
-        // locked to the end: nobody is told that it is not held before it is closed
+        // locked to the end: no caller sees that it is not held before it is closed
         let mut held = self.lease();
         let Some(device) = held.take() else {
             return Ok(());
         };
         device.interrupt_growth();
-        // No queue of a session is left, but a flush or the preparation of a growth may still have it: they end by themselves,
-        // and no new one can begin.
+        // No queue of a session is left, but a flush or the preparation of a growth may still use
+        // it. They end by themselves, and no new one can begin.
         while Arc::strong_count(&device) > 1 {
             thread::sleep(BORROWER_POLL);
         }
         let closed = device.close();
-        // so the files are closed with this, and unlocked by that
+        // which closes the files and so unlocks them
         drop(device);
         if closed.is_ok() {
             tracing::info!("handed the disk over");
@@ -191,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_hand_over_waits_until_the_disk_is_given_back() {
-        let leased = Arc::new(Leased::held(mem(), || panic!("nobody takes it again")));
+        let leased = Arc::new(Leased::held(mem(), || panic!("the disk is not taken again")));
         let pool = FolioPool::reserve(0).unwrap();
         let events = OwnEvents::new().unwrap();
         let sources = events.sources();

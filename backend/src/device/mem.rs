@@ -1,4 +1,5 @@
-//! A disk in memory, for tests: no files, no io_uring, but the order of a sidecar's steps, data first and then tuples.
+//! A disk in memory, for tests: no files, no io_uring, but the order of a sidecar's steps, data
+//! first and then tuples.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -25,7 +26,7 @@ pub struct MemDevice {
     media: Mutex<MemMedia>,
 }
 
-/// What a disk in memory holds.
+/// The contents of a disk in memory.
 #[derive(Debug)]
 pub struct MemMedia {
     /// The blocks.
@@ -35,7 +36,8 @@ pub struct MemMedia {
 }
 
 impl MemDevice {
-    /// An unwritten disk of `capacity` bytes, protected as `profile` says, of whole intervals, or not at all.
+    /// An unwritten disk of `capacity` bytes, protected as `profile` says, of whole intervals, or
+    /// not at all.
     pub fn new(profile: Option<IntegrityProfile>, capacity: usize) -> Self {
         let tuples_len = profile.map_or(0, |profile| profile.metadata_len(capacity));
         let media = MemMedia { data: vec![0; capacity], tuples: vec![0; tuples_len] };
@@ -52,14 +54,15 @@ impl MemDevice {
         Self { info, media: Mutex::new(media) }
     }
 
-    /// The same, reading and writing whole multiples of `granule` bytes only, as direct I/O does.
+    /// This device, with transfers of whole multiples of `granule` bytes only, as direct I/O has
+    /// them.
     #[must_use]
     pub fn with_granule(mut self, granule: usize) -> Self {
         self.info.granule = granule;
         self
     }
 
-    /// The same, on a file system that can do `zeroing`.
+    /// This device, on a file system that can do `zeroing`.
     #[must_use]
     pub fn with_zeroing(mut self, zeroing: Zeroing) -> Self {
         self.info.zeroing = zeroing;
@@ -71,7 +74,7 @@ impl MemDevice {
         self.media.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first step of an operation: what it does to the data.
+    /// Does the first step of an operation: on the data.
     fn step_data(&self, operation: &mut DeviceOperation) -> io::Result<()> {
         match operation {
             DeviceOperation::Transfer(transfer) => {
@@ -92,8 +95,8 @@ impl MemDevice {
         Ok(())
     }
 
-    /// The second step: what it does to the tuples. The lock on the media was given up in between, as two files have
-    /// none in common.
+    /// Does the second step: on the tuples. The media are unlocked in between, as two files have no
+    /// lock in common.
     fn step_tuples(&self, operation: &mut DeviceOperation) -> io::Result<()> {
         let Some(protection) = self.info.protection else {
             return Ok(());
@@ -129,7 +132,7 @@ impl MemDevice {
     }
 }
 
-/// Data and metadata of a transfer. This device cannot work on guest memory: that takes pointers.
+/// Data and metadata of a transfer. This device cannot access guest memory, which takes pointers.
 fn folio(transfer: &mut Transfer) -> io::Result<(&mut [u8], &mut [u8])> {
     if let TransferBuffer::Guest(..) = transfer.buffer() {
         return Err(io::ErrorKind::Unsupported.into());
@@ -187,7 +190,7 @@ pub struct MemQueue {
 }
 
 impl MemQueue {
-    /// Does all that was submitted: first everybody's data, then everybody's tuples.
+    /// Does all submitted operations: first the data of each, then the tuples of each.
     fn perform(&mut self) {
         if self.submitted.is_empty() {
             return;
@@ -195,7 +198,7 @@ impl MemQueue {
         let mut operations = mem::take(&mut self.submitted);
         let results: Vec<_> =
             operations.iter_mut().map(|operation| self.device.step_data(operation)).collect();
-        // where nothing but the range lock keeps other workers off, let them try
+        // now only the range lock keeps other workers away, so let them run
         thread::yield_now();
         for (mut operation, result) in operations.into_iter().zip(results) {
             let result = result.and_then(|()| self.device.step_tuples(&mut operation));
@@ -203,7 +206,7 @@ impl MemQueue {
         }
     }
 
-    /// Looks at both eventfds, until one is signalled when `wait`.
+    /// Polls both eventfds; when `wait`, until one is signalled.
     fn poll(&mut self, wait: bool) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.kick, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };

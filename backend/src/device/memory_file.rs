@@ -1,8 +1,9 @@
 //! Files in memory: tmpfs and ramfs.
 //!
-//! The kernel does not know that their I/O never waits (they lack `FMODE_NOWAIT`), so io_uring gives each request to a thread of
-//! its own. Its wake-up costs several times the copy of a small transfer, and a large one it copies to another core's cache. So
-//! transfers are done at once, by a system call, while the folio is hot in this core's.
+//! The kernel does not know that their I/O never waits (they lack `FMODE_NOWAIT`), so io_uring
+//! gives each request to a kernel thread. Its wake-up costs several times the copy of a small
+//! transfer, and it copies a large one into another core's cache. So transfers are done at once, by
+//! a system call, while the folio is hot in this core's cache.
 
 #![expect(unsafe_code, reason = "reads and writes memory that is known by its address")]
 
@@ -21,9 +22,9 @@ const RAMFS_MAGIC: i64 = 0x8584_58f6;
 pub(super) struct MemoryFile(OwnedFd);
 
 impl MemoryFile {
-    /// `file`, if it is one.
+    /// `file`, if it is a regular file in memory.
     pub(super) fn of(file: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        // device nodes lie in memory too, which says nothing of what they stand for
+        // device nodes lie in memory too, but the devices do not
         let is_regular = FileType::from_raw_mode(fstat(file)?.st_mode) == FileType::RegularFile;
         let in_memory = matches!(fstatfs(file)?.f_type, libc::TMPFS_MAGIC | RAMFS_MAGIC);
         if is_regular && in_memory {
@@ -60,8 +61,8 @@ impl MemoryFile {
         }
     }
 
-    /// Why only `done` bytes of a write were written: what the next of them says. None when that is
-    /// written now.
+    /// Why only `done` bytes of a write were written: the error of writing the next byte. `None`
+    /// when that succeeds.
     fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
         let next = next_byte(transfer, done)?;
         let error = self.run(TransferDirection::Write, &next, transfer.offset() + done as u64);
@@ -72,9 +73,9 @@ impl MemoryFile {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let (file, start, len) = (self.0.as_raw_fd(), run.iov_base, run.iov_len);
         result(match direction {
-            // SAFETY: the run's bytes are those of a transfer's folio or guest memory, by the check of
-            // `Transfer::new`. The transfer, which `transfer` borrows mutably, keeps them mapped past
-            // this call, and no code has a reference to them.
+            // SAFETY: the run's bytes are those of a transfer's folio or guest memory, by the check
+            // of `Transfer::new`. The transfer, which `transfer` borrows mutably, keeps them mapped
+            // past this call, and no code has a reference to them.
             TransferDirection::Read => unsafe { libc::pread(file, start, len, offset) },
             // SAFETY: the same bytes, which the kernel only reads.
             TransferDirection::Write => unsafe { libc::pwrite(file, start, len, offset) },
@@ -94,7 +95,7 @@ impl MemoryFile {
     }
 }
 
-/// Byte `at` of what `transfer` writes.
+/// The address of byte `at` of the data of `transfer`.
 fn next_byte(transfer: &Transfer, at: usize) -> Option<libc::iovec> {
     let folio;
     let runs = match transfer.buffer() {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_told_as_io_uring_tells_it() {
+    fn errors_are_reported_as_io_uring_reports_them() {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         let read_only = File::open(file.path()).unwrap();
         let read_only = MemoryFile::of(read_only.as_fd()).unwrap().unwrap();

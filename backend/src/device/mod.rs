@@ -1,7 +1,8 @@
-//! Devices: what a disk's blocks lie on, behind one trait.
+//! Devices: the storage of a disk's blocks, behind one trait.
 //!
-//! A device sees folios and byte offsets; it knows nothing of chains, virtio status or guest memory. The [`BlockDevice`] is
-//! shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of its own.
+//! A device has folios and byte offsets; it knows nothing of chains or virtio status. The
+//! [`BlockDevice`] is shared; each worker opens a [`DeviceQueue`] of its own, with an io_uring of
+//! its own.
 
 mod block_integrity;
 pub mod bounce;
@@ -59,25 +60,26 @@ use crate::device::operation::DeviceOperation;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
-/// What a device is.
+/// The properties of a device.
 #[derive(Debug, Clone)]
 pub struct DeviceInfo {
-    /// Its size; a multiple of the granule.
+    /// The size of the device; a multiple of the granule.
     pub capacity: Capacity,
-    /// What is read and written is a multiple of this, in bytes: the PI interval or the alignment of direct I/O, whichever
-    /// is larger. A power of two.
+    /// Offsets and lengths of transfers are multiples of this, in bytes: the PI interval or the
+    /// alignment of direct I/O, whichever is larger. A power of two.
     pub granule: usize,
-    /// No transfer is longer, in bytes; whole granules.
+    /// The length of the longest transfer, in bytes; whole granules.
     pub transfer_max: usize,
-    /// Alignment that the device asks of addresses and of each vector's length, in bytes. Folios have it by nature.
+    /// The alignment that addresses and each vector's length must have, in bytes. Folios always
+    /// have it.
     pub memory_alignment: usize,
-    /// How blocks are protected; none for a plain device.
+    /// How blocks are protected; `None` for a plain device.
     pub protection: Option<Protection>,
     /// How blocks can be zeroed without writing them.
     pub zeroing: Zeroing,
     /// Bytes that one discard or write zeroes may cover.
     pub zeroing_max: u64,
-    /// Whether what is written to it can still be made durable.
+    /// Whether data written to it can still be made durable.
     pub durability: Durability,
 }
 
@@ -93,12 +95,12 @@ impl DeviceInfo {
 pub struct Capacity(Arc<AtomicU64>);
 
 impl Capacity {
-    /// `bytes` until it grows.
+    /// A capacity of `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// In bytes.
+    /// The size now, in bytes.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -108,8 +110,8 @@ impl Capacity {
     }
 }
 
-/// Where a queue's events come from besides the device. A queue shares these eventfds, so that they stay
-/// open for as long as it polls them.
+/// Where a queue's events come from besides the device. A queue shares these eventfds, so that they
+/// stay open for as long as it polls them.
 #[derive(Debug, Clone, Copy)]
 pub struct EventSources<'a> {
     /// The driver's eventfd.
@@ -118,7 +120,7 @@ pub struct EventSources<'a> {
     pub wake: &'a Arc<OwnedFd>,
 }
 
-/// What a queue tells its worker.
+/// An event that a queue reports to its worker.
 #[derive(Debug)]
 pub enum Event {
     /// The driver made buffers available.
@@ -134,13 +136,14 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// A worker's access to it.
     type Queue: DeviceQueue;
 
-    /// What it is.
+    /// Its properties.
     fn info(&self) -> &DeviceInfo;
 
     /// Opens a queue for the calling thread. Buffers of `arena` can be registered.
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self::Queue>;
 
-    /// As [`Self::open_queue`], but takes storage that goes from host to host from nobody: none where it is not held.
+    /// As [`Self::open_queue`], but never takes storage over from another host: `None` where it is
+    /// not held.
     fn open_queue_if_held(
         self: &Arc<Self>,
         arena: &Arena,
@@ -149,41 +152,45 @@ pub trait BlockDevice: Send + Sync + 'static {
         self.open_queue(arena, sources).map(Some)
     }
 
-    /// Whether what is written to the storage that is open now can still be made durable.
+    /// Whether data written to the storage that is open now can still be made durable.
     fn durability(&self) -> Durability {
         self.info().durability.clone()
     }
 
-    /// Whether the storage is ours now, so that opening a queue takes it from nobody.
+    /// Whether the storage is held now, so that opening a queue does not take it over from another
+    /// host.
     fn is_held(&self) -> bool {
         true
     }
 
-    /// Measures what it lies on, which may have grown, or been cut off, since it was opened.
+    /// Measures its storage, which may have grown, or been cut off, since it was opened.
     fn measure(&self) -> io::Result<StorageSize> {
         Ok(StorageSize { bytes: self.info().capacity.get(), is_extensible: false })
     }
 
-    /// Makes ready for [`Self::grow`] to `size` bytes what takes long. Queues may be open. Called again after it has failed.
+    /// Does the work before [`Self::grow`] to `size` bytes that takes long. Queues may be open. It
+    /// may be called again after it has failed.
     fn prepare_growth(&self, _size: u64) -> Result<(), GrowthError> {
         Ok(())
     }
 
-    /// Has what makes ready end as soon as it can, with an error: the storage is about to be handed over.
+    /// Makes [`Self::prepare_growth`] end soon, with an error, because the storage is about to be
+    /// handed over.
     fn interrupt_growth(&self) {}
 
-    /// Has `size` bytes from now on, durably; more than before. No queue is open.
+    /// Makes the device have `size` bytes, durably; more than before. No queue is open.
     fn grow(&self, _size: u64) -> Result<(), GrowthError> {
         Err(GrowthError::Unsupported)
     }
 
-    /// Makes everything durable after the last queue is closed: a clean stop.
+    /// Makes everything durable after the last queue is closed, for a clean stop.
     fn close(&self) -> io::Result<()>;
 
-    /// Closes it and lets go of it, for another host to open it, while no queue is open. The next queue that is opened here takes it
-    /// again, or fails. Nothing happens to what nobody else can open.
+    /// Closes and releases it, for another host to open it, while no queue is open. The next queue
+    /// that is opened here takes it over again, or fails. A device that no other host can open does
+    /// nothing.
     ///
-    /// When it fails, others can open it all the same, as after a crash.
+    /// When it fails, other hosts can open the storage all the same, as after a crash.
     fn hand_over(&self) -> io::Result<()> {
         Ok(())
     }
@@ -194,10 +201,11 @@ pub trait DeviceQueue {
     /// Takes an operation, and the buffer in it, until [`Self::reap`] returns it.
     fn submit(&mut self, operation: DeviceOperation);
 
-    /// Gives submissions to the kernel; sleeps until there is an event when `wait`. The only blocking call of a worker.
+    /// Gives submissions to the kernel; sleeps until there is an event when `wait`. The only
+    /// blocking call of a worker.
     fn enter(&mut self, wait: bool) -> io::Result<()>;
 
-    /// Whether there is anything to enter or reap for, without a system call.
+    /// Whether there is a reason to enter or reap. Makes no system call.
     fn has_work(&mut self) -> bool;
 
     /// The next event.

@@ -1,9 +1,11 @@
-//! A device that does no I/O, to measure the path alone: `--device null` of builds with the feature `bench-null`.
+//! A device that does no I/O, to measure the path alone: `--device null` of builds with the feature
+//! `bench-null`.
 //!
-//! It stands before another device and has its size, alignment, protection and events, but no operation reaches that one.
-//! Nothing is remembered. A write has been copied and has its tuples, and both are dropped. A read gives zeros and the tuples of
-//! zeros, so it is verified and copied like any other. Filling memory with zeros takes the place of a disk's DMA; QEMU's
-//! null-co does the same with `read-zeroes=on`.
+//! It wraps another device and has its size, alignment, protection and events, but no operation
+//! reaches that device. Nothing is stored. A write is copied and gets its tuples, and both are
+//! dropped. A read returns zeros and the tuples of zeros, so it is verified and copied like any
+//! other. Filling memory with zeros takes the place of a disk's DMA; QEMU's null-co does the same
+//! with `read-zeroes=on`.
 
 #![expect(unsafe_code, reason = "without a bounce, guest memory is known by pointers alone")]
 
@@ -23,12 +25,13 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug)]
 pub struct NullDevice<B> {
     device: Arc<B>,
-    /// Of a device of zeros, computed beforehand: a real device computes none, so the measured path must not either.
+    /// The tuples of a device of zeros, computed beforehand: a real device computes none, so the
+    /// measured path must not either.
     tuples: Vec<u8>,
 }
 
 impl<B: BlockDevice> NullDevice<B> {
-    /// Takes the place of `device`.
+    /// A device that takes the place of `device`.
     pub fn new(device: B) -> Self {
         let DeviceInfo { protection, ref capacity, .. } = *device.info();
         let tuples =
@@ -71,9 +74,9 @@ fn tuples_of_zeros(protection: Protection, capacity: u64) -> Vec<u8> {
 
 fn fill_with_zeros(vectors: &GuestVectors) {
     for vector in vectors.as_slice() {
-        // SAFETY: `GuestVectors::of` made each vector of `iov_len` bytes of guest memory, which the value
-        // keeps mapped. No code of this process has a reference to guest memory; the guest's own
-        // accesses race with this one as they do with a disk's DMA.
+        // SAFETY: `GuestVectors::of` made each vector of `iov_len` bytes of guest memory, which the
+        // value keeps mapped. No code of this process has a reference to guest memory; the guest's
+        // own accesses race with this one as they do with a disk's DMA.
         unsafe { vector.iov_base.cast::<u8>().write_bytes(0, vector.iov_len) };
     }
 }
@@ -95,7 +98,7 @@ impl<B: BlockDevice> BlockDevice for NullDevice<B> {
     }
 }
 
-/// A worker's access to nothing. Every operation is done when it is submitted.
+/// A worker's access to the null device. Every operation is done when it is submitted.
 #[derive(Debug)]
 pub struct NullQueue<B: BlockDevice> {
     device: Arc<NullDevice<B>>,
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_zeros_that_verify() {
+    fn reads_return_zeros_that_verify() {
         let device = device();
         let read = transfer(&device, TransferDirection::Read);
         let (data, metadata) = read.folio().unwrap().parts();
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_dropped() {
+    fn writes_are_dropped() {
         let device = device();
         let written = transfer(&device, TransferDirection::Write);
         assert_eq!(written.folio().unwrap().data()[..LEN], [0xA5; LEN]);

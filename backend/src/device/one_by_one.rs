@@ -1,4 +1,4 @@
-//! Transfers one by one, for what is done to a device while no guest has it.
+//! Transfers one by one, for work on a device while it is not served.
 
 use std::fmt;
 use std::io;
@@ -31,7 +31,8 @@ impl<Q: DeviceQueue> OneByOne<Q> {
         Ok(Self { queue, pool, granule: info.granule })
     }
 
-    /// Reads `len` bytes at `offset` with their metadata: whole granules, as many as one transfer of the device may have.
+    /// Reads `len` bytes at `offset` with their metadata: whole granules, as many as one transfer
+    /// of the device may have.
     pub fn read(&mut self, offset: u64, len: usize) -> io::Result<BounceFolio> {
         let folio = self.pool.take(len, self.granule).ok_or(io::ErrorKind::OutOfMemory)?;
         self.transfer(TransferDirection::Read, offset, len, folio)

@@ -1,4 +1,5 @@
-//! Metadata that a device keeps without knowing what it means: room for tuples of our own, which it writes together with the data.
+//! Metadata that a device stores without checking it: room for tuples of our own, which it writes
+//! together with the data.
 
 use integrity::{Guard, IntegrityProfile, PiType, ProfileError, TuplePlace};
 use thiserror::Error;
@@ -19,8 +20,9 @@ pub enum UnusableMetadata {
     Profile(#[from] ProfileError),
 }
 
-/// The profile of our own tuples in `size` bytes of metadata for each `interval_size` bytes: the 64b guard where its tuple fits,
-/// else the 16b guard. The tuple comes first, and what follows it is zeros that mean nothing.
+/// The profile of our own tuples in `size` bytes of metadata for each `interval_size` bytes: the
+/// 64b guard where its tuple fits, else the 16b guard. The tuple comes first, and what follows it
+/// is zeros that mean nothing.
 pub(super) fn profile_in(size: u16, interval_size: u32) -> Result<IntegrityProfile, UnusableMetadata> {
     let guard = match size {
         0..8 => return Err(UnusableMetadata::TooSmall(size)),
@@ -52,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_tuple_is_refused() {
+    fn metadata_that_holds_no_tuple_is_refused() {
         assert!(matches!(profile_in(7, 512), Err(UnusableMetadata::TooSmall(7))));
         assert!(matches!(profile_in(65, 512), Err(UnusableMetadata::TooLarge(65))));
         assert!(matches!(profile_in(8, 520), Err(UnusableMetadata::Profile(_))));

@@ -1,7 +1,8 @@
-//! io_uring's PI attribute: metadata for a read or write, and which tags the kernel and the device are to check.
+//! io_uring's PI attribute: metadata for a read or write, and which tags the kernel and the device
+//! are to check.
 //!
-//! `struct io_uring_attr_pi` of `linux/io_uring.h`, Linux 6.14. Older kernels ignore it without a word, so whether it works is
-//! probed by a read, not concluded from a version.
+//! `struct io_uring_attr_pi` of `linux/io_uring.h`, Linux 6.14. Older kernels ignore it without an
+//! error, so a read probes whether it works.
 
 #![expect(unsafe_code, reason = "the io-uring crate has no fields for attributes")]
 
@@ -14,7 +15,7 @@ use bitflags::bitflags;
 use io_uring::{IoUring, opcode, squeue, types};
 use thiserror::Error;
 
-/// Bytes of the attribute.
+/// Size of the attribute, in bytes.
 pub(super) const ATTRIBUTE_SIZE: usize = 32;
 /// `IORING_RW_ATTR_FLAG_PI`
 const ATTRIBUTE_PI: u64 = 1;
@@ -34,14 +35,14 @@ bitflags! {
     }
 }
 
-/// What the kernel is told of a transfer's metadata. The application tag is 0.
+/// The attribute of one transfer. The application tag is 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PiAttribute {
-    /// What is checked on the way.
+    /// The tags that kernel and device check.
     pub(super) checks: TagChecks,
-    /// Where the metadata is.
+    /// The address of the metadata.
     pub(super) metadata: *mut u8,
-    /// Its length, in bytes.
+    /// Length of the metadata, in bytes.
     pub(super) metadata_len: usize,
     /// Reference tag of the first interval.
     pub(super) seed: u64,
@@ -60,13 +61,16 @@ impl PiAttribute {
     }
 }
 
-/// `entry`, a read or write, with the attribute that stands at `attribute` when the entry is submitted.
+/// Returns `entry`, a read or write, with the attribute that is at `attribute` when the entry is
+/// submitted.
 pub(super) fn attach(entry: squeue::Entry, attribute: *const u8) -> squeue::Entry {
-    // SAFETY: an entry is the 64 bytes that the kernel reads, integers without padding, and `repr(C)`.
+    // SAFETY: an entry is `repr(C)` and has the size of the array, 64 bytes, which the compiler
+    // checks. All of them are integers without padding, so they are initialised.
     let mut words = unsafe { transmute::<squeue::Entry, [u64; 8]>(entry) };
     words[ATTRIBUTE_WORD] = attribute as u64;
     words[ATTRIBUTE_MASK_WORD] = ATTRIBUTE_PI;
-    // SAFETY: as above; any integers make an entry.
+    // SAFETY: the sizes are the same, and any integers make an entry. Nothing accesses the address
+    // before the entry is pushed, which is unsafe.
     unsafe { transmute::<[u64; 8], squeue::Entry>(words) }
 }
 
@@ -84,8 +88,8 @@ pub enum NoAttribute {
     Device(#[source] io::Error),
 }
 
-/// Whether `file`, a block device open for direct I/O, is read with its metadata: the first interval, of
-/// `interval_size` and `metadata_size` bytes, without checks.
+/// Whether `file`, a block device open for direct I/O, is read with its metadata: the first
+/// interval, of `interval_size` and `metadata_size` bytes, without checks.
 pub(super) fn probe(file: &File, interval_size: usize, metadata_size: usize) -> Result<(), NoAttribute> {
     if features().map_err(NoAttribute::Device)? & FEATURE_ATTRIBUTES == 0 {
         return Err(NoAttribute::Kernel);
@@ -101,24 +105,26 @@ pub(super) fn probe(file: &File, interval_size: usize, metadata_size: usize) -> 
     Err(NoAttribute::Ignored)
 }
 
-/// `io_uring_params.features` of this kernel. The crate tells of single features, but not of this one.
+/// `io_uring_params.features` of this kernel. The crate has methods for other features, but not for
+/// this one.
 fn features() -> io::Result<u32> {
     const PARAMS_WORDS: usize = 30;
     const FEATURES_WORD: usize = 5;
     let mut params = [0_u32; PARAMS_WORDS];
-    // SAFETY: io_uring_setup fills in `struct io_uring_params`, of 120 bytes.
+    // SAFETY: io_uring_setup reads and fills in `struct io_uring_params`, whose 120 bytes `params`
+    // has. The array lives past the call.
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and is nobody else's.
+    // SAFETY: io_uring_setup has just made the descriptor, and no other code knows it.
     unsafe { libc::close(i32::try_from(fd).unwrap_or(-1)) };
     Ok(params[FEATURES_WORD])
 }
 
-/// What the kernel reads from and writes to during [`read_first`]. Addresses in `memory` are at fixed offsets from its start.
+/// The memory that the kernel reads and writes during [`read_first`].
 struct FirstRead {
-    /// The data, at a multiple of its length, and room to align it.
+    /// Room for the data, at an address that is a multiple of its length.
     memory: Vec<u8>,
     metadata: Vec<u8>,
     attribute: [u8; ATTRIBUTE_SIZE],
@@ -140,7 +146,10 @@ fn read_first(file: &File, len: usize, metadata: &mut [u8]) -> io::Result<()> {
     let data = read.memory[padding..padding + len].as_mut_ptr();
     let entry = opcode::Read::new(types::Fd(file.as_raw_fd()), data, bytes).build();
     let entry = attach(entry, read.attribute.as_ptr());
-    // SAFETY: data, metadata and attribute lie in `read`, which is freed only when the one completion has come.
+    // SAFETY: the entry names `len` bytes of `read.memory`, which is twice as long, from `padding`
+    // below `len` on, and the attribute names all of `read.metadata`. All of it is in `read` or on
+    // the heap, and `read` is dropped only after the one completion has come; without one it is
+    // leaked.
     unsafe { uring.submission().push(&entry) }.map_err(io::Error::other)?;
     let result = loop {
         let entered = uring.submit_and_wait(1);
@@ -149,7 +158,7 @@ fn read_first(file: &File, len: usize, metadata: &mut [u8]) -> io::Result<()> {
         }
         match entered {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                // the kernel may have the entry, and write to the memory later
+                // the kernel may have taken the entry, and write to the memory later
                 Box::leak(read);
                 return Err(error);
             }
@@ -198,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_metadata_does_not_pass() {
+    fn a_file_without_metadata_fails_the_probe() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         assert!(probe(&file, 512, 8).is_err());

@@ -10,42 +10,44 @@ use crate::device::operation::TransferBuffer;
 /// Why a transfer was refused.
 #[derive(Debug, Error)]
 pub enum PiFailure {
-    /// A write from a folio whose data did not match its tags when the device had it: it was damaged on the way.
+    /// A write from a folio whose data did not match its tags when it reached the device: it was
+    /// damaged on the way.
     #[error("the device refused the write: {reason}")]
     Write {
-        /// Which check failed, as far as the device told.
+        /// The check that failed, as far as the device reported it.
         reason: PiStatus,
     },
-    /// A write from the guest's own memory, which the guest changed between the guard and the device: the defect that the bounce
-    /// is the cure of.
+    /// A write from the guest's own memory, which the guest changed after the guard was computed
+    /// and before the device read it. That is the defect which the bounce cures.
     #[error("the guest changed the data while it was written, since --bounce is never: {reason}")]
     UnstableWrite {
-        /// Which check failed, as far as the device told.
+        /// The check that failed, as far as the device reported it.
         reason: PiStatus,
     },
     /// A read that was verified again here, after it had been repeated without the device's checks.
     #[error("{found} (the device: {reason})")]
     Read {
-        /// Which check failed, as far as the device told.
+        /// The check that failed, as far as the device reported it.
         reason: PiStatus,
         /// The first tag that is wrong.
         found: SidecarError,
     },
-    /// A read that the device refuses without its checks too. SCSI disks do: the kernel has no way to have them check nothing.
+    /// A read that the device refuses even without its checks. SCSI disks do: the kernel cannot
+    /// turn their checks off.
     #[error("the device refused the read: {reason}; it does not give it without checks either")]
     Withheld {
-        /// Which check failed, as far as the device told.
+        /// The check that failed, as far as the device reported it.
         reason: PiStatus,
     },
     /// A read in which nothing wrong was found when it was repeated.
     #[error("the device refused the read: {reason}; its tags could not be shown to be wrong")]
     Unexplained {
-        /// Which check failed, as far as the device told.
+        /// The check that failed, as far as the device reported it.
         reason: PiStatus,
     },
 }
 
-/// What a device tells of a failed check.
+/// The check that failed, as a device reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PiStatus {
     /// `EILSEQ`: some tag.
@@ -75,8 +77,8 @@ impl From<PiFailure> for io::Error {
 }
 
 impl PiFailure {
-    /// What to say of a read that was refused for `reason`, and repeated without checks with the outcome `repeated`: what
-    /// `verify` finds in it then.
+    /// The failure of a read that was refused for `reason`, and repeated without checks with the
+    /// outcome `repeated`. `verify` checks the data that came then.
     pub(super) fn of_read(
         reason: PiStatus,
         repeated: io::Result<()>,
@@ -89,7 +91,7 @@ impl PiFailure {
         }
     }
 
-    /// What to say of a write from `buffer` that was refused for `reason`.
+    /// The failure of a write from `buffer` that was refused for `reason`.
     pub(super) fn of_write(reason: PiStatus, buffer: &TransferBuffer) -> Self {
         match buffer {
             TransferBuffer::Bounce(_) => Self::Write { reason },
@@ -97,14 +99,14 @@ impl PiFailure {
         }
     }
 
-    /// The one in an error that a device returned, if it is one.
+    /// The failure in an error that a device returned, if there is one.
     pub fn in_error(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 }
 
 impl PiStatus {
-    /// What an error of the kernel tells of tags.
+    /// The failed check in an error of the kernel, if it is one of tags.
     pub(super) fn of_error(error: &io::Error) -> Option<Self> {
         (error.raw_os_error() == Some(libc::EILSEQ)).then_some(Self::Unspecified)
     }

@@ -13,23 +13,25 @@ use crate::device::bounce::FOLIO_SIZE_MIN;
 pub struct Protection {
     profile: IntegrityProfile,
     rule: TupleRule,
-    /// Bytes behind the metadata that the device keeps for itself in a folio, for each of its pages.
+    /// Bytes behind the metadata of each page of a folio that the device uses for itself.
     scratch_per_page: usize,
-    /// Whose metadata it is, for people.
+    /// The name of the place where the metadata is kept, for display.
     place: &'static str,
 }
 
-/// What tuples mean.
+/// The rules that tuples follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TupleRule {
-    /// Nobody else writes them, in a sidecar or in metadata that is opaque to the device: see [`integrity::sidecar`].
+    /// The rules of [`integrity::sidecar`], for tuples that only this program writes: in a sidecar,
+    /// or in metadata that is opaque to the device.
     Own,
-    /// Other writers and the device have their part in them, by the rules of T10 and NVMe.
+    /// The rules of T10 and NVMe, for tuples that other writers and the device use too.
     Standard,
 }
 
 impl Protection {
-    /// Protection by a sidecar: its tuples, and its rule that a block never written has none and reads as zeros.
+    /// Protection by a sidecar: its tuples, and its rule that a block never written has none and
+    /// reads as zeros.
     pub fn sidecar(profile: IntegrityProfile) -> Self {
         Self { profile, rule: TupleRule::Own, scratch_per_page: 0, place: "sidecar" }
     }
@@ -39,7 +41,8 @@ impl Protection {
         Self { profile, rule, scratch_per_page: 0, place }
     }
 
-    /// The same, with room for `bytes` of the device's own behind the metadata of each 4096-byte page of a folio.
+    /// This protection, with room for `bytes` of the device's own behind the metadata of each
+    /// 4096-byte page of a folio.
     #[must_use]
     pub fn with_scratch(self, bytes: usize) -> Self {
         Self { scratch_per_page: bytes, ..self }
@@ -50,7 +53,7 @@ impl Protection {
         &self.profile
     }
 
-    /// What they mean.
+    /// The rules that the tuples follow.
     pub fn rule(&self) -> TupleRule {
         self.rule
     }
@@ -61,7 +64,8 @@ impl Protection {
         metadata + self.scratch_per_page
     }
 
-    /// The reference tag of the interval at byte `offset`: its number, but for Type 3, which has none.
+    /// The reference tag of the interval at byte `offset`: its number, except for Type 3, which has
+    /// none.
     pub fn reference(&self, offset: u64) -> u64 {
         match self.profile.pi_type() {
             PiType::Type1 | PiType::Type2 => self.interval(offset),
@@ -69,7 +73,7 @@ impl Protection {
         }
     }
 
-    /// The protection interval, in bytes.
+    /// Size of the protection interval, in bytes.
     pub fn interval_size(&self) -> usize {
         self.profile.interval_size()
     }
@@ -90,8 +94,8 @@ impl Protection {
         part.start / interval * interval..part.end.next_multiple_of(interval)
     }
 
-    /// Fills in the tuples of bytes `part`, whole intervals, of a transfer at byte `offset` of the device; `data` and
-    /// `metadata` are those of the transfer and may be longer.
+    /// Fills in the tuples of bytes `part`, whole intervals, of a transfer at byte `offset` of the
+    /// device; `data` and `metadata` are those of the transfer and may be longer.
     pub fn generate(
         &self,
         offset: u64,
@@ -102,7 +106,7 @@ impl Protection {
         let offset = offset + part.start as u64;
         let tuples = &mut metadata[self.tuples(&part)];
         if self.profile.metadata_size() > self.profile.tuple_size() {
-            // what the folio held last is nobody's business, and the guard may cover it
+            // no bytes of the folio's last use must be written, and the guard may cover these
             tuples.fill(0);
         }
         match self.rule {
@@ -133,7 +137,8 @@ impl Protection {
         }
     }
 
-    /// The application tag is 0, as the kernel's own writes have it.
+    /// Tags for the interval at byte `offset`. The application tag is 0, as in the kernel's own
+    /// writes.
     fn tags(&self, offset: u64) -> Tags {
         Tags { reference: self.reference(offset), ..Tags::at_lba(self.interval(offset)) }
     }

@@ -1,4 +1,5 @@
-//! Storage that computes checksums over the pages it is handed, so that nobody may change them under I/O.
+//! Storage that computes checksums over the pages of a write, so that they must not change during
+//! I/O.
 
 use std::fmt;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What a file can do to make blocks read as zeros without writing them.
+//! How a file can make blocks read as zeros without writing them.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,12 +16,12 @@ pub struct Zeroing {
     pub punch_hole: bool,
     /// `FALLOC_FL_ZERO_RANGE`: keeps it.
     pub zero_range: bool,
-    /// NVMe's Deallocate, for who does not ask what the blocks read as then.
+    /// NVMe's Deallocate, after which the blocks may read as anything.
     pub deallocate: bool,
 }
 
 impl Zeroing {
-    /// What the regular file of `image` can do. The probe uses a file without a name in the image's
+    /// The ways of the regular file of `image`. The probe uses a file without a name in the image's
     /// directory: an image that is not locked must not be changed, not even past its end, where its
     /// owner may have written meanwhile. Where no such file can be made, a locked image is probed
     /// past its end, and an image that is not locked is assumed to have holes: taking it over
@@ -36,15 +36,15 @@ impl Zeroing {
         Self { punch_hole, zero_range: false, deallocate: false }
     }
 
-    /// What a block device can do. The kernel zeroes ranges of any, writing where the device has no command for it; holes
-    /// it punches only by such a command.
+    /// The ways of a block device. The kernel zeroes ranges of any, writing where the device has no
+    /// command for it; holes it punches only by such a command.
     pub fn of_block_device(file: &File) -> Self {
         let command = attribute(file, "queue/write_zeroes_max_bytes");
         let punch_hole = command.is_some_and(|bytes| bytes != "0");
         Self { punch_hole, zero_range: true, deallocate: false }
     }
 
-    /// Neither: zeros are written.
+    /// No way but to write zeros.
     pub fn none() -> Self {
         Self { punch_hole: false, zero_range: false, deallocate: false }
     }

@@ -1,7 +1,9 @@
-//! The dirty log of live migration: a bit for each page of guest memory that was written (vhost-user, "Migration").
+//! The dirty log of live migration: a bit for each page of guest memory that was written
+//! (vhost-user, "Migration").
 //!
-//! Whoever writes guest memory goes through a slice of it, and the slice marks what was written. While there is no migration
-//! that costs one relaxed load: slices borrow the log, nothing is counted, locked or copied.
+//! Guest memory is written through slices of it, and a slice marks the pages that were written.
+//! While there is no migration that costs one relaxed load: slices borrow the log, and nothing is
+//! counted, locked or copied.
 
 use std::fs::File;
 use std::io;
@@ -30,19 +32,20 @@ pub enum DirtyLogError {
         size: u64,
         /// The first address past guest memory.
         end: u64,
-        /// Length that would do, in bytes.
+        /// The length that it needs, in bytes.
         needed: u64,
     },
-    /// Its part of the file is not there, or cannot be mapped.
+    /// The file ends before the log does, or cannot be mapped.
     #[error("a dirty log that cannot be mapped")]
     Mapping(#[from] MappingError),
 }
 
-/// The dirty log of a session: shared by the memory regions of it, and so by all that writes to them.
+/// The dirty log of a session, shared by its memory regions, and so by all code that writes to
+/// them.
 #[derive(Debug, Default)]
 pub struct DirtyLog {
     is_on: AtomicBool,
-    // locked for reading by each mark, so that a mark never goes to a log that was replaced
+    // locked for reading by each mark, so that no mark is made in a log that was replaced
     pages: RwLock<Option<LogPages>>,
 }
 
@@ -54,7 +57,8 @@ struct LogPages {
 }
 
 impl DirtyLog {
-    /// Takes the log that `VHOST_USER_SET_LOG_BASE` hands over, in the place of the one before. Guest memory ends at `memory_end`.
+    /// Takes the log that `VHOST_USER_SET_LOG_BASE` hands over, in the place of the last one. Guest
+    /// memory ends at `memory_end`.
     pub fn set_base(&self, log: &VhostUserLog, file: File, memory_end: u64) -> Result<(), DirtyLogError> {
         let VhostUserLog { mmap_size: size, mmap_offset: offset } = *log;
         refuse_small(size, memory_end)?;
@@ -63,29 +67,32 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Whether the log there is has bits for memory up to `memory_end`. True when nothing is logged.
+    /// Fails when writes are marked and the log has no bits for a part of memory up to
+    /// `memory_end`.
     pub fn check_covers(&self, memory_end: u64) -> Result<(), DirtyLogError> {
         if self.is_on() { self.covers(memory_end) } else { Ok(()) }
     }
 
-    /// Whether the log there is has bits for memory up to `memory_end`, even if it is off. True when there is none.
+    /// Fails when there is a log, on or off, that has no bits for a part of memory up to
+    /// `memory_end`.
     pub fn covers(&self, memory_end: u64) -> Result<(), DirtyLogError> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
         pages.as_ref().map_or(Ok(()), |pages| refuse_small(pages.mapping.size() as u64, memory_end))
     }
 
-    /// Starts or ends logging (`VHOST_F_LOG_ALL`). When this returns, all that was written and not marked was written before, and
-    /// can be seen.
+    /// Starts or ends logging (`VHOST_F_LOG_ALL`). When this returns, every write that was not
+    /// marked was made before, and is visible.
     ///
-    /// Fails, with nothing changed, where the kernel does not let us make sure of that.
+    /// Fails, with nothing changed, where the kernel has no call to make sure of that.
     pub fn switch(&self, on: bool) -> io::Result<()> {
         if on {
             membarrier(MembarrierCommand::RegisterPrivateExpedited)?;
         }
         self.is_on.store(on, Ordering::SeqCst);
         if on {
-            // A worker writes, then looks whether the log is on. Its processor may do it the other way round; this makes each
-            // have done both, or see the log.
+            // A worker writes, and then looks whether the log is on. Its processor may do that in
+            // the other order. After this call each worker has done both, or will see that the log
+            // is on.
             membarrier(MembarrierCommand::PrivateExpedited)?;
         }
         Ok(())
@@ -96,7 +103,7 @@ impl DirtyLog {
         self.pages.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Why the front-end's bitmap is lost, if it is: then marks are lost with it.
+    /// Why the front-end's bitmap is lost, if it is. Then its marks are lost too.
     pub fn loss(&self) -> Option<Loss> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
         pages.as_ref().and_then(|pages| pages.mapping.loss())
@@ -143,7 +150,7 @@ impl LogPages {
 
     fn set_bit(&self, page: u64) {
         match self.bits(page) {
-            // released: who sees the bit sees what was written
+            // a release: a reader that sees the bit sees the write
             Some(bits) => drop(bits.fetch_or(bit_of(page), Ordering::Release)),
             None => self.too_small_logged.call_once(|| {
                 tracing::error!("the dirty log has no bit for guest address {:#x}", page * LOG_PAGE);
@@ -166,9 +173,9 @@ fn refuse_small(size: u64, end: u64) -> Result<(), DirtyLogError> {
     if size >= needed { Ok(()) } else { Err(DirtyLogError::TooSmall { size, end, needed }) }
 }
 
-/// The part of the log that is a memory region's.
+/// The part of the log for one memory region.
 ///
-/// The default is for memory that no front-end has shared: its log is never on.
+/// The default is for memory that no front-end has shared. Its log is never on.
 #[derive(Debug, Clone, Default)]
 pub struct RegionLog {
     log: Arc<DirtyLog>,
@@ -176,18 +183,18 @@ pub struct RegionLog {
 }
 
 impl RegionLog {
-    /// That of the region at `start`.
+    /// The part for the region at `start`.
     pub fn new(log: Arc<DirtyLog>, start: GuestAddress) -> Self {
         Self { log, start: start.0 }
     }
 
-    /// All of the log.
+    /// The whole log.
     pub fn dirty_log(&self) -> &DirtyLog {
         &self.log
     }
 }
 
-/// The part of the log that is a slice's.
+/// The part of the log for one slice of memory.
 #[derive(Debug, Clone, Copy)]
 pub struct LogSlice<'a> {
     log: &'a DirtyLog,
@@ -242,8 +249,8 @@ impl Bitmap for LogSlice<'_> {
     }
 }
 
-/// Where writes to a used ring are marked besides: the front-end may name another place than the ring's own, even one that is not in
-/// guest memory.
+/// Where writes to a used ring are marked besides its own place: the front-end may name any
+/// address, even one that is not in guest memory.
 #[derive(Debug)]
 pub struct UsedRingLog {
     log: Arc<DirtyLog>,
@@ -323,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_log_is_refused() {
+    fn invalid_logs_are_refused() {
         let log = DirtyLog::default();
         let set = |size, offset, file| log.set_base(&base(size, offset), file, 8 * 8 * LOG_PAGE);
         assert!(matches!(
@@ -351,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_taken_away_or_too_small_ends_nothing() {
+    fn marks_in_a_lost_or_small_log_are_dropped() {
         crate::guest::sigbus::catch().unwrap();
         let log = Arc::new(DirtyLog::default());
         let memory = memory(&log);

@@ -1,9 +1,11 @@
-//! The eventfds that a front-end hands over, checked: a file of another kind could block a worker or wake it for ever.
+//! The eventfds that a front-end hands over. They are checked: a file of another kind could block a
+//! worker, or wake it without end.
 //!
-//! The front-end keeps the open file description, so it can clear `O_NONBLOCK` and fill the counter at
-//! any time: a `write` of ours could then block. The kernel itself never blocks when it signals an
-//! eventfd. So a call is signalled by a small io_uring of its own, with which the eventfd is registered:
-//! each completion on it makes the kernel signal the eventfd, and completions are had by no-operations.
+//! The front-end keeps the open file description, so it can clear `O_NONBLOCK` and fill the counter
+//! at any time: a `write` of ours could then block. The kernel itself never blocks when it signals
+//! an eventfd. So a call is signalled by a small io_uring of its own, with which the eventfd is
+//! registered: each completion on it makes the kernel signal the eventfd, and completions are had
+//! by no-operations.
 
 use std::fs::File;
 use std::io;
@@ -16,11 +18,11 @@ use io_uring::{IoUring, opcode};
 /// How often the kernel is asked again to take a no-operation when it has no memory for it.
 const TRIES: u32 = 1000;
 
-/// The driver signals it: buffers are available.
+/// The eventfd by which the driver signals that buffers are available.
 #[derive(Debug)]
 pub struct KickFd(Arc<OwnedFd>);
 
-/// We signal it: buffers were used, or the queue was given up.
+/// An eventfd by which we signal that buffers were used, or that the queue was given up.
 pub struct CallFd {
     ring: Box<IoUring>,
 }
@@ -53,11 +55,11 @@ impl CallFd {
         Ok(Self { ring: Box::new(ring) })
     }
 
-    /// Interrupts the driver. Never blocks: a counter that is full stays so, and the driver has been
-    /// interrupted already.
+    /// Interrupts the driver. Never blocks: a counter that is full stays so, and the driver has
+    /// been interrupted already.
     pub fn signal(&mut self) {
         for _ in 0..TRIES {
-            // one that the kernel did not take the last time is still there
+            // an operation that the kernel did not take the last time is still there
             if self.ring.submission().is_empty() && !self.push() {
                 break;
             }
@@ -74,7 +76,7 @@ impl CallFd {
 
     #[expect(unsafe_code, reason = "submission queue entries may carry pointers")]
     fn push(&mut self) -> bool {
-        // SAFETY: a no-operation refers to no memory.
+        // SAFETY: a no-operation has no address, so the kernel accesses no memory for it.
         unsafe { self.ring.submission().push(&opcode::Nop::new().build()) }.is_ok()
     }
 }
@@ -113,8 +115,8 @@ mod tests {
         }
     }
 
-    /// The front-end may make it blocking after it was handed over: the flag is that of the description,
-    /// which both have.
+    /// The front-end may make it blocking after it was handed over: the flag belongs to the open
+    /// file description, which both processes have.
     #[test]
     fn a_full_counter_does_not_block_a_signal() {
         let fd = new_eventfd(0, EventfdFlags::NONBLOCK).unwrap();

@@ -42,8 +42,8 @@ pub enum MappingError {
     TooMany,
 }
 
-/// Maps `size` bytes of `file` from byte `offset` on, shared, and watches for the loss of its pages.
-/// Writes are marked in `bitmap`.
+/// Maps `size` bytes of `file` from byte `offset` on, shared, and watches for the loss of its
+/// pages. Writes are marked in `bitmap`.
 pub fn map<B: Bitmap>(
     file: File,
     offset: u64,

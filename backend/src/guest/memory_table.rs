@@ -1,4 +1,5 @@
-//! Guest memory as the front-end shares it: regions of files, each with a guest and a front-end address.
+//! Guest memory as the front-end shares it: regions of files, each with a guest and a front-end
+//! address.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::guest::dirty_log::{DirtyLog, DirtyLogError, RegionLog};
 use crate::guest::mapping::{self, MappingError};
 use crate::guest::sigbus::{self, Loss, WatchedMapping};
 
-/// Guest memory as workers see it. What they write to it is marked in the dirty log.
+/// Guest memory as workers see it. Their writes to it are marked in the dirty log.
 pub type GuestMemory = GuestMemoryMmap<RegionLog>;
 
 /// Whether a part of `data` lies in memory that is [lost](sigbus).
@@ -33,21 +34,21 @@ pub fn is_any_lost(memory: &GuestMemory) -> bool {
 /// Why a region of the front-end's was refused.
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    /// More than were offered.
+    /// There are more regions than were offered.
     #[error("more than {0} memory regions: each takes an open file, so raise `ulimit -Hn` where that is few")]
     TooMany(usize),
     /// Start and length overflow, or the region overlaps another one.
     #[error("memory region at guest address {0:#x} overlaps another one or the end of the address space")]
     Overlap(u64),
-    /// No such region to remove.
+    /// There is no such region to remove.
     #[error("no memory region at guest address {0:#x} with that size and front-end address")]
     Unknown(u64),
-    /// Its part of the file is not there, or cannot be mapped.
+    /// The file ends before the region does, or cannot be mapped.
     #[error("memory region at guest address {guest_addr:#x}")]
     Mapping {
-        /// Its guest address.
+        /// The guest address of the region.
         guest_addr: u64,
-        /// Why.
+        /// The cause.
         source: MappingError,
     },
     /// A migration would not learn of writes to it.
@@ -83,11 +84,11 @@ impl Region {
 
 /// The memory table of one session.
 ///
-/// Regions are taken away only while no worker runs. Workers hold a [`GuestMemory`] of their own, and are told when regions
-/// were added.
+/// Regions are removed only while no worker runs. Workers hold the regions themselves, and get a
+/// message when regions were added.
 #[derive(Debug)]
 pub struct MemoryTable {
-    /// Most regions at a time.
+    /// The most regions at a time.
     slots: usize,
     regions: Vec<Region>,
     memory: Arc<GuestMemory>,
@@ -106,7 +107,7 @@ impl MemoryTable {
         &self.memory
     }
 
-    /// Where writes to it are marked.
+    /// The log in which writes to the memory are marked.
     pub fn dirty_log(&self) -> &Arc<DirtyLog> {
         &self.log
     }
@@ -137,7 +138,8 @@ impl MemoryTable {
         self.set(regions)
     }
 
-    /// Removes the region that is the same in address, size and front-end address (`VHOST_USER_REM_MEM_REG`).
+    /// Removes the region with this guest address, size and front-end address
+    /// (`VHOST_USER_REM_MEM_REG`).
     pub fn remove(&mut self, region: &VhostUserMemoryRegion) -> Result<(), MemoryError> {
         let VhostUserMemoryRegion { guest_phys_addr, memory_size, user_addr, .. } = *region;
         let same =

@@ -1,4 +1,4 @@
-//! What the front-end shares with us: memory, files and eventfds. All of it is hostile.
+//! Memory, files and eventfds that the front-end shares. None of them is trusted.
 
 pub mod dirty_log;
 pub mod eventfd;
@@ -7,5 +7,5 @@ pub mod mapping;
 pub mod memory_table;
 pub mod sigbus;
 
-/// Most memory regions at a time; what libvhost-user offers.
+/// The most memory regions at a time; as many as libvhost-user offers.
 pub const MEMORY_SLOTS_MAX: usize = 509;

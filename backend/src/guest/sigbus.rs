@@ -1,12 +1,13 @@
-//! Guest memory that is lost while it is mapped here: its file was truncated, or its file system has no page left for it.
+//! Mappings that are lost: the file was truncated while it was mapped, or its file system has no
+//! page left for it.
 //!
-//! An access to such a page raises SIGBUS, whose default action would end the process. For a mapping
-//! that is watched the handler marks the whole mapping as lost, notes why, and maps private memory over
-//! all of it, so that the access ends. Code that copied from or to the mapping finds the mark
-//! afterwards and fails the request, and the session ends. The private memory is only there so that
-//! threads which are in the middle of a copy can finish it.
+//! An access to such a page raises SIGBUS, whose default action would end the process. For a
+//! mapping that is watched the handler marks the whole mapping as lost, notes why, and maps private
+//! memory over all of it, so that the access ends. Code that copied from or to the mapping finds
+//! the mark afterwards and fails the request, and the session ends. The private memory is only
+//! there so that threads which are in the middle of a copy can finish it.
 //!
-//! A hardware memory error and a SIGBUS that somebody sent end the process, as by default.
+//! A hardware memory error and a SIGBUS that another process sent end the process, as by default.
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
@@ -41,7 +42,8 @@ pub enum Loss {
         /// The length of the file at that time.
         len: u64,
     },
-    /// The file system has no page left. On tmpfs and hugetlbfs pages are taken at the first access.
+    /// The file system has no page left. On tmpfs and hugetlbfs pages are taken at the first
+    /// access.
     #[error(
         "its file system has no space left: make room for all of the guest's memory, or allocate it at the start \
         (`prealloc=on` in QEMU)"
@@ -68,8 +70,8 @@ const REPLACED: u8 = 2;
 /// A mapping that is watched. The fields from `start` to `offset` count while `version` is even.
 #[derive(Debug)]
 struct Slot {
-    /// Odd while the fields are being changed. A reader that finds another version after it has read
-    /// them has read parts of two mappings.
+    /// Odd while the fields are being changed. A reader that finds another version after it has
+    /// read them has read parts of two mappings.
     version: AtomicU64,
     /// Its first address; 0 in a free slot.
     start: AtomicUsize,
@@ -86,7 +88,7 @@ struct Slot {
     errno: AtomicI32,
 }
 
-/// What a slot says of its mapping.
+/// The contents of a slot: its mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mapped {
     start: usize,
@@ -109,7 +111,7 @@ impl Slot {
         }
     }
 
-    /// Takes the slot for a change, if it is free and nobody else changes it.
+    /// Takes the slot for a change, if it is free and no other thread changes it.
     fn take(&self) -> bool {
         let version = self.version.load(Ordering::Relaxed);
         version.is_multiple_of(2)
@@ -125,7 +127,7 @@ impl Slot {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// All of its fields, of one mapping; `None` while they are changed, or if there is none.
+    /// Its fields, all of one mapping; `None` while they are changed, or in a free slot.
     fn read(&self) -> Option<Mapped> {
         let version = self.version.load(Ordering::Acquire);
         let mapped = Mapped {
@@ -154,7 +156,7 @@ impl Slot {
 
 // A handler must not lock or allocate, hence a table of fixed size.
 static WATCHED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
-/// Mappings that were lost since the process began.
+/// How many mappings were lost since the process began.
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 
 /// Lets the process survive the loss of watched mappings from now on.
@@ -163,7 +165,7 @@ pub fn catch() -> std::io::Result<()> {
 }
 
 /// How many mappings were lost since the process began. To be read after a copy: if the number is
-/// what it was before, all that was copied was the front-end's.
+/// the same as before it, no byte was copied from or to private memory.
 #[inline]
 pub fn losses() -> u64 {
     // not before the loads of the copy
@@ -214,8 +216,8 @@ impl Drop for Registration {
 
 /// A mapping of a file whose pages may be lost: an access to a lost page ends, and is noted here.
 ///
-/// `M` is the mapping itself, or an `Arc` of it. It is never given out by value, so it lives at least
-/// as long as its registration with the handler.
+/// `M` is the mapping itself, or an `Arc` of it. It is never given out by value, so it lives at
+/// least as long as its registration with the handler.
 #[derive(Debug)]
 pub struct WatchedMapping<M> {
     // dropped first: the handler must not replace what is no longer mapped
@@ -266,10 +268,10 @@ fn find(address: usize) -> Option<(&'static Slot, Mapped)> {
 }
 
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
-    // SAFETY: the kernel passes a handler that is registered with SA_SIGINFO the address of a siginfo on
-    // its stack, which lives until the handler returns.
+    // SAFETY: the kernel passes a handler that is registered with SA_SIGINFO the address of a
+    // siginfo on its stack, which lives until the handler returns.
     let info = unsafe { &*info };
-    // any other code is a hardware memory error, or of a signal that somebody sent
+    // any other code is of a hardware memory error, or of a signal that a process sent
     if info.si_code == libc::BUS_ADRERR {
         // SAFETY: the kernel has set `si_addr`, and no other field of the union, for this code.
         let address = unsafe { info.si_addr() }.addr();
@@ -279,8 +281,9 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
             return;
         }
     }
-    // SAFETY: signal(2) and raise(3) take no pointers and may be called in a handler. The signal is blocked
-    // while its handler runs, so it is delivered, to its default action, when the handler returns.
+    // SAFETY: signal(2) and raise(3) take no pointers and may be called in a handler. The signal is
+    // blocked while its handler runs, so it is delivered, to its default action, when the handler
+    // returns.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
     }
@@ -290,7 +293,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     }
 }
 
-/// Marks the mapping of `slot` as lost at `address` and puts private memory in its place. False when that cannot be had.
+/// Marks the mapping of `slot` as lost at `address` and puts private memory in its place. False
+/// when that cannot be had.
 fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
     if slot.state.compare_exchange(GOOD, REPLACING, Ordering::AcqRel, Ordering::Acquire).is_err() {
         // another thread replaces it, or has done so since this one's access: that is repeated
@@ -299,10 +303,11 @@ fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
     probe(slot, mapped, address);
     // before the memory: a thread that reads the private memory finds the number changed
     LOSSES.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: `start..end` is one whole mapping of ours: `find` has read both from one registration, and
-    // `WatchedMapping` keeps the mapping at least as long as that. The thread that this handler
-    // interrupts is accessing the mapping, so it is not unmapped before the handler returns. Private
-    // memory in the place of the file's pages keeps every pointer into the mapping valid.
+    // SAFETY: `start..end` is one whole mapping of ours: `find` has read both from one
+    // registration, and `WatchedMapping` keeps the mapping at least as long as that. The thread
+    // that this handler interrupts is accessing the mapping, so it is not unmapped before the
+    // handler returns. Private memory in the place of the file's pages keeps every pointer into the
+    // mapping valid.
     let memory = unsafe {
         libc::mmap(
             ptr::with_exposed_provenance_mut(mapped.start),
@@ -321,8 +326,8 @@ fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
 fn probe(slot: &Slot, mapped: Mapped, address: usize) {
     let at = mapped.offset + (address - mapped.start) as u64;
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: fstat may be called in a handler. `stat` has the size of the struct and lives past the call,
-    // which fills in all of it when it succeeds.
+    // SAFETY: fstat may be called in a handler. `stat` has the size of the struct and lives past
+    // the call, which fills in all of it when it succeeds.
     if unsafe { libc::fstat(mapped.file, stat.as_mut_ptr()) } == 0 {
         // SAFETY: fstat succeeded, so all of `stat` is initialised.
         let len = unsafe { stat.assume_init() }.st_size.cast_unsigned();
@@ -331,8 +336,8 @@ fn probe(slot: &Slot, mapped: Mapped, address: usize) {
         }
     }
     let page = (at - at % PAGE_SIZE).cast_signed();
-    // SAFETY: fallocate takes no pointers and may be called in a handler. It changes no data: it takes a
-    // page for a hole of the file.
+    // SAFETY: fallocate takes no pointers and may be called in a handler. It changes no data: it
+    // takes a page for a hole of the file.
     let asked =
         unsafe { libc::fallocate(mapped.file, libc::FALLOC_FL_KEEP_SIZE, page, PAGE_SIZE.cast_signed()) };
     if asked != 0 {
@@ -380,7 +385,7 @@ mod tests {
         assert!(!is_lost(other.as_ptr().addr()));
     }
 
-    /// One mapping a lost page would come to the limit of mappings, and end the process.
+    /// A mapping for each lost page would reach the limit of mappings, and end the process.
     #[test]
     fn a_lost_mapping_stays_one_mapping() {
         const LEN: usize = 64 << 20;
@@ -424,7 +429,8 @@ mod tests {
         assert!(!slot.take(), "a slot in use was taken");
     }
 
-    /// For the test below, in a process of its own: does what the environment says, and should not survive.
+    /// For the test below, in a process of its own: raises SIGBUS as the environment says, and
+    /// should not survive.
     #[test]
     fn dies_of_a_signal() {
         let Ok(how) = std::env::var("STABLEBLK_TEST_SIGBUS") else {

@@ -17,8 +17,8 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
-    /// Adds one and says whether this one should be logged: the 1st, 2nd, 4th, 8th and so on, so that a guest that makes
-    /// errors cannot fill the log.
+    /// Adds one. Returns whether this one should be logged: the 1st, 2nd, 4th, 8th and so on, so
+    /// that a guest that makes errors cannot fill the log.
     pub fn add_logged(&self) -> bool {
         self.add(1);
         self.get().is_power_of_two()

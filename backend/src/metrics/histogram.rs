@@ -1,8 +1,8 @@
-//! How long requests took: a histogram with one writer.
+//! A histogram of the times that requests took. It has one writer.
 
 use super::counter::Counter;
 
-/// Buckets to each power of two: a bucket is at most a quarter as wide as its times are long.
+/// Buckets for each power of two: the width of a bucket is at most a quarter of its times.
 const PER_OCTAVE: u64 = 4;
 /// The last bucket begins at 58 s, and has no end.
 const BUCKETS: usize = 100;
@@ -17,11 +17,12 @@ pub struct LatencyHistogram {
 /// A part of a histogram that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Bucket {
-    /// Its times are not shorter, in microseconds.
+    /// The shortest time in it, in microseconds.
     pub from_us: u64,
-    /// Its times are shorter, in microseconds; none for the last bucket, which takes all that is longer.
+    /// Its times are shorter than this, in microseconds; `None` for the last bucket, which has all
+    /// longer times.
     pub below_us: Option<u64>,
-    /// How many there were.
+    /// The number of times in it.
     pub count: u64,
 }
 

@@ -12,7 +12,7 @@ pub enum RingTrouble {
 }
 
 impl RingTrouble {
-    /// As a [`Gauge`] has it; 0 says that there is no trouble.
+    /// The value for a [`Gauge`]; 0 means that there is no trouble.
     pub const fn code(self) -> u64 {
         match self {
             Self::NotShared => 1,
@@ -25,7 +25,7 @@ impl RingTrouble {
         [Self::NotShared, Self::AlwaysEmpty].into_iter().find(|trouble| trouble.code() == gauge.get())
     }
 
-    /// What is seen, with the likely cause and its cure.
+    /// The symptom, with the likely cause and its cure.
     pub const fn explain(self) -> &'static str {
         match self {
             Self::NotShared => {

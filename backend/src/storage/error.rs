@@ -1,4 +1,4 @@
-//! What can go wrong with an image and its sidecar, told so that one line names the failure, the file and the cure.
+//! Errors of images and their sidecars. Each is one line with the failure, the file and the cure.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub enum ImageError {
     WrongKind {
         /// What was named.
         path: PathBuf,
-        /// What it is, with its article.
+        /// The kind of file, with its article.
         kind: &'static str,
         /// Whether a block device would have done.
         device: bool,
@@ -36,12 +36,12 @@ pub enum ImageError {
         /// To which file.
         path: PathBuf,
     },
-    /// Somebody else has the file locked.
+    /// Another process has the file locked.
     #[error("{} is in use by {holder}: {}", path.display(), holder.cure())]
     InUse {
         /// The locked file.
         path: PathBuf,
-        /// Who has it.
+        /// The holder of the lock.
         holder: Holder,
     },
     /// The image does not consist of whole intervals.
@@ -50,7 +50,7 @@ pub enum ImageError {
     UnevenSize {
         /// The image.
         image: PathBuf,
-        /// Its size.
+        /// The size it has.
         size: u64,
         /// The size of one interval.
         interval_size: usize,
@@ -67,12 +67,12 @@ pub enum ImageError {
         /// The next larger size that will do.
         rounded: u64,
     },
-    /// Guests do not take the end of their disk going away well.
+    /// A guest's disk would lose its end, which guests do not handle.
     #[error("{} has {now} bytes, and does not shrink to {size}: make a smaller image with `stableblk create`, and copy what it is to hold", image.display())]
     Shrinks {
         /// The image.
         image: PathBuf,
-        /// Its size.
+        /// The size it has.
         now: u64,
         /// The size asked for.
         size: u64,
@@ -82,13 +82,13 @@ pub enum ImageError {
     GrowDeviceFirst {
         /// The device.
         device: PathBuf,
-        /// Its size.
+        /// The size it has.
         now: u64,
         /// The size asked for.
         size: u64,
     },
     /// The sidecar was not made for images that large.
-    #[error("the sidecar of {} has no room for {size} bytes: give the image that size, and make its sidecar anew with `stableblk protect --force`", image.display())]
+    #[error("the sidecar of {} has no room for {size} bytes: give the image that size, and make a new sidecar with `stableblk protect --force`", image.display())]
     CannotGrow {
         /// The image.
         image: PathBuf,
@@ -126,7 +126,7 @@ pub enum ImageError {
         image: PathBuf,
         /// Where its sidecar should be.
         sidecar: PathBuf,
-        /// What tells that it had one.
+        /// Evidence that it had one.
         trace: Option<Box<Trace>>,
     },
     /// The image had a sidecar, which may know of damage that a new one would take as right.
@@ -134,7 +134,7 @@ pub enum ImageError {
     WasProtected {
         /// The image.
         image: PathBuf,
-        /// What tells that it was.
+        /// The evidence that it was protected.
         trace: Box<Trace>,
     },
     /// There is something in the place of a new sidecar that is not the image's old one.
@@ -227,7 +227,7 @@ pub enum ImageError {
         size: u64,
     },
     /// The sidecar ends before its last tuple.
-    #[error("{} is truncated: {len} bytes long, should be {expected}; restore it, or make it anew with \
+    #[error("{} is truncated: {len} bytes long, should be {expected}; restore it, or make a new one with \
         `stableblk protect --force`", path.display())]
     TruncatedSidecar {
         /// The sidecar.

@@ -1,8 +1,8 @@
 //! The mark of an image, or of a device's node, on which durability was lost: an extended
 //! attribute.
 //!
-//! A sidecar has a place of its own for that. This is for storage without one. A node outlives the
-//! disk that it is of, so its mark says of which disk it is.
+//! A sidecar has a place of its own for that; the mark is for storage without one. A node may
+//! outlive its disk, so the mark names the disk.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -22,18 +22,18 @@ const VALUE_MAX: usize = 32;
 /// Where the mark is made.
 #[derive(Debug)]
 pub struct LossMark {
-    /// A description of its own: one that has the lock would keep it after a hand-over.
+    /// An open file description of its own: the one with the lock would keep that after a
+    /// hand-over.
     file: File,
 }
 
 impl LossMark {
-    /// That of `file`.
+    /// The mark of `file`.
     pub fn of(file: &File) -> io::Result<Self> {
         Ok(Self { file: reopen(file, OpenOptions::new().read(true))? })
     }
 
-    /// Whether `file` carries the mark. One that cannot be read counts: it says more than one that
-    /// is not there.
+    /// Whether `file` carries the mark. A mark that cannot be read counts as one.
     pub fn is_on(file: &File) -> bool {
         let mut found = [0; VALUE_MAX];
         ATTRIBUTES.iter().any(|name| match fgetxattr(file, *name, &mut found) {
@@ -70,15 +70,15 @@ impl LossMark {
     }
 
     /// Makes the attribute durable. The kernel reports an error of the file's data once to each
-    /// description, and the loss that the mark is of may not have been reported to this one: then the
-    /// sync may have ended before it came to the attribute, and a second one does.
+    /// description, and the loss that the mark is of may not have been reported to this one: then
+    /// the sync may have ended before it came to the attribute, and a second one does.
     fn sync(&self) -> io::Result<()> {
         self.file.sync_all().or_else(|_| self.file.sync_all())
     }
 }
 
-/// What a mark on `file` says: of a block device the sequence number that the kernel has given the
-/// disk, which no other disk gets. A character device, or an old kernel, has none.
+/// The value of a mark on `file`: for a block device the sequence number that the kernel has given
+/// the disk, which no other disk gets. A character device, or an old kernel, has none.
 fn value_for(file: &File) -> String {
     let number = file.metadata().ok().filter(|it| it.file_type().is_block_device()).and_then(|it| {
         let (major, minor) = (rustix::fs::major(it.rdev()), rustix::fs::minor(it.rdev()));
@@ -117,7 +117,7 @@ mod tests {
         assert!(!LossMark::is_on(&file));
     }
 
-    /// The error that the mark is of is reported to its own description too.
+    /// The error for which the mark is made is reported to the mark's own description too.
     #[test]
     fn it_is_made_durable_after_a_real_error() {
         let Some(thin) = ThinDevice::attach() else { return };
@@ -137,7 +137,7 @@ mod tests {
         let mark = LossMark::of(&node).unwrap();
         mark.make().unwrap();
         assert!(mark.is_made());
-        // as one that another disk has left on the node
+        // a mark that another disk has left on the node
         fsetxattr(&node, ATTRIBUTES[1], b"0", XattrFlags::empty()).unwrap();
         assert!(!mark.is_made());
         mark.remove().unwrap();

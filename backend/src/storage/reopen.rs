@@ -7,13 +7,13 @@ use std::path::Path;
 
 /// Another open file description of the same file, without the lock.
 ///
-/// The kernel tells each description once of data that it could not write. Of two syncs by one description, at the same time, one would
-/// succeed without that data.
+/// The kernel reports data that it could not write once to each description. Of two syncs by one
+/// description at the same time, one would succeed without that data.
 pub(crate) fn reopen(file: &File, options: &OpenOptions) -> io::Result<File> {
     options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(without_proc)
 }
 
-/// Tells of a missing /proc, where `error` comes of that.
+/// Explains `error` where /proc is missing.
 pub(crate) fn without_proc(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self/fd").exists() {
         let reason =

@@ -15,8 +15,8 @@ const ATTRIBUTE: &str = "user.stableblk.session";
 /// Longer than any stamp.
 const LEN_MAX: usize = 128;
 
-/// What `image` carries. None where it carries no stamp, or none that can be read: then nothing is
-/// known of its session.
+/// The stamp that `image` carries. `None` where it carries none, or none that can be read: then its
+/// session is unknown.
 pub(crate) fn read(image: &File) -> Option<Stamp> {
     let mut text = [0; LEN_MAX];
     let stamp = match fgetxattr(image, ATTRIBUTE, &mut text[..]) {
@@ -30,8 +30,8 @@ pub(crate) fn read(image: &File) -> Option<Stamp> {
     stamp
 }
 
-/// Has `image` carry `stamp`. Where it cannot, it carries none afterwards. It is durable with the
-/// next sync of the image.
+/// Writes `stamp` to `image`. Where that fails, the image carries none afterwards. The stamp is
+/// durable after the next sync of the image.
 pub(crate) fn write(image: &File, stamp: &Stamp) -> io::Result<()> {
     match fsetxattr(image, ATTRIBUTE, text(stamp).as_bytes(), XattrFlags::empty()) {
         Ok(()) => Ok(()),

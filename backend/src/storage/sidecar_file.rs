@@ -1,5 +1,5 @@
-//! The file `IMAGE.pi` that holds an image's tuples: [`integrity::sidecar`] has its format, this finds it, locks it and makes sure
-//! that it belongs to the image.
+//! The file `IMAGE.pi` that holds an image's tuples, in the format of [`integrity::sidecar`]:
+//! opened, locked, and checked to belong to the image.
 
 use std::fs::File;
 use std::io;
@@ -20,10 +20,10 @@ use crate::storage::sidecar_media::SidecarMedia;
 use crate::storage::sidecar_sample::Sample;
 use crate::storage::trace::Trace;
 
-/// Zeros that are written at a time.
+/// Zeros to write at a time.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// An open sidecar, and the image it belongs to as its log needs it.
+/// An open sidecar, with the image that it belongs to.
 #[derive(Debug)]
 pub struct SidecarFile {
     path: PathBuf,
@@ -31,25 +31,27 @@ pub struct SidecarFile {
     loaded: Loaded,
 }
 
-/// Tuples kept in memory while recovering: nobody reads any.
+/// Tuples kept in memory while recovering, in bytes. None are read then.
 const RECOVERY_CACHE_SIZE: usize = 1 << 20;
 
-/// A sidecar with room for a larger image than it says it is of, in the file: until [`Self::commit`], it is that of the smaller one.
+/// A sidecar whose file has room for a larger image. Until [`Self::commit`] its superblock is that
+/// of the smaller one.
 #[derive(Debug)]
 pub struct GrowingSidecar {
-    /// As it will be.
+    /// The sidecar as it will be.
     sidecar: SidecarFile,
     /// The superblock that is on disk.
     loaded: Loaded,
 }
 
 impl SidecarFile {
-    /// Makes a sidecar of the empty `file`, which is or will be at `path`, for `image`. All blocks are unwritten: its array is a
-    /// hole.
+    /// Makes a sidecar of the empty `file`, which is or will be at `path`, for `image`. All blocks
+    /// are unwritten: its array is a hole.
     pub fn create(file: File, path: &Path, image: File, superblock: &Superblock) -> Result<Self, ImageError> {
         let layout = superblock.layout();
         file.set_len(layout.sidecar_size()).map_err(ImageError::io("size", path))?;
-        // Neither the map nor the log is to have holes: to fill one, a sync would have to wait for the file system's journal.
+        // Neither the map nor the log is to have holes: to fill one, a sync would have to wait for
+        // the file system's journal.
         let written = [
             (layout.map_offset(), layout.map_used()),
             (layout.log_offset(), layout.array_offset() - layout.log_offset()),
@@ -57,7 +59,7 @@ impl SidecarFile {
         for (offset, len) in written {
             write_zeros(&file, offset, len).map_err(ImageError::io("write", path))?;
         }
-        // tuples of a sidecar in the making are not compared with the image
+        // the tuples of a sidecar that is being made are not compared with the image
         let media = SidecarMedia::new(image, Alignment::ANY, file).with_layout(layout);
         superblock.create(&media).map_err(ImageError::io("write", path))?;
         let loaded = Loaded::from(&media).map_err(load_error("read", path))?;
@@ -65,14 +67,14 @@ impl SidecarFile {
     }
 
     /// Opens the sidecar of `image`, and refuses one that is damaged, truncated or of another
-    /// image. The image may be larger than the sidecar covers: a growth was cut off, or somebody
-    /// else made it larger.
+    /// image. The image may be larger than the sidecar covers: a growth was cut off, or another
+    /// program made it larger.
     pub fn open(path: &Path, image: &Image, access: Access) -> Result<Self, ImageError> {
         let sidecar = Self::open_for_any_size(path, image, access)?;
         sidecar.refuse_truncated(image)?;
         let covered = sidecar.layout().image_size();
         if covered < image.size() {
-            // a block device has no UUID to be known by
+            // a block device has no UUID to compare
             let is_known = !image.uuids()?.is_empty()
                 || image.is_block_device() && Sample::take(&sidecar.media, sidecar.layout()).fits();
             if !is_known || !covered.is_multiple_of(image.alignment().offset.into()) {
@@ -84,8 +86,9 @@ impl SidecarFile {
                 });
             }
             warn!(
-                "{} has {} bytes, of which its sidecar covers {covered}: a growth was cut off, or another program made the image \
-                 larger; only what is covered is used until the image is served for writing, which finishes the growth",
+                "{} has {} bytes, of which its sidecar covers {covered}: a growth was cut off, or another program \
+                 made the image larger; only the covered part is used until the image is served for writing, \
+                 which finishes the growth",
                 image.path().display(),
                 image.size()
             );
@@ -93,7 +96,7 @@ impl SidecarFile {
         Ok(sidecar)
     }
 
-    /// The same for an image that may have been resized.
+    /// As [`Self::open`], for an image that may have been resized.
     pub fn open_for_any_size(path: &Path, image: &Image, access: Access) -> Result<Self, ImageError> {
         let file = open_file(path, image, access)?;
         image::lock(&file, access).map_err(ImageError::lock(path))?;
@@ -133,7 +136,7 @@ impl SidecarFile {
         &self.media
     }
 
-    /// The two files, for whoever serves them.
+    /// The two files, to serve them.
     #[must_use]
     pub fn into_media(self) -> SidecarMedia {
         self.media
@@ -151,7 +154,7 @@ impl SidecarFile {
         &self.loaded
     }
 
-    /// Where everything lies.
+    /// The layout of the file.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         self.loaded.superblock.layout()
@@ -163,7 +166,7 @@ impl SidecarFile {
         self.layout().profile()
     }
 
-    /// Whether its last writer was cut off, so that the tuple array alone does not tell what the image holds.
+    /// Whether its last writer was cut off, so that the tuple array may not match the image.
     #[must_use]
     pub fn needs_recovery(&self) -> bool {
         self.superblock().state() != State::Clean
@@ -174,21 +177,22 @@ impl SidecarFile {
         TuplePage::read(self.layout(), &self.media, page)
     }
 
-    /// Writes `tuples`, a whole number of them, as those of `first_interval` and the following, in place. Only for one thread at
-    /// a time, and for a sidecar that nobody serves.
+    /// Writes `tuples`, a whole number of them, as those of `first_interval` and the following, in
+    /// place. Only for one thread at a time, and for a sidecar that is not being served.
     pub fn write_tuples(&self, first_interval: u64, tuples: &[u8]) -> io::Result<()> {
         let count = (tuples.len() / self.profile().tuple_size()) as u64;
         let intervals = first_interval..first_interval + count;
         sidecar::change_tuples(self.layout(), &self.media, &intervals, Change::Written(tuples))
     }
 
-    /// The first interval at or after `interval` that may have been written: what is skipped is holes.
+    /// The first interval at or after `interval` that may have been written: what is skipped is
+    /// holes.
     pub fn next_written(&self, interval: u64) -> io::Result<Option<u64>> {
         self.media.next_written(self.layout(), interval)
     }
 
     /// Recovers the sidecar if it [needs it](Self::needs_recovery), as serving it would, and closes
-    /// it. Tells what was done. Refuses an image of another moment.
+    /// it. Returns what was done. Refuses an image of another moment.
     pub fn recover(&mut self) -> Result<Option<Recovery>, LoadError> {
         if !self.needs_recovery() {
             return match TwoMoments::find(&self.media, self.superblock(), None, Rules::all())? {
@@ -199,9 +203,9 @@ impl SidecarFile {
         self.reopen(Rules::all())
     }
 
-    /// Begins and ends a session, in which nothing is written, with an image that may be of another
-    /// moment: from then on both are of this one. What does not match after a crash is adopted,
-    /// however much it is.
+    /// Begins and ends a session in which nothing is written, with an image that may be of another
+    /// moment. From then on both are of the same moment. All blocks that do not match after a crash
+    /// are adopted, however many there are.
     pub fn accept_image(&mut self) -> Result<Option<Recovery>, LoadError> {
         self.reopen(Rules::all() - Rules::SAME_SESSION - Rules::BOUNDED_ADOPTION)
     }
@@ -236,8 +240,9 @@ impl SidecarFile {
         self.media.sidecar().sync_data()
     }
 
-    /// Extends the file for the larger image of `grown`, a superblock of this one [grown](Superblock::grown_to). All that is new is
-    /// unwritten, whatever a run that was cut off may have left there.
+    /// Extends the file for the larger image of `grown`, this sidecar's superblock after
+    /// [growth](Superblock::grown_to). All new blocks are unwritten, whatever a run that was cut
+    /// off may have left there.
     pub fn make_room(mut self, grown: Superblock) -> io::Result<GrowingSidecar> {
         let (old, new) = (self.layout(), grown.layout());
         let file = self.media.sidecar();
@@ -266,7 +271,7 @@ impl SidecarFile {
         })
     }
 
-    /// Refuses a sidecar that does not know of writes to the image; inspection gets a warning.
+    /// Refuses a sidecar that misses writes to the image. Inspection gets a warning.
     fn refuse_stale(&self, image: &Image, access: Access) -> Result<(), ImageError> {
         if !image.stale_sidecars()?.contains(&Uuid::from_bytes(self.superblock().uuid())) {
             return Ok(());
@@ -300,7 +305,7 @@ impl SidecarFile {
 }
 
 impl GrowingSidecar {
-    /// The sidecar as it will be, to write tuples of what is new to.
+    /// The sidecar as it will be, to write the tuples of new blocks.
     #[must_use]
     pub fn sidecar(&self) -> &SidecarFile {
         &self.sidecar
@@ -317,7 +322,7 @@ impl GrowingSidecar {
     }
 }
 
-/// A failure to do `action` to the sidecar at `path`, for a person.
+/// For `map_err`: a failure to do `action` to the sidecar at `path`.
 pub(crate) fn load_error(action: &'static str, path: &Path) -> impl FnOnce(LoadError) -> ImageError {
     move |error| match error {
         LoadError::Superblock(reason) => ImageError::BadSidecar { path: path.to_owned(), reason },

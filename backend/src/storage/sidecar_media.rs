@@ -1,4 +1,4 @@
-//! Image and sidecar as the tag intent log sees them: files.
+//! The files of an image and its sidecar, as the tag intent log accesses them.
 
 use std::fs::File;
 use std::io;
@@ -14,40 +14,44 @@ use crate::storage::image::{Alignment, next_data, read_at_least};
 use crate::storage::reopen::reopen;
 use crate::storage::session_stamp;
 
-/// The files of one image. The sidecar goes through the page cache, the image as it was opened.
+/// The files of one image. The sidecar is accessed through the page cache, the image as it was
+/// opened.
 #[derive(Debug)]
 pub struct SidecarMedia {
     image: File,
     alignment: Alignment,
     sidecar: File,
-    /// Where the tuple array begins: from here on a page may be read while it is written.
+    /// Where the tuple array begins, in bytes. Behind it a page may be read while it is written.
     array: u64,
-    /// Reads and writes of the array: the page cache keeps them apart by bytes, a checksum covers a sector.
+    /// Keeps reads and writes of the array apart: the page cache does so for bytes, but a checksum
+    /// covers a sector.
     array_access: Arc<RwLock<()>>,
-    /// Whether what is written to the image can still be made durable. Of the sidecar, all that a failed sync was for is written again.
+    /// Whether data written to the image can still be made durable. Data in the sidecar is written
+    /// again after its sync has failed.
     durability: Durability,
 }
 
 impl SidecarMedia {
-    /// Both open for what will be done with them; requests for `image` are aligned to `alignment`.
+    /// Media of two files that are open for the accesses to come. Requests for `image` are aligned
+    /// to `alignment`.
     pub fn new(image: File, alignment: Alignment, sidecar: File) -> Self {
         let (array, array_access, durability) = (u64::MAX, Arc::default(), Durability::default());
         Self { image, alignment, sidecar, array, array_access, durability }
     }
 
-    /// Tells where the array lies: reading a superblock comes first.
+    /// These media with the place of the array, which is known after a superblock was read.
     #[must_use]
     pub fn with_layout(self, layout: &Layout) -> Self {
         Self { array: layout.array_offset(), ..self }
     }
 
-    /// Shares the image's durability with who else syncs it.
+    /// These media with the durability of the image, which other users of the image share.
     #[must_use]
     pub fn with_durability(self, durability: Durability) -> Self {
         Self { durability, ..self }
     }
 
-    /// The same for another thread, which may sync the sidecar at the same time: see [`reopen`].
+    /// These media for another thread, which may sync the sidecar at the same time: see [`reopen`].
     pub fn for_another_thread(&self) -> io::Result<Self> {
         Ok(Self {
             image: self.image.try_clone()?,
@@ -73,7 +77,8 @@ impl SidecarMedia {
         }))
     }
 
-    /// Direct I/O reads whole blocks to aligned addresses; what was not asked for is dropped.
+    /// Reads whole blocks to aligned addresses, as direct I/O needs it, and drops the bytes that
+    /// are not asked for.
     fn read_image(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let align = self.alignment.offset.max(self.alignment.memory) as usize;
         let start = offset / align as u64 * align as u64;
@@ -111,7 +116,7 @@ impl Media for SidecarMedia {
 
     fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
         session_stamp::write(&self.image, stamp)?;
-        // not only the data: an attribute is not needed to read that
+        // not only the data, which can be read without the attribute
         self.durability.outcome(self.image.sync_all())
     }
 
@@ -147,7 +152,8 @@ impl Media for SidecarMedia {
             sidecar::File::Image => {
                 self.durability.outcome(self.image.sync_data())?;
                 if reason == Reason::RecoveryLeftovers {
-                    // recovery is to judge what the medium has: a sync that failed before a restart may have left more in the page cache
+                    // recovery is to judge what the medium has: a sync that failed before a restart
+                    // may have left more in the page cache
                     fadvise(&self.image, 0, None, Advice::DontNeed)?;
                 }
                 Ok(())

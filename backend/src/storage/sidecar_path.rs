@@ -1,9 +1,9 @@
-//! Where the sidecar of an image is.
+//! The path of an image's sidecar.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where the sidecar of `image` is by default: `.pi` behind the whole name. For a symbolic link to
+/// The default path of the sidecar of `image`: its whole name and `.pi`. For a symbolic link to
 /// a file, the one beside the link is taken where it exists, else the one beside the file. So a new
 /// sidecar is made beside the file, where every name of the image finds it.
 #[must_use]

@@ -11,7 +11,7 @@ const SAMPLE_LEN: usize = 64;
 /// Pages of the tuple array that are read to find them.
 const LOOKS_MAX: usize = 512;
 
-/// What was found.
+/// The result of reading a sample of blocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     /// Blocks that were read.
@@ -21,7 +21,8 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Written blocks that lie far apart; where there are few of these, others between them.
+    /// Reads written blocks that lie far apart and, where there are few of these, others between
+    /// them.
     pub(crate) fn take(media: &SidecarMedia, layout: &Layout) -> Self {
         let widest = layout.intervals().div_ceil(SAMPLE_LEN as u64);
         let mut sample = BTreeMap::new();

@@ -12,11 +12,11 @@ use crate::storage::error::ImageError;
 use crate::storage::image::{Image, read_up_to};
 use crate::storage::trace::Trace;
 
-/// Entries of a directory that are looked at, so that a large one does not cost a minute.
+/// Entries of a directory that are looked at, so that a large directory does not take a minute.
 const ENTRIES_MAX: usize = 4096;
 
-/// The UUIDs in the superblocks of `file`: none when it is no sidecar, two when its copies differ.
-/// A damaged superblock counts too, for it is a superblock of ours nevertheless.
+/// The UUIDs in the superblocks of `file`: none when it is not a sidecar, two when its copies
+/// differ. A damaged superblock counts too.
 pub(crate) fn claimed_uuids(file: &File) -> io::Result<Vec<Uuid>> {
     let mut uuids = Vec::new();
     for copy in [0, SUPERBLOCK_SIZE] {
@@ -28,14 +28,15 @@ pub(crate) fn claimed_uuids(file: &File) -> io::Result<Vec<Uuid>> {
     Ok(uuids)
 }
 
-/// Opens a file that may be anything by now: a FIFO does not make us wait.
+/// Opens a file of any kind for reading. Does not wait, even for a FIFO.
 pub(crate) fn open_to_look(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 impl Trace {
-    /// Of `image`, whose sidecar is to be at `named`; none when it carries no UUID. Looks for its
-    /// sidecar beside the image, beside what a symbolic link leads to, and where it is to be.
+    /// The trace of `image`, whose sidecar should be at `named`; `None` when the image carries no
+    /// UUID. Looks for its sidecar beside the image, beside the target of a symbolic link, and
+    /// beside `named`.
     pub(crate) fn of(image: &Image, named: &Path) -> Result<Option<Self>, ImageError> {
         let uuids = image.uuids()?;
         let Some(&uuid) = uuids.first() else { return Ok(None) };

@@ -3,8 +3,8 @@
 /// The size of the storage under a device, when it is measured again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorageSize {
-    /// In bytes.
+    /// The size, in bytes.
     pub bytes: u64,
-    /// Whether we can make it larger. A device has the size that its owner gives it.
+    /// Whether we can extend it. A device has the size that its owner gives it.
     pub is_extensible: bool,
 }

@@ -1,4 +1,4 @@
-//! Storage that takes what is written to the page cache and then cannot keep it, for tests.
+//! Storage that accepts data into the page cache and then cannot store it, for tests.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,20 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A loop device that says it has 8 MiB, and has room for one.
+/// A loop device that has 8 MiB, but room for one.
 pub(crate) struct ThinDevice {
     path: PathBuf,
     directory: TempDir,
 }
 
 impl ThinDevice {
-    /// `None`, and says so, where there are no mounts or no loop devices.
+    /// Attaches one. `None`, with a note that the test is skipped, where mounts or loop devices are
+    /// not allowed.
     pub(crate) fn attach() -> Option<Self> {
         Self::attach_with(8 << 20)
     }
 
-    /// As [`Self::attach`], of one that says it has `size` bytes.
+    /// As [`Self::attach`], for a device of `size` bytes.
     pub(crate) fn attach_with(size: u64) -> Option<Self> {
         let device = Self::try_attach(size);
         if device.is_none() {
@@ -27,12 +28,13 @@ impl ThinDevice {
         device
     }
 
-    /// Where it is.
+    /// The path of the device.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Cuts off what it is made of: what was behind cannot be read until it is written.
+    /// Cuts its backing file off at `len` bytes: blocks behind that cannot be read until they are
+    /// written.
     pub(crate) fn cut_off(&self, len: u64) {
         let backing = File::options().write(true).open(self.directory.path().join("backing")).unwrap();
         backing.set_len(len).unwrap();

@@ -1,11 +1,11 @@
-//! What is left of the protection of an image that has no sidecar in its place.
+//! Traces of the protection of an image that has no sidecar in its place.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-/// What tells that an image was protected: the UUID it carries, and sidecars with that UUID.
+/// Evidence that an image was protected: the UUID it carries, and a sidecar with that UUID.
 #[derive(Debug)]
 pub struct Trace {
     pub(super) image: PathBuf,
@@ -14,7 +14,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The sidecar that was found.
+    /// The sidecar that was found, if there is one.
     pub(crate) fn found(&self) -> Option<&Path> {
         self.found.as_deref()
     }

@@ -1,22 +1,23 @@
-//! How much of a kind is done in one turn.
+//! How many chains or events a worker handles in one turn.
 //!
-//! Driver, worker and device go on with one batch while the next is worked on. A large one would leave two of them waiting for the
-//! third, a small one shares its system calls with few.
+//! Driver, worker and device work on different batches at the same time. A large batch leaves two
+//! of them waiting for the third; in a small one few requests share the system calls.
 //!
-//! A device that was waited for is idle, or soon will be: it is given new work before all that it has done is looked at, and before
-//! all that there is to do is prepared. So batches are of two at first, and later a third of what was done since the wait: to prepare
-//! a request takes up to half the time in which the disk of docs/performance.md does one, and a disk that runs dry costs an
-//! interrupt more.
+//! A device that the worker has waited for is idle, or soon will be. It gets new work before all
+//! its results are handled, and before all new requests are prepared. So batches are of two at
+//! first, and later a third of what was done since the wait: preparing a request takes up to half
+//! the time in which the disk of docs/performance.md does one, and a disk that runs out of work
+//! costs one more interrupt.
 
 /// A batch of one kind of work: chains, or events.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Batch {
-    /// So many were done since the device was waited for, as far as that matters.
+    /// How many were done since the device was waited for, up to the number that matters.
     done: usize,
 }
 
 impl Default for Batch {
-    /// The device was never waited for.
+    /// The batch of a worker that has never waited for the device.
     fn default() -> Self {
         Self { done: Self::SHARE * Self::MAX }
     }
@@ -25,18 +26,18 @@ impl Default for Batch {
 impl Batch {
     const MIN: usize = 2;
     const MAX: usize = 16;
-    /// Of what was done since the wait, a batch is one in so many.
+    /// A batch is what was done since the wait, divided by this.
     const SHARE: usize = 3;
 
-    /// The device was waited for.
+    /// The batch after the device was waited for.
     pub(super) const FIRST: Self = Self { done: 0 };
 
-    /// Whether so many are enough for one turn.
+    /// Whether `count` are enough for one turn.
     pub(super) fn is_full(self, count: usize) -> bool {
         count >= (self.done / Self::SHARE).max(Self::MIN)
     }
 
-    /// So many were done in this turn, or none.
+    /// Notes that `count` were done in this turn.
     pub(super) fn had(&mut self, count: usize) {
         self.done = (self.done + count).min(Self::SHARE * Self::MAX);
     }
@@ -46,7 +47,7 @@ impl Batch {
 mod tests {
     use super::*;
 
-    /// How much is done turn by turn when there is always more, from `batch` on.
+    /// How many are done in each turn, from `batch` on, when there is always more.
     fn turns(mut batch: Batch) -> Vec<usize> {
         std::iter::repeat_with(|| {
             let count = (1..=Batch::MAX).find(|&count| batch.is_full(count)).unwrap();
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_there_makes_none_larger() {
+    fn turns_without_work_make_no_batch_larger() {
         let mut batch = Batch::FIRST;
         for count in [0, 1, 0] {
             batch.had(count);

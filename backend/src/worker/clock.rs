@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// A worker's time, in nanoseconds since it was set up. It is read once for each batch of requests, not once a request.
+/// A worker's time, in nanoseconds since it was set up. It is read once for each batch of requests,
+/// not once a request.
 #[derive(Debug)]
 pub(super) struct BatchClock {
     start: Instant,
@@ -15,7 +16,7 @@ impl BatchClock {
         Self { start: Instant::now(), now: None }
     }
 
-    /// Begins a batch: what comes next reads the time anew.
+    /// Ends a batch: the next read takes a new time.
     pub(super) fn expire(&mut self) {
         self.now = None;
     }

@@ -36,9 +36,9 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.end_transfer(transfer, outcome.err());
     }
 
-    /// Keeps a verified part of a read until the others have come back: the guest gets all or nothing, and
-    /// gets it in the order of its segments, which may name the same page. Only a read that the free
-    /// folios cannot hold is given in parts.
+    /// Keeps a verified part of a read until the others have come back: the guest gets all or
+    /// nothing, and gets it in the order of its segments, which may name the same page. Only a read
+    /// that the free folios cannot hold is given in parts.
     fn keep(&mut self, transfer: Transfer) {
         let id = transfer.piece().request;
         if let Some(active) = self.requests.active.get_mut(id) {
@@ -128,7 +128,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             self.requests.finished.push(FinishedRequest { work, len, popped });
         }
         let data_written = match (work, status) {
-            // a chain can name the same memory often enough to pass 4 GiB; the used length has 32 bits
+            // a chain can name the same memory often enough to pass 4 GiB; the used length has 32
+            // bits
             (Work::Read, Status::Ok) => u32::try_from(len).unwrap_or(u32::MAX - 1),
             _ => 0,
         };

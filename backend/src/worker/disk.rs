@@ -12,55 +12,55 @@ use crate::worker::message::WorkerMessage;
 use crate::worker::range_lock::{RangeLock, Ticket};
 use crate::worker::watch::Watch;
 
-/// Whether guest data is copied into stable folios.
+/// Which guest data is copied into stable folios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounce {
-    /// Every transfer.
+    /// That of every transfer.
     Always,
-    /// Only where the guest's buffers are not aligned as the device needs them.
+    /// Only that in buffers which are not aligned as the device needs them.
     WhenUnaligned,
 }
 
 /// What all workers of a disk share.
 #[derive(Debug)]
 pub struct Disk<B> {
-    /// Its storage.
+    /// The storage of the disk.
     pub device: Arc<B>,
     /// Ranges in use, over all queues.
     pub locks: RangeLock,
-    /// One a queue.
+    /// The inbox of each queue's worker.
     pub inboxes: Vec<Inbox<WorkerMessage>>,
-    /// One a queue.
+    /// The metrics of each queue.
     pub metrics: Vec<QueueMetrics>,
-    /// What requests are checked against, but for the capacity, which is the device's.
+    /// The limits that requests are checked against, except the capacity, which is the device's.
     pub limits: DiskLimits,
     /// The feature bits that the driver has acknowledged.
     pub negotiated: Gauge,
-    /// Where its workers say that they have work.
+    /// Notified by its workers when they have work.
     pub watch: Watch,
-    /// Answer to GET_ID, padded with zeros.
+    /// The answer to GET_ID, padded with zeros.
     pub serial: [u8; DEVICE_ID_LEN],
-    /// Whether to bounce.
+    /// Which transfers are copied into folios.
     pub bounce: Bounce,
-    /// Longest time to poll before sleeping.
+    /// The longest time that a worker polls before it sleeps.
     pub poll: Duration,
 }
 
 impl<B: BlockDevice> Disk<B> {
-    /// Its size now, in sectors of 512 bytes. It grows only while no queue runs.
+    /// The size of the disk now, in sectors of 512 bytes. It grows only while no queue runs.
     pub fn capacity_sectors(&self) -> u64 {
         self.device.info().capacity.get() / SECTOR_SIZE
     }
 
-    /// What requests are checked against now.
+    /// The limits that requests are checked against now.
     pub fn limits(&self) -> DiskLimits {
         DiskLimits { capacity_sectors: self.capacity_sectors(), ..self.limits }
     }
 }
 
 impl<B> Disk<B> {
-    /// Gives ranges that queue `queue` held back, as one batch. Requests whose turn comes by it are named to `granted` where
-    /// they are of the same queue; the other queues are told by message.
+    /// Releases ranges that queue `queue` held, as one batch. Calls `granted` for each request of
+    /// the same queue whose turn comes by that; workers of other queues get a message.
     pub fn release(
         &self,
         queue: usize,

@@ -8,17 +8,17 @@ use crate::device::operation::TransferDirection;
 pub(super) struct Extent {
     /// Where it starts on the device, in bytes.
     pub(super) device_offset: u64,
-    /// Its length, in bytes.
+    /// Length of the extent, in bytes.
     pub(super) device_len: usize,
-    /// Bytes before the request's data.
+    /// Bytes of the extent before the request's data.
     pub(super) lead: usize,
-    /// Bytes after it.
+    /// Bytes of the extent after the request's data.
     pub(super) trail: usize,
 }
 
 impl Extent {
-    /// The next part of bytes `from..to`. A read is widened to granules. A write that covers no whole granule is the one
-    /// granule it is merged into; otherwise it is the whole granules.
+    /// The next part of bytes `from..to`. A read is widened to granules. A write that covers no
+    /// whole granule is the one granule it is merged into; otherwise it is the whole granules.
     pub(super) fn next(direction: TransferDirection, from: u64, to: u64, granule: usize) -> Self {
         let wide = granule as u64;
         let device_offset = from / wide * wide;
@@ -39,7 +39,7 @@ impl Extent {
         }
     }
 
-    /// The same, no longer than `len` bytes (at least a granule).
+    /// This extent, cut to at most `len` bytes (at least a granule).
     #[must_use]
     pub(super) fn within(self, len: usize, granule: usize) -> Self {
         let device_len = self.device_len.min(len / granule * granule);
@@ -58,7 +58,8 @@ impl Extent {
     }
 }
 
-/// How many bytes of whole granules bytes `from..to` begin with; `None` when they begin with a part of one.
+/// The number of bytes in the whole granules that bytes `from..to` begin with; `None` when they
+/// begin with a part of one.
 pub(super) fn whole_granules(from: u64, to: u64, granule: usize) -> Option<u64> {
     let wide = granule as u64;
     let end = to / wide * wide;

@@ -8,7 +8,8 @@ use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::extent::{self, Extent};
 use crate::worker::request::{ActiveRequest, Work};
 
-/// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work sooner.
+/// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work
+/// sooner.
 const TURN_SIZE: u64 = 256 << 10;
 
 /// Whether all operations of a request could be begun.
@@ -20,8 +21,8 @@ enum Launch {
 }
 
 impl<B: BlockDevice> QueueWorker<B> {
-    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios for, or as
-    /// are a turn's work.
+    /// `take folio -> copy_to -> generate -> submit`, for as many requests as there are folios for,
+    /// or as are a turn's work.
     pub(super) fn launch(&mut self) -> io::Result<()> {
         let mut launched = 0;
         while launched < TURN_SIZE
@@ -41,8 +42,8 @@ impl<B: BlockDevice> QueueWorker<B> {
                         self.starved = true;
                         self.metrics().starved.add(1);
                     }
-                    // The folios may be full of this read's own parts, with no operation in flight whose
-                    // completion would bring the worker back here.
+                    // The folios may be full of this read's own parts, with no operation in flight
+                    // whose completion would bring the worker back here.
                     if !self.deliver_if_held(id) {
                         return Ok(());
                     }
@@ -87,8 +88,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         Ok(Launch::Whole)
     }
 
-    /// Finds memory for the part of a request that starts at byte `data_offset` of its data. `None`: no
-    /// folio is free, so its launch pauses.
+    /// Finds memory for the part of a request that starts at byte `data_offset` of its data.
+    /// `None`: no folio is free, so its launch pauses.
     fn begin_transfer(&mut self, id: usize, data_offset: u64) -> Option<Transfer> {
         let active = self.requests.active.get_mut(id)?;
         let (from, to) = (active.start + data_offset, active.start + active.len);
@@ -121,16 +122,17 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
-    /// Gives an idle device the first part of a request whose other parts are still being begun. A device
-    /// that serves it at once, from memory, leaves the folio hot in the cache for the next part. A device
-    /// that takes its time works while the others are copied.
+    /// Gives an idle device the first part of a request whose other parts are still being begun. A
+    /// device that serves it at once, from memory, leaves the folio hot in the cache for the next
+    /// part. A device that takes its time works while the others are copied.
     fn start_early(&mut self) -> io::Result<()> {
         let entered = self.device.enter(false);
         self.reap();
         entered
     }
 
-    /// Gives the guest the parts of a read that are held, if all that were begun are. Whether it did.
+    /// Gives the guest the parts of a read that are held, if all that were begun are. Whether it
+    /// did.
     fn deliver_if_held(&mut self, id: usize) -> bool {
         let is_deliverable = self.requests.active.get(id).is_some_and(ActiveRequest::is_deliverable);
         if is_deliverable {

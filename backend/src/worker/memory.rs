@@ -10,8 +10,8 @@ use crate::guest::memory_table::{self, GuestMemory};
 use crate::guest::sigbus;
 
 /// Guest memory as a worker holds it: once, for the ring, for copies and for transfers without a
-/// bounce. A transfer counts among the worker's own references, so it never touches a count that all
-/// workers share.
+/// bounce. A transfer counts among the worker's own references, so it never touches a count that
+/// all workers share.
 #[derive(Debug)]
 pub(super) struct WorkerMemory {
     regions: Rc<GuestMemory>,
@@ -45,8 +45,8 @@ impl WorkerMemory {
         memory_table::is_any_lost(&self.regions)
     }
 
-    /// Fails when memory of `data` is lost: then what was copied is not what the guest has there. To be
-    /// called after each copy.
+    /// Fails when memory of `data` is lost: then what was copied is not what the guest has there.
+    /// To be called after each copy.
     pub(super) fn check(&self, data: &Segments) -> Result<(), Failure> {
         if self.has_new_losses() && memory_table::is_lost(&self.regions, data) {
             return Err(Failure::MemoryLost);

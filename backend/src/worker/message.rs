@@ -12,12 +12,12 @@ use crate::guest::memory_table::GuestMemory;
 pub enum WorkerMessage {
     /// The range that this request waited for is held now.
     Granted(usize),
-    /// Where to signal used buffers from now on; `None`: the driver polls.
+    /// The eventfd by which to signal used buffers from now on; `None` when the driver polls.
     Call(Option<CallFd>),
-    /// The memory has grown: this is all of it. Dropping the sender says that it was taken over.
+    /// All of the memory, which has grown. The sender is dropped when it was taken over.
     Memory(Arc<GuestMemory>, Sender<()>),
-    /// Log the oldest request: the queue makes no progress.
+    /// Log the oldest request, because the queue makes no progress.
     LogOldest,
-    /// Pop no more, finish what was popped, return the ring.
+    /// Pop no more chains, finish those that were popped, and return the ring.
     Stop,
 }

@@ -5,9 +5,9 @@
 //! read   pop -> parse -> lock range -> take folio -> submit ~ring~ reap -> verify -> copy_from -> complete -> used ring
 //! ```
 //!
-//! Guest data is read once, into the folio. PI covers that copy, and that copy goes to the device. Data
-//! read from the device is verified in the folio before any of it reaches the guest. Every popped chain is
-//! returned once, whatever failed.
+//! Guest data is read once, into the folio. PI covers that copy, and that copy goes to the device.
+//! Data read from the device is verified in the folio before any of it reaches the guest. Every
+//! popped chain is returned once, whatever failed.
 
 mod batch;
 mod clock;
@@ -83,9 +83,9 @@ impl<B: BlockDevice> QueueWorker<B> {
         // after the storage was taken over: an earlier owner may have lost durability
         let info = DeviceInfo { durability: disk.device.durability(), ..info };
         disk.metrics[vring.index].flushes_fail.set(info.durability.flushes_fail().into());
-        // A process that dies in a zero-copy read leaves a kernel that writes to guest memory until the
-        // read ends. The lock of the image keeps a successor from serving until then, but the lock of a
-        // read-only disk is shared.
+        // A process that dies in a zero-copy read leaves a kernel that writes to guest memory until
+        // the read ends. The lock of the image keeps a successor from serving until then, but the
+        // lock of a read-only disk is shared.
         let bounce = match vring.inflight {
             Some(_) if disk.limits.read_only => Bounce::Always,
             _ => disk.bounce,
@@ -105,11 +105,11 @@ impl<B: BlockDevice> QueueWorker<B> {
         })
     }
 
-    /// Serves the queue. Returns it, with nothing in flight, after [`WorkerMessage::Stop`] or when memory
-    /// was lost.
+    /// Serves the queue. Returns it, with nothing in flight, after [`WorkerMessage::Stop`] or when
+    /// memory was lost.
     ///
-    /// Fails only when io_uring does. Then the requests that were popped are lost to the driver, but their
-    /// ranges are released to other queues.
+    /// Fails only when io_uring does. Then the requests that were popped are lost to the driver,
+    /// but their ranges are released to other queues.
     pub fn run(mut self) -> io::Result<Vring> {
         self.metrics().awake.set(1);
         let served = self.serve();
@@ -157,8 +157,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
     }
 
-    /// Counts, publishes and releases all that was finished: neither the driver nor another queue may
-    /// have to wait for it while the worker sleeps.
+    /// Counts, publishes and releases all that was finished: neither the driver nor another queue
+    /// may have to wait for it while the worker sleeps.
     fn settle(&mut self) {
         self.requests.count(&self.disk.metrics[self.ring.vring.index], &mut self.pacing.clock);
         if !self.requests.active.is_empty() {
@@ -251,7 +251,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         if self.requests.active.is_empty() { Wait::Driver } else { Wait::Device }
     }
 
-    /// Lets the driver signal again. True when the worker may sleep: nothing was made available meanwhile.
+    /// Lets the driver signal again. True when the worker may sleep: nothing was made available
+    /// meanwhile.
     fn arm(&mut self) -> bool {
         if self.stopping || self.ring.is_retired() || self.starved {
             return true;
@@ -262,8 +263,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         })
     }
 
-    /// Gives up with io_uring: the chains are left in the driver's ring, which is dead, and the ranges are
-    /// released to other queues.
+    /// Gives up with io_uring: the chains are left in the driver's ring, which is dead, and the
+    /// ranges are released to other queues.
     fn abandon(mut self) {
         // first, because it waits for everything in flight
         drop(self.device);
@@ -277,8 +278,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.disk.release(self.ring.vring.index, released.drain(..), |_| {});
     }
 
-    /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is
-    /// retired, and the worker ends.
+    /// Whether memory that the front-end shares was lost since the queue was started. Then the
+    /// queue is retired, and the worker ends.
     fn finds_memory_lost(&mut self) -> bool {
         let metrics = &self.disk.metrics[self.ring.vring.index];
         self.ring.finds_memory_lost(&self.memory, metrics)

@@ -1,29 +1,34 @@
 //! Adaptive polling: whether a worker looks for work for a while before it sleeps.
 //!
-//! Sleeping and waking costs far more than a look at the ring, so it pays to look for a while, but only when work tends to
-//! come within that while. A wait that was polled in vain is held against the next ones of its kind: they sleep at once, 1 of
-//! them, then 3, 7 and so on up to [`REST_MAX`], before polling is tried again. So a queue whose device is slow spends little on
-//! polling and one that is idle spends nothing, as it sleeps until there is an event.
+//! Sleeping and waking costs far more than a look at the ring, so it pays to look for a while, but
+//! only when work tends to come within that time. After a wait that was polled without result, the
+//! next waits of its kind sleep at once: 1 of them, then 3, 7 and so on up to [`REST_MAX`], before
+//! polling is tried again. So a queue whose device is slow spends little on polling, and an idle
+//! queue spends nothing, as it sleeps until there is an event.
 //!
-//! Waits for the driver and waits for the device are judged apart: a driver may be fast and its device slow.
+//! Waits for the driver and waits for the device are judged apart: a driver may be fast and its
+//! device slow.
 //!
-//! How long a while is depends on what it saves: [`limit_for`] the cost of a wake-up here. A glance at the driver's ring is taken in
-//! any case: a driver that was shown completions often answers before a thread could even fall asleep.
+//! The time to poll depends on the cost of a wake-up on this machine, which [`limit_for`] takes.
+//! The worker looks at the driver's ring for a moment in any case: a driver that has seen
+//! completions often makes the next request before a thread could even fall asleep.
 
 use std::time::{Duration, Instant};
 
-/// The longest wait worth polling, by the cost of a wake-up: polled, a wait of this length ends a twentieth sooner.
+/// The longest wait worth polling, as a multiple of the cost of a wake-up: polling ends a wait of
+/// this length a twentieth sooner.
 const WAKE_UPS: u32 = 20;
-/// The shortest that is worth a look at the ring or two, whatever was measured.
+/// The least limit, whatever the cost of a wake-up: long enough for a look or two at the ring.
 const LIMIT_MIN: Duration = Duration::from_micros(32);
-/// The longest: a disk that takes longer is not waiting for us.
+/// The greatest limit: a disk that takes longer does not gain by polling.
 const LIMIT_MAX: Duration = Duration::from_millis(1);
 
-/// To look for the driver's next request for so long costs no more than to go to sleep and be woken, in this thread's own processor
-/// time (`stableblk-bench load --depth 1` on ext4, `--poll-us 0`, user and system: 24 us a request without, 21 to 23 with it).
+/// Looking for the driver's next request for this time costs no more than falling asleep and being
+/// woken, in this thread's own processor time (`stableblk-bench load --depth 1` on ext4, `--poll-us
+/// 0`, user and system: 24 us a request without, 21 to 23 with it).
 const GLANCE: Duration = Duration::from_micros(4);
 
-/// Most waits in a row that sleep at once after polling was in vain.
+/// The most waits in a row that sleep at once after polling has found no work.
 const REST_MAX: u32 = 63;
 
 /// How long to poll where waking a thread takes `wake_up`.
@@ -53,7 +58,7 @@ pub struct Poller {
 struct History {
     /// Waits to sleep through before the next try.
     rest: u32,
-    /// As many after the next one that is in vain.
+    /// Waits to sleep through after the next try, if that finds no work.
     next_rest: u32,
 }
 
@@ -66,7 +71,8 @@ struct Looking {
 }
 
 impl Poller {
-    /// Polls for at most `limit` at a time; zero takes no more than a glance at the driver's ring.
+    /// Polls for at most `limit` at a time. With zero it takes no more than a glance at the
+    /// driver's ring.
     pub fn new(limit: Duration) -> Self {
         Self { limit, history: Default::default(), looking: None }
     }
@@ -81,9 +87,10 @@ impl Poller {
     /// There was work.
     pub fn worked(&mut self) {
         match &self.looking {
-            // Late for a poll: others had the processor meanwhile. They need it, and who sleeps gets it back sooner.
+            // Late for a poll: other threads had the processor meanwhile. They need it, and a
+            // thread that sleeps gets it back sooner.
             Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
-                self.in_vain();
+                self.without_result();
             }
             Some(Looking { wait, .. }) => {
                 self.history[*wait as usize] = History::default();
@@ -93,11 +100,11 @@ impl Poller {
         }
     }
 
-    /// There was none: whether to look again rather than sleep.
+    /// There was no work. Whether to look again rather than sleep.
     pub fn poll_again(&mut self, wait: Wait) -> bool {
         match &self.looking {
             Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
-                self.in_vain();
+                self.without_result();
                 false
             }
             Some(Looking { wait, since }) => {
@@ -119,7 +126,7 @@ impl Poller {
         true
     }
 
-    fn in_vain(&mut self) {
+    fn without_result(&mut self) {
         if let Some(Looking { wait, .. }) = self.looking.take() {
             let history = &mut self.history[wait as usize];
             history.next_rest = (history.next_rest * 2 + 1).min(REST_MAX);
@@ -132,13 +139,13 @@ impl Poller {
 mod tests {
     use super::*;
 
-    /// So long that no test sees it pass.
+    /// A time that no test sees pass.
     const FOR_EVER: Duration = Duration::from_secs(1 << 20);
-    /// Passed at the second look.
+    /// A time that has passed at the second look.
     const AT_ONCE: Duration = Duration::from_nanos(1);
 
     /// Whether a wait without work was polled at all.
-    fn wait_in_vain(poller: &mut Poller, wait: Wait) -> bool {
+    fn wait_without_work(poller: &mut Poller, wait: Wait) -> bool {
         let tried = poller.poll_again(wait);
         while tried && poller.poll_again(wait) {}
         tried
@@ -152,8 +159,11 @@ mod tests {
             assert!(poller.poll_again(Wait::Driver));
             poller.worked();
         }
-        assert!(wait_in_vain(&mut poller, Wait::Driver));
-        assert!(!wait_in_vain(&mut poller, Wait::Driver), "a glance in vain is held against the next");
+        assert!(wait_without_work(&mut poller, Wait::Driver));
+        assert!(
+            !wait_without_work(&mut poller, Wait::Driver),
+            "after a glance without result the next wait is polled"
+        );
     }
 
     #[test]
@@ -167,51 +177,51 @@ mod tests {
     }
 
     #[test]
-    fn the_more_it_was_in_vain_the_longer_it_is_not_tried() {
+    fn each_try_without_result_doubles_the_rest() {
         let mut poller = Poller::new(AT_ONCE);
-        let tries: Vec<_> = (0..400).filter(|_| wait_in_vain(&mut poller, Wait::Device)).collect();
+        let tries: Vec<_> = (0..400).filter(|_| wait_without_work(&mut poller, Wait::Device)).collect();
         assert_eq!(tries.len(), 11);
-        let tries: Vec<_> = (0..6400).filter(|_| wait_in_vain(&mut poller, Wait::Device)).collect();
+        let tries: Vec<_> = (0..6400).filter(|_| wait_without_work(&mut poller, Wait::Device)).collect();
         assert_eq!(tries.len(), 100, "one of 64");
     }
 
     #[test]
-    fn work_found_late_is_in_vain() {
+    fn work_found_late_counts_as_no_result() {
         let mut poller = Poller::new(AT_ONCE);
         assert!(poller.poll_again(Wait::Device));
         poller.looking.as_mut().unwrap().since = Some(Instant::now());
         std::thread::sleep(AT_ONCE);
         poller.worked();
-        assert!(!poller.poll_again(Wait::Device), "who lost the processor rests");
+        assert!(!poller.poll_again(Wait::Device), "polled after the processor was lost");
         assert!(poller.poll_again(Wait::Device));
     }
 
     #[test]
-    fn what_a_wake_up_costs_bounds_the_wait() {
+    fn the_cost_of_a_wake_up_bounds_the_wait() {
         let limits = [0, 5, 25, 1000].map(|us| limit_for(Duration::from_micros(us)).as_micros());
         assert_eq!(limits, [32, 100, 500, 1000]);
     }
 
     #[test]
-    fn one_wait_with_work_makes_up_for_those_in_vain() {
+    fn one_wait_with_work_resets_the_rest() {
         let mut poller = Poller::new(AT_ONCE);
-        (0..400).for_each(|_| _ = wait_in_vain(&mut poller, Wait::Device));
+        (0..400).for_each(|_| _ = wait_without_work(&mut poller, Wait::Device));
         while !poller.poll_again(Wait::Device) {}
         poller.worked();
-        assert!(wait_in_vain(&mut poller, Wait::Device));
-        assert!(!wait_in_vain(&mut poller, Wait::Device));
-        assert!(wait_in_vain(&mut poller, Wait::Device));
+        assert!(wait_without_work(&mut poller, Wait::Device));
+        assert!(!wait_without_work(&mut poller, Wait::Device));
+        assert!(wait_without_work(&mut poller, Wait::Device));
     }
 
     #[test]
-    fn a_slow_device_is_not_held_against_a_fast_driver() {
+    fn a_slow_device_does_not_stop_polling_for_a_fast_driver() {
         let mut poller = Poller::new(AT_ONCE);
         for round in 0..64 {
             assert!(poller.poll_again(Wait::Driver));
             poller.worked();
-            let tried = wait_in_vain(&mut poller, Wait::Device);
+            let tried = wait_without_work(&mut poller, Wait::Device);
             assert_eq!(tried, [0, 2, 6, 14, 30, 62].contains(&round), "round {round}");
-            // work that ends a sleep says nothing of polling
+            // work that ends a sleep does not count for polling
             poller.worked();
         }
     }

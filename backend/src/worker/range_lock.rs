@@ -1,13 +1,16 @@
-//! The range lock: who may touch which granules of the disk, over all queues.
+//! The range lock: which requests may touch which granules of the disk, over all queues.
 //!
-//! Data and tuples are two writes. Without the lock a read between them, or two overlapping writes in flight, would show a
-//! guard error that the media does not have, and a write smaller than a granule would lose its neighbour's update.
+//! Data and tuples are two writes. Without the lock a read between them, or two overlapping writes
+//! in flight, would show a guard error that the media does not have, and a write smaller than a
+//! granule would lose its neighbour's update.
 //!
-//! Requests that overlap are served in the order of arrival: each waits for the older ones it conflicts with and for
-//! nothing else, so waiting is free of cycles and no request starves. The table is locked once for a batch of requests.
+//! Requests that overlap are served in the order of arrival: each waits for the older ones it
+//! conflicts with and for nothing else, so waiting is free of cycles and no request starves. The
+//! table is locked once for a batch of requests.
 //!
-//! Each counts how many it waits for, and nobody lists who waits: of n requests that all overlap that would be n * n / 2 links, GiB
-//! of memory for the guest that asks for it. Who gives its place back looks for them, and only if there have been any.
+//! Each request counts how many it waits for. There is no list of those that wait: n requests that
+//! all overlap would need n * n / 2 links, so a guest could make that GiB of memory. A release
+//! looks for them, and only if there have been any.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use slab::Slab;
 use smallvec::SmallVec;
 
-/// Ranges that start in the same chunk share a bucket. 64 granules of 4096 bytes: larger than most requests.
+/// Granules of a chunk. Ranges that start in the same chunk share a bucket. A chunk of 4096-byte
+/// granules is larger than most requests.
 const CHUNK: u64 = 64;
 const BUCKETS: usize = 256;
 
@@ -30,16 +34,17 @@ pub enum RangeAccess {
     Exclusive,
 }
 
-/// Whose turn came: the request `request` of queue `queue`.
+/// The request that a place in the table is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeOwner {
-    /// Queue index.
+    /// The index of its queue.
     pub queue: usize,
     /// The worker's number of the request.
     pub request: usize,
 }
 
-/// A place in the table, held or waited for. Given back by [`Table::release`], once.
+/// A place in the table: a range that is held or waited for. It is given back once, by
+/// [`Table::release`].
 #[must_use]
 #[derive(Debug)]
 pub struct Ticket(usize);
@@ -69,11 +74,12 @@ impl Entry {
 #[derive(Debug)]
 pub struct Table {
     entries: Slab<Entry>,
-    /// Entries within one or two chunks, under each chunk they touch, so that a request meets few strangers.
+    /// Entries within one or two chunks, under each chunk they touch, so that a request is compared
+    /// with few others.
     near: [Ids; BUCKETS],
-    /// Entries over more chunks; everyone looks at these, and they look at everyone.
+    /// Entries over more chunks, which are compared with all others.
     wide: Ids,
-    /// How many have come.
+    /// How many entries have arrived.
     arrivals: u64,
 }
 
@@ -95,13 +101,14 @@ impl Default for RangeLock {
 impl RangeLock {
     /// The table, for a batch of [`Table::acquire`] or [`Table::release`].
     pub fn table(&self) -> MutexGuard<'_, Table> {
-        // No method of the table leaves it half changed when it panics, so a poisoned one is whole.
+        // no method leaves the table half changed when it panics, so a poisoned one is whole
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
-    /// Takes a place for `granules` (not empty). True: held now. False: `owner` is named by the release that grants it.
+    /// Takes a place for `granules` (not empty). True: the range is held now. False: a later
+    /// release grants it, and names `owner`.
     pub fn acquire(
         &mut self,
         granules: Range<u64>,
@@ -123,7 +130,8 @@ impl Table {
         (Ticket(id), blockers == 0)
     }
 
-    /// Gives a place back, held or not, calling `granted` for every request whose turn comes by it, in the order of arrival.
+    /// Gives a place back, held or not. Calls `granted` for each request whose turn comes by that,
+    /// in the order of arrival.
     #[expect(clippy::needless_pass_by_value, reason = "by value, so that a place is given back once")]
     pub fn release(&mut self, ticket: Ticket, mut granted: impl FnMut(RangeOwner)) {
         let Ticket(id) = ticket;
@@ -220,7 +228,7 @@ mod tests {
         assert!(!held);
         table.release(first, |_| panic!("the second reader still holds it"));
         assert_eq!(turns(&mut table, second), [3]);
-        table.release(writer, |_| panic!("nobody waits"));
+        table.release(writer, |_| panic!("no request waits"));
     }
 
     #[test]
@@ -247,7 +255,7 @@ mod tests {
         assert_eq!(turns(&mut table, near), [2]);
     }
 
-    /// A hostile driver's: as many requests as it likes, and each overlaps all others.
+    /// A hostile driver can make any number of requests that all overlap.
     #[test]
     fn memory_is_linear_in_the_requests_that_wait() {
         const REQUESTS: usize = 1000;
@@ -270,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Whose queue dies gives back what it holds and what it waits for.
+    /// A worker that dies gives back the ranges that it holds and those that it waits for.
     #[test]
     fn a_place_that_is_waited_for_can_be_given_back() {
         let lock = RangeLock::default();
@@ -292,23 +300,25 @@ mod tests {
         turns
     }
 
-    /// Of ranges that meet, in two parts of the disk that share buckets.
+    /// Starts of ranges that overlap, in two parts of the disk that share buckets.
     fn start() -> impl Strategy<Value = u64> {
         const ROUND: u64 = CHUNK * BUCKETS as u64;
         prop_oneof![0u64..3000, ROUND..ROUND + 3000]
     }
 
-    /// What the table remembers besides its entries.
+    /// How many links the table has besides its entries.
     fn links(table: &Table) -> usize {
         table.near.iter().chain([&table.wide]).map(Ids::len).sum()
     }
 
     proptest! {
-        /// Against a plain list in order of arrival: an entry holds its range when no older conflicting one is left.
+        /// Against a plain list in order of arrival: an entry holds its range when no older
+        /// conflicting one is left.
         #[test]
         fn grants_are_exactly_those_of_a_first_come_list(
             steps in prop::collection::vec((start(), 1u64..300, any::<bool>(), any::<prop::sample::Index>()), 1..300),
-            // those that hold their range are done; those that wait for it may be gone with their queue
+            // requests that hold their range are done; those that wait for it may go with their
+            // queue
             queues_die in any::<bool>(),
         ) {
             let lock = RangeLock::default();

@@ -85,8 +85,8 @@ pub(super) struct ActiveRequest {
 }
 
 impl ActiveRequest {
-    /// A request for which nothing was begun. It must have passed [`Request::check`], which also keeps
-    /// the sums here from overflowing.
+    /// A request for which nothing was begun. It must have passed [`Request::check`], which also
+    /// keeps the sums here from overflowing.
     ///
     /// `Err` gives a request back that needs no device: one of no bytes, or of a type that has no
     /// [`Work`].
@@ -154,8 +154,8 @@ impl ActiveRequest {
         }
     }
 
-    /// Where its data starts for which no operation has been begun, in bytes; `None` when there is no
-    /// more to begin, or none that makes sense after a failure.
+    /// Where its data starts for which no operation has been begun, in bytes; `None` when there is
+    /// no more to begin, or none that makes sense after a failure.
     pub(super) fn next_to_begin(&self) -> Option<u64> {
         match self.stage {
             Stage::Waiting(Begun { bytes, .. }) | Stage::Launching(Begun { bytes, .. }) => {
@@ -189,8 +189,8 @@ impl ActiveRequest {
         self.end();
     }
 
-    /// Whether the guest is to get the parts that are held: all that were begun have come back, and no
-    /// other is being begun at this moment.
+    /// Whether the guest is to get the parts that are held: all that were begun have come back, and
+    /// no other is being begun at this moment.
     pub(super) fn is_deliverable(&self) -> bool {
         !self.parts.is_empty() && self.in_flight() == 0 && !matches!(self.stage, Stage::Launching(_))
     }

@@ -31,8 +31,8 @@ impl RequestTable {
         self.arrived.push(self.active.insert(request));
     }
 
-    /// Takes the ranges of all that arrived, in granules of 2^`shift` bytes, on behalf of `queue`. Those
-    /// that must wait become ready when a release grants them their range.
+    /// Takes the ranges of all that arrived, in granules of 2^`shift` bytes, on behalf of `queue`.
+    /// Those that must wait become ready when a release grants them their range.
     pub(super) fn lock_ranges<B>(&mut self, disk: &Disk<B>, queue: usize, shift: u32) {
         if self.arrived.is_empty() {
             return;
@@ -72,8 +72,8 @@ impl RequestTable {
         }
     }
 
-    /// Gives back the ranges of all that was finished, and makes ready the requests of this queue whose
-    /// turn comes by it.
+    /// Gives back the ranges of all that was finished, and makes ready the requests of this queue
+    /// whose turn comes by it.
     pub(super) fn release<B>(&mut self, disk: &Disk<B>, queue: usize) {
         let Self { released, ready, .. } = self;
         disk.release(queue, released.drain(..), |request| ready.push_back(request));

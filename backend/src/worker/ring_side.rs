@@ -1,4 +1,5 @@
-//! The driver's side of a worker: its ring and eventfds, and the in-flight region that goes with them.
+//! The driver's side of a worker: its ring and eventfds, and the in-flight region that goes with
+//! them.
 
 use std::fmt;
 
@@ -55,8 +56,8 @@ impl RingSide {
         }
     }
 
-    /// Counts kicks after which a ring was empty that never had a chain: the driver may use another ring
-    /// than the one that is seen here.
+    /// Counts kicks after which a ring was empty that never had a chain: the driver may use another
+    /// ring than the one that is seen here.
     pub(super) fn count_empty_kicks(&mut self, popped: usize, metrics: &QueueMetrics, watch: &Watch) {
         if self.vring.retired {
             // nothing is popped, whatever is there
@@ -117,8 +118,8 @@ impl RingSide {
         }
     }
 
-    /// Whether memory that the front-end shares was lost since the queue was started. Then the queue is
-    /// retired, and the worker ends.
+    /// Whether memory that the front-end shares was lost since the queue was started. Then the
+    /// queue is retired, and the worker ends.
     pub(super) fn finds_memory_lost(&mut self, memory: &WorkerMemory, metrics: &QueueMetrics) -> bool {
         if !self.vring.memory_lost && memory.has_new_losses() {
             let inflight_lost = self.vring.inflight.as_ref().is_some_and(InflightQueue::is_lost);

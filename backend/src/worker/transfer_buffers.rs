@@ -12,8 +12,8 @@ use crate::worker::extent::Extent;
 use crate::worker::request::{ActiveRequest, Work};
 
 /// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a
-/// transfer of its own to any disk. With the guest's memory that it is copied from it fits in a level 2
-/// cache, so the guard is computed over cached data.
+/// transfer of its own to any disk. With the guest's memory that it is copied from it fits in a
+/// level 2 cache, so the guard is computed over cached data.
 const PIECE_SIZE: usize = 256 << 10;
 
 /// Transfers that a worker has in flight at most, where folios do not limit them.
@@ -58,8 +58,9 @@ impl TransferBuffers {
         self.in_use == TRANSFERS_MAX
     }
 
-    /// A buffer for `extent`, the part of `active` that starts at byte `data_offset` of its data. The
-    /// extent is cut to the buffer where only a smaller folio is free. `None`: no folio is free.
+    /// A buffer for `extent`, the part of `active` that starts at byte `data_offset` of its data.
+    /// The extent is cut to the buffer where only a smaller folio is free. `None`: no folio is
+    /// free.
     pub(super) fn take(
         &mut self,
         memory: &Rc<GuestMemory>,

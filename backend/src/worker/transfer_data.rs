@@ -38,8 +38,8 @@ impl DataPath<'_> {
         Ok(())
     }
 
-    /// Marks in the dirty log what the device itself wrote to guest memory, or may have written before
-    /// it failed.
+    /// Marks in the dirty log what the device itself wrote to guest memory, or may have written
+    /// before it failed.
     pub(super) fn mark_written(self, active: &ActiveRequest, transfer: &Transfer) {
         if let (TransferDirection::Read, TransferBuffer::Guest(..)) =
             (transfer.direction(), transfer.buffer())
@@ -66,7 +66,8 @@ impl DataPath<'_> {
             return Ok(());
         };
         if unbounced {
-            // a change that the guest makes meanwhile is verified too: without a bounce nothing is stable
+            // a change that the guest makes meanwhile is verified too: without a bounce nothing is
+            // stable
             active.request.data.copy_to(&**self.memory, data_offset, &mut data[..data_len])?;
         }
         if let Some(protection) = self.protection {
@@ -76,9 +77,9 @@ impl DataPath<'_> {
         Ok(())
     }
 
-    /// Goes on with a partial write whose granule was read: verifies the bytes of the changed intervals
-    /// that stay, puts the guest's data in, and makes the transfer a write. Other intervals of the
-    /// granule, good or bad, go back as they came, with their tuples.
+    /// Goes on with a partial write whose granule was read: verifies the bytes of the changed
+    /// intervals that stay, puts the guest's data in, and makes the transfer a write. Other
+    /// intervals of the granule, good or bad, go back as they came, with their tuples.
     pub(super) fn merge(self, active: &ActiveRequest, transfer: &mut Transfer) -> Result<(), Failure> {
         let Piece { data_len, lead, .. } = transfer.piece();
         if let (Some(protection), Some(folio)) = (self.protection, transfer.folio()) {

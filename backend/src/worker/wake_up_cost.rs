@@ -1,6 +1,6 @@
-//! What it costs to sleep: how long a thread takes to run after it is woken.
+//! The cost of a wake-up: how long a thread takes to run after it is woken.
 //!
-//! That depends on the machine more than on us: in a virtual machine an idle processor is given back to the host.
+//! It varies by machine: in a virtual machine an idle processor is given back to the host.
 
 use std::sync::mpsc;
 use std::thread;
@@ -13,7 +13,7 @@ const SAMPLES: usize = 15;
 /// How long each is left asleep, so that its processor may become idle.
 const ASLEEP: Duration = Duration::from_micros(500);
 
-/// Measures it, in about 10 ms. `None`: there can be no more threads.
+/// Measures the cost, in about 10 ms. `None`: the system has no more threads.
 pub fn measure() -> Option<Duration> {
     // on a thread of its own, whose processor is chosen below
     let waker = thread::Builder::new().name("wake-up-cost".to_owned()).spawn(median_cost);
@@ -23,14 +23,14 @@ pub fn measure() -> Option<Duration> {
 fn median_cost() -> Option<Duration> {
     let sleepers_processors = keep_to_one_processor();
     let (wake, woken) = mpsc::channel::<Instant>();
-    let (tell, told) = mpsc::channel();
+    let (report, reported) = mpsc::channel();
     let sleeper = thread::Builder::new().name("wake-up-cost".to_owned()).spawn(move || {
         if let Some(others) = sleepers_processors {
             // at worst it sleeps beside the one that wakes it
             let _ = sched_setaffinity(None, &others);
         }
         for woken_at in woken {
-            let _ = tell.send(woken_at.elapsed());
+            let _ = report.send(woken_at.elapsed());
         }
     });
     let sleeper = sleeper.ok()?;
@@ -38,7 +38,7 @@ fn median_cost() -> Option<Duration> {
         .filter_map(|_| {
             thread::sleep(ASLEEP);
             wake.send(Instant::now()).ok()?;
-            told.recv().ok()
+            reported.recv().ok()
         })
         .collect();
     drop(wake);
@@ -47,8 +47,9 @@ fn median_cost() -> Option<Duration> {
     costs.get(costs.len() / 2).copied()
 }
 
-/// Keeps the calling thread where it is, and gives the other processors that there are. A thread that is woken on the waker's own
-/// costs next to nothing, and whoever wakes a worker, a guest or a disk, has work of its own to go on with there.
+/// Keeps the calling thread on its processor, and returns the others that it might use. A thread
+/// that is woken on the processor of its waker costs next to nothing. That does not happen to a
+/// worker: the guest or the disk that wakes it continues on its own processor.
 fn keep_to_one_processor() -> Option<CpuSet> {
     let mut others = sched_getaffinity(None).ok()?;
     let here = sched_getcpu();

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Where workers say that there is work to watch over.
+/// Where workers notify the watchdog of work to watch over.
 #[derive(Debug)]
 pub struct Watch {
-    /// True also where nobody watches.
+    /// True also where there is no watchdog.
     notified: AtomicBool,
     wake: OnceLock<OwnedFd>,
 }
@@ -22,7 +22,8 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// There is a request in flight. One load, but for the first since the watchdog rested.
+    /// Notifies the watchdog that a request is in flight. It takes one load, except for the first
+    /// request since the watchdog rested.
     pub fn notify(&self) {
         if !self.notified.load(Relaxed) {
             self.notified.store(true, Relaxed);
@@ -53,7 +54,7 @@ impl Watch {
         }
     }
 
-    /// After `false`, the next request makes its worker notify; after `true`, none does.
+    /// After `false`, the next request makes its worker notify; after `true`, no request does.
     pub(crate) fn set_notified(&self, notified: bool) {
         self.notified.store(notified, Relaxed);
     }

@@ -67,8 +67,8 @@ impl Command {
         Self::over_blocks(WRITE, nsid, lba, blocks).with_checks(tags)
     }
 
-    /// Makes `blocks` blocks from `lba` on zeros. The controller generates their tuples from `reference` on; without one, their
-    /// metadata becomes zeros too.
+    /// Makes `blocks` blocks from `lba` on zeros. The controller generates their tuples from
+    /// `reference` on; without one, their metadata becomes zeros too.
     pub(super) fn write_zeroes(
         nsid: u32,
         lba: u64,
@@ -127,7 +127,8 @@ impl Command {
         self
     }
 
-    /// The low 32 bits are in command dword 14, the high 16 of the 64b guard's tag in command dword 3.
+    /// The low 32 bits are in command dword 14, the high 16 of the 64b guard's tag in command dword
+    /// 3.
     fn set_initial_reference(&mut self, reference: u64) {
         [self.dwords[4], self.cdw3] = halves(reference);
     }

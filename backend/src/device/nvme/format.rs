@@ -14,9 +14,9 @@ pub struct NamespaceFormat {
     pub block_size: usize,
     /// How its tuple is laid out in its metadata.
     pub profile: IntegrityProfile,
-    /// Whose tuple it is: our own where the format has no protection information.
+    /// The rules of its tuple: our own where the format has no protection information.
     pub rule: TupleRule,
-    /// Whether that follows each block's data in the same buffer: an extended LBA.
+    /// Whether the metadata follows each block's data in the same buffer: an extended LBA.
     pub extended: bool,
 }
 
@@ -29,7 +29,7 @@ pub enum UnusableFormat {
     /// Nothing checks its metadata, and tuples of our own do not fit in.
     #[error(transparent)]
     Opaque(#[from] UnusableMetadata),
-    /// More than is supported beside protection information.
+    /// It has more bytes than are supported beside protection information.
     #[error("it is formatted with {0} bytes of metadata, which is not supported")]
     MetadataSize(u16),
     /// The 32b guard, or a storage tag.
@@ -42,7 +42,7 @@ pub enum UnusableFormat {
         /// STS.
         storage_tag_size: u8,
     },
-    /// No format of the specification.
+    /// It is not a format of the specification.
     #[error("its format is unknown")]
     Profile(#[from] ProfileError),
 }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused() {
+    fn unsupported_formats_are_refused() {
         let of = |ms, dps, format| NamespaceFormat::of(&namespace(ms, false, dps), Some(&nvm(format)));
         assert!(matches!(of(0, 0, 0), Err(UnusableFormat::NoMetadata)));
         assert!(matches!(of(4, 0, 0), Err(UnusableFormat::Opaque(_))));

@@ -1,4 +1,5 @@
-//! Fields of Identify data structures: NVM Express Base and NVM Command Set specifications, "Identify command".
+//! Fields of Identify data structures: NVM Express Base and NVM Command Set specifications,
+//! "Identify command".
 
 /// Bytes of every Identify data structure.
 pub(super) const IDENTIFY_SIZE: usize = 4096;
@@ -59,7 +60,8 @@ impl IdentifyNamespace {
 }
 
 impl IdentifyController {
-    /// MDTS: the largest transfer, as a power of two of the smallest page, 4096 bytes or more. `None`: any.
+    /// MDTS: the largest transfer, as a power of two of the smallest page, 4096 bytes or more.
+    /// `None`: any.
     pub(super) fn transfer_max(&self) -> Option<usize> {
         match self.0[77] {
             0 => None,

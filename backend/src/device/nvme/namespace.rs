@@ -1,4 +1,4 @@
-//! A namespace's character device: opened, locked, and asked what it is.
+//! A namespace's character device: opened, locked, and identified.
 
 #![expect(unsafe_code, reason = "the ioctls have no safe wrapper")]
 
@@ -41,7 +41,7 @@ pub enum NamespaceError {
     /// It is a character device of another kind.
     #[error("{} is no NVMe namespace's character device, /dev/ngXnY", .0.display())]
     NotNvme(PathBuf),
-    /// It does not tell what it is.
+    /// It cannot be identified.
     #[error("cannot identify {}", path.display())]
     Identify {
         /// The device.
@@ -50,7 +50,7 @@ pub enum NamespaceError {
         #[source]
         source: io::Error,
     },
-    /// Its format is not one for us.
+    /// Its format cannot be served.
     #[error("cannot serve {}", path.display())]
     Format {
         /// The device.
@@ -67,7 +67,7 @@ pub struct Namespace {
     path: PathBuf,
     file: File,
     durability: Durability,
-    /// The block device of the same namespace, held so that nobody mounts it meanwhile.
+    /// The block device of the same namespace, held so that it cannot be mounted meanwhile.
     _block_device: Option<File>,
     pub(super) nsid: u32,
     format: NamespaceFormat,
@@ -78,12 +78,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Whether `path` names a namespace's character device, so that [`Self::open`] is what to do with it.
+    /// Whether `path` names a namespace's character device, so that [`Self::open`] is what to do
+    /// with it.
     pub fn is_at(path: &Path) -> bool {
         block_name(path).is_some()
     }
 
-    /// Opens and locks the namespace at `path`. Refuses one whose block device is mounted or otherwise held.
+    /// Opens and locks the namespace at `path`. Refuses one whose block device is mounted or
+    /// otherwise held.
     pub fn open(path: &Path, access: Access) -> Result<Self, NamespaceError> {
         let identify = |source| NamespaceError::Identify { path: path.to_owned(), source };
         // before it is opened, for opening another device may have effects
@@ -126,14 +128,14 @@ impl Namespace {
         &self.file
     }
 
-    /// From now on what is lost is written down on its node, and a flush fails for what was. For
-    /// whoever serves it and may write.
+    /// From now on losses of durability are recorded on its node, and a flush fails for an earlier
+    /// one. To be called when it is served for writing.
     pub fn mark_losses(&mut self) -> io::Result<()> {
         self.durability = Durability::marked(LossMark::of(&self.file)?);
         Ok(())
     }
 
-    /// Whether what is written to it can still be made durable.
+    /// Whether data written to it can still be made durable.
     pub fn durability(&self) -> &Durability {
         &self.durability
     }
@@ -143,21 +145,21 @@ impl Namespace {
         &self.format
     }
 
-    /// Bytes of data.
+    /// Size of its data, in bytes.
     pub fn capacity(&self) -> u64 {
         self.blocks * self.format.block_size as u64
     }
 
-    /// Bytes of data now: asks the controller.
+    /// Size of its data now, in bytes. Asks the controller.
     pub(super) fn measure(&self) -> io::Result<u64> {
         let namespace = IdentifyNamespace(identify_structure(&self.file, self.nsid, 0x00)?);
         namespace
             .size()
             .checked_mul(self.format.block_size as u64)
-            .ok_or_else(|| io::Error::other("the controller tells an impossible size"))
+            .ok_or_else(|| io::Error::other("the controller reports an impossible size"))
     }
 
-    /// Makes what was written durable, and waits for it.
+    /// Makes written data durable, and waits for that.
     pub(super) fn flush(&self) -> io::Result<()> {
         PassthroughCommand::Flush { nsid: self.nsid }.run(&self.file)
     }
@@ -168,7 +170,8 @@ impl Namespace {
     }
 }
 
-/// The name of the block device of the same namespace, such as `nvme0n1`; `None` when `path` is not one's character device.
+/// The name of the block device of the same namespace, such as `nvme0n1`; `None` when `path` is not
+/// one's character device.
 fn block_name(path: &Path) -> Option<String> {
     let meta = path.metadata().ok().filter(|meta| meta.file_type().is_char_device())?;
     let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
@@ -190,11 +193,12 @@ fn hold(path: &Path, block_name: &str) -> Result<Option<File>, ImageError> {
     }
 }
 
-/// A command that the kernel passes on and waits for, with the memory that the controller writes to.
+/// A command that the kernel passes on and waits for, with the memory that the controller writes
+/// to.
 enum PassthroughCommand<'a> {
     /// Fills in the Identify data structure `cns` of the NVM command set.
     Identify { nsid: u32, cns: u32, data: &'a mut [u8; IDENTIFY_SIZE] },
-    /// Makes what was written durable.
+    /// Makes written data durable.
     Flush { nsid: u32 },
 }
 
@@ -234,9 +238,10 @@ impl PassthroughCommand<'_> {
             }
             Self::Flush { nsid } => (IO_COMMAND, RawCommand { opcode: FLUSH, nsid, ..RawCommand::default() }),
         };
-        // SAFETY: both ioctls read and write one `struct nvme_passthru_cmd`, which `raw` is, and return when
-        // the command is done. Of the two commands, Identify has the controller write 4096 bytes at
-        // `address`; they are those of `data`, which is borrowed mutably past this call. Flush has no data.
+        // SAFETY: both ioctls read and write one `struct nvme_passthru_cmd`, which `raw` is, and
+        // return when the command is done. Of the two commands, Identify has the controller write
+        // 4096 bytes at `address`; they are those of `data`, which is borrowed mutably past this
+        // call. Flush has no data.
         match unsafe { libc::ioctl(file.as_raw_fd(), ioctl, &raw mut raw) } {
             0 => Ok(()),
             -1 => Err(io::Error::last_os_error()),
@@ -252,8 +257,8 @@ fn identify_structure(file: &File, nsid: u32, cns: u32) -> io::Result<Box<[u8; I
     Ok(data)
 }
 
-/// Most bytes of data in one command: what the controller takes, what the kernel's queue takes, and what a folio holds.
-/// Interleaved metadata counts too.
+/// Most bytes of data in one command: what the controller takes, what the kernel's queue takes, and
+/// what a folio holds. Interleaved metadata counts too.
 fn transfer_max(controller: &IdentifyController, format: &NamespaceFormat, block_name: &str) -> usize {
     let limit = |name: &str| {
         let value = fs::read_to_string(format!("/sys/block/{block_name}/queue/{name}")).ok()?;

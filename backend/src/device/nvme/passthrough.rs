@@ -1,6 +1,8 @@
-//! A namespace served by commands of our own, with metadata separate from the data or interleaved with it.
+//! A namespace served by commands of our own, with metadata separate from the data or interleaved
+//! with it.
 //!
-//! The kernel passes commands on as they are: it checks no range and no length, and remaps no tag. So all that is checked here.
+//! The kernel passes commands on as they are: it checks no range and no length, and remaps no tag.
+//! So ranges and lengths are checked here.
 
 #![expect(unsafe_code, reason = "promises the ring that buffers stay where they are")]
 
@@ -25,7 +27,8 @@ use crate::device::{
 };
 use crate::storage::size::StorageSize;
 
-/// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct nvme_uring_cmd)`.
+/// `NVME_URING_CMD_IO` and `NVME_URING_CMD_IO_VEC`: `_IOWR('N', 0x80 and 0x81, struct
+/// nvme_uring_cmd)`.
 const ONE_BUFFER: u32 = 0xc048_4e80;
 const VECTORS: u32 = 0xc048_4e81;
 /// The namespace, as the ring's registered file.
@@ -63,7 +66,8 @@ impl NvmePassthroughDevice {
         Self { namespace, protection, info }
     }
 
-    /// What the controller is to check and expect of blocks from byte `offset` on: all that the format has.
+    /// The tags that the controller is to check for blocks from byte `offset` on, and their values:
+    /// all that the format has.
     fn tags(&self, offset: u64) -> TagFields {
         if self.protection.rule() == TupleRule::Own {
             return TagFields::NONE;
@@ -115,8 +119,8 @@ impl NvmePassthroughDevice {
         Ok(NvmeStep { command, buffer, kind: Kind::Transfer })
     }
 
-    /// Lays data and metadata of a write out interleaved, behind its metadata. Refuses a transfer that has
-    /// no room for that.
+    /// Lays data and metadata of a write out interleaved, behind its metadata. Refuses a transfer
+    /// that has no room for that.
     fn interleave(&self, transfer: &mut Transfer) -> io::Result<()> {
         let (len, direction) = (transfer.len(), transfer.direction());
         let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
@@ -134,7 +138,7 @@ impl NvmePassthroughDevice {
         Ok(())
     }
 
-    /// Takes apart what a read brought in.
+    /// Separates the data and metadata that a read has brought in interleaved.
     fn deinterleave(&self, transfer: &mut Transfer) {
         let (block_size, metadata_size) = (self.info.granule, self.protection.profile().metadata_size());
         let len = transfer.len();
@@ -148,7 +152,8 @@ impl NvmePassthroughDevice {
         }
     }
 
-    /// The next command that makes `len` bytes at `offset` zeros, of which `done` are; how many it does.
+    /// The next command that makes `len` bytes at `offset` zeros, of which `done` are; how many it
+    /// does.
     fn zero_step(&self, offset: u64, len: u64, by: ZeroBy, done: u64) -> io::Result<NvmeStep> {
         let nsid = self.namespace.nsid;
         if by == ZeroBy::Deallocate {
@@ -166,7 +171,7 @@ impl NvmePassthroughDevice {
         Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Zero { done: done + len } })
     }
 
-    /// Which tag is wrong, in a read that came back without checks after it had failed them.
+    /// Finds the wrong tag in a read that came back without checks after it had failed them.
     fn explain(&self, transfer: &Transfer, reason: PiStatus, repeated: io::Result<()>) -> PiFailure {
         let TransferBuffer::Bounce(folio) = transfer.buffer() else {
             return PiFailure::Unexplained { reason };
@@ -187,7 +192,8 @@ fn zeroing(namespace: &Namespace) -> Zeroing {
     Zeroing {
         punch_hole: write_zeroes,
         zero_range: write_zeroes,
-        // after which data and metadata are what the controller likes, and need not fit each other by our own rule
+        // after it the controller may return any data and metadata, which need not match by our own
+        // rule
         deallocate: namespace.has_dataset_management && !is_own,
     }
 }
@@ -217,7 +223,7 @@ impl BlockDevice for NvmePassthroughDevice {
         Ok(())
     }
 
-    /// Queues have flushed what their drivers asked for; the rest is as durable as the controller makes it.
+    /// Flushes once more: a driver need not have flushed all that it has written.
     fn close(&self) -> io::Result<()> {
         self.info.durability.close(self.namespace.flush())
     }
@@ -235,8 +241,8 @@ struct NvmeStep {
 #[derive(Debug)]
 enum CommandBuffer {
     None,
-    /// Data and metadata of the transfer's folio. The data is named as the ring has it registered, or by
-    /// its address.
+    /// Data and metadata of the transfer's folio. The data is named as the ring has it registered,
+    /// or by its address.
     Folio {
         registered: bool,
         metadata_len: usize,
@@ -291,19 +297,20 @@ impl CommandBuffer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Transfer,
-    /// So many bytes of the operation are done with it.
+    /// A part of an operation that makes blocks zeros. After it, `done` bytes of the operation are
+    /// done.
     Zero {
         done: u64,
     },
-    /// The same once more, for the status that a transfer failed with.
+    /// A transfer that has failed with this status, repeated without checks.
     Repeated(PiStatus),
     Flush,
 }
 
-// SAFETY: `fill_in` takes each address from memory that the operation or the step owns, with a length
-// that it checks: the `len` bytes of a folio or of guest vectors (checked by `Transfer::new`), parts of
-// the folio's metadata (checked by slicing), or the range, which the step holds on the heap. All of it
-// stays in place when operation and step are moved.
+// SAFETY: `fill_in` takes each address from memory that the operation or the step owns, with a
+// length that it checks: the `len` bytes of a folio or of guest vectors (checked by
+// `Transfer::new`), parts of the folio's metadata (checked by slicing), or the range, which the
+// step holds on the heap. All of it stays in place when operation and step are moved.
 unsafe impl RingStep for NvmeStep {
     type Submission = squeue::Entry128;
     type Completion = cqueue::Entry32;
@@ -331,9 +338,10 @@ unsafe impl RingStep for NvmeStep {
 pub struct NvmePassthroughQueue {
     device: Arc<NvmePassthroughDevice>,
     ring: Ring<NvmeStep>,
-    /// Whether commands can name folios as the ring has registered them. Linux 6.1 refuses parts of so large a buffer.
+    /// Whether commands can name folios as the ring has registered them. Linux 6.1 refuses parts of
+    /// so large a buffer.
     registered: bool,
-    /// What failed our own checks.
+    /// Operations that have failed our own checks.
     refused: Vec<Event>,
 }
 
@@ -345,7 +353,7 @@ impl NvmePassthroughQueue {
         }
     }
 
-    /// What follows a command that came back; nothing, when there is more to do for its operation.
+    /// The event for a command that came back; `None` when there is more to do for its operation.
     fn finish(
         &mut self,
         operation: DeviceOperation,

@@ -5,7 +5,8 @@ use std::io;
 
 use crate::device::pi_failure::PiStatus;
 
-/// Status Code Type and Status Code of a command that failed: NVM Express Base Specification, "Status Field Definition".
+/// Status Code Type and Status Code of a command that failed: NVM Express Base Specification,
+/// "Status Field Definition".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NvmeStatus(u16);
 
@@ -18,7 +19,7 @@ impl NvmeStatus {
         Self(status & CODE)
     }
 
-    /// What it says of the tags, if that is what failed.
+    /// The check of tags that has failed, if that is the cause.
     pub(super) fn of_tags(self) -> Option<PiStatus> {
         match self.0 {
             0x181 => Some(PiStatus::Invalid),

@@ -1,8 +1,10 @@
-//! The in-flight region (vhost-user, "Inflight I/O tracking"): memory that outlives this process, in which each queue notes
-//! the requests that it has popped and not returned. A successor reads there what it must carry out again.
+//! The in-flight region (vhost-user, "Inflight I/O tracking"): memory that outlives this process,
+//! in which each queue notes the requests that it has popped and not returned. A successor reads
+//! there which requests it must carry out again.
 //!
-//! We make the region, the front-end keeps it and gives it to whoever serves next, so what it holds is hostile: sizes are
-//! checked when it is mapped, and [`InflightQueue`] believes no word of it further than that.
+//! We make the region. The front-end keeps it and gives it to the next process that serves, so its
+//! contents are untrusted: sizes are checked when it is mapped, and [`InflightQueue`] checks every
+//! value that it reads.
 
 mod queue;
 
@@ -28,7 +30,7 @@ const QUEUE_ALIGNMENT: usize = 64;
 /// Why a region cannot be used.
 #[derive(Debug, Error)]
 pub enum InflightError {
-    /// More queues than the disk has.
+    /// The region has more queues than the disk.
     #[error("an in-flight region for {asked} queues, but there are {most}: raise --num-queues")]
     Queues {
         /// Queues of the region.
@@ -36,7 +38,7 @@ pub enum InflightError {
         /// Queues of the disk.
         most: usize,
     },
-    /// Larger rings than are accepted.
+    /// The region is for larger rings than are accepted.
     #[error("an in-flight region for rings of {asked} entries, more than --queue-size {most}")]
     QueueSize {
         /// Entries of the region's rings.
@@ -44,15 +46,15 @@ pub enum InflightError {
         /// Entries accepted.
         most: u16,
     },
-    /// Less room than its queues need.
+    /// The region has less room than its queues need.
     #[error("an in-flight region of {size} bytes, where its queues need {needed}")]
     TooSmall {
         /// Length of the region, in bytes.
         size: u64,
-        /// What the queues need, in bytes.
+        /// The bytes that its queues need.
         needed: usize,
     },
-    /// A queue of a version of the layout that we do not know.
+    /// The layout of a queue has an unknown version.
     #[error("the in-flight region of queue {queue} has version {version}, not 1")]
     Version {
         /// The queue.
@@ -60,7 +62,7 @@ pub enum InflightError {
         /// The version.
         version: u16,
     },
-    /// A ring that its part of the region has no room for, or was not made for.
+    /// The part of a ring has no room for it, or was made for another size.
     #[error(
         "a ring of {ring_size} entries, but the in-flight region of queue {queue} was made for {desc_num}"
     )]
@@ -75,7 +77,7 @@ pub enum InflightError {
     /// The file could not be made.
     #[error("cannot make an in-flight region")]
     Create(#[source] io::Error),
-    /// Its part of the file is not there, or cannot be mapped.
+    /// The file ends before the region does, or cannot be mapped.
     #[error("cannot use the in-flight region")]
     Mapping(#[from] MappingError),
 }
@@ -85,7 +87,7 @@ fn queue_len(queue_size: u16) -> usize {
     (QUEUE_HEADER_SIZE + usize::from(queue_size) * DESCRIPTOR_SIZE).next_multiple_of(QUEUE_ALIGNMENT)
 }
 
-/// What a region may be for.
+/// The largest region that is accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct InflightLimits {
     /// Queues of the disk.
@@ -108,7 +110,7 @@ impl InflightLimits {
     }
 }
 
-/// Makes an empty region for the queues that `asked` names, in a file whose size nobody can change
+/// Makes an empty region for the queues that `asked` names, in a file whose size is sealed
 /// (`VHOST_USER_GET_INFLIGHT_FD`).
 pub fn create(
     asked: &VhostUserInflight,

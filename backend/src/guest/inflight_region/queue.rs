@@ -1,4 +1,4 @@
-//! The part of one queue: `QueueRegionSplit` of the vhost-user specification.
+//! The part of the region for one queue: `QueueRegionSplit` of the vhost-user specification.
 //!
 //! ```text
 //! pop      desc[head].counter, then .inflight = 1
@@ -8,9 +8,10 @@
 //!          used_idx = the used ring's index
 //! ```
 //!
-//! Whatever instant the process dies at: a used index that is not `used_idx` tells that a batch was shown to the driver, how
-//! many it were, and the list from `last_batch_head` which, so that none of them is returned again. Each store is a release:
-//! who sees one sees all that came before.
+//! The process may be killed at any instant. A used index other than `used_idx` shows that a batch
+//! was published and how large it was, and the list from `last_batch_head` shows which chains it
+//! had, so that none of them is returned again. Each store is a release: a reader that sees one
+//! sees all earlier ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use vm_memory::{AtomicInteger, VolatileMemory};
 
 use super::{DESCRIPTOR_SIZE, InflightError, InflightRegion, QUEUE_HEADER_SIZE, queue_len};
 
-/// The version of the layout that this is. 0 is a part that was never used.
+/// The version of this layout. A part of version 0 was never used.
 const VERSION: u16 = 1;
 
 // offsets in `QueueRegionSplit`
@@ -41,15 +42,17 @@ pub struct InflightQueue {
     start: usize,
     /// The number of the next request, by which a successor knows their order.
     counter: u64,
-    /// What the next used index covers.
+    /// The chains that the next used index covers.
     batch: Vec<u16>,
-    /// What a predecessor had in flight, in the order in which it had popped it; `None` when there was no predecessor.
+    /// The chains that a predecessor had in flight, in the order in which it had popped them;
+    /// `None` when there was no predecessor.
     interrupted: Option<Vec<u16>>,
 }
 
 impl InflightQueue {
-    /// Takes over the part of queue `index`, whose ring has `ring_size` entries and stands at `used_idx`. What a
-    /// predecessor had in flight is in [`Self::take_interrupted`] then. `None` when the region has no such queue.
+    /// Takes over the part of queue `index`, whose ring has `ring_size` entries and stands at
+    /// `used_idx`. [`Self::take_interrupted`] then has the chains that a predecessor had in flight.
+    /// `None` when the region has no such queue.
     pub fn take_over(
         region: &Arc<InflightRegion>,
         index: usize,
@@ -84,12 +87,14 @@ impl InflightQueue {
         Ok(Some(queue))
     }
 
-    /// What a predecessor popped and did not return, in that order; nothing the second time.
+    /// The chains that a predecessor popped and did not return, in that order. The second call
+    /// returns none.
     pub fn take_interrupted(&mut self) -> Vec<u16> {
         self.interrupted.take().unwrap_or_default()
     }
 
-    /// How many requests [`Self::take_interrupted`] has; `None` when the part was never used, and so cannot tell.
+    /// The number of chains in [`Self::take_interrupted`]; `None` when the part was never used, so
+    /// that it is not known.
     pub fn interrupted(&self) -> Option<u16> {
         self.interrupted.as_ref().map(|heads| u16::try_from(heads.len()).unwrap_or(u16::MAX))
     }
@@ -117,7 +122,7 @@ impl InflightQueue {
         }
     }
 
-    /// The used index became `used_idx`, which covers all that was said to be about to be shown.
+    /// The used index became `used_idx`, which covers all chains given to [`Self::publishing`].
     pub fn published(&mut self, used_idx: u16) {
         for &head in &self.batch {
             self.descriptor::<AtomicU8>(head, INFLIGHT).store(0, Ordering::Release);
@@ -126,7 +131,8 @@ impl InflightQueue {
         self.word::<AtomicU16>(USED_IDX).store(used_idx, Ordering::Release);
     }
 
-    /// Makes a part out of memory that never was one. The version comes last: who dies before begins anew.
+    /// Initialises a part that was never used. The version is stored last: a process that is killed
+    /// before leaves an unused part.
     fn initialise(&self, used_idx: u16) {
         for head in 0..self.region.queue_size {
             self.descriptor::<AtomicU8>(head, INFLIGHT).store(0, Ordering::Relaxed);
@@ -139,11 +145,13 @@ impl InflightQueue {
         self.word::<AtomicU16>(VERSION_OFFSET).store(VERSION, Ordering::Release);
     }
 
-    /// Finishes what a predecessor died in: the driver was shown a batch that is still noted as in flight.
+    /// Finishes the last batch of a predecessor: the driver was shown it, and it may still be noted
+    /// as in flight.
     fn finish_last_batch(&self, ring_size: u16, used_idx: u16) {
         let noted = self.word::<AtomicU16>(USED_IDX).load(Ordering::Acquire);
         let batch = used_idx.wrapping_sub(noted);
-        // More cannot have been in flight: the ring was set up anew since, and says nothing about this part.
+        // more cannot have been in flight: then the ring was set up again since, and this part is
+        // of another ring
         if batch <= ring_size {
             let mut head = self.word::<AtomicU16>(LAST_BATCH_HEAD).load(Ordering::Acquire);
             for _ in 0..batch {

@@ -1,22 +1,22 @@
-//! What an image or a sidecar is opened for.
+//! The purposes for which an image or a sidecar is opened.
 
 use std::fs::OpenOptions;
 
-/// What the image, or its sidecar, is opened for, and so how it is locked.
+/// The purpose for which the image, or its sidecar, is opened. It determines the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To look at it while others may use it: no lock.
+    /// To look at it while other programs may use it: no lock.
     Inspect,
-    /// To learn how it will be written, while somebody else still does: no lock.
+    /// To find out how it will be written, while another program still writes it: no lock.
     Preview,
-    /// To read it while nobody writes: a shared lock.
+    /// To read it while no program writes it: a shared lock.
     Read,
     /// To read and write it: an exclusive lock.
     ReadWrite,
 }
 
 impl Access {
-    /// What opening the file is for, in an error.
+    /// The verb for this access, for an error.
     pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Inspect | Self::Read => "read",

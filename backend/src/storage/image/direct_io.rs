@@ -10,7 +10,8 @@ use rustix::io::Errno;
 /// No device has larger blocks that Linux would take.
 const PAGE_SIZE: usize = 4096;
 
-/// The largest alignment of offsets that is worth it, in bytes: every smaller write reads and writes so much.
+/// The largest alignment of offsets that is worth it, in bytes: every smaller write reads and
+/// writes that many.
 const OFFSET_ALIGNMENT_MAX: usize = 64 << 10;
 
 /// Whether to go past the page cache.
@@ -22,21 +23,21 @@ pub enum DirectIo {
     Never,
 }
 
-/// What direct I/O asks of a request, in bytes; both are powers of two.
+/// The alignment that a request must have for direct I/O, in bytes. Both numbers are powers of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Alignment {
-    /// Of the buffer's address.
+    /// Alignment of the buffer's address.
     pub memory: u32,
-    /// Of the file offset and of the length.
+    /// Alignment of the file offset and of the length.
     pub offset: u32,
 }
 
 impl Alignment {
-    /// That of I/O through the page cache.
+    /// The alignment of I/O through the page cache.
     pub const ANY: Self = Self { memory: 1, offset: 1 };
 
-    /// Whether folios can keep it. They lie at multiples of their size, which is at least a page's and the granule's, and
-    /// granules are powers of two. Zeros say that there is no direct I/O.
+    /// Whether folios have it. They lie at multiples of their size, which is at least a page's and
+    /// the granule's, and granules are powers of two. Zeros mean that there is no direct I/O.
     fn is_served(self) -> bool {
         let (memory, offset) = (self.memory as usize, self.offset as usize);
         memory.is_power_of_two()
@@ -47,14 +48,15 @@ impl Alignment {
 }
 
 impl DirectIo {
-    /// Turns direct I/O on for this open file description, which so keeps its lock. `None`: there is none.
+    /// Turns direct I/O on for this open file description, which so keeps its lock. `None`: there
+    /// is none.
     pub(super) fn turn_on(self, file: &File) -> io::Result<Option<Alignment>> {
-        let told = told_alignment(file);
-        let denied = told.is_some_and(|told| !told.is_served());
+        let reported = reported_alignment(file);
+        let denied = reported.is_some_and(|reported| !reported.is_served());
         if self == Self::Never || denied || !set_direct(file, true)? {
             return Ok(None);
         }
-        let alignment = told.or_else(|| probed_alignment(file));
+        let alignment = reported.or_else(|| probed_alignment(file));
         if alignment.is_none() {
             set_direct(file, false)?;
         }
@@ -62,8 +64,8 @@ impl DirectIo {
     }
 }
 
-/// What `statx` tells, since Linux 6.1: zeros when there is no direct I/O.
-fn told_alignment(file: &File) -> Option<Alignment> {
+/// The alignment that `statx` reports, since Linux 6.1: zeros when there is no direct I/O.
+fn reported_alignment(file: &File) -> Option<Alignment> {
     let statx = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     (statx.stx_mask & StatxFlags::DIOALIGN.bits() != 0)
         .then_some(Alignment { memory: statx.stx_dio_mem_align, offset: statx.stx_dio_offset_align })
@@ -80,7 +82,8 @@ fn set_direct(file: &File, on: bool) -> io::Result<bool> {
     }
 }
 
-/// The alignment that a read gets by with. Some file systems take the flag and then fail every request.
+/// The least alignment with which a read succeeds. Some file systems take the flag and then fail
+/// every request.
 fn probed_alignment(file: &File) -> Option<Alignment> {
     let mut buffer = vec![0; 3 * PAGE_SIZE];
     let page = buffer.as_ptr().align_offset(PAGE_SIZE);
@@ -141,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn probing_finds_no_stricter_alignment_than_the_kernel_tells() {
+    fn probing_finds_an_alignment_that_satisfies_the_reported_one() {
         let file = file_on_disk();
-        let Some(told) = told_alignment(&file).filter(|told| told.offset != 0) else {
+        let Some(reported) = reported_alignment(&file).filter(|reported| reported.offset != 0) else {
             return crate::skip::skip("the kernel reports no alignment here");
         };
         assert!(set_direct(&file, true).unwrap());
         let probed = probed_alignment(&file).unwrap();
-        assert!(probed.offset >= told.offset && probed.offset <= 4096, "{probed:?}, told {told:?}");
+        assert!(probed.offset >= reported.offset && probed.offset <= 4096, "{probed:?}, {reported:?}");
     }
 }

@@ -11,32 +11,32 @@ use integrity::sidecar::Superblock;
 
 use crate::storage::reopen::reopen;
 
-/// Bytes at the start, and at the end, that tell a format.
+/// Bytes at the start, and at the end, that identify a format.
 const HEADER_LEN: usize = 512;
 const VHD_COOKIE: &[u8] = b"conectix";
 
 /// A format that is not raw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// QEMU's, versions 1 to 3.
+    /// QEMU's qcow, versions 1 to 3.
     Qcow,
-    /// An older one of QEMU's.
+    /// QEMU's older qed.
     Qed,
-    /// `VMware`'s.
+    /// `VMware`'s vmdk.
     Vmdk,
-    /// `VirtualBox`'s.
+    /// `VirtualBox`'s vdi.
     Vdi,
-    /// Hyper-V's.
+    /// Hyper-V's vhdx.
     Vhdx,
-    /// Virtual PC's.
+    /// Virtual PC's vhd.
     Vhd,
-    /// Encrypted.
+    /// An image encrypted by LUKS.
     Luks,
-    /// The tuples of another image.
+    /// A sidecar, with the tuples of another image.
     Sidecar,
 }
 
-/// Magic numbers, and the bytes they begin at.
+/// Magic numbers, each with the byte where it begins and its format.
 const MAGIC: [(usize, &[u8], Format); 9] = [
     (0, b"QFI\xfb", Format::Qcow),
     (0, b"QED\0", Format::Qed),
@@ -62,7 +62,7 @@ impl Format {
         if Superblock::claimed_uuid(&header).is_some() {
             return Ok(Some(Self::Sidecar));
         }
-        // one of a fixed size has its header behind the data
+        // an image of a fixed size has its header behind the data
         let Some(footer_at) = size.checked_sub(HEADER_LEN as u64) else { return Ok(None) };
         let mut footer = [0; VHD_COOKIE.len()];
         read_up_to(&file, footer_at, &mut footer)?;
@@ -83,7 +83,7 @@ impl Format {
         }
     }
 
-    /// How to get at the raw image that is wanted in the place of `path`.
+    /// How to get a raw image in the place of `path`.
     pub(crate) fn cure(self, path: &Path) -> String {
         let path = path.display();
         match self {

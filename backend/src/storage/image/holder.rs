@@ -4,29 +4,30 @@ use std::fmt;
 
 use procfs::process::{ProcState, Process, StatFlags};
 
-/// Who has a file locked.
+/// The holder of a file's lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// A process.
     Process {
-        /// Its id.
+        /// The id of the process.
         pid: i32,
         /// The name of its program.
         name: String,
     },
-    /// A process that was ended while it had I/O under way, which is not finished.
+    /// A process that was ended while it had I/O under way, which has not finished.
     Exiting {
         /// The id that it has, or had.
         pid: i32,
     },
     /// The kernel itself, for a mount or the like.
     Kernel,
-    /// Someone whom `/proc/locks` does not tell: another host, or a process outside this PID namespace.
+    /// A holder that `/proc/locks` does not show: another host, or a process outside this PID
+    /// namespace.
     Unknown,
 }
 
 impl Holder {
-    /// What to do about it.
+    /// The action that frees the lock.
     #[must_use]
     pub fn cure(&self) -> &'static str {
         match self {

@@ -15,7 +15,8 @@ use super::access::Access;
 use super::holder::Holder;
 use super::qemu_lock;
 
-/// How long a process that is gone may keep its lock. Its I/O ends within that, unless the device hangs.
+/// How long to wait for the lock of a process that is gone. Its I/O ends within that time, unless
+/// the device hangs.
 const EXIT_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -46,13 +47,13 @@ pub(crate) fn lock(file: &File, access: Access) -> Result<(), LockError> {
             Err(error) => return Err(io::Error::from(error).into()),
             Ok(()) if qemu_lock::take(file, access)? => return Ok(()),
             Ok(()) => {
-                // what cannot be had whole is not held
+                // not both could be taken, so none is held
                 rustix::fs::flock(file, FlockOperation::Unlock).map_err(io::Error::from)?;
                 qemu_lock::holder(file, access)
             }
         };
         match holder {
-            // it let go between the two calls, or is about to
+            // it was released between the two calls, or is about to be
             None | Some(Holder::Exiting { .. }) if Instant::now() < deadline => {
                 thread::sleep(EXIT_POLL_INTERVAL);
             }
@@ -61,12 +62,12 @@ pub(crate) fn lock(file: &File, access: Access) -> Result<(), LockError> {
     }
 }
 
-/// Who has the file that is open as `file` locked, as far as can be found out.
+/// The holder of the lock on the file that is open as `file`, as far as can be found out.
 pub(crate) fn holder(file: &File) -> Option<Holder> {
     flock_holder(file).or_else(|| qemu_lock::holder(file, Access::ReadWrite))
 }
 
-/// Who has locked the file that is open as `file` by `flock`, as far as `/proc/locks` tells.
+/// The holder of the `flock` on the file that is open as `file`, as far as `/proc/locks` shows it.
 fn flock_holder(file: &File) -> Option<Holder> {
     let stat = rustix::fs::fstat(file).ok()?;
     let pid = procfs::locks()
@@ -82,7 +83,8 @@ fn is_on_device(lock: &Lock, stat: &Stat) -> bool {
     (lock.devmaj, lock.devmin) == (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev))
 }
 
-/// For btrfs and overlayfs, where `stat` tells of another device than `/proc/locks`.
+/// Whether process `pid` has the file open, for btrfs and overlayfs, where `stat` shows another
+/// device than `/proc/locks`.
 fn has_open(pid: i32, stat: &Stat) -> bool {
     let Ok(descriptors) = Process::new(pid).and_then(|process| process.fd()) else {
         return false;

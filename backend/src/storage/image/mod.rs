@@ -32,14 +32,15 @@ pub use holder::Holder;
 use lock::EXIT_POLL_INTERVAL;
 pub(crate) use lock::{LockError, holder, lock};
 
-/// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in text form, or two with
-/// a space between them.
+/// The extended attribute by which an image and its sidecar know each other. Its value is a UUID in
+/// text form, or two with a space between them.
 const UUID_ATTRIBUTE: &str = "user.stableblk.uuid";
 
 /// An open image.
 ///
-/// The lock belongs to the open file description of [`file`](Self::file), by which all I/O goes too. So the lock of
-/// a process that was killed lasts until the kernel has finished the I/O that the process had under way.
+/// The lock belongs to the open file description of [`file`](Self::file), by which all I/O goes
+/// too. So the lock of a process that was killed lasts until the kernel has finished the I/O that
+/// the process had under way.
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
@@ -53,7 +54,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Opens and locks the image at `path`, and turns direct I/O on where `direct_io` and the file system have it.
+    /// Opens and locks the image at `path`, and turns direct I/O on where `direct_io` and the file
+    /// system have it.
     ///
     /// Refuses what is neither a regular file nor a block device, what is in use, and for
     /// [`ReadWrite`](Access::ReadWrite) a block device that is mounted.
@@ -94,36 +96,37 @@ impl Image {
         self.access
     }
 
-    /// What it has now, which others may have changed.
+    /// The size that it has now, which other programs may have changed.
     pub(crate) fn storage_size(&self) -> io::Result<StorageSize> {
         let bytes = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
         Ok(StorageSize { bytes, is_extensible: !self.is_block_device })
     }
 
-    /// Another open file description of the image, for who syncs it while others do: see [`reopen`].
+    /// Another open file description of the image, to sync it while other threads do: see
+    /// [`reopen`].
     pub(crate) fn open_for_sync(&self) -> io::Result<File> {
         reopen(&self.file, OpenOptions::new().read(true))
     }
 
-    /// Makes a regular file that is smaller than `size` bytes so large, durably; what is new is a hole.
+    /// Extends a regular file that is smaller to `size` bytes, durably, with a hole.
     pub(crate) fn extend(&self, size: u64) -> io::Result<()> {
         let for_sync = self.open_for_sync()?;
         if self.storage_size()?.bytes < size {
             self.file.set_len(size)?;
         }
-        // who made it larger may not have waited for the medium
+        // a program that made it larger may not have synced it
         self.durability.outcome(for_sync.sync_all())
     }
 
-    /// From now on what is lost is written down on the image, and a flush fails for what was. For
-    /// whoever serves it and may write.
+    /// From now on losses of durability are recorded on the image, and a flush fails for an earlier
+    /// one. To be called when it is served for writing.
     pub(crate) fn mark_losses(&mut self) -> io::Result<()> {
         self.durability = Durability::marked(LossMark::of(&self.file)?);
         Ok(())
     }
 
-    /// Makes what was written durable, for the last time. If that cannot be, now or since a sync
-    /// has failed, it is written down for the next owner.
+    /// Makes written data durable, for the last time. If that fails, or a sync has failed before,
+    /// the loss is recorded for the next owner.
     pub(crate) fn close(&self) -> io::Result<()> {
         self.durability.close(self.file.sync_data())
     }
@@ -133,18 +136,18 @@ impl Image {
         LossMark::is_on(&self.file)
     }
 
-    /// Whether that can still be.
+    /// Whether data written to it can still be made durable.
     pub(crate) fn durability(&self) -> &Durability {
         &self.durability
     }
 
-    /// In bytes, when it was opened, or [grown](Self::grow).
+    /// Its size when it was opened or [grown](Self::grow), in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Makes a regular file larger, durably; what is new is a hole. `size` is in bytes.
+    /// Extends a regular file to `size` bytes, durably, with a hole.
     pub fn grow(&mut self, size: u64) -> io::Result<()> {
         self.file.set_len(size)?;
         self.file.sync_all()?;
@@ -175,8 +178,10 @@ impl Image {
         self.direct_alignment.unwrap_or(Alignment::ANY)
     }
 
-    /// The UUIDs of sidecars that are the image's own: one, or two when [`announce_uuid`](Self::announce_uuid) came to no end. None
-    /// when it was copied without its attributes, or its file system has no attributes.
+    /// The UUIDs of sidecars that are the image's own: one, or two when
+    /// [`announce_uuid`](Self::announce_uuid) was not followed by [`set_uuid`](Self::set_uuid).
+    /// There are none when the image was copied without its attributes, or its file system has no
+    /// attributes.
     pub fn uuids(&self) -> Result<Vec<Uuid>, ImageError> {
         self.uuids_in(UUID_ATTRIBUTE)
     }
@@ -192,8 +197,8 @@ impl Image {
         Ok(())
     }
 
-    /// Lets the image carry `uuid` besides the one it has, if it has one, until [`set_uuid`](Self::set_uuid): of two sidecars of which
-    /// one takes the place of the other, either is its own.
+    /// Lets the image carry `uuid` besides the one it has, if it has one, until
+    /// [`set_uuid`](Self::set_uuid). While one sidecar replaces another, both are its own.
     pub fn announce_uuid(&self, uuid: Uuid) -> io::Result<()> {
         let Some(old) = self.uuids().map_err(io::Error::other)?.first().copied() else {
             return Ok(());
@@ -202,20 +207,20 @@ impl Image {
         self.file.sync_all()
     }
 
-    /// The first byte at or after `offset` that may be other than zero: what is skipped is holes.
+    /// The first byte at or after `offset` that may be other than zero: holes are skipped.
     pub fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         next_data(&self.file, offset)
     }
 
-    /// Who has the image locked, for an image that was opened to be inspected.
+    /// The process that has the image locked, for an image that was opened for inspection.
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         holder(&self.file)
     }
 }
 
-/// Reads until there are `len` bytes in `buffer`, which may have room for more: direct I/O reads whole blocks, past the end of the
-/// file too.
+/// Reads until there are `len` bytes in `buffer`, which may have room for more: direct I/O reads
+/// whole blocks, even past the end of the file.
 pub(crate) fn read_at_least(file: &File, offset: u64, len: usize, buffer: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while done < len {
@@ -272,7 +277,7 @@ pub(crate) fn next_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Refuses what is not a regular file, nor a block device if that would do.
+/// Refuses files that are not regular; a block device passes where `device` says so.
 pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool) -> Result<(), ImageError> {
     if file_type.is_file() || (device && file_type.is_block_device()) {
         return Ok(());
@@ -280,7 +285,7 @@ pub(crate) fn refuse_other_kinds(path: &Path, file_type: FileType, device: bool)
     Err(ImageError::WrongKind { path: path.to_owned(), kind: kind(file_type), device })
 }
 
-/// What something is, with its article.
+/// The name of a kind of file, with its article.
 pub(crate) fn kind(file_type: FileType) -> &'static str {
     match file_type {
         it if it.is_file() => "a regular file",
@@ -296,7 +301,8 @@ pub(crate) fn kind(file_type: FileType) -> &'static str {
 fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, ImageError> {
     let mut options = access.open_options();
     if file_type.is_block_device() && access == Access::ReadWrite {
-        // on a block device alone: the kernel refuses one that is mounted, and refuses a mount from then on
+        // for block devices alone: the kernel refuses one that is mounted, and refuses to mount it
+        // from then on
         options.custom_flags(libc::O_EXCL);
     }
     match options.open(path) {
@@ -305,7 +311,8 @@ fn open_image(path: &Path, access: Access, file_type: FileType) -> Result<File, 
     }
 }
 
-/// A process that was killed keeps a device until its I/O has ended, and the lock until shortly before.
+/// Opens a device that is busy: a process that was killed keeps it until its I/O has ended, and the
+/// lock until shortly before.
 fn open_busy(path: &Path, access: Access, options: &OpenOptions) -> Result<File, ImageError> {
     const TRIES: usize = 10;
     let shared = access.open_options().open(path).map_err(ImageError::io(access.verb(), path))?;

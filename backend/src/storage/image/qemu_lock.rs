@@ -66,7 +66,7 @@ impl LockClaim {
         }
     }
 
-    /// The bytes that are locked for it.
+    /// The bytes to lock for these permissions.
     fn bytes(self) -> impl Iterator<Item = i64> {
         self.held.bytes(HELD_FROM).chain(self.unshared.bytes(UNSHARED_FROM))
     }
@@ -78,8 +78,8 @@ impl LockClaim {
 }
 
 /// Takes the locks of `access` for the open file description of `file`. Returns false, and takes
-/// none, when another description has one that conflicts. On a file system without such locks QEMU
-/// has none either.
+/// none, when another description has one that conflicts. On a file system without such locks it
+/// succeeds without any, as QEMU does.
 pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
     let Some(claim) = LockClaim::of(access) else { return Ok(true) };
     for byte in claim.bytes() {
@@ -103,12 +103,12 @@ pub(super) fn take(file: &File, access: Access) -> io::Result<bool> {
 }
 
 fn release(file: &File) {
-    // fails for a file without locks alone
+    // fails only for a file without locks
     let _ = set(file, HELD_FROM, BYTES, libc::F_UNLCK);
     let _ = set(file, UNSHARED_FROM, BYTES, libc::F_UNLCK);
 }
 
-/// The process with a lock that conflicts with `access`.
+/// The process that has a lock which conflicts with `access`.
 pub(super) fn holder(file: &File, access: Access) -> Option<Holder> {
     let byte = conflict(file, LockClaim::of(access)?)?;
     Some(process_with_lock(file, byte).map_or(Holder::Unknown, Holder::of_process))
@@ -134,7 +134,7 @@ fn lock(start: i64, len: i64, kind: libc::c_int) -> libc::flock {
         l_whence: i16::try_from(libc::SEEK_SET).expect("it is zero"),
         l_start: start,
         l_len: len,
-        // of these locks it must be zero
+        // it must be zero for these locks
         l_pid: 0,
     }
 }

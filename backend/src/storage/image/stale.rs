@@ -1,4 +1,4 @@
-//! Sidecars that an image has left behind: it may have been written without their tuples.
+//! Stale sidecars of an image, which may have been written without them.
 
 use std::io;
 
@@ -13,20 +13,20 @@ use crate::storage::error::ImageError;
 const STALE_ATTRIBUTE: &str = "user.stableblk.stale";
 
 impl Image {
-    /// The UUIDs of sidecars that are not right any more.
+    /// The UUIDs of sidecars that may not match the image any more.
     pub(crate) fn stale_sidecars(&self) -> Result<Vec<Uuid>, ImageError> {
         self.uuids_in(STALE_ATTRIBUTE)
     }
 
-    /// Marks `sidecars` so, durably.
+    /// Marks `sidecars` as stale, durably.
     pub(crate) fn mark_stale(&self, sidecars: &[Uuid]) -> io::Result<()> {
         let sidecars: Vec<_> = sidecars.iter().map(Uuid::to_string).collect();
         set_attribute(&self.file, STALE_ATTRIBUTE, &sidecars.join(" "))?;
         self.file.sync_all()
     }
 
-    /// Forgets them, for a new one has taken their place. Without consequence when it fails: the
-    /// new one has another UUID.
+    /// Removes the marks, because a new sidecar has replaced those. A failure has no consequence:
+    /// the new one has another UUID.
     pub(super) fn forget_stale_sidecars(&self) {
         match rustix::fs::fremovexattr(&self.file, STALE_ATTRIBUTE) {
             Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
