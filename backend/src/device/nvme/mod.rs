@@ -11,6 +11,7 @@ mod identify;
 mod namespace;
 mod passthrough;
 mod status;
+mod step;
 
 pub use format::{NamespaceFormat, UnusableFormat};
 pub use namespace::{Namespace, NamespaceError};

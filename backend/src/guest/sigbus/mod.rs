@@ -11,20 +11,24 @@
 
 #![expect(unsafe_code, reason = "a signal handler that maps memory")]
 
+mod loss;
+mod slot;
+
 use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use libc::{c_int, c_void, siginfo_t};
 use rustix::fs::fstatfs;
-use thiserror::Error;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{FileOffset, MmapRegion};
 use vmm_sys_util::signal::register_signal_handler;
 
+pub use self::loss::Loss;
+use self::slot::{GOOD, Mapped, REPLACED, REPLACING, Slot};
 use crate::guest::MEMORY_SLOTS_MAX;
 
 /// A table may be changed by a message while the one that it replaces is still mapped. The same is
@@ -32,127 +36,6 @@ use crate::guest::MEMORY_SLOTS_MAX;
 const SLOTS: usize = 2 * (MEMORY_SLOTS_MAX + 1);
 /// The handler tries to allocate this much to find out why a page is lost.
 const PAGE_SIZE: u64 = 4096;
-
-/// Why a mapping was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Loss {
-    /// The file ends before the page.
-    #[error("the front-end truncated the file to {len} bytes")]
-    Truncated {
-        /// The length of the file at that time.
-        len: u64,
-    },
-    /// The file system has no page left. On tmpfs and hugetlbfs pages are taken at the first
-    /// access.
-    #[error(
-        "its file system has no space left: make room for all of the guest's memory, or allocate it at the start \
-        (`prealloc=on` in QEMU)"
-    )]
-    NoSpace,
-    /// The file system failed in another way.
-    #[error("its file system failed: {}", std::io::Error::from_raw_os_error(*errno))]
-    Failed {
-        /// What the kernel answered when it was asked for the page again.
-        errno: c_int,
-    },
-    /// The page could be had again when the kernel was asked for it.
-    #[error("a page of it could not be had for a moment: its file system was full, or its device failed")]
-    Momentary,
-}
-
-/// The mapping is good.
-const GOOD: u8 = 0;
-/// A handler has found it lost and is replacing it.
-const REPLACING: u8 = 1;
-/// Private memory is in its place.
-const REPLACED: u8 = 2;
-
-/// A mapping that is watched. The fields from `start` to `offset` count while `version` is even.
-#[derive(Debug)]
-struct Slot {
-    /// Odd while the fields are being changed. A reader that finds another version after it has
-    /// read them has read parts of two mappings.
-    version: AtomicU64,
-    /// Its first address; 0 in a free slot.
-    start: AtomicUsize,
-    /// The first address behind it.
-    end: AtomicUsize,
-    /// The file, which the mapping keeps open.
-    file: AtomicI32,
-    /// Where in the file it starts, in bytes.
-    offset: AtomicU64,
-    state: AtomicU8,
-    /// For [`Loss`]: length of the file if it was truncated, else `u64::MAX`.
-    len: AtomicU64,
-    /// For [`Loss`]: 0 if the page could be had.
-    errno: AtomicI32,
-}
-
-/// The contents of a slot: its mapping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mapped {
-    start: usize,
-    end: usize,
-    file: c_int,
-    offset: u64,
-}
-
-impl Slot {
-    const fn free() -> Self {
-        Self {
-            version: AtomicU64::new(0),
-            start: AtomicUsize::new(0),
-            end: AtomicUsize::new(0),
-            file: AtomicI32::new(-1),
-            offset: AtomicU64::new(0),
-            state: AtomicU8::new(GOOD),
-            len: AtomicU64::new(u64::MAX),
-            errno: AtomicI32::new(0),
-        }
-    }
-
-    /// Takes the slot for a change, if it is free and no other thread changes it.
-    fn take(&self) -> bool {
-        let version = self.version.load(Ordering::Relaxed);
-        version.is_multiple_of(2)
-            && self.start.load(Ordering::Relaxed) == 0
-            && self
-                .version
-                .compare_exchange(version, version + 1, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-    }
-
-    /// Ends a change.
-    fn publish(&self) {
-        self.version.fetch_add(1, Ordering::Release);
-    }
-
-    /// Its fields, all of one mapping; `None` while they are changed, or in a free slot.
-    fn read(&self) -> Option<Mapped> {
-        let version = self.version.load(Ordering::Acquire);
-        let mapped = Mapped {
-            start: self.start.load(Ordering::Relaxed),
-            end: self.end.load(Ordering::Relaxed),
-            file: self.file.load(Ordering::Relaxed),
-            offset: self.offset.load(Ordering::Relaxed),
-        };
-        fence(Ordering::Acquire);
-        let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
-        (is_whole && mapped.start != 0).then_some(mapped)
-    }
-
-    fn loss(&self) -> Option<Loss> {
-        // the cause is stored before the state
-        (self.state.load(Ordering::Acquire) == REPLACED).then(|| {
-            match (self.len.load(Ordering::Relaxed), self.errno.load(Ordering::Relaxed)) {
-                (u64::MAX, 0) => Loss::Momentary,
-                (u64::MAX, libc::ENOSPC | libc::ENOMEM | libc::EDQUOT) => Loss::NoSpace,
-                (u64::MAX, errno) => Loss::Failed { errno },
-                (len, _) => Loss::Truncated { len },
-            }
-        })
-    }
-}
 
 // A handler must not lock or allocate, hence a table of fixed size.
 static WATCHED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
@@ -186,9 +69,10 @@ struct Registration(&'static Slot);
 impl Registration {
     /// Enters all of `mapping`, which is of a file. `None`: the table is full.
     ///
-    /// The handler maps other memory over the mapping, so it must outlive the registration.
-    /// [`WatchedMapping`] sees to that.
-    fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
+    /// # Safety
+    /// The mapping must live at least as long as the registration: the handler maps other memory in its
+    /// place.
+    unsafe fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
         let slot = WATCHED.iter().find(|slot| slot.take())?;
         let start = mapping.as_ptr().addr();
         slot.start.store(start, Ordering::Relaxed);
@@ -228,7 +112,10 @@ pub struct WatchedMapping<M> {
 impl<B: Bitmap> WatchedMapping<MmapRegion<B>> {
     /// Watches `mapping`. `None`: as many mappings are watched as can be.
     pub fn new(mapping: MmapRegion<B>) -> Option<Self> {
-        Some(Self { registration: Registration::new(&mapping)?, mapping })
+        // SAFETY: both fields are private, the registration is dropped first, and `mapping` is given out by
+        // reference only, so it lives longer.
+        let registration = unsafe { Registration::new(&mapping) }?;
+        Some(Self { registration, mapping })
     }
 
     /// The same mapping, for users that share it.
@@ -413,20 +300,6 @@ mod tests {
         assert_eq!(found(start + 12288), None);
         drop(region);
         assert_eq!(found(start), None);
-    }
-
-    /// A reader must never see the start of one mapping and the end of another.
-    #[test]
-    fn a_slot_that_is_changed_is_not_read() {
-        let slot = Slot::free();
-        assert!(slot.take());
-        assert!(!slot.take(), "two owners");
-        slot.start.store(0x1000, Ordering::Relaxed);
-        slot.end.store(0x2000, Ordering::Relaxed);
-        assert_eq!(slot.read(), None);
-        slot.publish();
-        assert_eq!(slot.read().map(|mapped| (mapped.start, mapped.end)), Some((0x1000, 0x2000)));
-        assert!(!slot.take(), "a slot in use was taken");
     }
 
     /// For the test below, in a process of its own: raises SIGBUS as the environment says, and
