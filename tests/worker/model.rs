@@ -27,7 +27,7 @@ struct Write {
 /// A disk as a driver may expect it to be.
 #[derive(Debug)]
 pub(crate) struct ModelDisk {
-    /// What each sector held when nothing was in flight last.
+    /// The stamp of each sector when nothing was in flight last.
     settled: Vec<u64>,
     /// Since then, in the order in which they were made available.
     writes: Vec<Write>,

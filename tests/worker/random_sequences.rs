@@ -197,7 +197,7 @@ fn check_media(
     Ok(())
 }
 
-/// What must be right when a request comes back.
+/// Checks a request that comes back.
 #[derive(Debug)]
 enum Expected {
     Read { sector: u64, since: Moment, len: u32 },

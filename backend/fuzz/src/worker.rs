@@ -94,7 +94,7 @@ fn new_eventfd() -> std::os::fd::OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd")
 }
 
-/// What the driver does, one step a turn of the worker.
+/// The steps of the driver, one for each turn of the worker.
 #[derive(Debug)]
 struct Script {
     memory: Arc<GuestMemory>,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Bucket;
+use crate::metrics::LatencyBucket;
 
 /// The length of the longest request, in bytes with its newline.
 pub const REQUEST_LEN_MAX: usize = 4096;
@@ -176,7 +176,7 @@ pub struct Latency {
     /// The sum of their times, in microseconds.
     pub total_us: u64,
     /// The parts of the histogram that are not empty, shortest times first.
-    pub buckets: Vec<Bucket>,
+    pub buckets: Vec<LatencyBucket>,
 }
 
 impl Latency {
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_quantile_is_the_end_of_its_bucket() {
-        let bucket = |from_us, below_us, count| Bucket { from_us, below_us, count };
+        let bucket = |from_us, below_us, count| LatencyBucket { from_us, below_us, count };
         let buckets = vec![bucket(3, Some(4), 90), bucket(8, Some(10), 9), bucket(1000, None, 1)];
         let latency = Latency { count: 100, total_us: 0, buckets };
         assert_eq!([0.0, 0.5, 0.9].map(|share| latency.quantile_us(share)), [Some(4); 3]);

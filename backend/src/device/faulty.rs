@@ -10,7 +10,7 @@ use crate::device::growth_error::GrowthError;
 use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferDirection};
 use crate::storage::size::StorageSize;
 
-/// What goes wrong with one operation.
+/// A fault of one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It fails with this errno and is not done.

@@ -111,7 +111,7 @@ impl BlockDevice for KernelPiDevice {
     }
 }
 
-/// What the ring does for an operation.
+/// A step that the ring does for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PiStep {
     /// Moves data and metadata, as the attribute behind the metadata says.

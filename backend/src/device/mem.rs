@@ -31,7 +31,7 @@ pub struct MemDevice {
 pub struct MemMedia {
     /// The blocks.
     pub data: Vec<u8>,
-    /// Their tuples, without gaps; empty where there is no protection.
+    /// The tuples of the blocks, without gaps; empty where there is no protection.
     pub tuples: Vec<u8>,
 }
 

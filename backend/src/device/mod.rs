@@ -136,7 +136,7 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// A worker's access to it.
     type Queue: DeviceQueue;
 
-    /// Its properties.
+    /// The properties of the device.
     fn info(&self) -> &DeviceInfo;
 
     /// Opens a queue for the calling thread. Buffers of `arena` can be registered.

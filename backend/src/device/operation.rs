@@ -99,7 +99,7 @@ impl Transfer {
         self.offset
     }
 
-    /// Its length, in bytes. The buffer has as many.
+    /// The length of the transfer, in bytes. The buffer has as many.
     #[expect(clippy::len_without_is_empty, reason = "a transfer is never empty")]
     pub fn len(&self) -> usize {
         self.len
@@ -110,12 +110,12 @@ impl Transfer {
         self.piece
     }
 
-    /// Its memory.
+    /// The memory that the transfer reads or writes.
     pub fn buffer(&self) -> &TransferBuffer {
         &self.buffer
     }
 
-    /// Gives its memory back.
+    /// Returns the memory.
     pub fn into_buffer(self) -> TransferBuffer {
         self.buffer
     }
@@ -162,7 +162,7 @@ pub enum ZeroBy {
     Writing,
 }
 
-/// What a device is asked to do.
+/// An operation of a device.
 #[derive(Debug)]
 pub enum DeviceOperation {
     /// Move data.

@@ -15,7 +15,7 @@ use crate::storage::size::StorageSize;
 const SECTOR_SIZE: usize = 512;
 
 impl DeviceInfo {
-    /// What a device over `image` is, protected or not.
+    /// The properties of a device over `image`, protected or not.
     pub(super) fn of_image(image: &Image, protection: Option<Protection>) -> Self {
         let alignment = image.alignment();
         let (memory, offset) = (alignment.memory as usize, alignment.offset as usize);
@@ -37,7 +37,7 @@ impl DeviceInfo {
     }
 }
 
-/// A raw image, nothing else.
+/// A raw image without protection.
 #[derive(Debug)]
 pub struct PlainDevice {
     image: Image,
@@ -78,7 +78,7 @@ impl BlockDevice for PlainDevice {
     }
 }
 
-/// The ring and nothing more.
+/// A worker's access to the image: a ring and nothing more.
 #[derive(Debug)]
 pub struct PlainQueue(Ring<Step>);
 

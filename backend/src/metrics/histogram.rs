@@ -16,11 +16,11 @@ pub struct LatencyHistogram {
 
 /// A part of a histogram that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Bucket {
+pub struct LatencyBucket {
     /// The shortest time in it, in microseconds.
     pub from_us: u64,
-    /// Its times are shorter than this, in microseconds; `None` for the last bucket, which has all
-    /// longer times.
+    /// The end of its times, in microseconds, which are shorter; `None` for the last bucket, which
+    /// has all longer times.
     pub below_us: Option<u64>,
     /// The number of times in it.
     pub count: u64,
@@ -50,9 +50,9 @@ impl LatencyHistogram {
     }
 
     /// The buckets that are not empty, shortest times first.
-    pub fn buckets(&self) -> Vec<Bucket> {
+    pub fn buckets(&self) -> Vec<LatencyBucket> {
         let counts = self.buckets.iter().map(Counter::get).enumerate().filter(|&(_, count)| count > 0);
-        let bucket = |(index, count)| Bucket {
+        let bucket = |(index, count)| LatencyBucket {
             from_us: from_us(index),
             below_us: (index + 1 < BUCKETS).then(|| from_us(index + 1)),
             count,

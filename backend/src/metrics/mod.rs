@@ -7,6 +7,6 @@ mod queue;
 mod ring_trouble;
 
 pub use self::counter::{Counter, Gauge};
-pub use self::histogram::{Bucket, LatencyHistogram};
+pub use self::histogram::{LatencyBucket, LatencyHistogram};
 pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
 pub use self::ring_trouble::RingTrouble;

@@ -3,7 +3,7 @@
 use super::counter::{Counter, Gauge};
 use super::histogram::LatencyHistogram;
 
-/// What one queue has done since it was first started, and its state.
+/// The state of one queue, and counters of its work since it was first started.
 #[derive(Debug, Default)]
 pub struct QueueMetrics {
     /// Entries of its ring; 0 while it is stopped.

@@ -21,7 +21,7 @@ pub enum ImageError {
     /// The path names something that cannot hold an image or a sidecar.
     #[error("{} is {kind}: name a regular file{}", path.display(), if *device { " or a block device" } else { "" })]
     WrongKind {
-        /// What was named.
+        /// The path that was named.
         path: PathBuf,
         /// The kind of file, with its article.
         kind: &'static str,
@@ -31,9 +31,9 @@ pub enum ImageError {
     /// This user may not open the file in this way.
     #[error("no permission to {action} {}: run as a user who has it, or change the file's owner or mode", path.display())]
     Permission {
-        /// What was to be done.
+        /// The action that failed.
         action: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
     },
     /// Another process has the file locked.
@@ -94,7 +94,7 @@ pub enum ImageError {
         image: PathBuf,
         /// The size asked for.
         size: u64,
-        /// What would not fit.
+        /// The limit that it exceeds.
         #[source]
         source: SuperblockError,
     },
@@ -110,9 +110,9 @@ pub enum ImageError {
     /// A command that makes files never overwrites one.
     #[error("{} exists already: {cure}", path.display())]
     Exists {
-        /// What is in the way.
+        /// The file that is in the way.
         path: PathBuf,
-        /// What to do about it.
+        /// The cure.
         cure: &'static str,
     },
     /// A block device has no directory beside it that outlives a restart.
@@ -143,7 +143,7 @@ pub enum ImageError {
     NotReplaced {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         what: String,
     },
     /// The image begins as one of another format does.
@@ -152,7 +152,7 @@ pub enum ImageError {
     ForeignFormat {
         /// The image.
         image: PathBuf,
-        /// What it looks like.
+        /// The format that it seems to have.
         format: Format,
     },
     /// The file cannot be used as a sidecar.
@@ -161,7 +161,7 @@ pub enum ImageError {
     BadSidecar {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its superblock. Not a source, for the cure is to come last.
+        /// The fault of its superblock. Not a source, because the cure is to come last.
         reason: SuperblockError,
     },
     /// The UUID in the sidecar is not that of the image.
@@ -196,7 +196,7 @@ pub enum ImageError {
     TruncatedImage {
         /// The image.
         image: PathBuf,
-        /// Its sidecar.
+        /// The sidecar of the image.
         sidecar: PathBuf,
         /// The size of image that the sidecar covers.
         covered: u64,
@@ -232,7 +232,7 @@ pub enum ImageError {
     TruncatedSidecar {
         /// The sidecar.
         path: PathBuf,
-        /// Its length.
+        /// The length of the file.
         len: u64,
         /// The length that its header asks for.
         expected: u64,
@@ -241,9 +241,9 @@ pub enum ImageError {
     #[error("cannot {action} {}, which is on a read-only file system: remount that read-write, name a place \
         elsewhere, or serve an image with `--read-only`", path.display())]
     ReadOnlyFileSystem {
-        /// What was to be done.
+        /// The action that failed.
         action: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
     },
     /// There is no space left for a file.
@@ -256,18 +256,18 @@ pub enum ImageError {
         path: PathBuf,
         /// Where the read began.
         offset: u64,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// Any other failure of the operating system.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was to be done.
+        /// The action that failed.
         action: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::finished_request::FinishedRequest;
 use crate::device::operation::{DeviceOperation, Transfer, TransferDirection};
 use crate::device::{BlockDevice, DeviceQueue};
-use crate::worker::request::{ActiveRequest, Next, Work};
+use crate::worker::request::{ActiveRequest, Next, RequestWork};
 
 impl<B: BlockDevice> QueueWorker<B> {
     /// A transfer has come back.
@@ -130,7 +130,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let data_written = match (work, status) {
             // a chain can name the same memory often enough to pass 4 GiB; the used length has 32
             // bits
-            (Work::Read, Status::Ok) => u32::try_from(len).unwrap_or(u32::MAX - 1),
+            (RequestWork::Read, Status::Ok) => u32::try_from(len).unwrap_or(u32::MAX - 1),
             _ => 0,
         };
         self.answer(request, status, data_written);

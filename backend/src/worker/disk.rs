@@ -1,4 +1,4 @@
-//! What all workers of a disk share.
+//! The disk that its workers share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub enum Bounce {
     WhenUnaligned,
 }
 
-/// What all workers of a disk share.
+/// A disk, as all its workers share it.
 #[derive(Debug)]
 pub struct Disk<B> {
     /// The storage of the disk.

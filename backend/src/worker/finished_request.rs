@@ -1,12 +1,12 @@
 //! Counts requests that have succeeded, by the kind of work.
 
 use crate::metrics::QueueMetrics;
-use crate::worker::request::Work;
+use crate::worker::request::RequestWork;
 
 /// A request that has succeeded, to be counted.
 #[derive(Debug)]
 pub(super) struct FinishedRequest {
-    pub(super) work: Work,
+    pub(super) work: RequestWork,
     /// Length of its data, in bytes.
     pub(super) len: u64,
     /// When it was popped, by the worker's clock, in nanoseconds.
@@ -17,10 +17,10 @@ impl FinishedRequest {
     /// Counts it at time `now` of the worker's clock.
     pub(super) fn count(self, metrics: &QueueMetrics, now: u64) {
         let (requests, bytes) = match self.work {
-            Work::Read => (&metrics.completed.reads, Some(&metrics.completed.bytes_read)),
-            Work::Write => (&metrics.completed.writes, Some(&metrics.completed.bytes_written)),
-            Work::Zero(_) => (&metrics.completed.zeroings, None),
-            Work::Flush => (&metrics.completed.flushes, None),
+            RequestWork::Read => (&metrics.completed.reads, Some(&metrics.completed.bytes_read)),
+            RequestWork::Write => (&metrics.completed.writes, Some(&metrics.completed.bytes_written)),
+            RequestWork::Zero(_) => (&metrics.completed.zeroings, None),
+            RequestWork::Flush => (&metrics.completed.flushes, None),
         };
         requests.add(now - self.popped);
         if let Some(bytes) = bytes {

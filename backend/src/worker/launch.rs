@@ -6,7 +6,7 @@ use super::QueueWorker;
 use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferDirection, ZeroBy};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::extent::{self, Extent};
-use crate::worker::request::{ActiveRequest, Work};
+use crate::worker::request::{ActiveRequest, RequestWork};
 
 /// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work
 /// sooner.
@@ -57,7 +57,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     fn launch_request(&mut self, id: usize) -> io::Result<Launch> {
         if let Some(active) = self.requests.active.get_mut(id) {
             active.start_launch();
-            if active.work == Work::Flush {
+            if active.work == RequestWork::Flush {
                 active.begin(0);
                 self.device.submit(DeviceOperation::Flush { request: id });
             }
@@ -70,7 +70,8 @@ impl<B: BlockDevice> QueueWorker<B> {
                 active.pause_launch();
                 return Ok(Launch::Starved);
             }
-            if let Work::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange | ZeroBy::Deallocate)) = active.work
+            if let RequestWork::Zero(by @ (ZeroBy::PunchHole | ZeroBy::ZeroRange | ZeroBy::Deallocate)) =
+                active.work
                 && let Some(len) = extent::whole_granules(from, to, self.info.granule)
             {
                 active.begin(len);
@@ -94,7 +95,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let active = self.requests.active.get_mut(id)?;
         let (from, to) = (active.start + data_offset, active.start + active.len);
         let direction =
-            if active.work == Work::Read { TransferDirection::Read } else { TransferDirection::Write };
+            if active.work == RequestWork::Read { TransferDirection::Read } else { TransferDirection::Write };
         let extent = Extent::next(direction, from, to, self.info.granule);
         let taken = self.buffers.take(self.memory.regions(), active, data_offset, extent);
         let Some((buffer, extent)) = taken else {

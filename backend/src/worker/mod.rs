@@ -1,8 +1,10 @@
 //! The path of a request. Each queue has one worker, and each worker a thread of its own.
 //!
 //! ```text
-//! write  pop -> parse -> lock range -> take folio -> copy_to -> generate -> submit ~ring~ reap -> complete -> used ring
-//! read   pop -> parse -> lock range -> take folio -> submit ~ring~ reap -> verify -> copy_from -> complete -> used ring
+//! write  pop -> parse -> lock range -> take folio -> copy_to -> generate -> submit
+//!        ~ring~ reap -> complete -> used ring
+//! read   pop -> parse -> lock range -> take folio -> submit
+//!        ~ring~ reap -> verify -> copy_from -> complete -> used ring
 //! ```
 //!
 //! Guest data is read once, into the folio. PI covers that copy, and that copy goes to the device.
@@ -57,7 +59,7 @@ use crate::worker::poller::Wait;
 #[derive(Debug)]
 pub struct QueueWorker<B: BlockDevice> {
     disk: Arc<Disk<B>>,
-    /// What the device is, as it was found when its queue was opened.
+    /// The properties of the device when its queue was opened.
     info: DeviceInfo,
     limits: DiskLimits,
     memory: WorkerMemory,
@@ -246,7 +248,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         !self.starved && !self.requests.ready.is_empty()
     }
 
-    /// What the worker waits for when there is nothing to do.
+    /// The side that the worker waits for when there is nothing to do.
     fn wait(&self) -> Wait {
         if self.requests.active.is_empty() { Wait::Driver } else { Wait::Device }
     }

@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::clock::BatchClock;
 use super::poller::Poller;
 
-/// What a worker goes by in time.
+/// The polling, the clock and the batches of a worker.
 #[derive(Debug)]
 pub(super) struct Pacing {
     pub(super) poller: Poller,

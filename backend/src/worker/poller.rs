@@ -36,7 +36,7 @@ pub fn limit_for(wake_up: Duration) -> Duration {
     (wake_up * WAKE_UPS).clamp(LIMIT_MIN, LIMIT_MAX)
 }
 
-/// What a worker waits for.
+/// The side that a worker waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// Nothing is in flight: only the driver can bring work.

@@ -13,9 +13,9 @@ use crate::device::Zeroing;
 use crate::device::operation::{Transfer, ZeroBy};
 use crate::worker::range_lock::{RangeAccess, Ticket};
 
-/// What has to be done for a request.
+/// The work that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum RequestWork {
     /// Device to guest.
     Read,
     /// Guest to device.
@@ -28,7 +28,7 @@ pub(super) enum Work {
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum RequestStage {
     /// It waits for its range of the disk, for its turn, or for a free folio. Operations that were
     /// begun before the folios ran out may be in flight.
     Waiting(Begun),
@@ -51,7 +51,7 @@ struct Begun {
     in_flight: usize,
 }
 
-/// What follows for a request, as far as it has come.
+/// The next step for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// Nothing before something else happens.
@@ -69,8 +69,8 @@ pub(super) struct ActiveRequest {
     pub(super) request: Request,
     /// When it was popped, by the worker's clock, in nanoseconds.
     pub(super) popped: u64,
-    /// What it asks for.
-    pub(super) work: Work,
+    /// The work that it asks for.
+    pub(super) work: RequestWork,
     /// Where it starts on the device, in bytes; 0 for a flush.
     pub(super) start: u64,
     /// Its length on the device, in bytes; 0 for a flush alone.
@@ -81,7 +81,7 @@ pub(super) struct ActiveRequest {
     pub(super) status: Status,
     /// Parts of a read that were verified and are held until the others have come back.
     parts: SmallVec<[Transfer; 1]>,
-    stage: Stage,
+    stage: RequestStage,
 }
 
 impl ActiveRequest {
@@ -89,13 +89,13 @@ impl ActiveRequest {
     /// keeps the sums here from overflowing.
     ///
     /// `Err` gives a request back that needs no device: one of no bytes, or of a type that has no
-    /// [`Work`].
+    /// [`RequestWork`].
     #[expect(clippy::result_large_err, reason = "a request that is not taken comes back whole")]
     pub(super) fn new(request: Request, popped: u64, zeroing: Zeroing) -> Result<Self, Request> {
         let (work, sector, len) = match &request.operation {
-            Operation::Read { sector } => (Work::Read, *sector, request.data.len()),
-            Operation::Write { sector } => (Work::Write, *sector, request.data.len()),
-            Operation::Flush => (Work::Flush, 0, 0),
+            Operation::Read { sector } => (RequestWork::Read, *sector, request.data.len()),
+            Operation::Write { sector } => (RequestWork::Write, *sector, request.data.len()),
+            Operation::Flush => (RequestWork::Flush, 0, 0),
             Operation::Discard(ranges) | Operation::WriteZeroes(ranges) => {
                 // DiskLimits allows one range a request
                 let Some(range) = ranges.first() else { return Err(request) };
@@ -104,11 +104,11 @@ impl ActiveRequest {
                     _ => zeroing.choose(range.flags & Range::UNMAP != 0),
                 };
                 let len = u64::from(range.num_sectors) * SECTOR_SIZE;
-                (Work::Zero(by), range.sector, len)
+                (RequestWork::Zero(by), range.sector, len)
             }
             Operation::GetId | Operation::Unknown(_) => return Err(request),
         };
-        if len == 0 && work != Work::Flush {
+        if len == 0 && work != RequestWork::Flush {
             return Err(request);
         }
         Ok(Self {
@@ -120,37 +120,37 @@ impl ActiveRequest {
             ticket: None,
             status: Status::Ok,
             parts: SmallVec::new(),
-            stage: Stage::Waiting(Begun { bytes: 0, in_flight: 0 }),
+            stage: RequestStage::Waiting(Begun { bytes: 0, in_flight: 0 }),
         })
     }
 
     /// How its range must be held; `None` for a flush, which has none.
     pub(super) fn access(&self) -> Option<RangeAccess> {
         match self.work {
-            Work::Read => Some(RangeAccess::Shared),
-            Work::Write | Work::Zero(_) => Some(RangeAccess::Exclusive),
-            Work::Flush => None,
+            RequestWork::Read => Some(RangeAccess::Shared),
+            RequestWork::Write | RequestWork::Zero(_) => Some(RangeAccess::Exclusive),
+            RequestWork::Flush => None,
         }
     }
 
     /// Starts, or resumes, to begin its operations.
     pub(super) fn start_launch(&mut self) {
-        if let Stage::Waiting(begun) = self.stage {
-            self.stage = Stage::Launching(begun);
+        if let RequestStage::Waiting(begun) = self.stage {
+            self.stage = RequestStage::Launching(begun);
         }
     }
 
     /// Stops to begin operations until a folio is free.
     pub(super) fn pause_launch(&mut self) {
-        if let Stage::Launching(begun) = self.stage {
-            self.stage = Stage::Waiting(begun);
+        if let RequestStage::Launching(begun) = self.stage {
+            self.stage = RequestStage::Waiting(begun);
         }
     }
 
     /// No operation is left to begin.
     pub(super) fn end_launch(&mut self) {
-        if let Stage::Launching(Begun { in_flight, .. }) = self.stage {
-            self.stage = Stage::Launched { in_flight };
+        if let RequestStage::Launching(Begun { in_flight, .. }) = self.stage {
+            self.stage = RequestStage::Launched { in_flight };
         }
     }
 
@@ -158,16 +158,16 @@ impl ActiveRequest {
     /// no more to begin, or none that makes sense after a failure.
     pub(super) fn next_to_begin(&self) -> Option<u64> {
         match self.stage {
-            Stage::Waiting(Begun { bytes, .. }) | Stage::Launching(Begun { bytes, .. }) => {
+            RequestStage::Waiting(Begun { bytes, .. }) | RequestStage::Launching(Begun { bytes, .. }) => {
                 (self.status == Status::Ok && bytes < self.len).then_some(bytes)
             }
-            Stage::Launched { .. } | Stage::Flushing | Stage::Flushed => None,
+            RequestStage::Launched { .. } | RequestStage::Flushing | RequestStage::Flushed => None,
         }
     }
 
     /// An operation on the next `bytes` bytes of its data has begun.
     pub(super) fn begin(&mut self, bytes: u64) {
-        if let Stage::Launching(begun) = &mut self.stage {
+        if let RequestStage::Launching(begun) = &mut self.stage {
             begun.bytes += bytes;
             begun.in_flight += 1;
         }
@@ -176,10 +176,10 @@ impl ActiveRequest {
     /// An operation has come back.
     pub(super) fn end(&mut self) {
         match &mut self.stage {
-            Stage::Waiting(Begun { in_flight, .. })
-            | Stage::Launching(Begun { in_flight, .. })
-            | Stage::Launched { in_flight } => *in_flight -= 1,
-            Stage::Flushing | Stage::Flushed => self.stage = Stage::Flushed,
+            RequestStage::Waiting(Begun { in_flight, .. })
+            | RequestStage::Launching(Begun { in_flight, .. })
+            | RequestStage::Launched { in_flight } => *in_flight -= 1,
+            RequestStage::Flushing | RequestStage::Flushed => self.stage = RequestStage::Flushed,
         }
     }
 
@@ -192,7 +192,7 @@ impl ActiveRequest {
     /// Whether the guest is to get the parts that are held: all that were begun have come back, and
     /// no other is being begun at this moment.
     pub(super) fn is_deliverable(&self) -> bool {
-        !self.parts.is_empty() && self.in_flight() == 0 && !matches!(self.stage, Stage::Launching(_))
+        !self.parts.is_empty() && self.in_flight() == 0 && !matches!(self.stage, RequestStage::Launching(_))
     }
 
     /// The parts that are held, in the order of the request's data.
@@ -202,26 +202,29 @@ impl ActiveRequest {
         parts
     }
 
-    /// What follows. A flush that follows counts as begun, so it follows once. `writethrough` says
-    /// whether written data is made stable before the request is answered.
+    /// The next step. A flush that is next counts as begun, so it is next only once. `writethrough`
+    /// says whether written data is made stable before the request is answered.
     pub(super) fn next(&mut self, writethrough: bool) -> Next {
         match self.stage {
-            Stage::Launched { in_flight: 0 } => {
-                let changed = matches!(self.work, Work::Write | Work::Zero(_));
+            RequestStage::Launched { in_flight: 0 } => {
+                let changed = matches!(self.work, RequestWork::Write | RequestWork::Zero(_));
                 if changed && writethrough && self.status == Status::Ok {
-                    self.stage = Stage::Flushing;
+                    self.stage = RequestStage::Flushing;
                     return Next::Flush;
                 }
                 Next::Answer
             }
-            Stage::Flushed => Next::Answer,
-            Stage::Waiting(_) | Stage::Launching(_) | Stage::Launched { .. } | Stage::Flushing => Next::Wait,
+            RequestStage::Flushed => Next::Answer,
+            RequestStage::Waiting(_)
+            | RequestStage::Launching(_)
+            | RequestStage::Launched { .. }
+            | RequestStage::Flushing => Next::Wait,
         }
     }
 
     /// Whether operations are left to begin, or its range is.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.stage, Stage::Waiting(_) | Stage::Launching(_))
+        matches!(self.stage, RequestStage::Waiting(_) | RequestStage::Launching(_))
     }
 
     /// Operations that have begun and are not finished: not come back, or held as parts of a read.
@@ -232,11 +235,11 @@ impl ActiveRequest {
     /// Operations that have not come back.
     fn in_flight(&self) -> usize {
         match self.stage {
-            Stage::Waiting(Begun { in_flight, .. })
-            | Stage::Launching(Begun { in_flight, .. })
-            | Stage::Launched { in_flight } => in_flight,
-            Stage::Flushing => 1,
-            Stage::Flushed => 0,
+            RequestStage::Waiting(Begun { in_flight, .. })
+            | RequestStage::Launching(Begun { in_flight, .. })
+            | RequestStage::Launched { in_flight } => in_flight,
+            RequestStage::Flushing => 1,
+            RequestStage::Flushed => 0,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::watch::Watch;
 use crate::guest::inflight_region::InflightQueue;
 use crate::metrics::QueueMetrics;
 
-/// What the driver's notifications have led to, until the first chain was popped.
+/// The result of the driver's notifications so far, until the first chain was popped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kicks {
     /// There was none since the ring was last looked at.

@@ -9,7 +9,7 @@ use crate::device::operation::TransferBuffer;
 use crate::guest::memory_table::GuestMemory;
 use crate::worker::disk::Bounce;
 use crate::worker::extent::Extent;
-use crate::worker::request::{ActiveRequest, Work};
+use crate::worker::request::{ActiveRequest, RequestWork};
 
 /// The largest part of a request that is copied, or verified, in one go, in bytes. It is worth a
 /// transfer of its own to any disk. With the guest's memory that it is copied from it fits in a
@@ -81,7 +81,7 @@ impl TransferBuffers {
         extent: Extent,
     ) -> Option<(TransferBuffer, Extent)> {
         let zero_copy = self.bounce == Bounce::WhenUnaligned
-            && matches!(active.work, Work::Read | Work::Write)
+            && matches!(active.work, RequestWork::Read | RequestWork::Write)
             && !extent.is_partial();
         if zero_copy
             && !self.is_protected

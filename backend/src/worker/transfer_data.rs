@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::memory::WorkerMemory;
 use crate::device::Protection;
 use crate::device::operation::{Piece, Transfer, TransferBuffer, TransferDirection};
-use crate::worker::request::{ActiveRequest, Work};
+use crate::worker::request::{ActiveRequest, RequestWork};
 
 /// Moves and protects the data of transfers.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ impl DataPath<'_> {
             return Ok(());
         };
         let part = &mut data[lead..lead + data_len];
-        if let Work::Zero(_) = active.work {
+        if let RequestWork::Zero(_) = active.work {
             part.fill(0);
         } else {
             active.request.data.copy_to(&**self.memory, data_offset, part)?;

@@ -6,7 +6,7 @@ use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::eventfd::{CallFd, KickFd};
 use crate::guest::inflight_region::InflightQueue;
 
-/// What front-end and driver chose for the queue that a worker serves.
+/// The queue that a worker serves, with the choices of front-end and driver.
 #[derive(Debug)]
 pub struct Vring {
     /// The index of the queue.

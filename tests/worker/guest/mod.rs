@@ -33,7 +33,7 @@ pub(crate) use self::requests::{Completion, RequestId};
 /// Status bytes, as the specification numbers them.
 pub(crate) const OK: u8 = 0;
 pub(crate) const IOERR: u8 = 1;
-/// What a buffer of the device holds before the device writes it.
+/// The contents of a buffer before the device writes it.
 pub(crate) const NOT_WRITTEN: u8 = 0xEE;
 
 /// After this long without a completion, a worker hangs.
@@ -48,7 +48,7 @@ pub(crate) fn new_inflight_region(ring_size: u16) -> Arc<InflightRegion> {
     Arc::new(InflightRegion::map(&made, file, limits).unwrap())
 }
 
-/// Its part of that queue, as a predecessor left it.
+/// The part of the region for its queue, as a predecessor left it.
 pub(crate) fn take_over(region: &Arc<InflightRegion>, ring_size: u16) -> InflightQueue {
     InflightQueue::take_over(region, 0, ring_size, 0).unwrap().unwrap()
 }
@@ -59,7 +59,7 @@ pub(crate) fn guest_memory(queues: u64) -> Arc<GuestMemory> {
     Arc::new(GuestMemory::from_ranges(&[(GuestAddress(0), len)]).unwrap())
 }
 
-/// What front-end and driver chose.
+/// The choices of front-end and driver.
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {

@@ -27,7 +27,7 @@ pub(crate) struct Completion {
     pub(crate) id: RequestId,
     pub(crate) status: u8,
     pub(crate) used_len: u32,
-    /// What is in the data buffers of a read.
+    /// The contents of the data buffers of a read.
     pub(crate) data: Vec<u8>,
 }
 

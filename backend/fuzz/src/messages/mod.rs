@@ -84,7 +84,7 @@ pub fn talk(input: &[u8]) -> Tally {
 #[derive(Debug)]
 pub struct Session {
     thread: JoinHandle<()>,
-    /// Its other end is dropped when the thread ends.
+    /// A stream whose other end is dropped when the thread ends.
     ended: UnixStream,
     /// For what the control thread says.
     pub inbox: Arc<Inbox<Notice>>,
@@ -138,7 +138,7 @@ pub fn protected_disk() -> Arc<Disk<MemDevice>> {
     disk_on(device())
 }
 
-/// What [`protected_disk`] is on.
+/// The device of [`protected_disk`].
 pub fn device() -> Arc<MemDevice> {
     Arc::new(MemDevice::new(Some(profile()), CAPACITY))
 }

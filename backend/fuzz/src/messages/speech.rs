@@ -120,7 +120,7 @@ fn say(frontend: &mut Frontend, stream: &UnixStream, input: &mut Input<'_>) -> b
     sent
 }
 
-/// What a request of this type has as its body, and how many descriptors.
+/// The body of a request of this type, and the number of its descriptors.
 fn body(frontend: &Frontend, request: u32, input: &mut Input<'_>) -> (Vec<u8>, usize) {
     match request {
         SET_FEATURES => {

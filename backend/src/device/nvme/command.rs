@@ -22,7 +22,7 @@ const DATASET_MANAGEMENT: u8 = 0x09;
 
 /// A command. Integers have the byte order of this machine: the driver converts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Command {
+pub(super) struct NvmeCommand {
     opcode: u8,
     nsid: u32,
     cdw3: u32,
@@ -51,7 +51,7 @@ impl TagFields {
         Self { guard: false, application: false, reference: false, initial_reference: 0 };
 }
 
-impl Command {
+impl NvmeCommand {
     /// Makes what was written durable.
     pub(super) fn flush(nsid: u32) -> Self {
         Self { opcode: FLUSH, nsid, ..Self::default() }
@@ -185,7 +185,7 @@ mod tests {
             initial_reference: 0x1234_5678_9abc,
         };
         let at = std::ptr::without_provenance;
-        let command = Command::read(7, 0x1_0000_0002, 16, tags);
+        let command = NvmeCommand::read(7, 0x1_0000_0002, 16, tags);
         let command = command.with_data(at(0x1000), 65536).with_metadata(at(0x2000), 256);
         let bytes = command.to_bytes();
         let field = |at: usize| u32::from_ne_bytes(*bytes[at..].first_chunk().unwrap());
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn zeros_are_given_tags_by_the_controller() {
-        let command = Command::write_zeroes(1, 9, 8, true, Some(9));
+        let command = NvmeCommand::write_zeroes(1, 9, 8, true, Some(9));
         assert_eq!((command.dwords[2], command.dwords[4]), (0x2200_0007, 9));
-        assert_eq!(Command::write_zeroes(1, 9, 8, false, Some(9)).dwords[2], 0x2000_0007);
-        assert_eq!(Command::write_zeroes(1, 9, 8, false, None).dwords[2], 0x0000_0007);
+        assert_eq!(NvmeCommand::write_zeroes(1, 9, 8, false, Some(9)).dwords[2], 0x2000_0007);
+        assert_eq!(NvmeCommand::write_zeroes(1, 9, 8, false, None).dwords[2], 0x0000_0007);
     }
 
     #[test]

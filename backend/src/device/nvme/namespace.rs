@@ -46,11 +46,11 @@ pub enum NamespaceError {
     Identify {
         /// The device.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
-    /// Its format cannot be served.
+    /// The namespace has a format that cannot be served.
     #[error("cannot serve {}", path.display())]
     Format {
         /// The device.

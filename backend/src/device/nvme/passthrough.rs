@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use integrity::PiType;
 
-use super::command::{Command, TagFields, dataset_range};
+use super::command::{NvmeCommand, TagFields, dataset_range};
 use super::format::NamespaceFormat;
 use super::namespace::Namespace;
 use super::status::NvmeStatus;
@@ -91,8 +91,8 @@ impl NvmePassthroughDevice {
         let tags = if checked { self.tags(transfer.offset()) } else { TagFields::NONE };
         let nsid = self.namespace.nsid;
         let command = match transfer.direction() {
-            TransferDirection::Read => Command::read(nsid, lba, blocks, tags),
-            TransferDirection::Write => Command::write(nsid, lba, blocks, tags),
+            TransferDirection::Read => NvmeCommand::read(nsid, lba, blocks, tags),
+            TransferDirection::Write => NvmeCommand::write(nsid, lba, blocks, tags),
         };
         let metadata_len = self.protection.metadata_len(transfer.len());
         let buffer = if self.namespace.format().extended {
@@ -150,7 +150,7 @@ impl NvmePassthroughDevice {
         let nsid = self.namespace.nsid;
         if by == ZeroBy::Deallocate {
             let (lba, blocks) = self.blocks(offset, len)?;
-            let command = Command::deallocate(nsid);
+            let command = NvmeCommand::deallocate(nsid);
             // on the heap, so that it stays where it is when the step is moved
             let buffer = CommandBuffer::Range(Box::new(dataset_range(lba, blocks)));
             return Ok(NvmeStep { command, buffer, kind: Kind::Zero { done: len } });
@@ -159,7 +159,7 @@ impl NvmePassthroughDevice {
         let (lba, blocks) = self.blocks(offset, len)?;
         let generated = self.protection.rule() == TupleRule::Standard;
         let reference = generated.then(|| self.protection.reference(offset));
-        let command = Command::write_zeroes(nsid, lba, blocks, by == ZeroBy::PunchHole, reference);
+        let command = NvmeCommand::write_zeroes(nsid, lba, blocks, by == ZeroBy::PunchHole, reference);
         Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Zero { done: done + len } })
     }
 
@@ -310,7 +310,7 @@ impl DeviceQueue for NvmePassthroughQueue {
             DeviceOperation::Transfer(transfer) => self.device.transfer_step(transfer, true, self.registered),
             DeviceOperation::Zero { offset, len, by, .. } => self.device.zero_step(*offset, *len, *by, 0),
             DeviceOperation::Flush { .. } => {
-                let command = Command::flush(self.device.namespace.nsid);
+                let command = NvmeCommand::flush(self.device.namespace.nsid);
                 Ok(NvmeStep { command, buffer: CommandBuffer::None, kind: Kind::Flush })
             }
         };

@@ -6,7 +6,7 @@ use std::io;
 
 use io_uring::{cqueue, opcode, squeue, types};
 
-use super::command::{COMMAND_SIZE, Command, DATASET_RANGE_SIZE};
+use super::command::{COMMAND_SIZE, DATASET_RANGE_SIZE, NvmeCommand};
 use super::status::NvmeStatus;
 use crate::device::operation::{DeviceOperation, TransferBuffer};
 use crate::device::pi_failure::PiStatus;
@@ -21,7 +21,7 @@ const NAMESPACE: types::Fixed = types::Fixed(0);
 /// A command in flight. The addresses of its memory are filled in when it is submitted.
 #[derive(Debug)]
 pub(super) struct NvmeStep {
-    pub(super) command: Command,
+    pub(super) command: NvmeCommand,
     pub(super) buffer: CommandBuffer,
     pub(super) kind: Kind,
 }
@@ -50,7 +50,7 @@ pub(super) enum CommandBuffer {
 
 impl CommandBuffer {
     /// `command` with the addresses of this memory, all of which `operation` or this value owns.
-    fn fill_in(&self, command: Command, operation: &DeviceOperation) -> Command {
+    fn fill_in(&self, command: NvmeCommand, operation: &DeviceOperation) -> NvmeCommand {
         match (self, operation) {
             (Self::None, _) => command,
             (Self::Range(range), _) => command.with_data(range.as_ptr(), range.len()),

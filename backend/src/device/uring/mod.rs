@@ -50,7 +50,7 @@ const WAKE: u64 = u64::MAX - 1;
 /// All workers together log once that bounce memory is not registered.
 static UNREGISTERED_LOGGED: Once = Once::new();
 
-/// What a ring reports.
+/// An event that a ring reports.
 #[derive(Debug)]
 pub(super) enum RingEvent<S> {
     /// The driver made buffers available.

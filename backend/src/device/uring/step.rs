@@ -13,7 +13,7 @@ const IMAGE: types::Fixed = types::Fixed(0);
 /// Another open file description of it, by which only this ring syncs it.
 const IMAGE_FOR_SYNC: types::Fixed = types::Fixed(1);
 
-/// What the ring does for an operation: one submission queue entry.
+/// A step of an operation: one submission queue entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::device) enum Step {
     /// Reads or writes file 0 as the operation's transfer says.
@@ -24,7 +24,7 @@ pub(in crate::device) enum Step {
     Sync,
 }
 
-/// What a ring does for operations, one submission queue entry at a time.
+/// A step of an operation, which a ring does by one submission queue entry.
 ///
 /// # Safety
 /// Every address and length in the result of [`Self::entry`] is of memory that the operation or the
@@ -43,7 +43,7 @@ pub(in crate::device) unsafe trait RingStep: fmt::Debug {
     /// never come back.
     fn entry(&self, operation: &DeviceOperation, fixed_buffer: bool) -> Self::Submission;
 
-    /// What the result of a completion means for the step.
+    /// The outcome of the step, by the result of its completion.
     fn outcome(&self, operation: &DeviceOperation, result: i32) -> io::Result<()>;
 
     /// Whether it is a plain read or write of file 0, as the operation's transfer says.

@@ -22,7 +22,7 @@ pub enum Loss {
     /// The file system failed in another way.
     #[error("its file system failed: {}", std::io::Error::from_raw_os_error(*errno))]
     Failed {
-        /// What the kernel answered when it was asked for the page again.
+        /// The answer of the kernel when it was asked for the page again.
         errno: c_int,
     },
     /// The page could be had again when the kernel was asked for it.

@@ -70,8 +70,8 @@ impl Registration {
     /// Enters all of `mapping`, which is of a file. `None`: the table is full.
     ///
     /// # Safety
-    /// The mapping must live at least as long as the registration: the handler maps other memory in its
-    /// place.
+    /// The mapping must live at least as long as the registration: the handler maps other memory in
+    /// its place.
     unsafe fn new<B: Bitmap>(mapping: &MmapRegion<B>) -> Option<Self> {
         let slot = WATCHED.iter().find(|slot| slot.take())?;
         let start = mapping.as_ptr().addr();
@@ -112,8 +112,8 @@ pub struct WatchedMapping<M> {
 impl<B: Bitmap> WatchedMapping<MmapRegion<B>> {
     /// Watches `mapping`. `None`: as many mappings are watched as can be.
     pub fn new(mapping: MmapRegion<B>) -> Option<Self> {
-        // SAFETY: both fields are private, the registration is dropped first, and `mapping` is given out by
-        // reference only, so it lives longer.
+        // SAFETY: both fields are private, the registration is dropped first, and `mapping` is
+        // given out by reference only, so it lives longer.
         let registration = unsafe { Registration::new(&mapping) }?;
         Some(Self { registration, mapping })
     }

@@ -1,5 +1,5 @@
-//! A slot of the handler's table. Its fields are atomic: a handler must not lock, and it may run on any
-//! thread at any time.
+//! A slot of the handler's table. Its fields are atomic: a handler must not lock, and it may run on
+//! any thread at any time.
 
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -20,14 +20,15 @@ pub(super) struct Slot {
     /// Odd while the fields are being changed. A reader that finds another version after it has
     /// read them has read parts of two mappings.
     pub(super) version: AtomicU64,
-    /// Its first address; 0 in a free slot.
+    /// The first address of the mapping; 0 in a free slot.
     pub(super) start: AtomicUsize,
-    /// The first address behind it.
+    /// The first address behind the mapping.
     pub(super) end: AtomicUsize,
     /// The file, which the mapping keeps open.
     pub(super) file: AtomicI32,
     /// Where in the file it starts, in bytes.
     pub(super) offset: AtomicU64,
+    /// One of [`GOOD`], [`REPLACING`] and [`REPLACED`].
     pub(super) state: AtomicU8,
     /// For [`Loss`]: length of the file if it was truncated, else `u64::MAX`.
     pub(super) len: AtomicU64,
@@ -74,7 +75,7 @@ impl Slot {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Its fields, all of one mapping; `None` while they are changed, or in a free slot.
+    /// The fields of the slot, all of one mapping; `None` while they are changed, or in a free slot.
     pub(super) fn read(&self) -> Option<Mapped> {
         let version = self.version.load(Ordering::Acquire);
         let mapped = Mapped {

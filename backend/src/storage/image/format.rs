@@ -69,7 +69,7 @@ impl Format {
         Ok((footer == VHD_COOKIE).then_some(Self::Vhd))
     }
 
-    /// Its name, with an article.
+    /// The name of the format, with an article.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Qcow => "a qcow2 image",

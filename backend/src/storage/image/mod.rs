@@ -90,7 +90,7 @@ impl Image {
         &self.file
     }
 
-    /// What it was opened for.
+    /// The purpose that it was opened for.
     #[must_use]
     pub fn access(&self) -> Access {
         self.access
