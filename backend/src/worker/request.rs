@@ -243,3 +243,78 @@ impl ActiveRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio::request_type;
+    use virtio::testing::{ChainBuffer, Driver};
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::guest::memory_table::GuestMemory;
+
+    const LEN: u64 = 8192;
+
+    /// A write of [`LEN`] bytes.
+    fn write() -> ActiveRequest {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 16)]).unwrap();
+        let (header, data, status) = (0x4000, 0x5000, 0x8000);
+        let mut driver = Driver::new(&memory, 0, 4);
+        let mut ring = driver.device(false).unwrap();
+        driver.write_header(header, request_type::OUT, 0);
+        let head = driver.write_chain(&[
+            ChainBuffer::readable(header, 16),
+            ChainBuffer::readable(data, 8192),
+            ChainBuffer::writable(status, 1),
+        ]);
+        driver.make_available(head);
+        let request = Request::parse(&memory, ring.pop(&memory).unwrap().unwrap()).unwrap();
+        ActiveRequest::new(request, 0, Zeroing::none()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_answered_when_all_its_operations_are_begun_and_back() {
+        let mut request = write();
+        assert_eq!((request.next_to_begin(), request.next(false)), (Some(0), Next::Wait));
+        request.start_launch();
+        request.begin(4096);
+        request.pause_launch();
+        request.end();
+        assert_eq!((request.next_to_begin(), request.next(false)), (Some(4096), Next::Wait));
+        request.start_launch();
+        request.begin(4096);
+        assert_eq!(request.next_to_begin(), None);
+        request.end_launch();
+        assert_eq!((request.in_flight(), request.next(false)), (1, Next::Wait));
+        request.end();
+        assert_eq!(request.next(false), Next::Answer);
+        request.request.reply.abandon();
+    }
+
+    #[test]
+    fn a_write_is_flushed_once_where_there_is_no_write_cache() {
+        let mut request = write();
+        request.start_launch();
+        request.begin(LEN);
+        request.end_launch();
+        request.end();
+        assert_eq!(request.next(true), Next::Flush);
+        assert_eq!((request.next(true), request.in_flight()), (Next::Wait, 1));
+        request.end();
+        assert_eq!(request.next(true), Next::Answer);
+        request.request.reply.abandon();
+    }
+
+    #[test]
+    fn a_request_that_has_failed_begins_nothing_more_and_is_not_flushed() {
+        let mut request = write();
+        request.start_launch();
+        request.begin(4096);
+        request.status = Status::IoErr;
+        assert_eq!(request.next_to_begin(), None);
+        request.end_launch();
+        request.end();
+        assert_eq!(request.next(true), Next::Answer);
+        request.request.reply.abandon();
+    }
+}
