@@ -32,7 +32,8 @@ impl<M> Inbox<M> {
         std::mem::take(&mut *self.messages())
     }
 
-    /// Clears the eventfd and takes all messages so far, in order. The next message wakes the thread.
+    /// Clears the eventfd and takes all messages so far, in order. The next message wakes the
+    /// thread.
     pub fn receive(&self) -> Vec<M> {
         // fails only when the eventfd is clear
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);

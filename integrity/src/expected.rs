@@ -11,7 +11,7 @@ pub(crate) struct Expected {
     /// The tags that are the same in each interval: application and storage.
     constant: u128,
     reference: u64,
-    /// What an interval adds to the reference tag: 0 or 1.
+    /// The step of the reference tag from one interval to the next: 0 or 1.
     reference_step: u64,
     /// The reference tag's place, in either half of the tuple's integer.
     reference_mask: u128,

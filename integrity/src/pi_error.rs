@@ -39,9 +39,9 @@ pub struct PiError {
     pub interval: u64,
     /// The interval's LBA: [`Tags::lba`](crate::Tags::lba) and `interval`.
     pub lba: u64,
-    /// What the tag should be; of masked tags, the bits compared.
+    /// The expected value of the tag; of masked tags, the bits compared.
     pub expected: u64,
-    /// What the tuple holds; of masked tags, the bits compared.
+    /// The value in the tuple; of masked tags, the bits compared.
     pub actual: u64,
     /// Bits of the tag in this format.
     pub tag_size: u32,

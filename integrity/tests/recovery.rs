@@ -19,7 +19,7 @@ const TUPLE_SIZE: usize = 16;
 /// Bytes of records in a page of the log.
 const RECORDS_LEN: usize = 4032;
 
-/// Both files in memory. What was never written reads as zeros, and is a hole.
+/// Both files in memory. Parts that were never written read as zeros, and are holes.
 #[derive(Debug, Default)]
 struct Medium {
     image: RefCell<BTreeMap<u64, Box<[u8; SECTOR_SIZE]>>>,
@@ -384,7 +384,7 @@ fn writes_have_their_records_written_before_any_waits_for_that() {
     journal.end_commit(under_way, &Ok(()));
     assert_eq!(ask(&mut journal, &mut write(most)), Permission::Granted);
 
-    // what is larger waits for its own record, and then adds nothing
+    // a larger change waits for its own record, and then adds nothing
     let mut large = Intent::new(0..most + 1);
     assert_eq!(ask(&mut journal, &mut large), Permission::Later);
     assert!(large.is_logged() && commit(&mut journal));

@@ -57,10 +57,14 @@ fn status_counts_what_the_guest_did() {
     let features = status["frontend"]["features"].as_array().unwrap();
     assert!(features.contains(&json!("FLUSH")) && features.contains(&json!("VERSION_1")), "{features:?}");
     let queues = status["queues"].as_array().unwrap();
-    let told = |name: &str| -> Vec<_> { queues.iter().map(|queue| queue[name].as_u64().unwrap()).collect() };
-    assert_eq!((told("queue"), told("ring_size"), told("in_flight")), (vec![0, 2], vec![64, 16], vec![0, 0]));
-    assert_eq!((told("bytes_written"), told("bytes_read")), (vec![20 * 4096, 0], vec![0, 20 * 4096]));
-    assert_eq!((told("refused"), told("integrity_errors")), (vec![0, 1], vec![0, 0]));
+    let values =
+        |name: &str| -> Vec<_> { queues.iter().map(|queue| queue[name].as_u64().unwrap()).collect() };
+    assert_eq!(
+        (values("queue"), values("ring_size"), values("in_flight")),
+        (vec![0, 2], vec![64, 16], vec![0, 0])
+    );
+    assert_eq!((values("bytes_written"), values("bytes_read")), (vec![20 * 4096, 0], vec![0, 20 * 4096]));
+    assert_eq!((values("refused"), values("integrity_errors")), (vec![0, 1], vec![0, 0]));
     let counts = [[0, 20, 0, 0], [20, 0, 1, 0]];
     for (queue, counts) in queues.iter().zip(counts) {
         for (kind, count) in ["reads", "writes", "flushes", "zeroings"].into_iter().zip(counts) {
@@ -106,7 +110,8 @@ fn flush_and_drain_succeed_while_requests_are_under_way() {
         assert_eq!(backend.ctl(&[command]).code, Some(0));
         assert_eq!(queue.wait_all().len(), requests.len());
     }
-    // what was flushed by us is there after a kill, the superblock's state being that of a crash
+    // data that the back-end flushed is there after a kill, the superblock's state being that of a
+    // crash
     backend.kill();
     let mut vm = Setup::of(&image).start();
     assert!(vm.queue.read(0, 1 << 20) == pattern(1, 1 << 20));
@@ -157,17 +162,17 @@ fn only_root_and_the_owner_are_let_in() {
     let mode = backend.control().metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     if !geteuid().is_root() {
-        return skip("only root can become another user, who is refused");
+        return skip("only root can become another user, and that user is refused");
     }
-    // even where somebody has opened the socket to everybody
+    // even if the socket is open to all users
     let directory = backend.control().parent().unwrap();
     std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::set_permissions(backend.control(), PermissionsExt::from_mode(0o666)).unwrap();
     let program = directory.join("stableblk");
     copy_program(&program);
-    let mut nobody = Command::new(program);
-    nobody.arg("ctl").arg(backend.control()).arg("status").uid(65534).gid(65534).current_dir("/");
-    let refused = finish(&mut nobody);
+    let mut other_user = Command::new(program);
+    other_user.arg("ctl").arg(backend.control()).arg("status").uid(65534).gid(65534).current_dir("/");
+    let refused = finish(&mut other_user);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
     assert!(refused.stderr.contains("not for uid 65534: come as root or as uid 0"), "{}", refused.stderr);
     let log = backend.stop();

@@ -36,15 +36,15 @@ fn check_reports_what_recovery_would_do_and_then_does_it() {
     assert_eq!(dry["recovery"]["adopted_blocks"], 1);
     assert_eq!(dry["adopted_ranges"], serde_json::json!([{ "first_lba": 3, "last_lba": 3 }]));
     assert_eq!(dry["mismatched_blocks"], 0);
-    let told = finish(&mut image.command("check"));
+    let found = finish(&mut image.command("check"));
     // of its own: all blocks match, and one was adopted
-    assert_eq!(told.code, Some(3));
+    assert_eq!(found.code, Some(3));
     assert!(
-        told.stdout.contains("recovery would change 16 tuples and adopt 1 of 256 blocks"),
+        found.stdout.contains("recovery would change 16 tuples and adopt 1 of 256 blocks"),
         "{}",
-        told.stdout
+        found.stdout
     );
-    assert!(told.stdout.contains("LBA 3: adopted after a crash, as found\n"), "{}", told.stdout);
+    assert!(found.stdout.contains("LBA 3: adopted after a crash, as found\n"), "{}", found.stdout);
     assert!(sidecar() == before, "something was written");
 
     let done = finish(image.command("check").args(["--recover", "--json"]));
@@ -116,14 +116,14 @@ fn info_reports_how_the_image_was_left_and_by_which_session() {
         let left = image.json("info");
         assert_eq!((&left["state"], &left["intent"]), (&"dirty".into(), &intent.into()));
         assert_eq!(left["log"]["epoch"], 1 + attempts);
-        let told = finish(&mut image.command("info")).stdout;
-        assert!(told.contains("state      dirty: the last writer did not close it"), "{told}");
-        assert!(told.contains(&format!("intents by {intent}; superblock generation")), "{told}");
+        let found = finish(&mut image.command("info")).stdout;
+        assert!(found.contains("state      dirty: the last writer did not close it"), "{found}");
+        assert!(found.contains(&format!("intents by {intent}; superblock generation")), "{found}");
 
         let backend = Backend::serve(&image, &[]);
-        let told = finish(&mut image.command("info")).stdout;
-        assert!(told.contains("state      dirty: open for writing"), "{told}");
-        assert!(told.contains(&format!("(pid {})", backend.pid())), "{told}");
+        let found = finish(&mut image.command("info")).stdout;
+        assert!(found.contains("state      dirty: open for writing"), "{found}");
+        assert!(found.contains(&format!("(pid {})", backend.pid())), "{found}");
         backend.stop();
         let closed = image.json("info");
         assert_eq!((&closed["state"], &closed["written_blocks"]), (&"clean".into(), &16.into()));

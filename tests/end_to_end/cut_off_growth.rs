@@ -32,11 +32,11 @@ fn cut_off() -> Image {
 #[test]
 fn the_disk_is_served_and_its_growth_is_finished() {
     let image = cut_off();
-    let told = "9437184 bytes, of which its sidecar covers 4194304";
+    let found = "9437184 bytes, of which its sidecar covers 4194304";
     for command in ["check", "info"] {
         let done = finish(&mut image.command(command));
         assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);
-        assert!(done.stderr.contains(told), "{}", done.stderr);
+        assert!(done.stderr.contains(found), "{}", done.stderr);
     }
 
     let backend = Backend::serve(&image, &[]);
@@ -48,7 +48,7 @@ fn the_disk_is_served_and_its_growth_is_finished() {
     queue.write((NEW - MIB) / SECTOR, &pattern(2, 1 << 20));
     drop(frontend);
     let log = backend.stop();
-    assert!(log.contains(told) && log.contains("the disk has grown"), "{log}");
+    assert!(log.contains(found) && log.contains("the disk has grown"), "{log}");
     image.assert_clean();
     assert_eq!(image.json("info")["blocks"], NEW / 4096);
 }

@@ -90,7 +90,7 @@ fn drop_completion(
     known.insert(heads[&completion.head], Some(round));
 }
 
-/// Reads every block: what is known must be there; what was cut off is old, new, or an error.
+/// Reads every block: known data must be present; an interrupted write is old, new, or an error.
 fn assert_known(queue: &mut Queue, known: &HashMap<u64, Option<u64>>, round: u64) {
     for (&block, &stamp) in known {
         let (completion, data) = queue.try_read(block * SECTORS, BLOCK as usize);

@@ -127,7 +127,7 @@ fn a_published_batch_is_not_done_again() {
     vm.frontend.start(&vm.queue, 0);
     assert!(vm.queue.read(8, 4096) == pattern(2, 4096));
     assert_eq!(vm.queue.driver().used_index(), 4);
-    // what the region says of a completion it says behind it
+    // the region records a completion after it is published
     vm.frontend.stop(&vm.queue);
     assert_eq!(region.in_flight(0), [0u16; 0]);
     assert_eq!(region.part(0)[USED_IDX..][..2], 4u16.to_ne_bytes());
@@ -152,7 +152,7 @@ fn a_new_region_begins_where_the_ring_stands() {
     assert_eq!(vm.queue.driver().used_index(), 6);
 }
 
-/// Whatever a region contains: no panic, no hang, and the next front-end is served.
+/// No content of a region causes a panic or a hang, and the next front-end is served.
 #[test]
 fn a_region_of_random_bytes_does_no_harm() {
     let image = Image::create(1 << 20);

@@ -1,5 +1,5 @@
 //! A back-end is killed after each store that it makes to the in-flight region and to the used
-//! index. What it leaves is compared word for word, and its successor must return every request
+//! index. Its memory is compared word for word, and its successor must return every request
 //! once, none twice.
 
 use std::sync::Arc;

@@ -290,7 +290,7 @@ fn a_retired_queue_serves_again_only_when_it_is_set_up_again() {
         // from here on it looks well
         let write = Request::write(64, &[(rig.data, 4096)]);
         let head = rig.vm.queue.submit(&write);
-        // each of these stops the queues; a worker looks at its ring before it heeds the next one
+        // each of these stops the queues; a worker looks at its ring before it handles the next one
         for _ in 0..2 {
             rig.vm.frontend.protocol.set_mem_table(&rig.vm.memory.regions()).unwrap();
             rig.vm.frontend.protocol.set_vring_enable(0, false).unwrap();

@@ -168,7 +168,7 @@ fn regions_are_added_up_to_the_last_slot_and_removed() {
             frontend.protocol.remove_mem_region(&dimm.region()).unwrap();
             longest_change = longest_change.max(start.elapsed());
         }
-        // what was removed cannot be reached
+        // removed memory cannot be reached
         let write = Request::write(8, &[(dimms[0].start, 4096)]);
         assert_eq!(queue.execute(&write).status, IOERR);
         println!("{} changes, the longest took {longest_change:?}", 2 * dimms.len());
@@ -245,7 +245,7 @@ fn requests_whose_buffers_are_removed_succeed_or_fail_as_a_whole() {
             let completions = queue.wait_all();
             assert_eq!(completions.len(), 60);
             assert!(completions.iter().all(|completion| [OK, IOERR].contains(&completion.status)));
-            // what had not been begun when the memory went
+            // a request that had not been begun when the memory was removed
             queue.submit(&Request::write(0, &[(dimm.start, 4096)]));
             queue.kick();
             assert_eq!(queue.wait().status, IOERR);

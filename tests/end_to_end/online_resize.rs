@@ -46,18 +46,18 @@ impl Rig {
 
     /// Waits until the front-end is notified of a new size.
     #[track_caller]
-    fn assert_told(&mut self) {
-        let mut told = [0; 12];
-        self.channel.read_exact(&mut told).unwrap();
+    fn assert_notified(&mut self) {
+        let mut received = [0; 12];
+        self.channel.read_exact(&mut received).unwrap();
         // no reply is asked for
-        assert_eq!(told[..], message(CONFIG_CHANGE, 0, &[]));
+        assert_eq!(received[..], message(CONFIG_CHANGE, 0, &[]));
     }
 
     #[track_caller]
-    fn assert_not_told(&mut self) {
+    fn assert_not_notified(&mut self) {
         self.channel.set_nonblocking(true).unwrap();
-        let told = self.channel.read(&mut [0]);
-        assert_eq!(told.unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was notified");
+        let received = self.channel.read(&mut [0]);
+        assert_eq!(received.unwrap_err().kind(), ErrorKind::WouldBlock, "the front-end was notified");
     }
 
     fn finish(self) {
@@ -92,7 +92,7 @@ fn the_front_end_is_notified_and_the_new_blocks_can_be_used() {
         let completions = rig.vm.queue.wait_all();
         assert!(completions.len() == pending.len() && completions.iter().all(|done| done.status == OK));
 
-        rig.assert_told();
+        rig.assert_notified();
         let Vm { mut queue, mut frontend, backend, image, .. } = rig.vm;
         assert_eq!(capacity(&mut frontend), NEW);
         assert_eq!(backend.ask(&["status"])["bytes"], NEW);
@@ -127,7 +127,7 @@ fn a_file_that_grows_is_followed_and_its_new_data_is_trusted() {
     for (round, size) in [(2, OLD + 8 * 4096), (3, 48 << 20)] {
         let data = pattern(round, 8 * 4096);
         extend(&rig.vm.image, size, &data);
-        rig.assert_told();
+        rig.assert_notified();
         assert_eq!(capacity(&mut rig.vm.frontend), size);
         assert!(rig.vm.queue.read(size / 512 - 64, 8 * 4096) == data);
         assert!(rig.vm.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
@@ -153,7 +153,7 @@ fn a_device_that_grows_is_followed() {
     // as a volume that was somebody else's before
     device.backing().write_all_at(&pattern(2, MIB), OLD + MIB as u64).unwrap();
     device.measure();
-    rig.assert_told();
+    rig.assert_notified();
     assert_eq!(capacity(&mut rig.vm.frontend), NEW);
     assert_eq!(rig.vm.backend.ask(&["resize"]), json!({ "bytes": NEW, "grown": false }));
     assert!(rig.vm.queue.read(OLD / 512 - 2048, MIB) == pattern(1, MIB));
@@ -197,7 +197,7 @@ fn a_front_end_without_acknowledgements_is_notified_too() {
     // a message with a reply: the one before it has been taken
     assert_eq!(capacity(&mut rig.vm.frontend), OLD);
     assert_eq!(rig.resize("9M")["grown"], true);
-    rig.assert_told();
+    rig.assert_notified();
     assert_eq!(capacity(&mut rig.vm.frontend), NEW);
     rig.finish();
 }
@@ -215,11 +215,11 @@ fn a_front_end_that_does_not_read_its_channel_delays_nothing() {
         assert_eq!(rig.resize(&size.to_string())["bytes"], size);
         rig.vm.queue.write(size / 512 - 8, &pattern(size, 4096));
     }
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     channel.set_nonblocking(true).unwrap();
-    assert_eq!(channel.read_to_end(&mut told).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert!(told.len() < 40 * 12, "all was taken: the buffers were not small");
-    assert!(!told.is_empty() && told.chunks(12).all(|part| part == message(CONFIG_CHANGE, 0, &[])));
+    assert_eq!(channel.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert!(received.len() < 40 * 12, "all was taken: the buffers were not small");
+    assert!(!received.is_empty() && received.chunks(12).all(|part| part == message(CONFIG_CHANGE, 0, &[])));
     for size in sizes {
         assert!(rig.vm.queue.read(size / 512 - 8, 4096) == pattern(size, 4096));
     }
@@ -248,7 +248,7 @@ fn an_impossible_size_is_refused_and_changes_nothing() {
     assert_eq!(rig.vm.backend.ctl(&["resize", "--size", "9M"]).code, Some(1));
     assert_eq!(capacity(&mut rig.vm.frontend), OLD);
     assert!(rig.vm.queue.read(0, MIB) == pattern(1, MIB));
-    rig.assert_not_told();
+    rig.assert_not_notified();
     drop(rig.vm.frontend);
     rig.vm.backend.stop();
 }

@@ -109,7 +109,7 @@ fn a_read_only_disk_refuses_writes() {
     let sidecar = std::fs::read(image.sidecar_path()).unwrap();
 
     let mut vm = Setup::of(&image).options(&["--read-only"]).start();
-    // whatever the driver made of the feature bit
+    // whether or not the driver acknowledged the feature
     assert_answer(vm.queue.try_write(0, &pattern(2, 4096)), IOERR, 1);
     assert_answer(vm.queue.try_write(0, &pattern(2, 512)), IOERR, 1);
     assert!(vm.queue.read(0, 4096) == data);

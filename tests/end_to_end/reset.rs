@@ -39,7 +39,7 @@ fn resets_under_load(reset: impl Fn(&mut Frontend)) {
         reset(&mut vm.frontend);
         assert_eq!(status(&mut vm.frontend), 0);
         for queue in &mut queues {
-            // what was begun is done, and nothing comes after it
+            // requests in progress are completed, and no others
             while let Some(completion) = queue.take_completion() {
                 assert_eq!(completion.status, OK);
             }

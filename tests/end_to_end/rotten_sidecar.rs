@@ -55,7 +55,7 @@ fn damaged_tuples_fail_their_blocks_until_these_are_rewritten() {
         assert_eq!(completion.status, if lost(block) { IOERR } else { OK }, "block {block}");
         assert!(lost(block) || read == expected, "block {block}");
     }
-    // what is written is sound again, and nothing else
+    // a written block is sound again, and no other block
     vm.queue.write(40 * SECTORS, &pattern(2, BLOCK));
     assert!(vm.queue.read(40 * SECTORS, BLOCK) == pattern(2, BLOCK));
     assert_eq!(vm.queue.try_read(41 * SECTORS, BLOCK).0.status, IOERR);
@@ -175,8 +175,8 @@ fn a_damaged_dirty_map_makes_its_regions_dirty() {
     // all its regions may be dirty
     assert_eq!(check["recovery"]["dirty_regions"], 8);
     assert_eq!((&check["mismatched_blocks"], &check["adopted_blocks"]), (&0.into(), &0.into()));
-    let told = finish(&mut image.command("check")).stdout;
-    assert!(told.contains("1 sectors of the dirty map are damaged"), "{told}");
+    let found = finish(&mut image.command("check")).stdout;
+    assert!(found.contains("1 sectors of the dirty map are damaged"), "{found}");
     let mut vm = Setup::of(&image).start();
     for block in 0..6 {
         assert!(vm.queue.read(block * 10 * SECTORS, BLOCK) == block_of_six(attempt, block));

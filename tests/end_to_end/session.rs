@@ -114,7 +114,7 @@ fn get_vring_base_drains_and_the_ring_restarts_there() {
         let count = submit_writes(&mut vm.queue, &vm.memory, 64 << 10);
         submitted += u16::try_from(count).unwrap();
         let base = vm.frontend.stop(&vm.queue);
-        // what was popped has been returned; the rest is still available
+        // popped chains have been returned; the rest is still available
         let done = vm.queue.driver().used_index();
         assert_eq!(base, done, "round {round}: {submitted} were made available");
         assert!(base <= submitted);

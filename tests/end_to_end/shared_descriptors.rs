@@ -42,7 +42,7 @@ fn a_call_that_would_block_blocks_nothing() {
     let mut vm = Setup::disk(SIZE).start();
     vm.queue.write(0, &pattern(1, 4096));
     make_blocking(vm.queue.call_fd());
-    // the driver polls, and so has its answers; what follows is not held up either
+    // the driver polls, and so has its answers; later requests are not delayed either
     for _ in 0..3 {
         vm.queue.submit(&Request::flush());
         vm.queue.kick();
@@ -236,7 +236,7 @@ fn a_stop_that_hangs_ends_with_a_message() {
     process.stderr().wait_for("queue 0 with 1 requests in flight has not stopped after 30 s");
     frozen.thaw();
     assert_eq!(process.wait().code(), Some(1));
-    // what was not flushed may be there or not; nothing is bad
+    // a write that was not flushed may be there or not; no block is bad
     assert!(image.check(&["--recover"]).bad_blocks().is_empty());
 }
 

@@ -54,7 +54,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
     let listener = UnixListener::bind(&path).unwrap();
     let manager = UnixDatagram::bind(&notify).unwrap();
     manager.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-    let told = || {
+    let notification = || {
         let mut message = [0; 256];
         let len = manager.recv(&mut message).unwrap();
         String::from_utf8(message[..len].to_vec()).unwrap()
@@ -63,7 +63,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     let start = || {
         let process = Process::start(activate(&listener, "1", "$$", &command).env("NOTIFY_SOCKET", &notify));
-        assert!(told().contains("READY=1"));
+        assert!(notification().contains("READY=1"));
         process
     };
     let memory = GuestMemory::new();
@@ -91,7 +91,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
         process.signal(signal);
         process.wait();
         if signal == Signal::TERM {
-            assert!(told().contains("STOPPING=1"));
+            assert!(notification().contains("STOPPING=1"));
         }
         stream = UnixStream::connect(&path).unwrap();
     }

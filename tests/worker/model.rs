@@ -1,5 +1,5 @@
-//! What a disk may hold, sector by sector, when requests in flight together may be carried out in
-//! either order.
+//! The possible content of a disk, sector by sector, when requests in flight together may be
+//! carried out in either order.
 //!
 //! Each write leaves a stamp in the sectors that it covers. A read may find the stamp of any write
 //! that was made available before the read came back, unless that write was certainly overwritten:

@@ -1,4 +1,4 @@
-//! What the ring and the parser cost a request: pop, parse, copy 4096 bytes, complete; published
+//! The cost of ring and parser for a request: pop, parse, copy 4096 bytes, complete; published
 //! once a batch.
 //!
 //! `cargo bench -p stableblk-virtio`

@@ -15,10 +15,10 @@
 //! ```
 //!
 //! A driver may split these streams over descriptors as it likes, and drivers do. A header and the
-//! status byte's address are read once, when the request is parsed; what was read is private, so
+//! status byte's address are read once, when the request is parsed; the copy is private, so
 //! the driver cannot change it after a check.
 //!
-//! The driver is not trusted. Whatever it writes gives a request, a [`Malformed`] chain that says
+//! The driver is not trusted. Any memory content gives a request, a [`Malformed`] chain that says
 //! why and can still be returned, or a [`RingError`] after which the queue is to be retired.
 //! Nothing in guest memory can make this crate panic, loop without end or allocate more than a
 //! ring's size explains.

@@ -127,7 +127,7 @@ impl Segments {
     /// Marks `len` bytes from `offset` on, which were written through [`Self::slices`], in the
     /// dirty bitmap of the memory: a write by address leaves no mark by itself.
     pub fn mark_dirty<M: GuestMemoryBackend>(&self, mem: &M, offset: u64, len: u64) {
-        // what is no longer in guest memory needs no mark
+        // parts that are no longer in guest memory need no mark
         for slice in slices(mem, &self.segments, offset, len).flatten() {
             slice.bitmap().mark_dirty(0, slice.len());
         }

@@ -257,7 +257,7 @@ impl Script {
         ]);
         let (sector, sectors) = (u64::from(input.u16() % 260), u32::from(input.u8() % 20));
         let place = 0x4000 + u64::from(first) * 64;
-        // what is no range of a discard is not looked at
+        // data of other requests than discards is not taken as a range
         let readable = [header(kind, sector), range(sector, sectors, u32::from(input.u8() % 3))].concat();
         self.memory.write_slice(&readable, GuestAddress(place)).expect("it is in the first region");
         let (next, write) = (DescriptorFlags::NEXT, DescriptorFlags::WRITE);

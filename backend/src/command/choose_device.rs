@@ -19,7 +19,7 @@ pub(super) enum Integrity {
         /// Whether an image that has a sidecar is served, after which the sidecar is wrong.
         give_up_sidecar: bool,
     },
-    /// In this file.
+    /// The tuples are in this file.
     Path(PathBuf),
 }
 
@@ -70,7 +70,8 @@ pub enum DeviceError {
         /// The reason. It is not a source, because the cure is to come last.
         reason: NoAttribute,
     },
-    /// `--integrity` was given for a character device, which has only the metadata of its namespace.
+    /// `--integrity` was given for a character device, which has only the metadata of its
+    /// namespace.
     #[error("--integrity is not for {}: it has metadata of its own, or name its block device", .0.display())]
     NamespaceWithIntegrity(PathBuf),
 }

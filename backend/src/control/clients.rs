@@ -47,7 +47,7 @@ struct Client {
     silent_since: Instant,
     /// Whether the client has ended its side of the connection.
     ended: bool,
-    /// Whether its last reply is on the way; what it sends is ignored.
+    /// Whether its last reply is on the way; further requests are ignored.
     closing: bool,
     interest: Interest,
 }

@@ -21,7 +21,7 @@ pub enum ControlError {
          the disk is served again"
     )]
     Hangs {
-        /// What has not ended.
+        /// The task that has not ended.
         what: String,
         /// The seconds that it was waited for.
         seconds: u64,

@@ -127,8 +127,8 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
         let Some(session) = self.session.take() else {
             return Ok(());
         };
-        // not the other direction: a front-end that sees the end of the stream takes the used rings of
-        // that moment for final
+        // not the other direction: a front-end that sees the end of the stream takes the used rings
+        // of that moment for final
         session.shut_down(Shutdown::Read);
         if !session.wait_for_end(STOP_LIMIT)? {
             return Err(hangs(self.disk));

@@ -124,8 +124,8 @@ fn try_flush<B: BlockDevice>(disk: &Disk<B>) -> io::Result<()> {
         queue.enter(true)?;
         while let Some(event) = queue.reap() {
             if let Event::Done(_, result) = event {
-                // A failure for durability that was lost before is not settled by this: the guest is
-                // to see it.
+                // A failure for durability that was lost before is not settled by this: the guest
+                // is to see it.
                 return result;
             }
         }

@@ -66,7 +66,8 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         }
     }
 
-    /// Grows into storage that is larger than the disk: a growth was cut off, or was never announced.
+    /// Grows into storage that is larger than the disk: a growth was cut off, or was never
+    /// announced.
     pub(super) fn finish_growth(&mut self) {
         let device = &self.disk.device;
         let served = device.info().capacity.get();

@@ -53,7 +53,7 @@ pub enum GrowthError {
     /// The sidecar has no room.
     #[error("the sidecar cannot cover that size")]
     Sidecar(#[source] SuperblockError),
-    /// Not this device.
+    /// The device cannot grow.
     #[error("a device of this kind cannot grow")]
     Unsupported,
     /// The system said no.

@@ -1,4 +1,4 @@
-//! What the worker asks a device to do: operations, and the buffers that they own.
+//! Operations that a worker submits to a device, and the buffers that they own.
 //!
 //! The kernel reads and writes memory that these values own. They are moved into the device's queue
 //! at submit and come back at reap. In between no code has a reference to that memory, which is

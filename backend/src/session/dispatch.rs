@@ -2,8 +2,8 @@
 //! refusal means for the connection.
 //!
 //! A message that is refused leaves the session as it was. If the front-end asked for an
-//! acknowledgement, it gets a negative one, and the connection stays open. If not, the front-end can
-//! only be notified by the end of the connection, unless it can safely continue without what it
+//! acknowledgement, it gets a negative one, and the connection stays open. If not, the front-end
+//! can only be notified by the end of the connection, unless it can safely continue without what it
 //! wanted.
 
 use std::io::{self, ErrorKind};
@@ -122,7 +122,8 @@ impl<B: BlockDevice> Dispatcher<B> {
         }
     }
 
-    /// Sleeps until there is a part of a message, the end of the stream, a notice, or something to report.
+    /// Sleeps until there is a part of a message, the end of the stream, a notice, or something to
+    /// report.
     fn wait(&self) -> io::Result<()> {
         let limit = self.session().rest().map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         let mut fds = [
@@ -181,7 +182,8 @@ impl<B: BlockDevice> Dispatcher<B> {
         })
     }
 
-    /// The acknowledgement by `REPLY_ACK`, zero for success, of a message that has no reply of its own.
+    /// The acknowledgement by `REPLY_ACK`, zero for success, of a message that has no reply of its
+    /// own.
     fn acknowledgement(&self, header: Header, refused: bool) -> Option<VhostUserMessage> {
         let asked = header.needs_reply() && !has_reply(header);
         (asked && self.session().has(VhostUserProtocolFeatures::REPLY_ACK).is_ok())
@@ -257,8 +259,8 @@ fn has_reply(header: Header) -> bool {
 }
 
 /// Whether the session can continue as if the message had not come, although the front-end does not
-/// learn of the refusal. An unknown message may be a hint. A message that the driver can cause, such
-/// as a write to the configuration space, must not end a session.
+/// learn of the refusal. An unknown message may be a hint. A message that the driver can cause,
+/// such as a write to the configuration space, must not end a session.
 fn is_harmless(header: Header) -> bool {
     match FrontendReq::try_from(header.request) {
         Ok(FrontendReq::SET_CONFIG) | Err(()) => true,

@@ -1,4 +1,4 @@
-//! What each message of the front-end does, by the vhost-user specification.
+//! The effect of each message of the front-end, by the vhost-user specification.
 //!
 //! The `vhost` crate calls these functions, so their errors are the crate's. A [`SessionError`]
 //! becomes one here.

@@ -29,8 +29,8 @@ impl<B: BlockDevice> Session<B> {
 
     /// Hands the disk over when a migration switches over: its source stops all queues while it
     /// still logs. From the reply on, the disk belongs to the destination, until queues start here
-    /// again because the migration has failed. An error, when the disk could not be closed, ends the
-    /// session: a reply would say that everything is on the disk.
+    /// again because the migration has failed. An error, when the disk could not be closed, ends
+    /// the session: a reply would say that everything is on the disk.
     pub(super) fn hand_over_if_migrated(&self) -> SessionResult<()> {
         if !self.memory.dirty_log().is_on() || self.queues.iter().any(|queue| queue.worker.is_some()) {
             return Ok(());

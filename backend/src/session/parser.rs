@@ -42,9 +42,9 @@ impl<B: BlockDevice> Parser<B> {
     /// Parses `message` and carries it out.
     pub(super) fn handle(&mut self, message: &VhostUserMessage) -> Result<Answer, ConnectionError> {
         self.near.send(message)?;
-        // The crate reads until a message is whole, however long that takes. Where a part is missing,
-        // because the kernel drops it together with descriptors for which there is no room, it must
-        // find something else to read.
+        // The crate reads until a message is whole, however long that takes. Where a part is
+        // missing, because the kernel drops it together with descriptors for which there is no
+        // room, it must find something else to read.
         self.near.send_padding(MAX_MSG_SIZE + HEADER_SIZE)?;
         let result = self.inner.handle_request().map_err(session_error);
         self.discard_rest()?;

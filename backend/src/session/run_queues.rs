@@ -99,7 +99,8 @@ impl<B: BlockDevice> Session<B> {
             let queue = &mut self.queues[index];
             (queue.size, queue.addresses) = (size, addresses);
             (queue.next_avail, queue.retired, queue.enabled) = (next_avail, retired, enabled);
-            // a queue that ran before runs again; for another, the error would be the same as before
+            // a queue that ran before runs again; for another, the error would be the same as
+            // before
             let _ = self.start_if_ready(index);
         }
         started

@@ -37,8 +37,8 @@ impl<B: BlockDevice> Session<B> {
         }
     }
 
-    /// The addresses of the ring of a queue that is to run and does not, if the front-end has set up
-    /// everything else.
+    /// The addresses of the ring of a queue that is to run and does not, if the front-end has set
+    /// up everything else.
     pub(super) fn should_run(&self, index: usize) -> Option<FrontendAddresses> {
         let queue = &self.queues[index];
         // Without the protocol features no message enables a ring: it is enabled by its kick.
@@ -56,8 +56,8 @@ impl<B: BlockDevice> Session<B> {
         })
     }
 
-    /// The ring of queue `index` and the descriptors that belong to it, for a worker; none without a
-    /// kick.
+    /// The ring of queue `index` and the descriptors that belong to it, for a worker; none without
+    /// a kick.
     fn make_vring(&mut self, index: usize, addresses: RingAddresses) -> SessionResult<Option<Vring>> {
         let mut ring = self.ring(index, addresses)?;
         let inflight = self.take_over(index, &mut ring)?;
@@ -99,7 +99,8 @@ impl<B: BlockDevice> Session<B> {
             if count > 0 {
                 tracing::info!(queue = index, count, "requests were in flight: doing them again");
             }
-            // the region is right, because the front-end saw only the rings of the back-end that died
+            // the region is right, because the front-end saw only the rings of the back-end that
+            // died
             ring.start_behind(count);
         }
         Ok(queue)
@@ -141,7 +142,7 @@ impl<B: BlockDevice> Session<B> {
     }
 }
 
-/// What a worker's thread needs besides its ring.
+/// The parts of a worker's thread besides its ring.
 struct WorkerStart<B> {
     disk: Arc<Disk<B>>,
     memory: Arc<GuestMemory>,

@@ -1,8 +1,8 @@
 //! The state of a session: what the front-end has set up.
 //!
-//! The session owns every queue that is stopped. A worker owns its queue while it runs, and gives it
-//! back. So the session never waits for a lock that a busy worker holds, and memory is taken away
-//! only while no worker uses it. [`super::run_queues`] starts and stops the workers.
+//! The session owns every queue that is stopped. A worker owns its queue while it runs, and gives
+//! it back. So the session never waits for a lock that a busy worker holds, and memory is taken
+//! away only while no worker uses it. [`super::run_queues`] starts and stops the workers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -143,8 +143,8 @@ impl<B: BlockDevice> Session<B> {
         Features::from_bits_truncate(self.acked)
     }
 
-    /// Whether writes may be volatile until a flush (virtio 1.2, 5.2.5.2 and 5.2.6.2): as the driver
-    /// has set it, or else whether the driver can flush at all.
+    /// Whether writes may be volatile until a flush (virtio 1.2, 5.2.5.2 and 5.2.6.2): as the
+    /// driver has set it, or else whether the driver can flush at all.
     pub(super) fn is_writeback(&self) -> bool {
         let acked = self.acked();
         if acked.contains(Features::CONFIG_WCE) {

@@ -11,7 +11,8 @@ use crate::metrics::RingTrouble;
 const UNSHARED_LIMIT: Duration = Duration::from_secs(2);
 
 impl<B: BlockDevice> Session<B> {
-    /// The time until [`Self::report_unshared_rings`] has something to report; none: it has nothing.
+    /// The time until [`Self::report_unshared_rings`] has something to report; none: it has
+    /// nothing.
     pub(super) fn rest(&mut self) -> Option<Duration> {
         let is_unshared = |index| {
             let addresses = self.should_run(index).filter(|addresses| self.translate(*addresses).is_none());
@@ -25,7 +26,8 @@ impl<B: BlockDevice> Session<B> {
         Some(UNSHARED_LIMIT.saturating_sub(since.elapsed()))
     }
 
-    /// Reports each queue that should run and whose ring lies outside. The log has one line for all.
+    /// Reports each queue that should run and whose ring lies outside. The log has one line for
+    /// all.
     pub(super) fn report_unshared_rings(&mut self) {
         if self.unshared_since.is_none_or(|since| since.elapsed() < UNSHARED_LIMIT) {
             return;

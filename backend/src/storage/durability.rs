@@ -64,7 +64,7 @@ impl Durability {
                 // the process may end before it closes the storage
                 self.in_background(LossMark::make);
                 tracing::error!(
-                    "a flush has failed: {error}; what was written since the last one may be lost, so \
+                    "a flush has failed: {error}; data written since the last one may be lost, so \
                      flushes fail until a restart, and once after it"
                 );
             }

@@ -29,7 +29,7 @@ pub enum ImageError {
         device: bool,
     },
     /// This user may not open the file in this way.
-    #[error("no permission to {action} {}: run as a user who has it, or change the file's owner or mode", path.display())]
+    #[error("no permission to {action} {}: run as a user with that permission, or change the file's owner or mode", path.display())]
     Permission {
         /// The action that failed.
         action: &'static str,

@@ -77,7 +77,7 @@ impl DataPath<'_> {
         Ok(())
     }
 
-    /// Goes on with a partial write whose granule was read: verifies the bytes of the changed
+    /// Continues a partial write whose granule was read: verifies the bytes of the changed
     /// intervals that stay, puts the guest's data in, and makes the transfer a write. Other
     /// intervals of the granule, good or bad, go back as they came, with their tuples.
     pub(super) fn merge(self, active: &ActiveRequest, transfer: &mut Transfer) -> Result<(), Failure> {

@@ -101,7 +101,7 @@ impl DirtyMap {
         self.changed.extend(pages.iter().map(number));
     }
 
-    /// A page as it lies on disk; what no region has of it is zero.
+    /// A page as it lies on disk; the part without regions is zero.
     fn page(&self, number: usize) -> Box<[u8; PAGE_SIZE]> {
         let mut page = Box::new([0; PAGE_SIZE]);
         let sectors = self.bits.iter().skip(number * SECTORS_PER_PAGE);

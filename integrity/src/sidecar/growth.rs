@@ -33,8 +33,8 @@ impl Growth {
         Ok(Self { old: journal.layout().clone(), new: grown.layout().clone() })
     }
 
-    /// The sidecar's size now, in bytes. What the file has behind it is left from a growth that
-    /// came to no end.
+    /// The sidecar's size now, in bytes. The rest of the file is left from a growth that was cut
+    /// off.
     #[must_use]
     pub fn old_size(&self) -> u64 {
         self.old.sidecar_size()
@@ -129,7 +129,7 @@ pub fn grow(
     empty(journal, media)?;
     let shared = growth.shared_page();
     if !shared.is_empty() {
-        // whatever a growth that came to no end may have left there
+        // a growth that was cut off may have left tuples there
         change_tuples(&growth.new, media, &shared, Change::Unwritten)?;
         growth.trust(media, shared, |offset| Ok(Some(offset)))?;
     }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The array is last, so that it can grow. The map has room for a much larger image than it was
-//! made for; what is not used is a hole.
+//! made for; the unused part is a hole.
 
 use std::ops::Range;
 

@@ -40,8 +40,8 @@ pub trait Media {
     /// Fills `buffer` from byte `offset` of `file`.
     fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// The first byte of the image at or after `offset` that may be other than zero; what is
-    /// skipped reads as zeros. `None`: there is none. A medium that does not know skips nothing.
+    /// The first byte of the image at or after `offset` that may be other than zero; the bytes
+    /// before it read as zeros. `None`: there is none. A medium that does not know skips nothing.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset))
     }

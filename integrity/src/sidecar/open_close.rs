@@ -51,7 +51,7 @@ pub fn open(
     };
     let stamps = rules.contains(Rules::STAMP_BEFORE_DATA);
     if recovered.is_some() && stamps && media.stamp()?.is_some_and(|it| it != loaded.superblock.stamp()) {
-        // The image is one session behind, and must not be two. What was read of this session may
+        // The image is one session behind, and must not be two. The data read of this session may
         // never have become durable.
         let same = loaded.superblock.clone();
         loaded.replace(media, same)?;
@@ -92,8 +92,9 @@ fn stamp(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<()
 /// Brings the records of the log into the array, durably. The superblock still names the log
 /// afterwards.
 fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Recovery, LoadError> {
-    // what a killed process wrote is judged here, so it must not be lost by a power cut afterwards;
-    // what it wrote to the sidecar only helps to judge, and is made durable with the verdicts
+    // recovery judges the data that a killed process wrote, so a power cut must not lose it
+    // afterwards; its writes to the sidecar only help to judge, and are made durable with the
+    // verdicts
     media.sync(File::Image, Reason::RecoveryLeftovers).map_err(|error| {
         let error = loaded.lose_durability(media, rules, error);
         io::Error::new(error.kind(), format!("cannot sync the image, {error}"))

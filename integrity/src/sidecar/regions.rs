@@ -2,7 +2,7 @@
 //!
 //! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So
 //! that a guest which writes all over its disk does not pay one for each MiB, a sync marks
-//! neighbours of what was asked for along with it. What is marked ahead costs nothing while the
+//! neighbours of what was asked for along with it. Regions marked ahead cost nothing while the
 //! disk is served. After a crash it is read like any dirty region, and what has rotted there is
 //! adopted and reported instead of found by a read; that is why it is bounded by what was written.
 //! The first write after a pause marks what it needs, and no more.

@@ -2,7 +2,7 @@
 //!
 //! A log can have millions of records that name the same intervals, so records are not compared
 //! with blocks one by one. A sweep over the places where records begin and end finds the newest
-//! record of a kind at each place. What is left costs as much as the tuples that the log holds, and
+//! record of a kind at each place. The rest costs as much as the tuples that the log holds, and
 //! a constant for each block that it names.
 
 use std::cmp::Reverse;

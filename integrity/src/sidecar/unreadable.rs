@@ -25,9 +25,9 @@ const DAMAGE: [i32; 5] = [
     117, // EUCLEAN: a structure of ext4, XFS or btrfs
 ];
 
-/// Fills `buffer`, whole sectors, from byte `offset` of the sidecar. What cannot be read counts as
-/// damaged; the first reason is returned. Each sector is tried at least twice, so an error that
-/// happens once damages nothing.
+/// Fills `buffer`, whole sectors, from byte `offset` of the sidecar. Sectors that cannot be read
+/// count as damaged; the first reason is returned. Each sector is tried at least twice, so an error
+/// that happens once damages nothing.
 pub(super) fn read_sidecar(
     media: &impl Media,
     offset: u64,

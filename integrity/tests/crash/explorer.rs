@@ -118,7 +118,7 @@ impl<'s> Explorer<'s> {
         match checked {
             Err(violation) => self.report(violation, how),
             Ok(now) if crashes + 1 < CRASHES => {
-                // what the guest reads from now on must stay
+                // data that the guest reads from now on must stay
                 self.point(&media.medium(), &Rc::new(now), crashes + 1);
                 self.corrupt(medium, promise, key);
                 self.make_unreadable(medium, promise, key);

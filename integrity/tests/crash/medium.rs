@@ -102,7 +102,7 @@ impl Medium {
         self.file(file).current.read(sector_at(offset), buffer);
     }
 
-    /// Whether `len` bytes can be read. What cannot is seen by [`Self::read`] nevertheless.
+    /// Whether `len` bytes can be read. [`Self::read`] sees unreadable bytes nevertheless.
     pub(crate) fn is_readable(&self, file: File, offset: u64, len: u64) -> bool {
         !self.file(file).is_unreadable(sector_at(offset)..sector_at(offset + len))
     }

@@ -16,7 +16,7 @@ use crate::setup::Mutant;
 pub(crate) enum Damage {
     /// Nothing: a write wrote nothing, and after a sync everything is as volatile as before.
     None,
-    /// A write wrote its first sector; what a sync was to write is given up.
+    /// A write wrote its first sector; the data of the sync is given up.
     Part,
     /// A write wrote everything; a sync made all durable.
     All,

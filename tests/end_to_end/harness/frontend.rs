@@ -107,7 +107,7 @@ impl Frontend {
         self.protocol.set_vring_base(index, base)?;
         self.protocol.set_vring_addr(index, &config)?;
         self.protocol.set_vring_call(index, queue.call_fd())?;
-        // a new call is signalled at once; what comes after this is for what was used
+        // a new call is signalled at once; later signals are for used chains
         queue.take_interrupts();
         self.protocol.set_vring_kick(index, queue.kick_fd())?;
         self.protocol.set_vring_enable(index, true)

@@ -28,7 +28,7 @@ impl SmallFileSystem {
         &self.path
     }
 
-    /// Fills it to its last page. What is returned is the file that does it.
+    /// Fills it to its last page. Returns the file that does it.
     pub(crate) fn fill(&self) -> PathBuf {
         let path = self.path.join("filler");
         let mut filler = File::create(&path).unwrap();

@@ -59,7 +59,7 @@ fn header() -> impl Strategy<Value = (u32, u64)> {
     (request_type, sector)
 }
 
-/// What a hostile driver does between two looks of the device.
+/// An action of a hostile driver between two looks of the device.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     MakeAvailable(u16),

@@ -15,7 +15,7 @@ pub(crate) const TABLE: u64 = 0x2_0000;
 pub(crate) const HEADER: u64 = 0x3_0000;
 pub(crate) const DATA: u64 = 0x3_8000;
 pub(crate) const STATUS: u64 = 0x3_7fff;
-/// What memory holds before a test.
+/// The content of memory before a test.
 pub(crate) const FILL: u8 = 0xee;
 
 pub(crate) const RING_SIZE: u16 = 16;

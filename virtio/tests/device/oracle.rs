@@ -63,7 +63,7 @@ fn shape() -> impl Strategy<Value = Shape> {
     )
 }
 
-/// What happens between two looks at the memory.
+/// The changes between two looks at the memory.
 #[derive(Clone, Debug)]
 struct Round {
     requests: Vec<Shape>,

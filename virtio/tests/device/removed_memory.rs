@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::harness::{FILL, RING_SIZE};
 
 const LEN: usize = 0x1_0000;
-/// What is removed.
+/// The region that is removed.
 const REMOVED: GuestAddress = GuestAddress(1 << 32);
 const DATA: u64 = REMOVED.0 + 0x1000;
 const STATUS: u64 = REMOVED.0 + 0x2000;

@@ -13,7 +13,7 @@ fn read(mem: &GuestMemoryMmap, address: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the device gets of a write.
+/// The data of a write as the device gets it.
 fn data_of(mem: &GuestMemoryMmap, request: &Request) -> Vec<u8> {
     let mut data = vec![0; usize::try_from(request.data.len()).unwrap()];
     request.data.copy_to(mem, 0, &mut data).unwrap();

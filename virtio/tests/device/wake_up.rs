@@ -23,7 +23,7 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What wakes a sleeper.
+/// The signal that wakes a sleeper.
 #[derive(Default)]
 struct Bell {
     rung: AtomicU32,

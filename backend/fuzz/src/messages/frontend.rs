@@ -1,5 +1,5 @@
-//! What a front-end has: memory with a ring for each queue, descriptors of all kinds, and a way to
-//! send them.
+//! The resources of a front-end: memory with a ring for each queue, descriptors of all kinds, and a
+//! way to send them.
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};

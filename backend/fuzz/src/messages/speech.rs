@@ -1,4 +1,4 @@
-//! What a front-end says next.
+//! The next message of a front-end.
 
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -60,7 +60,7 @@ pub(super) fn step(
             }
         }
         2 if input.u8() < 32 => frontend.scribble(input.u16().into(), input.u64()),
-        // what a driver does with a queue right after it was set up
+        // a driver's first steps with a queue that was set up
         3 => {
             let queue = usize::from(input.u8());
             if !set_up(frontend, stream, queue) {

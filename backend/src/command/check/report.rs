@@ -130,7 +130,8 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// What recovery has done, or would do. Numbers count blocks unless they say otherwise.
+/// The changes that recovery has made, or would make. Numbers count blocks unless they say
+/// otherwise.
 #[derive(Debug, Serialize)]
 pub(in crate::command) struct RecoveryReport {
     /// Whether recovery was done, and not only computed.

@@ -43,7 +43,7 @@ pub(super) struct StorageConfig {
     pub(super) read_only: bool,
     /// Whether another host still has the storage and hands it over in a migration.
     pub(super) incoming: bool,
-    /// What the sidecar makes durable before a block changes.
+    /// The intents that the sidecar makes durable before a block changes.
     pub(super) intent: IntentMode,
     /// Memory for tuples, in bytes.
     pub(super) tuple_cache: usize,

@@ -34,7 +34,7 @@ use crate::guest::sigbus;
 use crate::storage::error::ImageError;
 use crate::storage::image::{Holder, Image};
 
-/// What QEMU's back-end conventions ask `--print-capabilities` to print.
+/// The output of `--print-capabilities`, by QEMU's back-end conventions.
 pub const CAPABILITIES: &str = r#"{
   "type": "block",
   "features": [

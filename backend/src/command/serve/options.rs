@@ -139,9 +139,9 @@ pub struct ServeArgs {
     /// Listen for `stableblk ctl` on this Unix socket, from root and from the user of this process
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
-    /// What is made durable before a block changes, so that a crash leaves no block unreadable: the
-    /// dirty bit of its region (fast), or its tag (a sync for each batch of writes, but a crash
-    /// puts only blocks in flight in doubt)
+    /// The intent that is made durable before a block changes, so that a crash leaves no block
+    /// unreadable: the dirty bit of its region (fast), or its tag (a sync for each batch of writes,
+    /// but a crash puts only blocks in flight in doubt)
     #[arg(long, value_enum, default_value_t = IntentChoice::Region)]
     pub(super) intent: IntentChoice,
     /// Memory for tuples, in bytes, or with a unit of powers of 1024
@@ -151,7 +151,7 @@ pub struct ServeArgs {
     /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]
     pub(super) poll_us: Poll,
-    /// What to do with transfers; "null" drops them, to measure the path alone
+    /// The device for transfers; "null" drops them, to measure the path alone
     #[cfg(feature = "bench-null")]
     #[arg(long, value_enum, default_value_t = DeviceChoice::Image, hide = true)]
     pub(super) device: DeviceChoice,

@@ -26,9 +26,9 @@ pub(super) enum EndpointConfig {
     Path {
         /// Where.
         path: PathBuf,
-        /// Its permissions.
+        /// The permissions of the socket.
         mode: u32,
-        /// Its group, by name or number.
+        /// The group of the socket, by name or number.
         group: Option<String>,
     },
 }

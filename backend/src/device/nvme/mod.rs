@@ -1,9 +1,9 @@
 //! An NVMe namespace by its character device, `/dev/ngXnY`: our own commands, past the kernel's
 //! block layer.
 //!
-//! What the block layer does not offer is reached in this way: metadata interleaved with the data,
-//! types as they are, the exact status of each check, and metadata on kernels whose io_uring does
-//! not take it.
+//! This way reaches features that the block layer does not offer: metadata interleaved with the
+//! data, types as they are, the exact status of each check, and metadata on kernels whose io_uring
+//! does not take it.
 
 mod command;
 mod format;

@@ -198,7 +198,7 @@ impl<S: RingStep> Ring<S> {
     fn needs_enter(&mut self) -> bool {
         let reapable = !self.uring.completion().is_empty();
         let submissions = self.uring.submission();
-        // what can be reaped comes first: the kernel's next completions can as well be run after it
+        // present completions come first: the kernel's next ones can as well be run after them
         !submissions.is_empty() || !reapable && (submissions.taskrun() || submissions.cq_overflow())
     }
 

@@ -1,4 +1,4 @@
-//! What a ring does for an operation: submission queue entries, and what their results mean.
+//! The steps of an operation on a ring: submission queue entries, and the meaning of their results.
 
 #![expect(unsafe_code, reason = "promises that the memory of an entry stays in place")]
 

@@ -75,7 +75,8 @@ impl Slot {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// The fields of the slot, all of one mapping; `None` while they are changed, or in a free slot.
+    /// The fields of the slot, all of one mapping; `None` while they are changed, or in a free
+    /// slot.
     pub(super) fn read(&self) -> Option<Mapped> {
         let version = self.version.load(Ordering::Acquire);
         let mapped = Mapped {

@@ -71,7 +71,7 @@ impl Journal {
             self.work.goal = self.complete_through();
         }
         if self.work.goal < tail && !self.loss_reported && !self.lost {
-            // what is wanted can only be had when some change is complete
+            // the goal can only be reached when some change is complete
             self.work.checkpoint.wanted = !self.is_empty();
             return None;
         }

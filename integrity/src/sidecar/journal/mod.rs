@@ -12,8 +12,8 @@
 //! pages of the log; a page is written once, by a [`Commit`]. A [`Checkpoint`] brings the records
 //! of the log into the tuple array, and then the log forgets them.
 //!
-//! Everything here is state. What has to be done to the files is handed out as a [`Commit`] or a
-//! [`Checkpoint`], which one thread runs beside the I/O, and comes back with its result.
+//! Everything here is state. The work on the files is handed out as a [`Commit`] or a
+//! [`Checkpoint`], which one thread runs beside the I/O and returns with its result.
 
 mod doubt_limit;
 mod intent;

@@ -85,8 +85,8 @@ pub fn is_unwritten(tuple: &[u8]) -> bool {
 /// Whether recovery has made this tuple for data that it found after a crash and could not vouch
 /// for.
 ///
-/// Such a block was being written, or lay in a region that was; what is in it now is protected like
-/// any other.
+/// Such a block was being written, or lay in a region that was; its present content is protected
+/// like any other.
 #[must_use]
 pub fn is_adopted(profile: &IntegrityProfile, tuple: &[u8]) -> bool {
     profile.tuple(tuple).is_ok_and(|tuple| tuple.application == APPLICATION_TAG | ADOPTED)
