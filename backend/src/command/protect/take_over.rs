@@ -46,7 +46,7 @@ pub enum TakeOverError {
     },
     /// The device keeps tuples that other programs write too.
     #[error(
-        "{} has protection information of its own, which every writer keeps: nothing is left to protect, serve it as it is",
+        "{} has protection information of its own, which every writer keeps: there is nothing to protect, serve it as it is",
         .0.display()
     )]
     HasProtectionInformation(PathBuf),
