@@ -36,7 +36,7 @@ mod unreadable;
 mod verdict;
 
 pub use array::{Change, PageBytes, TuplePage, change_tuples, read_tuples};
-pub use cache::Miss;
+pub use cache::{KeptPages, Miss};
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};

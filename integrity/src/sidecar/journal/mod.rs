@@ -31,7 +31,7 @@ use self::intent::IntentRecord;
 use self::records::Records;
 use self::work::{EIO, Task, Work};
 use super::array::{Change, TuplePage};
-use super::cache::{Miss, TupleCache};
+use super::cache::{KeptPages, Miss, TupleCache};
 use super::layout::Layout;
 use super::log::{LogId, pages_for};
 use super::media::{File, Media, Reason};
@@ -198,6 +198,21 @@ impl Journal {
     /// The caller holds the range lock of the intervals.
     pub fn tuples(&mut self, intervals: &Range<u64>, tuples: &mut [u8]) -> Result<(), Miss> {
         self.cache.copy(intervals, tuples)
+    }
+
+    /// As [`Self::tuples`], but fails with the pages to read, each to be given to [`Self::supply`].
+    pub fn tuples_or_pages(&mut self, intervals: &Range<u64>, tuples: &mut [u8]) -> Result<(), KeptPages> {
+        self.cache.copy_or_keep(intervals, tuples)
+    }
+
+    /// The tuples were copied, or are not needed any more.
+    pub fn release(&mut self, kept: KeptPages) {
+        self.cache.release(kept);
+    }
+
+    /// Takes a page that was read, which [`KeptPages`] or a [`Miss`] keep in memory.
+    pub fn supply(&mut self, page: &TuplePage) {
+        self.cache.supply(page);
     }
 
     /// Takes the page that was read because of `miss`; none if it could not be read.
