@@ -1,18 +1,20 @@
 //! A raw image and the sidecar that holds its tuples.
 //!
 //! A change of blocks asks the tag intent log for leave, writes the data, and then gives the log
-//! the new tuples. A read fetches the data and gets the tuples from the log. The range lock keeps
-//! other requests away from the intervals in between. A flush makes the image durable, and the log
+//! the new tuples. A read gets the tuples from the log, or fetches their pages at the same time as
+//! the data. The range lock keeps other requests away from the intervals in between. A flush makes the image durable, and the log
 //! as far as its mode promises.
 //!
 //! ```text
 //! write  submit -> intend ~log~ -> data ~ring~ -> complete
-//! read   submit -> data ~ring~ -> tuples
+//! read   submit -> tuples -> data ~ring~
+//!        submit -> pages of tuples and data ~ring~ -> tuples
 //! flush  submit -> begin_flush -> sync of the image ~ring~ -> is_flushed ~log~
 //! ```
 
 mod device;
 mod doubt;
+mod fetches;
 mod queue;
 mod report;
 mod tag_log;

@@ -2,24 +2,26 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use integrity::sidecar::{Change, Flush, Intent, Journal, Permission};
+use integrity::sidecar::{Change, Flush, Intent, Journal, KeptPages, Layout, Permission};
 
 use super::device::SidecarDevice;
 use super::doubt::tuples_of_what_is_there;
+use super::fetches::Fetches;
 use super::tag_log::Asker;
 use crate::device::bounce::Arena;
 use crate::device::operation::{DeviceOperation, TransferDirection};
 use crate::device::plain::first_step;
-use crate::device::uring::{self, Ring, RingEvent, Step};
+use crate::device::uring::{self, PageRead, Ring, RingEvent, Step};
 use crate::device::{DeviceQueue, Event, EventSources};
 
 /// The log's record of an operation.
 #[derive(Debug)]
 enum LogRecord {
-    /// There is none, since the operation changes nothing.
-    None,
+    /// None, since a read changes nothing. It has its tuples, or needs pages of them.
+    Read(Option<KeptPages>),
     Change(Intent),
     Flush(Flush),
 }
@@ -41,7 +43,9 @@ pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
     ring: Ring<(Step, LogRecord)>,
     asker: Arc<Asker>,
+    layout: Layout,
     asking: Vec<Asking>,
+    reading: Reading,
     /// Changes that the log has allowed in this batch.
     granted: Vec<(DeviceOperation, Intent)>,
     /// Whether to ask: there is a new question, or the log's thread has made progress.
@@ -51,17 +55,34 @@ pub struct SidecarQueue {
     events: VecDeque<Event>,
 }
 
+/// The reads of a queue, and the pages of tuples that they need.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Reads whose tuples were not looked up yet.
+    new: Vec<DeviceOperation>,
+    fetches: Fetches,
+    /// Pages that came back from the ring in this batch.
+    arrived: Vec<(PageRead, io::Result<()>)>,
+    /// Pages that reads have kept in memory which ended without their tuples.
+    unneeded: Vec<KeptPages>,
+    /// Whether there is reason to look for reads that have all of their tuples.
+    look_again: bool,
+}
+
 impl SidecarQueue {
     pub(super) fn open(
         device: Arc<SidecarDevice>,
         arena: &Arena,
         sources: EventSources<'_>,
     ) -> io::Result<Self> {
+        let layout = device.log.lock().journal.layout().clone();
         Ok(Self {
-            ring: Ring::over(&device.image, arena, sources)?,
+            ring: Ring::over_with_pages(&device.image, device.log.media().sidecar().as_fd(), arena, sources)?,
             asker: device.log.asker(sources.wake.clone()),
+            layout,
             device,
             asking: Vec::new(),
+            reading: Reading::default(),
             granted: Vec::new(),
             ask_again: false,
             done: Vec::new(),
@@ -82,10 +103,21 @@ impl SidecarQueue {
                 in_doubt.push(failed);
             }
         }
+        let mut reads = Vec::with_capacity(self.reading.new.len());
+        for mut operation in std::mem::take(&mut self.reading.new) {
+            match self.look_up(&mut operation, &mut log.journal) {
+                Ok(kept) => reads.push((operation, kept)),
+                Err(error) => self.finish(operation, Err(error)),
+            }
+        }
         if !self.asking.is_empty() {
             self.asker.ask();
         }
         device.log.unlock(log);
+        self.begin_fetches();
+        for (operation, kept) in reads {
+            self.ring.submit(operation, (Step::Transfer, LogRecord::Read(kept)));
+        }
         // not under the log's lock: a file in memory is written by this call
         for (operation, intent) in self.granted.drain(..) {
             let step = first_step(&operation);
@@ -121,6 +153,25 @@ impl SidecarQueue {
         None
     }
 
+    /// Gets the tuples of a read, or the pages that must be read for them.
+    fn look_up(
+        &mut self,
+        operation: &mut DeviceOperation,
+        journal: &mut Journal,
+    ) -> io::Result<Option<KeptPages>> {
+        journal.refuse_if_given_up()?;
+        let (intervals, tuples) = self.device.tuples_of(operation);
+        let kept = journal.tuples_or_pages(&intervals, tuples).err();
+        self.reading.fetches.add(kept.as_ref().map_or(&[], KeptPages::missing));
+        Ok(kept)
+    }
+
+    fn begin_fetches(&mut self) {
+        for page in self.reading.fetches.take_new() {
+            self.ring.read_page(page, self.layout.page_offset(page));
+        }
+    }
+
     fn finish(&mut self, operation: DeviceOperation, result: io::Result<()>) {
         self.events.push_back(Event::Done(operation, result));
     }
@@ -132,7 +183,11 @@ impl SidecarQueue {
                 RingEvent::Kick => self.events.push_back(Event::Kick),
                 RingEvent::Wake => {
                     self.ask_again |= !self.asking.is_empty();
+                    self.reading.look_again |= self.reading.fetches.awaits_log_thread();
                     self.events.push_back(Event::Wake);
+                }
+                RingEvent::Done(operation, (_, LogRecord::Read(kept)), result) => {
+                    self.read_is_done(operation, kept, result);
                 }
                 RingEvent::Done(operation, (_, logged), result) => {
                     self.done.push((operation, logged, result));
@@ -140,6 +195,58 @@ impl SidecarQueue {
             }
         }
         self.account();
+        while let Some(page) = self.ring.take_page() {
+            self.reading.arrived.push(page);
+            self.reading.look_again = true;
+        }
+        self.complete_reads();
+    }
+
+    /// The data of a read has arrived, or could not be read.
+    fn read_is_done(&mut self, operation: DeviceOperation, kept: Option<KeptPages>, result: io::Result<()>) {
+        match kept {
+            None => return self.finish(operation, result),
+            Some(kept) if result.is_ok() => self.reading.fetches.wait(operation, kept),
+            Some(kept) => {
+                self.finish(operation, result);
+                self.reading.unneeded.push(kept);
+            }
+        }
+        self.reading.look_again = true;
+    }
+
+    /// Takes pages of tuples that have arrived, and completes the reads that have all of theirs.
+    fn complete_reads(&mut self) {
+        if !std::mem::take(&mut self.reading.look_again) {
+            return;
+        }
+        let device = self.device.clone();
+        let mut log = device.log.lock();
+        for (page, result) in std::mem::take(&mut self.reading.arrived) {
+            let careful = self.reading.fetches.arrive(&page, &result, &self.layout, &mut log.journal);
+            log.careful.extend(careful);
+        }
+        for ((operation, kept), error) in self.reading.fetches.take_careful() {
+            self.finish(operation, Err(error));
+            log.journal.release(kept);
+        }
+        for (mut operation, kept) in self.reading.fetches.take_ready() {
+            match self.look_up(&mut operation, &mut log.journal) {
+                Ok(None) => self.finish(operation, Ok(())),
+                // the log's thread could not read a page for another read
+                Ok(Some(missing)) => self.reading.fetches.wait(operation, missing),
+                Err(error) => self.finish(operation, Err(error)),
+            }
+            log.journal.release(kept);
+        }
+        for kept in self.reading.unneeded.drain(..) {
+            log.journal.release(kept);
+        }
+        if self.reading.fetches.awaits_log_thread() {
+            self.asker.ask();
+        }
+        device.log.unlock(log);
+        self.begin_fetches();
     }
 
     /// Gives the log the results of all operations that came back.
@@ -148,9 +255,9 @@ impl SidecarQueue {
             return;
         }
         let device = &*self.device;
-        let (mut fetching, mut in_doubt) = (Vec::new(), Vec::new());
+        let mut in_doubt = Vec::new();
         let mut log = device.log.lock();
-        for (mut operation, logged, result) in self.done.drain(..) {
+        for (operation, logged, result) in self.done.drain(..) {
             match (logged, result) {
                 (LogRecord::Change(intent), Ok(())) => {
                     log.journal.complete(&intent, device.change(&operation));
@@ -162,17 +269,6 @@ impl SidecarQueue {
                     self.asking.push(Asking::IsFlushed(operation, flush));
                     self.ask_again = true;
                 }
-                (LogRecord::None, Ok(())) => {
-                    if let Err(error) = log.journal.refuse_if_given_up() {
-                        self.events.push_back(Event::Done(operation, Err(error)));
-                        continue;
-                    }
-                    let (intervals, tuples) = device.tuples_of(&mut operation);
-                    match log.journal.tuples(&intervals, tuples) {
-                        Ok(()) => self.events.push_back(Event::Done(operation, Ok(()))),
-                        Err(miss) => fetching.push((operation, miss)),
-                    }
-                }
                 (LogRecord::Flush(_), Err(error)) => {
                     // it may not have been the sync that failed, but what was lost before
                     if self.device.info.durability.is_lost() {
@@ -180,17 +276,13 @@ impl SidecarQueue {
                     }
                     self.events.push_back(Event::Done(operation, Err(error)));
                 }
-                (LogRecord::None, Err(error)) => {
-                    self.events.push_back(Event::Done(operation, Err(error)));
+                (LogRecord::Read(kept), result) => {
+                    self.reading.unneeded.extend(kept);
+                    self.events.push_back(Event::Done(operation, result));
                 }
             }
         }
         device.log.unlock(log);
-        for (mut operation, miss) in fetching {
-            let (intervals, tuples) = device.tuples_of(&mut operation);
-            let fetched = device.log.fetch(&miss).and_then(|()| device.log.tuples(&intervals, tuples));
-            self.events.push_back(Event::Done(operation, fetched));
-        }
         self.look_into(in_doubt);
     }
 
@@ -207,6 +299,14 @@ impl SidecarQueue {
     }
 }
 
+#[cfg(test)]
+impl SidecarQueue {
+    /// The number of pages of tuples that are being read.
+    pub(super) fn pages_in_flight(&self) -> usize {
+        self.ring.pages_in_flight()
+    }
+}
+
 impl Drop for SidecarQueue {
     /// A queue that was stopped has nothing left. When a worker has died, the log must still learn
     /// the outcome of each change that it has a record of. Else blocks would be read with the
@@ -214,13 +314,7 @@ impl Drop for SidecarQueue {
     fn drop(&mut self) {
         let mut back = Vec::new();
         let is_drained = self.ring.drain(uring::DRAIN_LIMIT, |event| {
-            // the log has no record of reads
-            if let RingEvent::Done(
-                operation,
-                (_, logged @ (LogRecord::Change(_) | LogRecord::Flush(_))),
-                result,
-            ) = event
-            {
+            if let RingEvent::Done(operation, (_, logged), result) = event {
                 back.push((operation, logged, result));
             }
         });
@@ -229,6 +323,10 @@ impl Drop for SidecarQueue {
         }
         self.done.append(&mut back);
         self.account();
+        let waiting = self.reading.fetches.abandon().into_iter().map(|(_, kept)| kept);
+        for kept in waiting.chain(self.reading.unneeded.drain(..)) {
+            self.device.log.lock().journal.release(kept);
+        }
         let asked = std::mem::take(&mut self.asking).into_iter().filter_map(|asking| match asking {
             Asking::Intend(operation, intent) if intent.is_logged() => Some((operation, intent)),
             _ => None,
@@ -246,7 +344,8 @@ impl DeviceQueue for SidecarQueue {
     fn submit(&mut self, operation: DeviceOperation) {
         let intervals = match &operation {
             DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Read => {
-                return self.ring.submit(operation, (Step::Transfer, LogRecord::None));
+                self.ask_again = true;
+                return self.reading.new.push(operation);
             }
             DeviceOperation::Transfer(transfer) => {
                 self.device.intervals(transfer.offset(), transfer.len() as u64)

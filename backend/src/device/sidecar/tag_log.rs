@@ -10,8 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use integrity::sidecar::{self, Checkpoint, Growth, Journal, Miss, TuplePage};
+use integrity::sidecar::{self, Checkpoint, Growth, Journal, TuplePage};
 
+use super::fetches::CarefulRead;
 use crate::metrics::Counter;
 use crate::storage::sidecar_media::SidecarMedia;
 
@@ -39,6 +40,8 @@ pub(super) struct TagLogState {
     resting: bool,
     stopping: bool,
     growing: Option<Growing>,
+    /// Pages of the array that queues could not read whole.
+    pub(super) careful: Vec<CarefulRead>,
     /// Counts sectors of the array that were found damaged.
     lost_sectors: Counter,
 }
@@ -56,6 +59,13 @@ struct Growing {
 pub(super) struct Asker {
     asking: AtomicBool,
     wake: Arc<OwnedFd>,
+}
+
+impl TagLogState {
+    /// Whether the thread has something to do now.
+    fn has_work(&self) -> bool {
+        !self.careful.is_empty() || self.journal.has_work()
+    }
 }
 
 impl Asker {
@@ -76,6 +86,7 @@ impl TagLog {
                 resting: false,
                 stopping: false,
                 growing: None,
+                careful: Vec::new(),
                 lost_sectors: Counter::default(),
             }),
             work: Condvar::new(),
@@ -104,7 +115,7 @@ impl TagLog {
 
     /// Unlocks the state, and wakes the thread if there is work for it now or after a pause.
     pub(super) fn unlock(&self, mut shared: MutexGuard<'_, TagLogState>) {
-        let has_work = shared.journal.has_work() || shared.resting && !shared.journal.is_empty();
+        let has_work = shared.has_work() || shared.resting && !shared.journal.is_empty();
         let wake = shared.sleeping && has_work;
         shared.sleeping &= !wake;
         drop(shared);
@@ -120,18 +131,22 @@ impl TagLog {
             let missing = self.lock().journal.tuples(intervals, tuples);
             match missing {
                 Ok(()) => return Ok(()),
-                Err(miss) => self.fetch(&miss)?,
+                Err(miss) => {
+                    let fetched = self.fetch(miss.page);
+                    self.lock().journal.fill(&miss, None);
+                    fetched?;
+                }
             }
         }
     }
 
-    /// Brings a page of the array to memory.
-    pub(super) fn fetch(&self, miss: &Miss) -> io::Result<()> {
+    /// Reads page `number` of the array to memory, which a read keeps there.
+    fn fetch(&self, number: u64) -> io::Result<()> {
         let layout = self.lock().journal.layout().clone();
-        let page = TuplePage::read(&layout, &self.media, miss.page);
+        let page = TuplePage::read(&layout, &self.media, number)?;
         let mut shared = self.lock();
-        shared.journal.fill(miss, page.as_ref().ok());
-        for lost in page?.lost {
+        shared.journal.supply(&page);
+        for lost in page.lost {
             if shared.lost_sectors.add_logged() {
                 let (first, last) = (lost.start, lost.end.saturating_sub(1));
                 tracing::error!(
@@ -193,6 +208,7 @@ impl TagLog {
     fn run(&self) {
         let mut checkpoint = None;
         while self.sleep(checkpoint.is_some()) {
+            self.read_carefully();
             self.commit();
             self.advance(&mut checkpoint);
             if checkpoint.is_none() {
@@ -209,7 +225,7 @@ impl TagLog {
     /// end.
     fn sleep(&self, checkpointing: bool) -> bool {
         let mut shared = self.lock();
-        while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.journal.has_work() {
+        while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
             shared.sleeping = true;
             shared.resting = shared.journal.is_empty();
             if shared.resting {
@@ -225,6 +241,18 @@ impl TagLog {
             shared.sleeping = false;
         }
         !shared.stopping
+    }
+
+    /// Reads pages that queues could not read whole.
+    fn read_carefully(&self) {
+        let reads = std::mem::take(&mut self.lock().careful);
+        if reads.is_empty() {
+            return;
+        }
+        for CarefulRead { page, result } in reads {
+            let _ = result.set(self.fetch(page));
+        }
+        self.wake_askers();
     }
 
     fn grow_if_asked(&self) {

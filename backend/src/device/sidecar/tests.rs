@@ -1,12 +1,12 @@
-//! Tests of a queue whose worker dies.
+//! Tests of a queue: reads whose tuples are not in memory, and a worker that dies.
 
-use integrity::sidecar::{IntentMode, Superblock};
+use integrity::sidecar::{IntentMode, Superblock, is_lost, is_unwritten};
 use integrity::{Guard, IntegrityProfile, PiType};
 use tempfile::TempDir;
 
 use super::*;
 use crate::device::OwnEvents;
-use crate::device::bounce::FolioPool;
+use crate::device::bounce::{BounceFolio, FolioPool};
 use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection};
 use crate::device::{DeviceQueue, Event};
 use crate::storage::image::{Access, DirectIo, Image};
@@ -14,13 +14,17 @@ use crate::storage::sidecar_file::SidecarFile;
 
 const BLOCK: usize = 4096;
 
-/// A protected disk of 1 MiB in `directory`.
+const SIZE: u64 = 8 << 20;
+/// Bytes of the disk whose tuples are in one page.
+const PER_PAGE: u64 = 248 * BLOCK as u64;
+
+/// A protected disk of [`SIZE`] bytes in `directory`.
 fn device(directory: &TempDir, mode: IntentMode) -> Arc<SidecarDevice> {
     let (path, sidecar) = (directory.path().join("image"), directory.path().join("sidecar"));
-    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    std::fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
     let image = Image::open(&path, Access::ReadWrite, DirectIo::Never).unwrap();
     let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
-    let superblock = Superblock::new([7; 16], profile, 1 << 20).unwrap();
+    let superblock = Superblock::new([7; 16], profile, SIZE).unwrap();
     let file = std::fs::File::options().read(true).write(true).create_new(true).open(&sidecar).unwrap();
     let created =
         SidecarFile::create(file, &sidecar, image.file().try_clone().unwrap(), &superblock).unwrap();
@@ -40,8 +44,13 @@ fn transfer(
     let (data, metadata) = folio.parts_mut();
     data[..BLOCK].fill(byte);
     device.protection.generate(0, 0..BLOCK, data, metadata).unwrap();
+    at(0, direction, folio)
+}
+
+fn at(offset: u64, direction: TransferDirection, folio: BounceFolio) -> DeviceOperation {
     let piece = Piece { request: 0, data_offset: 0, data_len: BLOCK, lead: 0, merge: false };
-    DeviceOperation::Transfer(Transfer::new(direction, 0, BLOCK, TransferBuffer::Bounce(folio), piece))
+    let buffer = TransferBuffer::Bounce(folio);
+    DeviceOperation::Transfer(Transfer::new(direction, offset, BLOCK, buffer, piece))
 }
 
 fn finish(queue: &mut SidecarQueue) -> DeviceOperation {
@@ -54,6 +63,53 @@ fn finish(queue: &mut SidecarQueue) -> DeviceOperation {
             }
         }
     }
+}
+
+#[test]
+fn missing_tuples_are_read_at_the_same_time_and_once_for_all_that_need_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(&directory, IntentMode::Region);
+    let metadata = device.protection.metadata_per_page();
+    let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+    let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+    for (round, pages_to_read) in [(0, 8), (1, 0)] {
+        for offset in (0..8).flat_map(|page| [page * PER_PAGE, page * PER_PAGE + BLOCK as u64]) {
+            let folio = pool.take(BLOCK, BLOCK).unwrap();
+            queue.submit(at(offset, TransferDirection::Read, folio));
+        }
+        queue.enter(false).unwrap();
+        assert_eq!(queue.pages_in_flight(), pages_to_read, "round {round}");
+        for _ in 0..16 {
+            let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+            let (_, tuples) = read.folio().unwrap().parts();
+            assert!(is_unwritten(&tuples[..16]));
+            let TransferBuffer::Bounce(folio) = read.into_buffer() else { panic!("a folio") };
+            pool.put(folio);
+        }
+    }
+    drop(queue);
+    device.close().unwrap();
+}
+
+#[test]
+fn the_log_thread_reads_a_page_again_in_which_a_sector_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(&directory, IntentMode::Region);
+    let layout = device.log.lock().journal.layout().clone();
+    let sidecar = std::fs::File::options().write(true).open(directory.path().join("sidecar")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sidecar, b"damage", layout.page_offset(0) + 512).unwrap();
+    let metadata = device.protection.metadata_per_page();
+    let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+    let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+    for (interval, expected) in [(0, false), (31, true), (61, true), (62, false)] {
+        let folio = pool.take(BLOCK, BLOCK).unwrap();
+        queue.submit(at(interval * BLOCK as u64, TransferDirection::Read, folio));
+        let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+        let (_, tuples) = read.folio().unwrap().parts();
+        assert_eq!(is_lost(layout.profile(), &tuples[..16]), expected, "{interval}");
+    }
+    drop(queue);
+    device.close().unwrap();
 }
 
 /// A worker that dies drops its queue with everything in flight.

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "submission queue entries carry raw pointers")]
 
 mod flushes;
+mod page_reads;
 mod setup;
 mod step;
 
@@ -24,6 +25,8 @@ use io_uring::{IoUring, cqueue, opcode, types};
 use slab::Slab;
 
 use self::flushes::Flushes;
+use self::page_reads::PAGE;
+pub(super) use self::page_reads::PageRead;
 use self::setup::build;
 pub use self::setup::probe;
 pub(super) use self::step::{RingStep, Step, transfer_entry, whole};
@@ -65,6 +68,9 @@ pub(super) enum RingEvent<S> {
 pub(super) struct Ring<S: RingStep> {
     uring: IoUring<S::Submission, S::Completion>,
     in_flight: ManuallyDrop<Slab<(DeviceOperation, S)>>,
+    pages: ManuallyDrop<Slab<PageRead>>,
+    /// Pages whose reads have come back.
+    read_pages: VecDeque<(PageRead, io::Result<()>)>,
     fixed_buffer: bool,
     /// File 0, where it is better read and written without the ring.
     memory_file: Option<MemoryFile>,
@@ -119,12 +125,14 @@ impl<S: RingStep> Ring<S> {
             }
             Err(error) => return Err(error),
         };
-        let in_flight = ManuallyDrop::new(Slab::new());
+        let (in_flight, pages) = (ManuallyDrop::new(Slab::new()), ManuallyDrop::new(Slab::new()));
         let (kick, wake) = (sources.kick.clone(), sources.wake.clone());
         let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
         let mut ring = Self {
             uring,
             in_flight,
+            pages,
+            read_pages: VecDeque::new(),
             fixed_buffer,
             memory_file,
             done: VecDeque::new(),
@@ -174,7 +182,7 @@ impl<S: RingStep> Ring<S> {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.settle_reported_loss();
-        let wait = wait && self.done.is_empty();
+        let wait = wait && self.done.is_empty() && self.read_pages.is_empty();
         if !wait && !self.needs_enter() {
             return Ok(());
         }
@@ -191,7 +199,8 @@ impl<S: RingStep> Ring<S> {
     /// Whether [`Self::enter`] without waiting has anything to do, so that polling costs no system
     /// call.
     pub(super) fn has_work(&mut self) -> bool {
-        self.needs_enter() || !self.done.is_empty() || !self.uring.completion().is_empty()
+        let has_results = !self.done.is_empty() || !self.read_pages.is_empty();
+        self.needs_enter() || has_results || !self.uring.completion().is_empty()
     }
 
     /// Whether the kernel has anything to take or to do, for a call that does not sleep.
@@ -222,6 +231,10 @@ impl<S: RingStep> Ring<S> {
                         self.poll(poll);
                     }
                     return Some(if poll == KICK { RingEvent::Kick } else { RingEvent::Wake });
+                }
+                page if page & PAGE != 0 => {
+                    let slot = usize::try_from(page & !PAGE).expect("a slot, as it was submitted");
+                    self.finish_page(slot, entry.result());
                 }
                 user_data => {
                     let slot = usize::try_from(user_data).expect("a slot, as it was submitted");
@@ -291,8 +304,9 @@ impl<S: RingStep> Ring<S> {
         entry.set_user_data(user_data);
         for _ in 0..PUSH_TRIES {
             // SAFETY: by the contract of `RingStep`, every address and length of the entry is of
-            // memory that the operation or the step in `in_flight` owns. Both stay there until the
-            // completion is reaped; `drop` leaks them where none comes. A poll has no memory.
+            // memory that the operation or the step in `in_flight` owns, or of the box of a page in
+            // `pages`. All stay there until the completion is reaped; `drop` leaks them where none
+            // comes. A poll has no memory.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return Ok(());
             }
@@ -310,16 +324,16 @@ impl<S: RingStep> Ring<S> {
     /// so. False when none has come back for `limit`: then the rest is left to the kernel.
     pub(super) fn drain(&mut self, limit: Duration, mut each: impl FnMut(RingEvent<S>)) -> bool {
         let mut deadline = Instant::now() + limit;
-        while !self.given_up && !self.in_flight.is_empty() {
-            let before = self.in_flight.len();
+        while !self.given_up && self.count_in_flight() > 0 {
+            let before = self.count_in_flight();
             while let Some(event) = self.reap() {
                 each(event);
             }
             let now = Instant::now();
-            if self.in_flight.len() < before {
+            if self.count_in_flight() < before {
                 deadline = now + limit;
             } else if now >= deadline {
-                let left = self.in_flight.len();
+                let left = self.count_in_flight();
                 tracing::error!(
                     "{left} operations have not come back from the kernel within {} s: their memory is given up",
                     limit.as_secs()
@@ -330,6 +344,10 @@ impl<S: RingStep> Ring<S> {
             }
         }
         !self.given_up
+    }
+
+    fn count_in_flight(&self) -> usize {
+        self.in_flight.len() + self.pages.len()
     }
 
     /// Sleeps until there is an event, but not longer than `limit`, whatever the kernel says.
@@ -357,6 +375,8 @@ impl<S: RingStep> Drop for Ring<S> {
         // SAFETY: `in_flight` is dropped once, here, and not used afterwards. It is empty, since
         // `drain` has taken out every operation, so no buffer in it is known to the kernel.
         unsafe { ManuallyDrop::drop(&mut self.in_flight) };
+        // SAFETY: `pages` is dropped once, here, and is as empty as `in_flight`.
+        unsafe { ManuallyDrop::drop(&mut self.pages) };
     }
 }
 
