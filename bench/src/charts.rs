@@ -11,7 +11,7 @@ use crate::results::Results;
 use crate::sample::Sample;
 use crate::storage::Storage;
 use crate::subject::Subject;
-use crate::workload::{Pattern, Workload};
+use crate::workload::{Pattern, Start, Workload};
 
 const SIZE: (u32, u32) = (1100, 800);
 const FONT: &str = "sans-serif";
@@ -19,6 +19,7 @@ const FONT: &str = "sans-serif";
 const COLOURS: [RGBColor; Subject::ALL.len()] = [
     RGBColor(0xD6, 0x27, 0x28),
     RGBColor(0xFF, 0x98, 0x96),
+    RGBColor(0x8C, 0x56, 0x4B),
     RGBColor(0xFF, 0x7F, 0x0E),
     RGBColor(0x94, 0x67, 0xBD),
     RGBColor(0x1F, 0x77, 0xB4),
@@ -76,10 +77,11 @@ const PANELS: [Panel<'_>; 4] = [
 ];
 
 fn is_small(workload: &Workload, pattern: Pattern) -> bool {
-    (workload.pattern, workload.block_size, workload.queues) == (pattern, 4096, 1)
+    let Workload { block_size, queues, flush_every, start, .. } = *workload;
+    (workload.pattern, block_size, queues, flush_every, start) == (pattern, 4096, 1, 0, Start::Warm)
 }
 
-/// Draws what there is of each kind of disk into `directory`; the files' names.
+/// Draws the results of each kind of disk into `directory`, and returns the names of the files.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<(Storage, String)>, BenchError> {
     let cells = results.cells();
     let measured =

@@ -52,6 +52,10 @@ pub(crate) struct Client {
     /// When the request of each slot was given. A slot is a buffer, and the place of a request in
     /// its queue.
     begun: Vec<Instant>,
+    /// Slots whose write is done and whose flush is not.
+    flushing: Vec<bool>,
+    /// Writes since the last flush.
+    unflushed: u32,
     in_flight: usize,
     /// More threads want to run than there are cores, so polling without success would keep one
     /// from its work.
@@ -88,6 +92,8 @@ impl Client {
             blocks,
             random: fastrand::Rng::with_seed(1),
             begun: vec![Instant::now(); slots],
+            flushing: vec![false; slots],
+            unflushed: 0,
             in_flight: 0,
             yields: workload.queues + 1 > cores,
         })
@@ -113,6 +119,9 @@ impl Client {
                 now = Instant::now();
                 for completion in completions {
                     let slot = completed(completion)?;
+                    if self.follow_by_flush(slot) {
+                        continue;
+                    }
                     let nanoseconds = (now - self.begun[slot]).as_nanos();
                     latencies.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
                     self.submit(slot, now);
@@ -197,6 +206,21 @@ impl Client {
         };
         self.begun[slot] = now;
         self.give(slot, (offset, self.workload.block_size), is_read);
+    }
+
+    /// Begins the flush that belongs to the write of `slot`, if one does. The two are one request.
+    fn follow_by_flush(&mut self, slot: usize) -> bool {
+        if self.workload.flush_every == 0 || std::mem::take(&mut self.flushing[slot]) {
+            return false;
+        }
+        self.unflushed += 1;
+        if self.unflushed < self.workload.flush_every {
+            return false;
+        }
+        self.unflushed = 0;
+        self.flushing[slot] = true;
+        self.queues[slot / self.workload.depth].flush(slot, ReqFlags::empty());
+        true
     }
 
     fn give(&mut self, slot: usize, (offset, len): (u64, usize), is_read: bool) {

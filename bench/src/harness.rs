@@ -22,7 +22,7 @@ use crate::results::{AtRest, Outcome, Results, Run};
 use crate::sample::{LoadResult, Sample};
 use crate::storage::{Disk, Storage};
 use crate::subject::Subject;
-use crate::workload::{Pattern, Workload};
+use crate::workload::{Pattern, Start, Workload};
 
 /// The time a run may take beyond its window: start, connection, end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ const STOP_TIME: Duration = Duration::from_secs(60);
 /// One block in this number of KiB is read or written before each run: one for each page of 64-bit
 /// tuples, and less than a region.
 const TOUCH_KIB: &str = "992";
-/// The longest load for the memory of others than stableblk as it comes.
+/// The longest load for the memory of subjects other than stableblk with its defaults.
 const MEMORY_SECONDS_OF_OTHERS: u64 = 30;
 /// How long an idle back-end is watched.
 const IDLE_MILLISECONDS: u64 = 3000;
@@ -60,6 +60,9 @@ pub(crate) struct RunArgs {
     /// Size of the images
     #[arg(long, default_value_t = 1024, value_name = "N")]
     image_mib: u64,
+    /// Size of the large image
+    #[arg(long, default_value_t = 16384, value_name = "N")]
+    large_mib: u64,
     /// Directory on a tmpfs
     #[arg(long, default_value = "/dev/shm", value_name = "DIR")]
     tmpfs: PathBuf,
@@ -72,6 +75,27 @@ pub(crate) struct RunArgs {
     /// Where the results go
     #[arg(long, default_value = "target/bench/performance.json", value_name = "PATH")]
     output: PathBuf,
+}
+
+/// The window on a large disk: a second, since that of a cold start is a second.
+const LARGE_WINDOW: Duration = Duration::from_secs(1);
+const LARGE_WARM_UP: Duration = Duration::from_millis(200);
+/// The time after which a load is steady: checkpoints have begun by then.
+const STEADY_AFTER: Duration = Duration::from_secs(3);
+
+/// The times of a load.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    warm_up: Duration,
+    window: Duration,
+    /// For which the client stays connected afterwards.
+    idle: Duration,
+}
+
+impl Times {
+    fn sum(self) -> Duration {
+        self.warm_up + self.window + self.idle
+    }
 }
 
 /// The programs and files that runs need.
@@ -146,7 +170,7 @@ impl Bench<'_> {
     fn skipped(&self) -> Vec<(Storage, String)> {
         let wanted = Storage::ALL.into_iter().filter(|storage| self.args.filter.admits_storage(*storage));
         let refused = |storage| {
-            let reason = Disk::refusal(storage, self.directory(storage), self.args.image_mib << 20)?;
+            let reason = Disk::refusal(storage, self.directory(storage), self.size(storage))?;
             self.progress.suspend(|| eprintln!("{} is left out: {reason}", storage.name()));
             Some((storage, reason))
         };
@@ -157,7 +181,27 @@ impl Bench<'_> {
         match storage {
             Storage::Null => self.scratch.path(),
             Storage::Tmpfs => &self.args.tmpfs,
-            Storage::Ext4 => &self.args.ext4,
+            Storage::Ext4 | Storage::Large => &self.args.ext4,
+        }
+    }
+
+    fn size(&self, storage: Storage) -> u64 {
+        match storage {
+            Storage::Large => self.args.large_mib << 20,
+            _ => self.args.image_mib << 20,
+        }
+    }
+
+    /// The window that is measured, and the time before it.
+    fn times(&self, cell: &Cell) -> (Duration, Duration) {
+        match (cell.storage, cell.workload.start) {
+            (Storage::Large, Start::Warm) => (LARGE_WINDOW, LARGE_WARM_UP),
+            (_, Start::Cold) => (LARGE_WINDOW, Duration::ZERO),
+            (_, Start::Steady) => (LARGE_WINDOW, STEADY_AFTER),
+            _ => (
+                Duration::from_millis(self.args.milliseconds),
+                Duration::from_millis(self.args.warm_up_milliseconds),
+            ),
         }
     }
 
@@ -168,7 +212,7 @@ impl Bench<'_> {
         results: &mut Results,
     ) -> Result<(), BenchError> {
         self.progress.set_message(format!("{}: writing the disk", storage.name()));
-        let disk = Disk::new(storage, self.directory(storage), self.args.image_mib << 20, &self.stableblk)?;
+        let disk = Disk::new(storage, self.directory(storage), self.size(storage), &self.stableblk)?;
         for (cell, subjects) in cells {
             for round in 0..self.args.rounds {
                 for subject in matrix::turns(subjects, round) {
@@ -197,13 +241,17 @@ impl Bench<'_> {
     }
 
     fn take_turn(&self, disk: &Disk, cell: Cell, subject: Subject, round: u32) -> Result<Sample, BenchError> {
-        let warm_up = Duration::from_millis(self.args.warm_up_milliseconds);
-        let window = Duration::from_millis(self.args.milliseconds);
+        let (window, warm_up) = self.times(&cell);
+        if cell.workload.start != Start::Warm {
+            disk.cool()?;
+        }
         if subject == Subject::Fio {
             let command = fio::command(&disk.image(), cell.workload, warm_up, window);
             return fio::parse(&output_of(command, self.scratch.path(), window + PATIENCE)?, cell.workload);
         }
-        Ok(self.load(disk, cell.workload, subject, (window, Duration::ZERO), Some(round))?.sample)
+        Ok(self
+            .load(disk, cell.workload, subject, Times { warm_up, window, idle: Duration::ZERO }, Some(round))?
+            .sample)
     }
 
     /// Four queues of 128 for a while, and then nothing.
@@ -217,8 +265,9 @@ impl Bench<'_> {
             let longest = if subject == Subject::PiCrc64 { u64::MAX } else { MEMORY_SECONDS_OF_OTHERS };
             let seconds = self.args.memory_seconds.min(longest);
             let window = Duration::from_secs(seconds);
+            let warm_up = Duration::from_millis(self.args.warm_up_milliseconds);
             let LoadResult { sample, memory_before, idle } =
-                self.load(disk, workload, subject, (window, idle), None)?;
+                self.load(disk, workload, subject, Times { warm_up, window, idle }, None)?;
             at_rest.extend(sample.memory.zip(idle).map(|(memory_after, idle)| {
                 let load_milliseconds = seconds * 1000;
                 AtRest { cell, subject, load_milliseconds, memory_before, memory_after, idle }
@@ -235,7 +284,7 @@ impl Bench<'_> {
         disk: &Disk,
         workload: Workload,
         subject: Subject,
-        times: (Duration, Duration),
+        times: Times,
         round: Option<u32>,
     ) -> Result<LoadResult, BenchError> {
         let scratch = tempfile::tempdir_in(&self.scratch);
@@ -244,33 +293,34 @@ impl Bench<'_> {
         let serve = subject.serve(disk, &socket, workload.queues, &self.stableblk);
         let mut back_end = Process::start(serve.expect("fio serves nothing"), scratch.path())?;
         back_end.wait_for(&socket, PATIENCE)?;
-        let mut client = self.client(disk, workload, &socket, back_end.id(), times);
+        let mut client = Self::client(disk, workload, &socket, back_end.id(), times);
         if let Some(round) = round {
             client.args(["--core", &round.to_string()]);
         }
-        let (window, idle) = times;
-        let printed = output_of(client, scratch.path(), window + idle + PATIENCE)?;
+        let printed = output_of(client, scratch.path(), times.sum() + PATIENCE)?;
         back_end.terminate(STOP_TIME)?;
         serde_json::from_str(&printed)
             .map_err(|source| BenchError::Json { path: "the client's output".into(), source })
     }
 
     fn client(
-        &self,
         disk: &Disk,
         workload: Workload,
         socket: &Path,
         back_end: u32,
-        (window, idle): (Duration, Duration),
+        Times { warm_up, window, idle }: Times,
     ) -> Command {
-        let Workload { pattern, block_size, depth, queues } = workload;
+        let Workload { pattern, block_size, depth, queues, flush_every, start } = workload;
         let mut client = Command::new("/proc/self/exe");
         client.arg("load").arg("--socket-path").arg(socket).args(["--pid", &back_end.to_string()]);
         client.args(["--rw", pattern.name(), "--block-size", &block_size.to_string()]);
         client.args(["--depth", &depth.to_string(), "--queues", &queues.to_string()]);
         client.args(["--milliseconds", &window.as_millis().to_string()]);
-        client.args(["--warm-up-milliseconds", &self.args.warm_up_milliseconds.to_string()]);
-        client.args(["--touch-kib", TOUCH_KIB]);
+        client.args(["--warm-up-milliseconds", &warm_up.as_millis().to_string()]);
+        client.args(["--flush-every", &flush_every.to_string(), "--start", start.name()]);
+        if start == Start::Warm {
+            client.args(["--touch-kib", TOUCH_KIB]);
+        }
         client.args(["--idle-milliseconds", &idle.as_millis().to_string()]);
         if disk.storage == Storage::Null {
             client.arg("--null");

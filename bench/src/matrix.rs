@@ -5,12 +5,14 @@ use clap::{Args, ValueEnum};
 use crate::cell::Cell;
 use crate::storage::Storage;
 use crate::subject::Subject;
-use crate::workload::{Pattern, Workload};
+use crate::workload::{Pattern, Start, Workload};
 
 use Pattern::{Randread, Randrw, Randwrite};
 
 const DEPTHS: [usize; 4] = [1, 4, 32, 128];
 const KIB_4: usize = 4 << 10;
+/// Cells of a large disk that the quick extent has.
+const QUICK_LARGE: usize = 3;
 /// Block sizes of large requests, and the depth that gives their throughput.
 const LARGE: [(usize, usize); 2] = [(64 << 10, 8), (1 << 20, 4)];
 
@@ -21,6 +23,8 @@ pub(crate) enum Extent {
     Full,
     /// The cells that have a target
     Quick,
+    /// Large disks alone, and flushes
+    RealSize,
 }
 
 /// The cells to run.
@@ -56,7 +60,7 @@ impl Filter {
     }
 
     fn admits_workload(&self, workload: &Workload) -> bool {
-        let Workload { pattern, block_size, depth, queues } = workload;
+        let Workload { pattern, block_size, depth, queues, .. } = workload;
         admits(&self.rw, pattern)
             && admits(&self.block_size, block_size)
             && admits(&self.depth, depth)
@@ -96,6 +100,7 @@ impl Extent {
                     .chain(multi)
                     .collect()
             }
+            Self::RealSize => Vec::new(),
             Self::Quick => small(&[Randread, Randwrite], &[1, 32]).into_iter().chain(large(false)).collect(),
         }
     }
@@ -103,22 +108,38 @@ impl Extent {
     fn has(self, subject: Subject, cell: &Cell) -> bool {
         let large = cell.workload.block_size > KIB_4;
         match (self, subject) {
-            (Self::Quick, Subject::PiT10 | Subject::Bounce) => false,
+            (Self::Quick, Subject::PiT10) => false,
+            (Self::Quick, Subject::Bounce) if cell.storage != Storage::Large => false,
             // nothing is asked of large requests against it
             (Self::Quick, Subject::Fio) => !large,
+            _ if cell.storage == Storage::Large => {
+                matches!(subject, Subject::PiCrc64 | Subject::PiCrc64Quarter | Subject::Bounce)
+            }
+            _ if cell.workload.flush_every > 0 => {
+                matches!(subject, Subject::PiCrc64 | Subject::ZeroCopy | Subject::Qemu)
+            }
             _ => true,
         }
     }
 
     /// The cells on `storage`, each with those who take turns in it.
     pub(crate) fn cells(self, storage: Storage, filter: &Filter) -> Vec<(Cell, Vec<Subject>)> {
-        let mut workloads = self.workloads();
+        let mut workloads = match storage {
+            Storage::Large => large_disk(),
+            _ => self.workloads(),
+        };
+        if storage == Storage::Ext4 {
+            workloads.extend(flushes());
+        }
         if (self, storage) == (Self::Quick, Storage::Null) {
             // growth with depth and queues is asked of the null device alone; large requests are
             // not
             workloads.retain(|workload| workload.block_size == KIB_4);
             workloads.push(Workload::new(Randread, KIB_4, 128));
             workloads.push(Workload::new(Randread, KIB_4, 32).with_queues(2));
+        }
+        if self == Self::Quick && storage == Storage::Large {
+            workloads.truncate(QUICK_LARGE);
         }
         workloads.retain(|workload| filter.admits_workload(workload));
         let with_subjects = |workload| {
@@ -129,6 +150,26 @@ impl Extent {
         };
         workloads.into_iter().map(with_subjects).filter(|(_, subjects)| !subjects.is_empty()).collect()
     }
+}
+
+/// A disk whose tuples do not all fit into memory: a small one hides the price of the others.
+fn large_disk() -> Vec<Workload> {
+    let on = |pattern, depth, start| Workload::new(pattern, KIB_4, depth).starting(start);
+    vec![
+        on(Randread, 32, Start::Cold),
+        on(Randread, 32, Start::Warm),
+        on(Randread, 1, Start::Cold),
+        on(Randread, 1, Start::Warm),
+        on(Randwrite, 32, Start::Cold),
+        on(Randwrite, 32, Start::Steady),
+        on(Randrw, 32, Start::Steady),
+    ]
+}
+
+/// Writes that are made durable one by one, and as databases do.
+fn flushes() -> Vec<Workload> {
+    let each = [1, 8, 32].map(|depth| Workload::new(Randwrite, KIB_4, depth).with_flushes(1));
+    each.into_iter().chain([Workload::new(Randwrite, 2 * KIB_4, 8).with_flushes(16)]).collect()
 }
 
 /// The subjects in the order of `round`: the first one changes from round to round.
@@ -167,7 +208,7 @@ mod tests {
 
     #[test]
     fn no_cell_is_measured_twice() {
-        for extent in [Extent::Full, Extent::Quick] {
+        for extent in [Extent::Full, Extent::Quick, Extent::RealSize] {
             for storage in Storage::ALL {
                 let mut cells: Vec<_> =
                     extent.cells(storage, &everything()).into_iter().map(|(cell, _)| cell).collect();

@@ -121,19 +121,20 @@ fn storages(results: &Results, charts: &[(Storage, String)]) -> String {
     text
 }
 
-/// Ratios to QEMU, whose own figure stands beside.
+/// Ratios to QEMU, on a large disk to the bounce alone, whose own figure stands beside.
 fn throughput(results: &Results, storage: Storage) -> String {
-    let subjects: Vec<_> =
-        measured_on(results, storage).into_iter().filter(|it| *it != Subject::Qemu).collect();
+    let base = if storage == Storage::Large { Subject::Bounce } else { Subject::Qemu };
+    let subjects: Vec<_> = measured_on(results, storage).into_iter().filter(|it| *it != base).collect();
     let titles = subjects.iter().map(|subject| subject.title());
-    let head: Vec<_> = ["IOPS by those of QEMU", "QEMU, thousand"].into_iter().chain(titles).collect();
+    let (by, own) = (format!("IOPS by those of {}", base.title()), format!("{}, thousand", base.title()));
+    let head: Vec<_> = [by.as_str(), own.as_str()].into_iter().chain(titles).collect();
     let mut table = Table::new(&head);
     for cell in cells(results, storage) {
-        let thousand = results.spread(cell, Subject::Qemu, |sample| sample.iops / 1000.0);
-        let ratio = |subject: &Subject| results.ratio(cell, (*subject, Subject::Qemu), |sample| sample.iops);
+        let thousand = results.spread(cell, base, |sample| sample.iops / 1000.0);
+        let ratio = |subject: &Subject| results.ratio(cell, (*subject, base), |sample| sample.iops);
         let ratios = subjects.iter().map(|subject| ratio(subject).map_or_else(String::new, with_spread));
-        let qemu = thousand.map_or_else(String::new, |spread| rounded(spread.median));
-        table.row([cell.workload.to_string(), qemu].into_iter().chain(ratios));
+        let base = thousand.map_or_else(String::new, |spread| rounded(spread.median));
+        table.row([cell.workload.to_string(), base].into_iter().chain(ratios));
     }
     table.0
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use rustix::fs::{FsWord, removexattr, statfs, statvfs};
+use rustix::fs::{Advice, FsWord, fadvise, removexattr, statfs, statvfs};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use crate::error::BenchError;
 use crate::process::output_of;
 
 /// Reading and checksumming the whole image.
-const PROTECT_TIME: Duration = Duration::from_secs(120);
+const PROTECT_TIME: Duration = Duration::from_secs(600);
 /// `f_type` of statfs(2).
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const EXT4_MAGIC: FsWord = 0xEF53;
@@ -32,16 +32,19 @@ pub(crate) enum Storage {
     Tmpfs,
     /// A file on a disk
     Ext4,
+    /// A large file on a disk, as large as disks are
+    Large,
 }
 
 impl Storage {
-    pub(crate) const ALL: [Self; 3] = [Self::Null, Self::Tmpfs, Self::Ext4];
+    pub(crate) const ALL: [Self; 4] = [Self::Null, Self::Tmpfs, Self::Ext4, Self::Large];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Tmpfs => "tmpfs",
             Self::Ext4 => "ext4",
+            Self::Large => "large",
         }
     }
 
@@ -49,7 +52,7 @@ impl Storage {
         match self {
             Self::Null => None,
             Self::Tmpfs => Some(TMPFS_MAGIC),
-            Self::Ext4 => Some(EXT4_MAGIC),
+            Self::Ext4 | Self::Large => Some(EXT4_MAGIC),
         }
     }
 }
@@ -76,7 +79,7 @@ impl Disk {
         let directory = directory.map_err(BenchError::file("make a directory in", Path::new(".")))?;
         let disk = Self { storage, size, directory };
         disk.write_image()?;
-        for (guard, sidecar) in [("crc64", disk.crc64_sidecar()), ("t10", disk.t10_sidecar())] {
+        for (guard, sidecar) in disk.sidecars() {
             let mut protect = Command::new(stableblk);
             protect.arg("protect").arg(disk.image()).arg("--integrity").arg(sidecar).args(["--guard", guard]);
             output_of(protect, disk.directory.path(), PROTECT_TIME)?;
@@ -110,13 +113,33 @@ impl Disk {
         self.directory.path().join("crc64.pi")
     }
 
+    /// The sidecars, each with its guard. A large disk has one: reading it whole takes long.
+    fn sidecars(&self) -> Vec<(&'static str, PathBuf)> {
+        let crc64 = ("crc64", self.crc64_sidecar());
+        match self.storage {
+            Storage::Large => vec![crc64],
+            _ => vec![crc64, ("t10", self.t10_sidecar())],
+        }
+    }
+
+    /// Drops the sidecar from the page cache, as after a start of the machine.
+    pub(crate) fn cool(&self) -> Result<(), BenchError> {
+        let path = self.crc64_sidecar();
+        let dropped = File::open(&path).and_then(|file| {
+            file.sync_all()?;
+            fadvise(&file, 0, None, Advice::DontNeed)?;
+            Ok(())
+        });
+        dropped.map_err(BenchError::file("drop from the page cache", &path))
+    }
+
     pub(crate) fn t10_sidecar(&self) -> PathBuf {
         self.directory.path().join("t10.pi")
     }
 
     /// Verifies that the image still is what both sidecars say, after all that was written to it.
     pub(crate) fn check(&self, stableblk: &Path) -> Result<(), BenchError> {
-        for sidecar in [self.crc64_sidecar(), self.t10_sidecar()] {
+        for (_, sidecar) in self.sidecars() {
             let mut check = Command::new(stableblk);
             check.arg("check").arg(self.image()).arg("--integrity").arg(sidecar);
             output_of(check, self.directory.path(), PROTECT_TIME)?;
@@ -127,7 +150,7 @@ impl Disk {
     fn write_image(&self) -> Result<(), BenchError> {
         let path = self.image();
         match self.storage {
-            Storage::Tmpfs | Storage::Ext4 => content::create(&path, self.size),
+            Storage::Tmpfs | Storage::Ext4 | Storage::Large => content::create(&path, self.size),
             Storage::Null => File::create(&path)
                 .and_then(|file| file.set_len(self.size))
                 .map_err(BenchError::file("create", &path)),

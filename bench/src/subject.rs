@@ -18,6 +18,8 @@ pub(crate) enum Subject {
     PiCrc64,
     /// The same, without polling before it sleeps
     PiCrc64Sleeping,
+    /// Bounce, 64-bit guard, a tuple cache for a quarter of the disk
+    PiCrc64Quarter,
     /// Bounce, T10 16-bit guard
     PiT10,
     /// Bounce, no integrity
@@ -32,10 +34,14 @@ pub(crate) enum Subject {
     Fio,
 }
 
+/// An interval of 4096 bytes has a tuple of 16 bytes; 248 of them are in a page of 4096 bytes.
+const TUPLES_SHARE: u64 = 248;
+
 impl Subject {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::PiCrc64,
         Self::PiCrc64Sleeping,
+        Self::PiCrc64Quarter,
         Self::PiT10,
         Self::Bounce,
         Self::ZeroCopy,
@@ -49,6 +55,7 @@ impl Subject {
         match self {
             Self::PiCrc64 => "bounce + PI 64b",
             Self::PiCrc64Sleeping => "bounce + PI 64b, no polling",
+            Self::PiCrc64Quarter => "bounce + PI 64b, small cache",
             Self::PiT10 => "bounce + PI T10",
             Self::Bounce => "bounce",
             Self::ZeroCopy => "zero copy",
@@ -65,7 +72,8 @@ impl Subject {
             Self::PiCrc64Sleeping | Self::QemuMainLoop => {
                 (cell.workload.depth, cell.workload.queues, cell.workload.block_size) == (1, 1, 4096)
             }
-            Self::Fio => cell.storage != Storage::Null,
+            Self::Fio => cell.storage != Storage::Null && cell.workload.flush_every == 0,
+            Self::PiCrc64Quarter => cell.storage == Storage::Large,
             _ => true,
         }
     }
@@ -93,6 +101,10 @@ impl Subject {
         match self {
             Self::PiCrc64 => serve.arg(disk.crc64_sidecar()),
             Self::PiCrc64Sleeping => serve.arg(disk.crc64_sidecar()).args(["--poll-us", "0"]),
+            Self::PiCrc64Quarter => {
+                let cache = (disk.size / TUPLES_SHARE / 4).to_string();
+                serve.arg(disk.crc64_sidecar()).args(["--tuple-cache", &cache])
+            }
             Self::PiT10 => serve.arg(disk.t10_sidecar()),
             Self::Bounce => serve.args(["none", "--bounce", "always"]),
             Self::ZeroCopy | Self::Qemu | Self::QemuMainLoop | Self::Fio => serve.arg("none"),
@@ -107,7 +119,7 @@ impl Subject {
 fn qemu_storage_daemon(disk: &Disk, socket: &Path, queues: usize, io_thread: bool) -> Command {
     let blockdev = match disk.storage {
         Storage::Null => format!("driver=null-co,node-name=disk,read-zeroes=on,size={}", disk.size),
-        Storage::Tmpfs | Storage::Ext4 => format!(
+        Storage::Tmpfs | Storage::Ext4 | Storage::Large => format!(
             "driver=file,node-name=disk,filename={},aio=io_uring,cache.direct=on",
             disk.image().display()
         ),

@@ -6,11 +6,11 @@ use crate::sample::Sample;
 use crate::statistics::Spread;
 use crate::storage::Storage;
 use crate::subject::Subject;
-use crate::workload::{Pattern, Workload};
+use crate::workload::{Pattern, Start, Workload};
 
-use Pattern::{Randread, Randwrite};
-use Storage::{Ext4, Null, Tmpfs};
-use Subject::{Fio, PiCrc64, PiCrc64Sleeping, Qemu, QemuMainLoop, ZeroCopy};
+use Pattern::{Randread, Randrw, Randwrite};
+use Storage::{Ext4, Large, Null, Tmpfs};
+use Subject::{Bounce, Fio, PiCrc64, PiCrc64Quarter, PiCrc64Sleeping, Qemu, QemuMainLoop, ZeroCopy};
 
 const KIB_4: usize = 4 << 10;
 const KIB_64: usize = 64 << 10;
@@ -50,14 +50,61 @@ impl Target {
     }
 }
 
-/// All that issue 7 asks for under "Shown by", but for the profile.
+/// All targets, except for the profile.
 pub(crate) fn evaluate(results: &Results) -> Vec<Target> {
     let mut targets = against_zero_copy(results);
     targets.push(zero_copy_is_no_straw_man(results));
     targets.extend(against_others(results));
     targets.extend(path_alone(results));
+    targets.extend(large_disks(results));
+    targets.extend(flushes(results));
     targets.extend(at_rest(results));
     targets
+}
+
+/// A disk at its real size, against a bounce without integrity.
+fn large_disks(results: &Results) -> Vec<Target> {
+    let cell = |pattern, depth, start| Cell {
+        storage: Large,
+        workload: Workload::new(pattern, KIB_4, depth).starting(start),
+    };
+    let iops = |pattern, start, subject, least| {
+        ratio(results, cell(pattern, 32, start), (subject, Bounce), Asked::AtLeast(least))
+    };
+    let latency =
+        |start, most| ratio(results, cell(Randread, 1, start), (PiCrc64, Bounce), Asked::AtMost(most));
+    let p99 = |pattern, start, most| {
+        let cell = cell(pattern, 32, start);
+        Target {
+            what: format!("p99, {} / {}", PiCrc64.title(), Bounce.title()),
+            cell: cell.to_string(),
+            asked: Asked::AtMost(most),
+            measured: results.ratio(cell, (PiCrc64, Bounce), |sample| sample.p99_us),
+        }
+    };
+    vec![
+        iops(Randread, Start::Cold, PiCrc64, 0.90),
+        iops(Randread, Start::Warm, PiCrc64, 0.97),
+        iops(Randread, Start::Warm, PiCrc64Quarter, 0.80),
+        p99(Randread, Start::Cold, 1.6),
+        latency(Start::Cold, 1.10),
+        latency(Start::Warm, 1.05),
+        iops(Randwrite, Start::Cold, PiCrc64, 0.80),
+        iops(Randwrite, Start::Steady, PiCrc64, 0.90),
+        iops(Randwrite, Start::Steady, PiCrc64Quarter, 0.85),
+        p99(Randwrite, Start::Steady, 1.8),
+        iops(Randrw, Start::Steady, PiCrc64, 0.95),
+    ]
+}
+
+/// Writes with flushes, against QEMU.
+fn flushes(results: &Results) -> Vec<Target> {
+    let asked = [(KIB_4, 1, 1, 0.95), (KIB_4, 8, 1, 1.1), (KIB_4, 32, 1, 1.3), (2 * KIB_4, 8, 16, 1.0)];
+    let target = |(block_size, depth, flush_every, least)| {
+        let workload = Workload::new(Randwrite, block_size, depth).with_flushes(flush_every);
+        ratio(results, Cell { storage: Ext4, workload }, (PiCrc64, Qemu), Asked::AtLeast(least))
+    };
+    asked.into_iter().map(target).collect()
 }
 
 fn against_zero_copy(results: &Results) -> Vec<Target> {
