@@ -2,8 +2,8 @@
 //!
 //! A change of blocks asks the tag intent log for leave, writes the data, and then gives the log
 //! the new tuples. A read gets the tuples from the log, or fetches their pages at the same time as
-//! the data. The range lock keeps other requests away from the intervals in between. A flush makes the image durable, and the log
-//! as far as its mode promises.
+//! the data. The range lock keeps other requests away from the intervals in between. A flush makes
+//! the image durable, and the log as far as its mode promises.
 //!
 //! ```text
 //! write  submit -> intend ~log~ -> data ~ring~ -> complete

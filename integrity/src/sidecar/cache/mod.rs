@@ -2,9 +2,10 @@
 //! as there is room.
 //!
 //! It holds pages of the array. A page need not be whole: a write puts its own tuples in without a
-//! read, in a few bytes each (`page.rs`), and only a read of others fetches the page. The caller's range lock keeps a tuple that is
-//! being fetched or written from changing in between.
+//! read, in a few bytes each (`page.rs`), and only a read of others fetches the page. The caller's
+//! range lock keeps a tuple that is being fetched or written from changing in between.
 
+mod dirty;
 mod page;
 
 use std::collections::{HashMap, VecDeque};
@@ -12,6 +13,7 @@ use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
+use self::dirty::Dirty;
 use self::page::{CachedPage, Shape};
 use super::array::{Change, TuplePage};
 use super::layout::Layout;
@@ -58,15 +60,6 @@ pub(super) struct TupleCache {
     /// Changes up to this page of the log are in the array.
     checkpointed: u64,
     dirty: Dirty,
-}
-
-/// The bytes of pages with changes that the array does not have, by the page of the log that has the
-/// newest of them.
-#[derive(Debug, Default)]
-struct Dirty {
-    total: usize,
-    /// Of the pages of the log after the last one that is checkpointed.
-    by_log_page: VecDeque<usize>,
 }
 
 impl TupleCache {
@@ -129,8 +122,8 @@ impl TupleCache {
         Ok(())
     }
 
-    /// As [`Self::copy`], but fails with all pages of `intervals`, so that those that are missing can
-    /// be read at the same time, and the others stay.
+    /// As [`Self::copy`], but fails with all pages of `intervals`, so that those that are missing
+    /// can be read at the same time, and the others stay.
     pub(super) fn copy_or_keep(
         &mut self,
         intervals: &Range<u64>,
@@ -265,40 +258,6 @@ impl TupleCache {
     }
 }
 
-impl Dirty {
-    /// Counts a page of `bytes`, whose newest change is in page `newest` of the log.
-    fn add(&mut self, (bytes, newest): (usize, u64), checkpointed: u64) {
-        if let Some(index) = index_of(newest, checkpointed) {
-            if self.by_log_page.len() <= index {
-                self.by_log_page.resize(index + 1, 0);
-            }
-            self.by_log_page[index] += bytes;
-            self.total += bytes;
-        }
-    }
-
-    /// Counts it no more.
-    fn remove(&mut self, (bytes, newest): (usize, u64), checkpointed: u64) {
-        if let Some(counted) = index_of(newest, checkpointed).and_then(|it| self.by_log_page.get_mut(it)) {
-            *counted -= bytes;
-            self.total -= bytes;
-        }
-    }
-
-    /// The first `log_pages` pages of the log are checkpointed.
-    fn forget(&mut self, log_pages: u64) {
-        let count = usize::try_from(log_pages).unwrap_or(usize::MAX).min(self.by_log_page.len());
-        self.total -= self.by_log_page.drain(..count).sum::<usize>();
-    }
-}
-
-/// The place of a page of the log in [`Dirty`]; none for one that is checkpointed, and for the pages
-/// that the array will never have.
-fn index_of(newest: u64, checkpointed: u64) -> Option<usize> {
-    let after = newest.checked_sub(checkpointed + 1).filter(|_| newest != u64::MAX)?;
-    usize::try_from(after).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -398,7 +357,7 @@ mod tests {
         assert!(cache.pin(&interval(200)));
     }
 
-    /// What a test does to three pages.
+    /// An action of a test on three pages.
     #[derive(Debug, Clone)]
     enum Action {
         Write(Range<u64>, u8),

@@ -30,7 +30,8 @@ pub(super) struct CachedPage {
 
 #[derive(Debug)]
 enum Tuples {
-    /// Those of some slots, in the order of the slots: random writes change one tuple of many pages.
+    /// Those of some slots, in the order of the slots: random writes change one tuple of many
+    /// pages.
     Single(Vec<Slot>),
     /// Room for all.
     Whole(Box<Whole>),
