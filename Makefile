@@ -22,6 +22,7 @@ test: prerequisites
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --locked -p stableblk --features bench-null -- -D warnings
 	cd tests/guest/programs && cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 	PATH="$$PATH:$(CACHE)/cargo-deny/bin" cargo deny --log-level error check licenses bans sources
 	cargo test --workspace --locked --no-fail-fast
 	cd tests/guest/programs && cargo test --locked

@@ -1,9 +1,9 @@
 //! A sidecar whose image grows while it is served.
 //!
 //! The new blocks get their tuples in two parts. Whole new pages of the array are not used yet:
-//! [`prepare`] fills them while the image is served. The last page that there was may have room for
-//! more tuples, but the log's checkpoints write it: [`grow`] fills that room when no change is
-//! under way, and then the superblock gets the new size, in one write.
+//! [`Growth::prepare`] fills them while the image is served. The last page that there was may have
+//! room for more tuples, but the log's checkpoints write it: [`grow`] fills that room when no
+//! change is under way, and then the superblock gets the new size, in one write.
 
 use std::io;
 use std::ops::Range;

@@ -9,11 +9,13 @@
 //!
 //! and before it is granted there is something durable that makes recovery look at these blocks:
 //! the dirty bit of their region, or with [`IntentMode::Block`] the record itself. Records go into
-//! pages of the log; a page is written once, by a [`Commit`]. A [`Checkpoint`] brings the records
-//! of the log into the tuple array, and then the log forgets them.
+//! pages of the log; a page is written once, by a [`Commit`](super::commit::Commit). A
+//! [`Checkpoint`](super::checkpoint::Checkpoint) brings the records of the log into the tuple
+//! array, and then the log forgets them.
 //!
-//! Everything here is state. The work on the files is handed out as a [`Commit`] or a
-//! [`Checkpoint`], which one thread runs beside the I/O and returns with its result.
+//! Everything here is state. The work on the files is handed out as a
+//! [`Commit`](super::commit::Commit) or a [`Checkpoint`](super::checkpoint::Checkpoint), which one
+//! thread runs beside the I/O and returns with its result.
 
 mod doubt_limit;
 mod intent;
