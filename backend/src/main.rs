@@ -77,8 +77,10 @@ fn main() -> ExitCode {
     }
     let matches = Cli::command().get_matches();
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    // before anything is opened: a descriptor that is open now was inherited
-    let config = cli.serve.take().filter(|_| cli.command.is_none()).map(serve::Config::new);
+    let args = cli.serve.take().filter(|_| cli.command.is_none());
+    #[expect(unsafe_code, reason = "takes over a descriptor by its number")]
+    // SAFETY: nothing has been opened yet, and this is the only call.
+    let config = args.map(|args| unsafe { serve::Config::new(args) });
     let (writer, log) = match start_log(&cli) {
         Ok(log) => log,
         Err(error) => {

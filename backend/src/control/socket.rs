@@ -180,13 +180,25 @@ fn group_id(name: &str) -> Result<u32, SocketError> {
 }
 
 /// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` distinguishes
-/// them. To be called before anything is opened: then only inherited descriptors can be taken over.
-pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
+/// them.
+///
+/// # Safety
+///
+/// This process has opened no descriptor itself, and takes over each number once. So a descriptor
+/// that is open, other than the standard streams, was inherited and has no other owner.
+#[expect(unsafe_code, reason = "a descriptor that is given by its number has no owner yet")]
+pub unsafe fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
     let bad = |what| SocketError::BadFd { fd, what };
     if fd <= 2 {
         return Err(bad("one of the standard streams"));
     }
-    let owned = own(fd).ok_or_else(|| bad("not open"))?;
+    // SAFETY: this command takes no address and changes nothing, whatever the number is.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(bad("not open"));
+    }
+    // SAFETY: the descriptor is open and no standard stream, so by the contract of this function it
+    // has no other owner.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     let kind = (socket_domain(&owned), socket_type(&owned));
     if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::STREAM)) {
         return Err(bad("no Unix stream socket"));
@@ -201,28 +213,25 @@ pub fn inherit(fd: RawFd) -> Result<Endpoint, SocketError> {
 
 /// The one socket that systemd passed to this process, `None` when it passed none
 /// (`sd_listen_fds(3)`).
-pub fn activated() -> Result<Option<Endpoint>, SocketError> {
+///
+/// # Safety
+///
+/// As for [`inherit`].
+#[expect(unsafe_code, reason = "as `inherit`")]
+pub unsafe fn activated() -> Result<Option<Endpoint>, SocketError> {
     let mut passed = sd_notify::listen_fds().map_err(SocketError::Activation)?;
     match (passed.next(), passed.len()) {
         (None, _) => Ok(None),
-        (Some(fd), 0) => inherit(fd).map(Some).map_err(|error| match error {
-            SocketError::BadFd { fd, what } => SocketError::BadActivation { fd, what },
-            other => other,
-        }),
+        (Some(fd), 0) => {
+            // SAFETY: the caller keeps the contract, which is the same.
+            let inherited = unsafe { inherit(fd) };
+            inherited.map(Some).map_err(|error| match error {
+                SocketError::BadFd { fd, what } => SocketError::BadActivation { fd, what },
+                other => other,
+            })
+        }
         (Some(_), more) => Err(SocketError::ManyActivated(more + 1)),
     }
-}
-
-/// Takes ownership of descriptor `fd`; `None` when it is not open.
-#[expect(unsafe_code, reason = "a descriptor given by number on the command line has no other owner")]
-fn own(fd: RawFd) -> Option<OwnedFd> {
-    // SAFETY: this command takes no address and changes nothing, whatever the number is.
-    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-        return None;
-    }
-    // SAFETY: the descriptor is open, is not a standard stream, and was passed to this process for
-    // this use: nothing else here knows its number, for nothing here has been opened yet.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl Endpoint {

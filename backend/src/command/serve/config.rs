@@ -65,10 +65,17 @@ pub(super) struct DiskConfig {
 }
 
 impl Config {
-    /// Checks the options and takes over the socket that was inherited, if there is one. To be
-    /// called before anything is opened, so that no descriptor of our own is taken for it.
-    pub fn new(args: ServeArgs) -> Result<Self, ServeError> {
-        let endpoint = EndpointConfig::find(args.fd, args.socket_path, args.socket_mode, args.socket_group)?;
+    /// Checks the options, and takes over the socket that was inherited, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// This process has opened no descriptor itself, and calls this once. A descriptor that is open
+    /// was inherited then, and has no other owner.
+    #[expect(unsafe_code, reason = "takes over a descriptor by its number")]
+    pub unsafe fn new(args: ServeArgs) -> Result<Self, ServeError> {
+        // SAFETY: the caller keeps the contract, which is the same.
+        let endpoint =
+            unsafe { EndpointConfig::find(args.fd, args.socket_path, args.socket_mode, args.socket_group) }?;
         let integrity = match args.integrity {
             Integrity::None { .. } => Integrity::None { give_up_sidecar: args.force },
             Integrity::Auto | Integrity::Path(_) if args.force => return Err(ServeError::ForceAlone),

@@ -42,16 +42,26 @@ pub(super) struct Sockets {
 
 impl EndpointConfig {
     /// The socket that was named, by descriptor or by path; else the one that systemd passed.
-    pub(super) fn find(
+    ///
+    /// # Safety
+    ///
+    /// This process has opened no descriptor itself, and calls this once.
+    #[expect(unsafe_code, reason = "takes over a descriptor by its number")]
+    pub(super) unsafe fn find(
         fd: Option<RawFd>,
         path: Option<PathBuf>,
         mode: u32,
         group: Option<String>,
     ) -> Result<Self, SocketError> {
         match (fd, path) {
-            (Some(fd), _) => socket::inherit(fd).map(Self::Inherited),
+            // SAFETY: the caller keeps the contract, which is the same.
+            (Some(fd), _) => unsafe { socket::inherit(fd) }.map(Self::Inherited),
             (None, Some(path)) => Ok(Self::Path { path, mode, group }),
-            (None, None) => socket::activated()?.map(Self::Inherited).ok_or(SocketError::None),
+            (None, None) => {
+                // SAFETY: the caller keeps the contract, which is the same.
+                let activated = unsafe { socket::activated() }?;
+                activated.map(Self::Inherited).ok_or(SocketError::None)
+            }
         }
     }
 }
