@@ -3,7 +3,7 @@
 //! Each protection interval of data - 512 to 65536 bytes, mostly one logical block - has a *tuple*
 //! of 8 or 16 bytes in its metadata. The *guard tag* is a checksum of the data, the *reference tag*
 //! says which block it is, the *application tag* and *storage tag* are the owner's. Data that is
-//! torn, corrupt or somebody else's no longer agrees with its tuple.
+//! torn, corrupt or of another block no longer agrees with its tuple.
 //!
 //! | guard | tuple | standard |
 //! |---|---|---|

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 
-use integrity::sidecar::{Session, Stamp};
+use integrity::sidecar::{Stamp, WriteSession};
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -47,7 +47,7 @@ pub(crate) fn write(image: &File, stamp: &Stamp) -> io::Result<()> {
 }
 
 fn text(stamp: &Stamp) -> String {
-    let Session { epoch, is_open } = stamp.session;
+    let WriteSession { epoch, is_open } = stamp.session;
     format!("{} {epoch} {}", Uuid::from_bytes(stamp.uuid), if is_open { "open" } else { "closed" })
 }
 
@@ -60,7 +60,7 @@ fn parse(text: &str) -> Option<Stamp> {
         "closed" => false,
         _ => return None,
     };
-    words.next().is_none().then_some(Stamp { uuid, session: Session { epoch, is_open } })
+    words.next().is_none().then_some(Stamp { uuid, session: WriteSession { epoch, is_open } })
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     fn stamp(is_open: bool) -> Stamp {
-        Stamp { uuid: [0xAB; 16], session: Session { epoch: 7, is_open } }
+        Stamp { uuid: [0xAB; 16], session: WriteSession { epoch: 7, is_open } }
     }
 
     #[test]

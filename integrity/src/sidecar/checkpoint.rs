@@ -25,7 +25,7 @@ const BATCH: u64 = 1024;
 const STEP: usize = 64;
 
 #[derive(Debug)]
-enum Stage {
+enum Phase {
     SyncData,
     /// Pages of the log from here on are to be read.
     Read(u64),
@@ -53,7 +53,7 @@ pub struct Checkpoint {
     layout: Layout,
     pages: Range<u64>,
     superblock: Loaded,
-    stage: Stage,
+    phase: Phase,
     spoiled: Spoiled,
     rules: Rules,
     /// A flush of the guest's has failed for the durability that was lost: the superblock need not
@@ -75,7 +75,7 @@ impl Checkpoint {
     ) -> Self {
         let layout = superblock.superblock.layout().clone();
         let spoiled = Spoiled::default();
-        Self { attempt, id, layout, pages, superblock, stage: Stage::SyncData, spoiled, rules, loss_reported }
+        Self { attempt, id, layout, pages, superblock, phase: Phase::SyncData, spoiled, rules, loss_reported }
     }
 
     /// A flag to be set when a sync of the sidecar has failed elsewhere.
@@ -88,14 +88,14 @@ impl Checkpoint {
         if self.spoiled.0.load(Ordering::Relaxed) {
             return Err(io::Error::other("the sidecar could not be synced during the checkpoint"));
         }
-        match &mut self.stage {
-            Stage::SyncData => {
+        match &mut self.phase {
+            Phase::SyncData => {
                 let synced = media.sync(File::Image, Reason::CheckpointData);
                 synced.map_err(|error| self.superblock.lose_durability(media, self.rules, error))?;
-                self.stage = Stage::Read(self.pages.start);
+                self.phase = Phase::Read(self.pages.start);
             }
-            Stage::Read(from) if *from == self.pages.end => self.stage = Stage::SyncTuples,
-            Stage::Read(from) => {
+            Phase::Read(from) if *from == self.pages.end => self.phase = Phase::SyncTuples,
+            Phase::Read(from) => {
                 let seqs = *from..(*from + BATCH).min(self.pages.end);
                 let replay = Replay::read(&self.layout, media, self.id, seqs.clone())?;
                 if replay.pages < seqs.end - seqs.start {
@@ -104,18 +104,18 @@ impl Checkpoint {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
                 }
                 let cursor = replay.newest();
-                self.stage = Stage::Redo(seqs.end, replay, cursor);
+                self.phase = Phase::Redo(seqs.end, replay, cursor);
             }
-            Stage::Redo(next, replay, cursor) => {
+            Phase::Redo(next, replay, cursor) => {
                 if !redo(&self.layout, media, replay, cursor)? {
-                    self.stage = Stage::Read(*next);
+                    self.phase = Phase::Read(*next);
                 }
             }
-            Stage::SyncTuples => {
+            Phase::SyncTuples => {
                 media.sync(File::Sidecar, Reason::CheckpointTuples)?;
-                self.stage = Stage::MoveTail;
+                self.phase = Phase::MoveTail;
             }
-            Stage::MoveTail => {
+            Phase::MoveTail => {
                 let before = &self.superblock.superblock;
                 let durability_lost = before.durability_lost && !self.loss_reported;
                 let moved = Superblock { tail: self.pages.end, durability_lost, ..before.clone() };

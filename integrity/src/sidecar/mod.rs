@@ -44,7 +44,7 @@ pub use journal::{Flush, Intent, Journal, Permission};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, close, open};
-pub use pairing::{Session, Stamp, TwoMoments};
+pub use pairing::{Stamp, TwoMoments, WriteSession};
 pub use recovery::{Adoption, Recovery};
 pub use rules::Rules;
 pub use superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError, VERSION};

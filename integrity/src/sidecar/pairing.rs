@@ -18,7 +18,7 @@ use super::superblock::{State, Superblock};
 
 /// The session in which an image, or a sidecar, was written last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Session {
+pub struct WriteSession {
     /// The epoch of the sidecar's log in that session.
     pub epoch: u64,
     /// Whether it has not been closed.
@@ -31,7 +31,7 @@ pub struct Stamp {
     /// The UUID of the sidecar. A stamp with another UUID says nothing.
     pub uuid: [u8; 16],
     /// The session.
-    pub session: Session,
+    pub session: WriteSession,
 }
 
 /// Why an image and a sidecar with the same UUID are not served together.
@@ -41,9 +41,9 @@ pub enum TwoMoments {
     #[error("the sidecar is of session {sidecar}, the image of session {image}")]
     OtherSession {
         /// The last session of the sidecar.
-        sidecar: Session,
+        sidecar: WriteSession,
         /// The last session of the image, by its stamp.
-        image: Session,
+        image: WriteSession,
     },
     /// More blocks match nothing than a crash can leave.
     #[error(
@@ -57,7 +57,7 @@ pub enum TwoMoments {
     },
 }
 
-impl fmt::Display for Session {
+impl fmt::Display for WriteSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.epoch, if self.is_open { "open" } else { "closed" })
     }
@@ -66,8 +66,8 @@ impl fmt::Display for Session {
 impl Superblock {
     /// The session in which the sidecar was written last.
     #[must_use]
-    pub fn session(&self) -> Session {
-        Session { epoch: self.epoch, is_open: self.state != State::Clean }
+    pub fn session(&self) -> WriteSession {
+        WriteSession { epoch: self.epoch, is_open: self.state != State::Clean }
     }
 
     /// The stamp that the image gets in that session.
@@ -115,7 +115,7 @@ impl TwoMoments {
 fn is_before_first_write(
     media: &impl Media,
     superblock: &Superblock,
-    image: Session,
+    image: WriteSession,
     recovery: Option<&Recovery>,
 ) -> io::Result<bool> {
     let Some(recovery) = recovery.filter(|_| image.epoch.checked_add(1) == Some(superblock.epoch)) else {

@@ -11,7 +11,7 @@ use crate::recorder::Recorder;
 use crate::setup::Setup;
 use crate::violation::Violation;
 
-/// A block whose data was changed behind everyone's back, and whether recovery may take that for a
+/// A block whose data was changed without the sidecar, and whether recovery may take that for a
 /// write that was cut off.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Corruption {

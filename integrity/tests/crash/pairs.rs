@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use stableblk_integrity::Guard;
 use stableblk_integrity::sidecar::{
-    self, File, IntentMode, LoadError, Loaded, PAGE_SIZE, Rules, Session, Superblock,
+    self, File, IntentMode, LoadError, Loaded, PAGE_SIZE, Rules, Superblock, WriteSession,
 };
 
 use crate::hash::{QuickHasher, fingerprint};
@@ -132,7 +132,7 @@ fn named_by_log(medium: &Medium, superblock: &Superblock) -> HashSet<u64> {
 }
 
 /// Whether the two are no crash between the steps of an opening or a closing.
-fn are_apart(sidecar: Session, image: Session) -> bool {
+fn are_apart(sidecar: WriteSession, image: WriteSession) -> bool {
     let is_same = sidecar.epoch == image.epoch && (image.is_open || !sidecar.is_open);
     !is_same && image.epoch + 1 != sidecar.epoch
         || (sidecar.epoch == image.epoch && sidecar.is_open && !image.is_open)

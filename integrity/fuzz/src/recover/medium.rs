@@ -19,7 +19,7 @@ struct Sparse {
     unreadable: BTreeSet<u64>,
 }
 
-/// Both files. They are as long as anybody asks.
+/// Both files. They have any length that is asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Medium {
     image: RefCell<Sparse>,

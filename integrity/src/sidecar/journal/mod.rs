@@ -31,7 +31,7 @@ pub use self::intent::{Flush, Intent, Permission};
 use self::doubt_limit::DoubtLimit;
 use self::intent::IntentRecord;
 use self::records::Records;
-use self::work::{EIO, Task, Work};
+use self::work::{EIO, LogWork, Task};
 use super::array::{Change, TuplePage};
 use super::cache::{KeptPages, Miss, TupleCache};
 use super::layout::Layout;
@@ -52,7 +52,7 @@ pub struct Journal {
     regions: Regions,
     records: Records,
     doubt: DoubtLimit,
-    work: Work,
+    work: LogWork,
     /// The result of some change is unknown and stays so: see [`Self::give_up`].
     given_up: bool,
     /// A sync of the image has failed, and the superblock does not say so yet.
@@ -73,7 +73,7 @@ impl Journal {
             regions: Regions::clean(&layout),
             records: Records::new(id, next, layout.profile().tuple_size()),
             doubt: DoubtLimit::new(block.doubt_max),
-            work: Work::default(),
+            work: LogWork::default(),
             given_up: false,
             lost: false,
             loss_reported: false,

@@ -35,7 +35,7 @@ pub(super) struct Demand {
 
 /// All that the log's thread is asked to do.
 #[derive(Debug, Default)]
-pub(super) struct Work {
+pub(super) struct LogWork {
     pub(super) commit: Demand,
     /// Whether the next commit must include the records of the open page.
     pub(super) seal_wanted: bool,
@@ -55,7 +55,7 @@ pub(super) struct Work {
     pub(super) busy: bool,
 }
 
-impl Work {
+impl LogWork {
     /// Begins an attempt at a task, and returns its number.
     pub(super) fn begin(&mut self) -> u64 {
         self.attempts += 1;
