@@ -1,4 +1,4 @@
-//! `stableblk-bench run`: everybody takes turns, cell by cell, round by round.
+//! `stableblk-bench run`: the subjects take turns, cell by cell, round by round.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -277,8 +277,8 @@ impl Bench<'_> {
     }
 
     /// A back-end of its own, a client of its own, and both gone afterwards. Interrupts of a disk
-    /// go to one core, and whoever sleeps there is woken sooner: in a round all clients spin on the
-    /// same core, and leave the same to the back-ends.
+    /// go to one core, and a thread that sleeps there is woken sooner: in a round all clients spin
+    /// on the same core, and leave the same to the back-ends.
     fn load(
         &self,
         disk: &Disk,

@@ -1,8 +1,8 @@
 //! `make bench`: stableblk in each of its modes, in alternation with what a user would pick
 //! instead.
 //!
-//! [`client`] is the load, [`matrix`] what is measured, [`harness`] takes the turns, [`report`]
-//! tells what came of it.
+//! [`client`] is the load, [`matrix`] has the cells to measure, [`harness`] takes the turns,
+//! [`report`] writes the results.
 
 mod cell;
 mod charts;

@@ -149,8 +149,8 @@ fn latency(results: &Results, storage: Storage) -> String {
     })
 }
 
-/// The kernel tells user and system apart by its clock's ticks, too coarsely for one run: their
-/// shares are those of all rounds.
+/// The kernel divides time into user and system by its clock's ticks, too coarsely for one run:
+/// their shares are those of all rounds.
 fn cpu(results: &Results, storage: Storage) -> String {
     medians(results, storage, "CPU a request in us", |cell, subject| {
         let total = results.spread(cell, subject, Sample::cpu_us)?.median;

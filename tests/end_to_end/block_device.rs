@@ -36,7 +36,7 @@ fn a_device_that_has_grown_is_followed() {
     assert!(too_large.stderr.contains("grow the device first"), "{}", too_large.stderr);
 
     device.backing().set_len(8 << 20).unwrap();
-    // as a volume that was somebody else's before
+    // as a volume that was used before
     device.backing().write_all_at(&pattern(2, MIB), 5 << 20).unwrap();
     device.measure();
     let resized = finish(&mut image.command("resize"));

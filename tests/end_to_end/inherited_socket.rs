@@ -1,4 +1,4 @@
-//! `--fd`: a socket that somebody else made, listening or connected.
+//! `--fd`: a socket that another process made, listening or connected.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

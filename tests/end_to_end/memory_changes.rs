@@ -112,7 +112,7 @@ impl Rig {
         let mut queues: Vec<_> = (1..QUEUES).map(|index| frontend.queue(index)).collect();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // also when it panics: the others are joined before anybody hears of it
+            // also when it panics: the others are joined before the panic is reported
             let stop = StopOnDrop(&done);
             let threads: Vec<_> = queues
                 .iter_mut()

@@ -1,5 +1,5 @@
-//! An image that somebody cuts off while it is served: what is gone is an error, and never what a
-//! folio held before.
+//! An image that another program truncates while it is served: reads of the missing part fail, and
+//! never return the earlier contents of a folio.
 
 use std::fs::OpenOptions;
 

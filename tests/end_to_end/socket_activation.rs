@@ -69,7 +69,7 @@ fn the_units_serve_and_restart_under_a_front_end() {
     let memory = GuestMemory::new();
     let mut region = None;
     let mut queue = Queue::new(0, 64, &memory, Transcript::default());
-    // the first connects before there is anybody to serve
+    // the first connects before there is a process to serve it
     let mut stream = UnixStream::connect(&path).unwrap();
     for (number, signal) in [Signal::TERM, Signal::KILL, Signal::TERM].into_iter().enumerate() {
         let mut process = start();

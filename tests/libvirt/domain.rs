@@ -23,7 +23,7 @@ const XML: &str = "libvirt-domain.xml";
 pub(crate) const NAME: &str = "stableblk";
 
 /// Counts its starts on the disk, behind the stamps. Then writes 4 MiB of another stamp in each
-/// round, verifies them, writes the last MiB of the disk and tells how many it has, until something
+/// round, verifies them, writes the last MiB of the disk and prints their number, until something
 /// goes wrong.
 const ROUNDS: &str = "
     trap 'echo FAILED' EXIT

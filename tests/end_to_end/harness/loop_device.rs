@@ -68,7 +68,7 @@ fn attach(file: &Path) -> Result<PathBuf, String> {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        // when somebody still has it open it goes with him
+        // a device that is still open is detached at its last close
         let _ = run("losetup", &["--detach".as_ref(), &self.path]);
     }
 }
