@@ -88,9 +88,10 @@ impl Arena {
         let data = Mapping::new(ARENA_SIZE)?;
         let metadata = Mapping::new((PAGES * metadata_per_page).max(1))?;
         // Pages are faulted in now: on the path a page fault would stall a request, and a lack of
-        // memory would kill the process. SAFETY: the ARENA_SIZE bytes from `start` lie in the
-        // mapping just made, which nothing refers to yet; populating it leaves its zeros as they
-        // are.
+        // memory would kill the process.
+        //
+        // SAFETY: the ARENA_SIZE bytes from `start` lie in the mapping just made, which nothing
+        // refers to yet; populating it leaves its zeros as they are.
         unsafe { madvise(data.start.as_ptr().cast(), ARENA_SIZE, Advice::LinuxPopulateWrite) }?;
         Ok(Self { data, metadata, metadata_per_page })
     }

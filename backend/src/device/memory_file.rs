@@ -38,23 +38,26 @@ impl MemoryFile {
     ///
     /// The transfer is borrowed mutably, so no code has a reference to the bytes of its folio.
     pub(super) fn transfer(&self, transfer: &mut Transfer) -> i32 {
+        let (direction, offset) = (transfer.direction(), transfer.offset());
         // a vector is for many runs of bytes: for one the kernel need not fetch it
         let done = match transfer.buffer() {
             TransferBuffer::Bounce(folio) => {
                 let run = libc::iovec { iov_base: folio.as_ptr().cast(), iov_len: transfer.len() };
-                self.run(transfer.direction(), &run, transfer.offset())
+                // SAFETY: the folio has these bytes, by the check of `Transfer::new`, and holds the
+                // arena that they lie in. The transfer is borrowed mutably, so no code has a
+                // reference to them.
+                unsafe { self.run(direction, &run, offset) }
             }
             TransferBuffer::Guest(guest, _) => match guest.as_slice() {
-                [run] => self.run(transfer.direction(), run, transfer.offset()),
-                runs => self.runs(transfer.direction(), runs, transfer.offset()),
+                // SAFETY: the vectors keep the guest memory mapped that they name, and no code has
+                // a reference to guest memory.
+                [run] => unsafe { self.run(direction, run, offset) },
+                // SAFETY: the same, for each vector.
+                runs => unsafe { self.runs(direction, runs, offset) },
             },
         };
         match usize::try_from(done) {
-            Ok(count)
-                if count > 0
-                    && count < transfer.len()
-                    && transfer.direction() == TransferDirection::Write =>
-            {
+            Ok(count) if count > 0 && count < transfer.len() && direction == TransferDirection::Write => {
                 self.why_not_whole(transfer, count).unwrap_or(done)
             }
             _ => done,
@@ -65,31 +68,39 @@ impl MemoryFile {
     /// when that succeeds.
     fn why_not_whole(&self, transfer: &Transfer, done: usize) -> Option<i32> {
         let next = next_byte(transfer, done)?;
-        let error = self.run(TransferDirection::Write, &next, transfer.offset() + done as u64);
+        // SAFETY: it is one of the bytes that the transfer owns, or keeps mapped.
+        let error = unsafe { self.run(TransferDirection::Write, &next, transfer.offset() + done as u64) };
         (error < 0).then_some(error)
     }
 
-    fn run(&self, direction: TransferDirection, run: &libc::iovec, offset: u64) -> i32 {
+    /// Moves the bytes of one run. The result is as for [`Self::transfer`].
+    ///
+    /// # Safety
+    /// `run` names memory that stays mapped during the call, and to which no code has a reference.
+    unsafe fn run(&self, direction: TransferDirection, run: &libc::iovec, offset: u64) -> i32 {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let (file, start, len) = (self.0.as_raw_fd(), run.iov_base, run.iov_len);
         result(match direction {
-            // SAFETY: the run's bytes are those of a transfer's folio or guest memory, by the check
-            // of `Transfer::new`. The transfer, which `transfer` borrows mutably, keeps them mapped
-            // past this call, and no code has a reference to them.
+            // SAFETY: the kernel writes to the `len` bytes at `start`, as the caller allows.
             TransferDirection::Read => unsafe { libc::pread(file, start, len, offset) },
-            // SAFETY: the same bytes, which the kernel only reads.
+            // SAFETY: the kernel reads the same bytes.
             TransferDirection::Write => unsafe { libc::pwrite(file, start, len, offset) },
         })
     }
 
-    fn runs(&self, direction: TransferDirection, runs: &[libc::iovec], offset: u64) -> i32 {
+    /// As [`Self::run`], for several runs.
+    ///
+    /// # Safety
+    /// As for [`Self::run`], for each of `runs`.
+    unsafe fn runs(&self, direction: TransferDirection, runs: &[libc::iovec], offset: u64) -> i32 {
         let Ok(offset) = libc::off_t::try_from(offset) else { return -libc::EINVAL };
         let file = self.0.as_raw_fd();
         let count = libc::c_int::try_from(runs.len()).expect("at most UIO_MAXIOV");
         result(match direction {
-            // SAFETY: the list has `count` vectors, and each names bytes as in `run`.
+            // SAFETY: the list has `count` vectors, and the kernel writes to the bytes of each, as
+            // the caller allows.
             TransferDirection::Read => unsafe { libc::preadv(file, runs.as_ptr(), count, offset) },
-            // SAFETY: the same list and bytes, which the kernel only reads.
+            // SAFETY: the kernel reads the same list and bytes.
             TransferDirection::Write => unsafe { libc::pwritev(file, runs.as_ptr(), count, offset) },
         })
     }

@@ -162,27 +162,32 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, _context: *mut c_void)
     if info.si_code == libc::BUS_ADRERR {
         // SAFETY: the kernel has set `si_addr`, and no other field of the union, for this code.
         let address = unsafe { info.si_addr() }.addr();
-        if let Some((slot, mapped)) = find(address)
-            && replace(slot, mapped, address)
-        {
-            return;
+        if let Some((slot, mapped)) = find(address) {
+            // SAFETY: `find` has read both bounds from one registration, whose mapping the
+            // interrupted thread is accessing, so it stays mapped until this handler returns.
+            if unsafe { replace(slot, mapped, address) } {
+                return;
+            }
         }
     }
-    // SAFETY: signal(2) and raise(3) take no pointers and may be called in a handler. The signal is
-    // blocked while its handler runs, so it is delivered, to its default action, when the handler
-    // returns.
+    // SAFETY: signal(2) takes no pointer but the action, and may be called in a handler. The signal
+    // is blocked while its handler runs, so it is delivered, to its default action, when the
+    // handler returns.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
     }
-    // SAFETY: as above.
+    // SAFETY: raise(3) takes no pointers and may be called in a handler.
     unsafe {
         libc::raise(signal);
     }
 }
 
 /// Marks the mapping of `slot` as lost at `address` and puts private memory in its place. False
-/// when that cannot be had.
-fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
+/// when the kernel has none.
+///
+/// # Safety
+/// `mapped` is one whole mapping of a [`WatchedMapping`], which stays mapped during the call.
+unsafe fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
     if slot.state.compare_exchange(GOOD, REPLACING, Ordering::AcqRel, Ordering::Acquire).is_err() {
         // another thread replaces it, or has done so since this one's access: that is repeated
         return true;
@@ -190,11 +195,9 @@ fn replace(slot: &Slot, mapped: Mapped, address: usize) -> bool {
     probe(slot, mapped, address);
     // before the memory: a thread that reads the private memory finds the number changed
     LOSSES.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: `start..end` is one whole mapping of ours: `find` has read both from one
-    // registration, and `WatchedMapping` keeps the mapping at least as long as that. The thread
-    // that this handler interrupts is accessing the mapping, so it is not unmapped before the
-    // handler returns. Private memory in the place of the file's pages keeps every pointer into the
-    // mapping valid.
+    // SAFETY: the addresses `start..end` are one whole mapping of ours, as the caller promises, and
+    // no other owner's memory. Private memory in the place of the file's pages keeps every pointer
+    // into the mapping valid.
     let memory = unsafe {
         libc::mmap(
             ptr::with_exposed_provenance_mut(mapped.start),
