@@ -43,6 +43,8 @@ pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
     ring: Ring<(Step, LogRecord)>,
     asker: Arc<Asker>,
+    /// Whether the log's thread reads damaged pages.
+    has_log_thread: bool,
     layout: Layout,
     asking: Vec<Asking>,
     reading: Reading,
@@ -76,9 +78,11 @@ impl SidecarQueue {
         sources: EventSources<'_>,
     ) -> io::Result<Self> {
         let layout = device.log.lock().journal.layout().clone();
+        let has_log_thread = device.thread().is_some();
         Ok(Self {
             ring: Ring::over_with_pages(&device.image, device.log.media().sidecar().as_fd(), arena, sources)?,
             asker: device.log.asker(sources.wake.clone()),
+            has_log_thread,
             layout,
             device,
             asking: Vec::new(),
@@ -217,9 +221,17 @@ impl SidecarQueue {
 
     /// Takes pages of tuples that have arrived, and completes the reads that have all of theirs.
     fn complete_reads(&mut self) {
-        if !std::mem::take(&mut self.reading.look_again) {
-            return;
+        while std::mem::take(&mut self.reading.look_again) {
+            self.look_for_tuples();
+            if self.reading.fetches.awaits_log_thread() && !self.has_log_thread {
+                // a disk that is only read has no such thread
+                self.device.log.read_carefully();
+                self.reading.look_again = true;
+            }
         }
+    }
+
+    fn look_for_tuples(&mut self) {
         let device = self.device.clone();
         let mut log = device.log.lock();
         for (page, result) in std::mem::take(&mut self.reading.arrived) {

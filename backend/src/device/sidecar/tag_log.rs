@@ -244,14 +244,19 @@ impl TagLog {
     }
 
     /// Reads pages that queues could not read whole.
-    fn read_carefully(&self) {
+    pub(super) fn read_carefully(&self) {
         let reads = std::mem::take(&mut self.lock().careful);
         if reads.is_empty() {
             return;
         }
-        for CarefulRead { page, result } in reads {
-            let _ = result.set(self.fetch(page));
+        let results: Vec<_> =
+            reads.into_iter().map(|CarefulRead { page, result }| (result, self.fetch(page))).collect();
+        // under the lock, in which a queue looks for results and asks: it misses none
+        let shared = self.lock();
+        for (place, result) in results {
+            let _ = place.set(result);
         }
+        drop(shared);
         self.wake_askers();
     }
 

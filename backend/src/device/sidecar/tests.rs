@@ -91,10 +91,8 @@ fn missing_tuples_are_read_at_the_same_time_and_once_for_all_that_need_them() {
     device.close().unwrap();
 }
 
-#[test]
-fn the_log_thread_reads_a_page_again_in_which_a_sector_is_damaged() {
-    let directory = tempfile::tempdir().unwrap();
-    let device = device(&directory, IntentMode::Region);
+/// Reads blocks of a page of which one sector is damaged.
+fn read_beside_damage(device: &Arc<SidecarDevice>, directory: &TempDir) {
     let layout = device.log.lock().journal.layout().clone();
     let sidecar = std::fs::File::options().write(true).open(directory.path().join("sidecar")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sidecar, b"damage", layout.page_offset(0) + 512).unwrap();
@@ -108,8 +106,24 @@ fn the_log_thread_reads_a_page_again_in_which_a_sector_is_damaged() {
         let (_, tuples) = read.folio().unwrap().parts();
         assert_eq!(is_lost(layout.profile(), &tuples[..16]), expected, "{interval}");
     }
-    drop(queue);
+}
+
+#[test]
+fn the_log_thread_reads_a_page_again_in_which_a_sector_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(&directory, IntentMode::Region);
+    read_beside_damage(&device, &directory);
     device.close().unwrap();
+}
+
+#[test]
+fn a_disk_that_is_only_read_reads_a_damaged_page_again_without_a_log_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    device(&directory, IntentMode::Region).close().unwrap();
+    let image = Image::open(&directory.path().join("image"), Access::Read, DirectIo::Never).unwrap();
+    let sidecar = SidecarFile::open(&directory.path().join("sidecar"), &image, Access::Read).unwrap();
+    let device = Arc::new(SidecarDevice::view(image, sidecar, 1 << 20).unwrap());
+    read_beside_damage(&device, &directory);
 }
 
 /// A worker that dies drops its queue with everything in flight.
