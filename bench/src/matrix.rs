@@ -224,7 +224,10 @@ mod tests {
     fn filters_leave_cells_out() {
         let filter = Filter { depth: vec![32], subject: vec![Subject::Fio, Subject::Qemu], ..everything() };
         for (cell, subjects) in Extent::Full.cells(Storage::Ext4, &filter) {
-            assert_eq!((cell.workload.depth, subjects), (32, vec![Subject::Qemu, Subject::Fio]));
+            // fio has no cell with flushes
+            let with_fio = cell.workload.flush_every == 0;
+            let expected = [Subject::Qemu, Subject::Fio].into_iter().take(1 + usize::from(with_fio));
+            assert_eq!((cell.workload.depth, subjects), (32, expected.collect()));
         }
         let only_fio = Filter { subject: vec![Subject::Fio], ..everything() };
         assert!(Extent::Full.cells(Storage::Null, &only_fio).is_empty());

@@ -25,8 +25,8 @@ use io_uring::{IoUring, cqueue, opcode, types};
 use slab::Slab;
 
 use self::flushes::Flushes;
-use self::page_reads::PAGE;
 pub(super) use self::page_reads::PageRead;
+use self::page_reads::{PAGE, PageReads};
 use self::setup::build;
 pub use self::setup::probe;
 pub(super) use self::step::{RingStep, Step, transfer_entry, whole};
@@ -68,9 +68,7 @@ pub(super) enum RingEvent<S> {
 pub(super) struct Ring<S: RingStep> {
     uring: IoUring<S::Submission, S::Completion>,
     in_flight: ManuallyDrop<Slab<(DeviceOperation, S)>>,
-    pages: ManuallyDrop<Slab<PageRead>>,
-    /// Pages whose reads have come back.
-    read_pages: VecDeque<(PageRead, io::Result<()>)>,
+    pages: ManuallyDrop<PageReads>,
     fixed_buffer: bool,
     /// File 0, where it is better read and written without the ring.
     memory_file: Option<MemoryFile>,
@@ -125,14 +123,14 @@ impl<S: RingStep> Ring<S> {
             }
             Err(error) => return Err(error),
         };
-        let (in_flight, pages) = (ManuallyDrop::new(Slab::new()), ManuallyDrop::new(Slab::new()));
+        let in_flight = ManuallyDrop::new(Slab::new());
+        let pages = ManuallyDrop::new(PageReads::default());
         let (kick, wake) = (sources.kick.clone(), sources.wake.clone());
         let memory_file = files.first().map_or(Ok(None), |file| MemoryFile::of(*file))?;
         let mut ring = Self {
             uring,
             in_flight,
             pages,
-            read_pages: VecDeque::new(),
             fixed_buffer,
             memory_file,
             done: VecDeque::new(),
@@ -153,6 +151,36 @@ impl<S: RingStep> Ring<S> {
     pub(super) fn over(image: &Image, arena: &Arena, sources: EventSources<'_>) -> io::Result<Self> {
         let for_sync = image.open_for_sync()?;
         Self::new(arena, &[image.file().as_fd(), for_sync.as_fd()], image.durability(), sources)
+    }
+
+    /// A ring over `image` that reads pages of the file `pages` too; see [`Self::over`].
+    pub(super) fn over_with_pages(
+        image: &Image,
+        pages: BorrowedFd<'_>,
+        arena: &Arena,
+        sources: EventSources<'_>,
+    ) -> io::Result<Self> {
+        let for_sync = image.open_for_sync()?;
+        let files = [image.file().as_fd(), for_sync.as_fd(), pages];
+        Self::new(arena, &files, image.durability(), sources)
+    }
+
+    /// Begins to read the page at byte `offset` of file 2, which comes back with `number`. The next
+    /// [`Self::enter`] submits the read to the kernel.
+    pub(super) fn read_page(&mut self, number: u64, offset: u64) {
+        let slot = self.pages.add(number, offset);
+        self.push_page(slot);
+    }
+
+    /// A page that was read, or could not be, since the last [`Self::reap`].
+    pub(super) fn take_page(&mut self) -> Option<(PageRead, io::Result<()>)> {
+        self.pages.take()
+    }
+
+    /// The number of pages that are being read.
+    #[cfg(test)]
+    pub(super) fn pages_in_flight(&self) -> usize {
+        self.pages.count_in_flight()
     }
 
     /// Takes `operation` in, for its next step. The next [`Self::enter`] submits it to the kernel.
@@ -182,7 +210,7 @@ impl<S: RingStep> Ring<S> {
             return Err(io::Error::from_raw_os_error(errno));
         }
         self.settle_reported_loss();
-        let wait = wait && self.done.is_empty() && self.read_pages.is_empty();
+        let wait = wait && self.done.is_empty() && !self.pages.has_done();
         if !wait && !self.needs_enter() {
             return Ok(());
         }
@@ -199,7 +227,7 @@ impl<S: RingStep> Ring<S> {
     /// Whether [`Self::enter`] without waiting has anything to do, so that polling costs no system
     /// call.
     pub(super) fn has_work(&mut self) -> bool {
-        let has_results = !self.done.is_empty() || !self.read_pages.is_empty();
+        let has_results = !self.done.is_empty() || self.pages.has_done();
         self.needs_enter() || has_results || !self.uring.completion().is_empty()
     }
 
@@ -234,7 +262,9 @@ impl<S: RingStep> Ring<S> {
                 }
                 page if page & PAGE != 0 => {
                     let slot = usize::try_from(page & !PAGE).expect("a slot, as it was submitted");
-                    self.finish_page(slot, entry.result());
+                    if !self.pages.finish(slot, entry.result()) {
+                        self.push_page(slot);
+                    }
                 }
                 user_data => {
                     let slot = usize::try_from(user_data).expect("a slot, as it was submitted");
@@ -286,6 +316,14 @@ impl<S: RingStep> Ring<S> {
         if let Err(errno) = self.push(entry, slot as u64) {
             // the kernel has not taken it
             self.done.push_back((slot, -errno));
+        }
+    }
+
+    fn push_page(&mut self, slot: usize) {
+        let entry = self.pages.entry(slot);
+        if let Err(errno) = self.push(entry.into(), PAGE | slot as u64) {
+            // the kernel has not taken it, and takes it never: the errno is not EAGAIN
+            self.pages.finish(slot, -errno);
         }
     }
 
@@ -347,7 +385,7 @@ impl<S: RingStep> Ring<S> {
     }
 
     fn count_in_flight(&self) -> usize {
-        self.in_flight.len() + self.pages.len()
+        self.in_flight.len() + self.pages.count_in_flight()
     }
 
     /// Sleeps until there is an event, but not longer than `limit`, whatever the kernel says.
@@ -375,7 +413,7 @@ impl<S: RingStep> Drop for Ring<S> {
         // SAFETY: `in_flight` is dropped once, here, and not used afterwards. It is empty, since
         // `drain` has taken out every operation, so no buffer in it is known to the kernel.
         unsafe { ManuallyDrop::drop(&mut self.in_flight) };
-        // SAFETY: `pages` is dropped once, here, and is as empty as `in_flight`.
+        // SAFETY: `pages` is dropped once, here, and has as little in flight as `in_flight`.
         unsafe { ManuallyDrop::drop(&mut self.pages) };
     }
 }

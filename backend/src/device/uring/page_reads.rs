@@ -1,14 +1,10 @@
-//! Pages of another file, which the ring reads beside the operations.
+//! Pages of another file, which a ring reads beside its operations.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use io_uring::{opcode, types};
-
-use super::{Ring, RingStep};
-use crate::device::EventSources;
-use crate::device::bounce::Arena;
-use crate::storage::image::Image;
+use io_uring::{opcode, squeue, types};
+use slab::Slab;
 
 /// Set in the `user_data` of a page, with its slot.
 pub(super) const PAGE: u64 = 1 << 62;
@@ -27,58 +23,53 @@ pub(in crate::device) struct PageRead {
     pub(in crate::device) bytes: Box<[u8; PAGE_LEN as usize]>,
 }
 
-impl<S: RingStep> Ring<S> {
-    /// A ring over `image` that reads pages of the file `pages` too; see [`Self::over`].
-    pub(in crate::device) fn over_with_pages(
-        image: &Image,
-        pages: BorrowedFd<'_>,
-        arena: &Arena,
-        sources: EventSources<'_>,
-    ) -> io::Result<Self> {
-        let for_sync = image.open_for_sync()?;
-        let files = [image.file().as_fd(), for_sync.as_fd(), pages];
-        Self::new(arena, &files, image.durability(), sources)
+/// The pages of one ring.
+#[derive(Debug, Default)]
+pub(super) struct PageReads {
+    in_flight: Slab<PageRead>,
+    done: VecDeque<(PageRead, io::Result<()>)>,
+}
+
+impl PageReads {
+    /// Takes in a page at byte `offset` of the file, and returns its slot.
+    pub(super) fn add(&mut self, number: u64, offset: u64) -> usize {
+        self.in_flight.insert(PageRead { number, offset, bytes: Box::new([0; PAGE_LEN as usize]) })
     }
 
-    /// Begins to read the page at byte `offset`, which comes back with `number`. The next
-    /// [`Self::enter`] submits the read to the kernel.
-    pub(in crate::device) fn read_page(&mut self, number: u64, offset: u64) {
-        let bytes = Box::new([0; PAGE_LEN as usize]);
-        let slot = self.pages.insert(PageRead { number, offset, bytes });
-        self.push_page(slot);
+    /// The entry that reads the page in `slot`. It names the bytes of the page's box, which stay in
+    /// place until the page is finished.
+    pub(super) fn entry(&mut self, slot: usize) -> squeue::Entry {
+        let page = &mut self.in_flight[slot];
+        opcode::Read::new(PAGES, page.bytes.as_mut_ptr(), PAGE_LEN).offset(page.offset).build()
     }
 
-    /// A page that was read, or could not be, since the last [`Self::reap`].
-    pub(in crate::device) fn take_page(&mut self) -> Option<(PageRead, io::Result<()>)> {
-        self.read_pages.pop_front()
-    }
-
-    /// The number of pages that are being read.
-    #[cfg(test)]
-    pub(in crate::device) fn pages_in_flight(&self) -> usize {
-        self.pages.len()
-    }
-
-    fn push_page(&mut self, slot: usize) {
-        let page = &mut self.pages[slot];
-        // of memory that the page owns in a box, which stays in place until the page is removed
-        let entry = opcode::Read::new(PAGES, page.bytes.as_mut_ptr(), PAGE_LEN).offset(page.offset);
-        if let Err(errno) = self.push(entry.build().into(), PAGE | slot as u64) {
-            // the kernel has not taken it
-            self.finish_page(slot, -errno);
-        }
-    }
-
-    /// Takes the result of a page, as a completion has it.
-    pub(super) fn finish_page(&mut self, slot: usize, result: i32) {
+    /// Takes the result of the page in `slot`, as a completion has it. False if the page is to be
+    /// read again.
+    pub(super) fn finish(&mut self, slot: usize, result: i32) -> bool {
         if matches!(-result, libc::EAGAIN | libc::EINTR) {
-            return self.push_page(slot);
+            return false;
         }
         let outcome = match u32::try_from(result) {
             Ok(PAGE_LEN) => Ok(()),
             Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
             Err(_) => Err(io::Error::from_raw_os_error(-result)),
         };
-        self.read_pages.push_back((self.pages.remove(slot), outcome));
+        self.done.push_back((self.in_flight.remove(slot), outcome));
+        true
+    }
+
+    /// A page that was read, or could not be.
+    pub(super) fn take(&mut self) -> Option<(PageRead, io::Result<()>)> {
+        self.done.pop_front()
+    }
+
+    /// Whether there is one to take.
+    pub(super) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// The number of pages that are being read.
+    pub(super) fn count_in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 }
