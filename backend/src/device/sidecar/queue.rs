@@ -62,6 +62,8 @@ pub struct SidecarQueue {
 struct Reading {
     /// Reads whose tuples were not looked up yet.
     new: Vec<DeviceOperation>,
+    /// Reads to be submitted in this batch, each with the pages that it needs.
+    looked_up: Vec<(DeviceOperation, Option<KeptPages>)>,
     fetches: Fetches,
     /// Pages that came back from the ring in this batch.
     arrived: Vec<(PageRead, io::Result<()>)>,
@@ -107,19 +109,20 @@ impl SidecarQueue {
                 in_doubt.push(failed);
             }
         }
-        let mut reads = Vec::with_capacity(self.reading.new.len());
-        for mut operation in std::mem::take(&mut self.reading.new) {
+        let mut new = std::mem::take(&mut self.reading.new);
+        for mut operation in new.drain(..) {
             match self.look_up(&mut operation, &mut log.journal) {
-                Ok(kept) => reads.push((operation, kept)),
+                Ok(kept) => self.reading.looked_up.push((operation, kept)),
                 Err(error) => self.finish(operation, Err(error)),
             }
         }
+        self.reading.new = new;
         if !self.asking.is_empty() {
             self.asker.ask();
         }
         device.log.unlock(log);
         self.begin_fetches();
-        for (operation, kept) in reads {
+        for (operation, kept) in self.reading.looked_up.drain(..) {
             self.ring.submit(operation, (Step::Transfer, LogRecord::Read(kept)));
         }
         // not under the log's lock: a file in memory is written by this call
