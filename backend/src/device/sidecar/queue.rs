@@ -122,10 +122,10 @@ impl SidecarQueue {
         }
         device.log.unlock(log);
         self.begin_fetches();
+        // not under the log's lock: a file in memory is read and written by these calls
         for (operation, kept) in self.reading.looked_up.drain(..) {
             self.ring.submit(operation, (Step::Transfer, LogRecord::Read(kept)));
         }
-        // not under the log's lock: a file in memory is written by this call
         for (operation, intent) in self.granted.drain(..) {
             let step = first_step(&operation);
             self.ring.submit(operation, (step, LogRecord::Change(intent)));
