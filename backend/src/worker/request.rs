@@ -31,24 +31,15 @@ pub(super) enum RequestWork {
 enum RequestStage {
     /// It waits for its range of the disk, for its turn, or for a free folio. Operations that were
     /// begun before the folios ran out may be in flight.
-    Waiting(Begun),
+    Waiting,
     /// Its operations are being begun.
-    Launching(Begun),
+    Launching,
     /// No operation is left to begin.
-    Launched { in_flight: usize },
+    Launched,
     /// Its data has been written, and the flush that makes it stable is in flight.
     Flushing,
     /// That flush has come back.
     Flushed,
-}
-
-/// The operations that have been begun for a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Begun {
-    /// Bytes that they cover.
-    bytes: u64,
-    /// Operations that have not come back.
-    in_flight: usize,
 }
 
 /// The next step for a request.
@@ -82,6 +73,10 @@ pub(super) struct ActiveRequest {
     /// Parts of a read that were verified and are held until the others have come back.
     parts: SmallVec<[Transfer; 1]>,
     stage: RequestStage,
+    /// Bytes of its data for which operations have been begun.
+    begun: u64,
+    /// Operations that have been begun and have not come back.
+    in_flight: usize,
 }
 
 impl ActiveRequest {
@@ -120,7 +115,9 @@ impl ActiveRequest {
             ticket: None,
             status: Status::Ok,
             parts: SmallVec::new(),
-            stage: RequestStage::Waiting(Begun { bytes: 0, in_flight: 0 }),
+            stage: RequestStage::Waiting,
+            begun: 0,
+            in_flight: 0,
         })
     }
 
@@ -135,51 +132,42 @@ impl ActiveRequest {
 
     /// Starts, or resumes, to begin its operations.
     pub(super) fn start_launch(&mut self) {
-        if let RequestStage::Waiting(begun) = self.stage {
-            self.stage = RequestStage::Launching(begun);
-        }
+        self.advance(RequestStage::Waiting, RequestStage::Launching);
     }
 
     /// Stops to begin operations until a folio is free.
     pub(super) fn pause_launch(&mut self) {
-        if let RequestStage::Launching(begun) = self.stage {
-            self.stage = RequestStage::Waiting(begun);
-        }
+        self.advance(RequestStage::Launching, RequestStage::Waiting);
     }
 
     /// No operation is left to begin.
     pub(super) fn end_launch(&mut self) {
-        if let RequestStage::Launching(Begun { in_flight, .. }) = self.stage {
-            self.stage = RequestStage::Launched { in_flight };
-        }
+        self.advance(RequestStage::Launching, RequestStage::Launched);
+    }
+
+    fn advance(&mut self, from: RequestStage, to: RequestStage) {
+        debug_assert_eq!(self.stage, from, "a request that is to be {to:?}");
+        self.stage = to;
     }
 
     /// Where its data starts for which no operation has been begun, in bytes; `None` when there is
     /// no more to begin, or none that makes sense after a failure.
     pub(super) fn next_to_begin(&self) -> Option<u64> {
-        match self.stage {
-            RequestStage::Waiting(Begun { bytes, .. }) | RequestStage::Launching(Begun { bytes, .. }) => {
-                (self.status == Status::Ok && bytes < self.len).then_some(bytes)
-            }
-            RequestStage::Launched { .. } | RequestStage::Flushing | RequestStage::Flushed => None,
-        }
+        (self.is_waiting() && self.status == Status::Ok && self.begun < self.len).then_some(self.begun)
     }
 
     /// An operation on the next `bytes` bytes of its data has begun.
     pub(super) fn begin(&mut self, bytes: u64) {
-        if let RequestStage::Launching(begun) = &mut self.stage {
-            begun.bytes += bytes;
-            begun.in_flight += 1;
-        }
+        debug_assert_eq!(self.stage, RequestStage::Launching, "a request of which a part begins");
+        self.begun += bytes;
+        self.in_flight += 1;
     }
 
     /// An operation has come back.
     pub(super) fn end(&mut self) {
-        match &mut self.stage {
-            RequestStage::Waiting(Begun { in_flight, .. })
-            | RequestStage::Launching(Begun { in_flight, .. })
-            | RequestStage::Launched { in_flight } => *in_flight -= 1,
-            RequestStage::Flushing | RequestStage::Flushed => self.stage = RequestStage::Flushed,
+        self.in_flight -= 1;
+        if self.stage == RequestStage::Flushing {
+            self.stage = RequestStage::Flushed;
         }
     }
 
@@ -192,7 +180,7 @@ impl ActiveRequest {
     /// Whether the guest is to get the parts that are held: all that were begun have come back, and
     /// no other is being begun at this moment.
     pub(super) fn is_deliverable(&self) -> bool {
-        !self.parts.is_empty() && self.in_flight() == 0 && !matches!(self.stage, RequestStage::Launching(_))
+        !self.parts.is_empty() && self.in_flight == 0 && self.stage != RequestStage::Launching
     }
 
     /// The parts that are held, in the order of the request's data.
@@ -205,42 +193,26 @@ impl ActiveRequest {
     /// The next step. A flush that is next counts as begun, so it is next only once. `writethrough`
     /// says whether written data is made stable before the request is answered.
     pub(super) fn next(&mut self, writethrough: bool) -> Next {
-        match self.stage {
-            RequestStage::Launched { in_flight: 0 } => {
-                let changed = matches!(self.work, RequestWork::Write | RequestWork::Zero(_));
-                if changed && writethrough && self.status == Status::Ok {
-                    self.stage = RequestStage::Flushing;
-                    return Next::Flush;
-                }
-                Next::Answer
-            }
-            RequestStage::Flushed => Next::Answer,
-            RequestStage::Waiting(_)
-            | RequestStage::Launching(_)
-            | RequestStage::Launched { .. }
-            | RequestStage::Flushing => Next::Wait,
+        if self.in_flight > 0 || self.is_waiting() {
+            return Next::Wait;
         }
+        let changed = matches!(self.work, RequestWork::Write | RequestWork::Zero(_));
+        if self.stage == RequestStage::Launched && changed && writethrough && self.status == Status::Ok {
+            self.stage = RequestStage::Flushing;
+            self.in_flight = 1;
+            return Next::Flush;
+        }
+        Next::Answer
     }
 
     /// Whether operations are left to begin, or its range is.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.stage, RequestStage::Waiting(_) | RequestStage::Launching(_))
+        matches!(self.stage, RequestStage::Waiting | RequestStage::Launching)
     }
 
     /// Operations that have begun and are not finished: not come back, or held as parts of a read.
     pub(super) fn operations(&self) -> usize {
-        self.in_flight() + self.parts.len()
-    }
-
-    /// Operations that have not come back.
-    fn in_flight(&self) -> usize {
-        match self.stage {
-            RequestStage::Waiting(Begun { in_flight, .. })
-            | RequestStage::Launching(Begun { in_flight, .. })
-            | RequestStage::Launched { in_flight } => in_flight,
-            RequestStage::Flushing => 1,
-            RequestStage::Flushed => 0,
-        }
+        self.in_flight + self.parts.len()
     }
 }
 
@@ -285,7 +257,7 @@ mod tests {
         request.begin(4096);
         assert_eq!(request.next_to_begin(), None);
         request.end_launch();
-        assert_eq!((request.in_flight(), request.next(false)), (1, Next::Wait));
+        assert_eq!((request.in_flight, request.next(false)), (1, Next::Wait));
         request.end();
         assert_eq!(request.next(false), Next::Answer);
         request.request.reply.abandon();
@@ -299,7 +271,7 @@ mod tests {
         request.end_launch();
         request.end();
         assert_eq!(request.next(true), Next::Flush);
-        assert_eq!((request.next(true), request.in_flight()), (Next::Wait, 1));
+        assert_eq!((request.next(true), request.in_flight), (Next::Wait, 1));
         request.end();
         assert_eq!(request.next(true), Next::Answer);
         request.request.reply.abandon();
