@@ -110,7 +110,6 @@ impl Arena {
 pub struct BounceFolio {
     arena: Rc<Arena>,
     first_page: usize,
-    pages: usize,
     len: usize,
 }
 
@@ -119,6 +118,11 @@ impl BounceFolio {
     #[expect(clippy::len_without_is_empty, reason = "a folio is never empty")]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Its pages, of which the last may be unused.
+    fn pages(&self) -> usize {
+        folio_size(self.len) / FOLIO_SIZE_MIN
     }
 
     /// Address of the data, for the submission queue entry. Stable for the folio's life, also when
@@ -131,10 +135,9 @@ impl BounceFolio {
 
     /// The data.
     pub fn data(&self) -> &[u8] {
-        // SAFETY: the `len` bytes lie in the folio's `pages` pages, which the arena's one pool gave
-        // to this folio alone. They were zeros first, so they are initialised; the arena, which the
-        // folio holds, keeps them mapped. `&self` excludes a mutable view for as long as the slice
-        // lives.
+        // SAFETY: the `len` bytes lie in the folio's pages, which the arena's one pool gave to this
+        // folio alone. They were zeros first, so they are initialised; the arena, which the folio
+        // holds, keeps them mapped. `&self` excludes a mutable view for as long as the slice lives.
         unsafe { slice::from_raw_parts(self.as_ptr(), self.len) }
     }
 
@@ -142,13 +145,13 @@ impl BounceFolio {
     pub fn metadata(&self) -> &[u8] {
         // SAFETY: as for `data`: `metadata_per_page` bytes for each of the folio's pages belong to
         // this folio alone.
-        unsafe { slice::from_raw_parts(self.metadata_ptr(), self.pages * self.arena.metadata_per_page) }
+        unsafe { slice::from_raw_parts(self.metadata_ptr(), self.pages() * self.arena.metadata_per_page) }
     }
 
     /// Data and metadata, to fill both.
     pub fn parts_mut(&mut self) -> (&mut [u8], &mut [u8]) {
         let (data, metadata) = (self.as_ptr(), self.metadata_ptr());
-        let metadata_len = self.pages * self.arena.metadata_per_page;
+        let metadata_len = self.pages() * self.arena.metadata_per_page;
         // SAFETY: the same `len` bytes as in `data`, and `&mut self` excludes every other view of
         // them.
         let data = unsafe { slice::from_raw_parts_mut(data, self.len) };
@@ -205,13 +208,7 @@ impl FolioPool {
         let mut size = folio_size(len);
         loop {
             if let Some(first_page) = self.take_pages(size / FOLIO_SIZE_MIN) {
-                let pages = size / FOLIO_SIZE_MIN;
-                return Some(BounceFolio {
-                    arena: self.arena.clone(),
-                    first_page,
-                    pages,
-                    len: len.min(size),
-                });
+                return Some(BounceFolio { arena: self.arena.clone(), first_page, len: len.min(size) });
             }
             if size <= smallest {
                 return None;
@@ -227,7 +224,7 @@ impl FolioPool {
     #[expect(clippy::needless_pass_by_value, reason = "by value, so that no code uses the folio afterwards")]
     pub fn put(&mut self, folio: BounceFolio) {
         assert!(Rc::ptr_eq(&folio.arena, &self.arena), "a folio of another pool");
-        let BounceFolio { first_page, pages, .. } = folio;
+        let (first_page, pages) = (folio.first_page, folio.pages());
         let word = first_page / 64;
         if pages >= 64 {
             self.free[word..word + pages / 64].fill(u64::MAX);
@@ -308,7 +305,7 @@ mod tests {
     #[test]
     fn the_length_asked_for_is_kept_inside_a_larger_folio() {
         let folio = pool().take(12288, FOLIO_SIZE_MIN).unwrap();
-        assert_eq!((folio.len(), folio.pages), (12288, 4));
+        assert_eq!((folio.len(), folio.pages()), (12288, 4));
         assert_eq!(folio.metadata().len(), 64);
     }
 
@@ -360,11 +357,11 @@ mod tests {
             for (len, give_back) in steps {
                 if give_back && !held.is_empty() {
                     let folio = held.swap_remove(len % held.len());
-                    owner[folio.first_page..folio.first_page + folio.pages].fill(false);
+                    owner[folio.first_page..folio.first_page + folio.pages()].fill(false);
                     pool.put(folio);
                 } else if let Some(folio) = pool.take(len, FOLIO_SIZE_MIN) {
-                    prop_assert!(folio.pages.is_power_of_two() && folio.first_page % folio.pages == 0);
-                    let pages = &mut owner[folio.first_page..folio.first_page + folio.pages];
+                    prop_assert!(folio.pages().is_power_of_two() && folio.first_page % folio.pages() == 0);
+                    let pages = &mut owner[folio.first_page..folio.first_page + folio.pages()];
                     prop_assert!(pages.iter().all(|&owned| !owned));
                     pages.fill(true);
                     held.push(folio);

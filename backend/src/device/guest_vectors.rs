@@ -13,7 +13,6 @@ use crate::guest::memory_table::GuestMemory;
 #[derive(Debug)]
 pub struct GuestVectors {
     vectors: Vec<libc::iovec>,
-    len: usize,
     /// Keeps the regions mapped that the vectors point into.
     _memory: Rc<GuestMemory>,
 }
@@ -29,6 +28,7 @@ impl SpareVectors {
     const LISTS_MAX: usize = 256;
 
     /// Takes a list back.
+    #[inline]
     pub fn put(&mut self, GuestVectors { mut vectors, .. }: GuestVectors) {
         if vectors.capacity() <= Self::LEN_MAX && self.0.len() < Self::LISTS_MAX {
             vectors.clear();
@@ -41,6 +41,7 @@ impl GuestVectors {
     /// The vectors of `len` bytes of `data` from byte `offset` on, in `memory`. `None` unless each
     /// is aligned to `alignment` bytes in address and length and they are few enough for one system
     /// call.
+    #[inline]
     pub fn of(
         memory: &Rc<GuestMemory>,
         data: &Segments,
@@ -51,14 +52,11 @@ impl GuestVectors {
     ) -> Option<Self> {
         let slices = data.slices(&**memory, offset, len).ok()?;
         let vectors = spare.0.pop().unwrap_or_default();
-        let mut guest = Self { vectors, len: 0, _memory: memory.clone() };
+        let mut guest = Self { vectors, _memory: memory.clone() };
         for slice in slices {
             let vector = slice.ok().and_then(|slice| aligned(&slice, alignment));
             match vector {
-                Some(vector) if guest.vectors.len() < libc::UIO_MAXIOV as usize => {
-                    guest.len += vector.iov_len;
-                    guest.vectors.push(vector);
-                }
+                Some(vector) if guest.vectors.len() < libc::UIO_MAXIOV as usize => guest.vectors.push(vector),
                 _ => {
                     spare.put(guest);
                     return None;
@@ -76,7 +74,7 @@ impl GuestVectors {
 
     /// The bytes of all vectors together.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.vectors.iter().map(|vector| vector.iov_len).sum()
     }
 }
 

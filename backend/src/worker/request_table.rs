@@ -27,6 +27,7 @@ pub(super) struct RequestTable {
 
 impl RequestTable {
     /// Takes in a request that was popped.
+    #[inline]
     pub(super) fn insert(&mut self, request: ActiveRequest) {
         self.arrived.push(self.active.insert(request));
     }

@@ -35,13 +35,14 @@ impl RingSide {
     }
 
     /// The next chain that the driver has made available, noted as in flight.
+    #[inline]
     pub(super) fn pop(&mut self, memory: &WorkerMemory) -> Result<Option<Chain<'_>>, RingError> {
         let Vring { ring, inflight, .. } = &mut self.vring;
-        let chain = ring.pop(&**memory)?;
-        if let (Some(chain), Some(inflight)) = (&chain, inflight) {
+        let popped = ring.pop(&**memory);
+        if let (Ok(Some(chain)), Some(inflight)) = (&popped, inflight) {
             inflight.popped(chain.head());
         }
-        Ok(chain)
+        popped
     }
 
     /// Whether a chain may be popped: a retired ring has none for us, whatever is there.
