@@ -72,8 +72,8 @@ pub struct Transfer {
     piece: Piece,
 }
 
-// A transfer moves several times on its way, at last in an `Event`, which is 8 bytes longer. To move
-// more than 128 bytes the compiler calls `memcpy`.
+// A transfer moves several times on its way, at last in an `Event`, which is 8 bytes longer. To
+// move more than 128 bytes the compiler calls `memcpy`.
 const _: () = assert!(size_of::<Transfer>() <= 120);
 
 impl Transfer {
