@@ -39,7 +39,7 @@ bench: bench-programs
 	$(BENCH) report
 
 bench-quick: bench-programs
-	$(BENCH) run --extent quick --milliseconds 150 --warm-up-milliseconds 20 --memory-seconds 2 --output target/bench/quick.json
+	$(BENCH) run --extent quick --milliseconds 150 --warm-up-milliseconds 20 --long-milliseconds 1000 --rests 3 --rest-milliseconds 500 --memory-seconds 2 --output target/bench/quick.json
 	$(BENCH) report target/bench/quick.json --page target/bench/performance.md
 
 bench-micro: prerequisites

@@ -11,7 +11,7 @@ use crate::results::Results;
 use crate::sample::Sample;
 use crate::storage::Storage;
 use crate::subject::Subject;
-use crate::workload::{Pattern, Start, Workload};
+use crate::workload::{Pattern, Workload};
 
 const SIZE: (u32, u32) = (1100, 800);
 const FONT: &str = "sans-serif";
@@ -77,15 +77,14 @@ const PANELS: [Panel<'_>; 4] = [
 ];
 
 fn is_small(workload: &Workload, pattern: Pattern) -> bool {
-    let Workload { block_size, queues, flush_every, start, .. } = *workload;
-    (workload.pattern, block_size, queues, flush_every, start) == (pattern, 4096, 1, 0, Start::Warm)
+    *workload == Workload::new(pattern, 4096, workload.depth)
 }
 
-/// Draws the results of each kind of disk into `directory`, and returns the names of the files.
+/// Draws the results of each kind of disk that has a line into `directory`, and returns the names
+/// of the files.
 pub(crate) fn draw(results: &Results, directory: &Path) -> Result<Vec<(Storage, String)>, BenchError> {
-    let cells = results.cells();
-    let measured =
-        Storage::ALL.into_iter().filter(|storage| cells.iter().any(|cell| cell.storage == *storage));
+    let has_line = |storage: &Storage| PANELS.iter().any(|panel| !lines(results, *storage, panel).is_empty());
+    let measured = Storage::ALL.into_iter().filter(has_line);
     let file = |storage: Storage| {
         let name = format!("{}.svg", storage.name());
         draw_storage(results, storage, &directory.join(&name))?;

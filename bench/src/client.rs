@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 
 use crate::content;
 use crate::error::BenchError;
+use crate::places::Places;
 use crate::workload::{Pattern, Workload};
 
 /// A back-end that has made its socket may not yet listen on it.
@@ -47,7 +48,10 @@ pub(crate) struct Client {
     _blkio: Blkio,
     memory: MemoryRegion,
     workload: Workload,
-    blocks: u64,
+    /// Bytes of the disk that requests are for.
+    disk: u64,
+    places: Places,
+    /// The direction of requests where there are both.
     random: fastrand::Rng,
     /// When the request of each slot was given. A slot is a buffer, and the place of a request in
     /// its queue.
@@ -57,6 +61,8 @@ pub(crate) struct Client {
     /// Writes since the last flush.
     unflushed: u32,
     in_flight: usize,
+    /// Bytes of all writes so far.
+    written: u64,
     /// More threads want to run than there are cores, so polling without success would keep one
     /// from its work.
     yields: bool,
@@ -89,12 +95,14 @@ impl Client {
             _blkio: blkio,
             memory,
             workload,
-            blocks,
+            disk: blocks * workload.block_size as u64,
+            places: Places::new(workload.distribution, blocks),
             random: fastrand::Rng::with_seed(1),
             begun: vec![Instant::now(); slots],
             flushing: vec![false; slots],
             unflushed: 0,
             in_flight: 0,
+            written: 0,
             yields: workload.queues + 1 > cores,
         })
     }
@@ -106,8 +114,7 @@ impl Client {
             (0..self.begun.len()).for_each(|slot| self.submit(slot, start));
             self.in_flight = self.begun.len();
         }
-        let (low, high, digits) = HISTOGRAM_BOUNDS;
-        let mut latencies = Histogram::new_with_bounds(low, high, digits).expect("valid bounds");
+        let mut latencies = no_latencies();
         let (mut now, mut last_completion, mut client_busy) = (start, start, Duration::ZERO);
         let mut submitted = vec![true; self.queues.len()];
         while now - start < time {
@@ -122,8 +129,7 @@ impl Client {
                     if self.follow_by_flush(slot) {
                         continue;
                     }
-                    let nanoseconds = (now - self.begun[slot]).as_nanos();
-                    latencies.saturating_record(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+                    latencies.saturating_record(nanoseconds(now - self.begun[slot]));
                     self.submit(slot, now);
                 }
                 let worked = !completions.is_empty();
@@ -143,13 +149,34 @@ impl Client {
         Ok(Counted { latencies, window: now - start, client_busy })
     }
 
+    /// Gives one request after each of `rests`, and waits for it.
+    pub(crate) fn drive_after_rests(&mut self, rests: u32, rest: Duration) -> Result<Counted, BenchError> {
+        let start = Instant::now();
+        let (mut latencies, mut client_busy) = (no_latencies(), Duration::ZERO);
+        for _ in 0..rests {
+            thread::sleep(rest);
+            let begun = Instant::now();
+            self.submit(0, begun);
+            self.in_flight += 1;
+            self.complete_all(|_, _| {})?;
+            let latency = begun.elapsed();
+            client_busy += latency;
+            latencies.saturating_record(nanoseconds(latency));
+        }
+        Ok(Counted { latencies, window: start.elapsed(), client_busy })
+    }
+
+    /// Bytes that were written since it connected.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Reads or writes `TOUCH_LEN` bytes in every `distance` of the disk, so that what the first
     /// request to a part of it costs is no part of the figures.
     pub(crate) fn touch(&mut self, distance: u64, is_read: bool) -> Result<(), BenchError> {
-        let disk = self.blocks * self.workload.block_size as u64;
         let len = TOUCH_LEN.min(self.workload.block_size);
         let distance = usize::try_from(distance).unwrap_or(usize::MAX).max(len);
-        let mut places = (0..disk).step_by(distance);
+        let mut places = (0..self.disk).step_by(distance);
         let mut touch = |client: &mut Self, slot| {
             if let Some(place) = places.next() {
                 client.give(slot, (place, len), is_read);
@@ -198,7 +225,7 @@ impl Client {
     }
 
     fn submit(&mut self, slot: usize, now: Instant) {
-        let offset = self.random.u64(..self.blocks) * self.workload.block_size as u64;
+        let offset = self.places.next() * self.workload.block_size as u64;
         let is_read = match self.workload.pattern {
             Pattern::Randread => true,
             Pattern::Randwrite => false,
@@ -229,6 +256,7 @@ impl Client {
         if is_read {
             queue.read(offset, buffer, len, slot, ReqFlags::empty());
         } else {
+            self.written += len as u64;
             queue.write(offset, buffer, len, slot, ReqFlags::empty());
         }
     }
@@ -244,6 +272,15 @@ impl Client {
         }
         Ok(())
     }
+}
+
+fn no_latencies() -> Histogram<u64> {
+    let (low, high, digits) = HISTOGRAM_BOUNDS;
+    Histogram::new_with_bounds(low, high, digits).expect("valid bounds")
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn connect(socket: &Path) -> Result<Blkio, BenchError> {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{env, io};
+use std::{env, fs, io};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::cell::Cell;
 use crate::error::BenchError;
 use crate::fio;
+use crate::lengths::Lengths;
 use crate::machine::Machine;
 use crate::matrix::{self, Extent, Filter};
 use crate::process::{Process, output_of};
@@ -23,6 +24,7 @@ use crate::sample::{LoadResult, Sample};
 use crate::storage::{Disk, Storage};
 use crate::subject::Subject;
 use crate::workload::{Pattern, Start, Workload};
+use crate::xfs::Xfs;
 
 /// The time a run may take beyond its window: start, connection, end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,16 +49,8 @@ pub(crate) struct RunArgs {
     /// Rounds; the results are medians over them
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: u32,
-    /// How long each run is measured
-    #[arg(long, default_value_t = 300, value_name = "N")]
-    milliseconds: u64,
-    /// How long each run is warmed up before
-    #[arg(long, default_value_t = 60, value_name = "N")]
-    warm_up_milliseconds: u64,
-    /// How long the load is under which the memory of bounce + PI 64b is watched; of others half a
-    /// minute at most
-    #[arg(long, default_value_t = 30, value_name = "N")]
-    memory_seconds: u64,
+    #[command(flatten)]
+    lengths: Lengths,
     /// Size of the images
     #[arg(long, default_value_t = 1024, value_name = "N")]
     image_mib: u64,
@@ -69,6 +63,9 @@ pub(crate) struct RunArgs {
     /// Directory on an ext4
     #[arg(long, default_value = "target/bench", value_name = "DIR")]
     ext4: PathBuf,
+    /// Directory on an XFS [default: a file system on a loop device, in the directory on an ext4]
+    #[arg(long, value_name = "DIR")]
+    xfs: Option<PathBuf>,
     /// The program to measure, built with the feature bench-null [default: beside this one]
     #[arg(long, value_name = "PATH")]
     stableblk: Option<PathBuf>,
@@ -76,12 +73,6 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "target/bench/performance.json", value_name = "PATH")]
     output: PathBuf,
 }
-
-/// The window on a large disk: a second, since that of a cold start is a second.
-const LARGE_WINDOW: Duration = Duration::from_secs(1);
-const LARGE_WARM_UP: Duration = Duration::from_millis(200);
-/// The time after which a load is steady: checkpoints have begun by then.
-const STEADY_AFTER: Duration = Duration::from_secs(3);
 
 /// The times of a load.
 #[derive(Debug, Clone, Copy)]
@@ -119,8 +110,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Results, BenchError> {
     let mut results = Results {
         machine,
         rounds: args.rounds,
-        warm_up_milliseconds: args.warm_up_milliseconds,
-        milliseconds: args.milliseconds,
+        lengths: args.lengths,
         image_bytes: args.image_mib << 20,
         skipped: bench.skipped(),
         runs: Vec::new(),
@@ -170,7 +160,7 @@ impl Bench<'_> {
     fn skipped(&self) -> Vec<(Storage, String)> {
         let wanted = Storage::ALL.into_iter().filter(|storage| self.args.filter.admits_storage(*storage));
         let refused = |storage| {
-            let reason = Disk::refusal(storage, self.directory(storage), self.size(storage))?;
+            let reason = self.refusal(storage)?;
             self.progress.suspend(|| eprintln!("{} is left out: {reason}", storage.name()));
             Some((storage, reason))
         };
@@ -182,26 +172,38 @@ impl Bench<'_> {
             Storage::Null => self.scratch.path(),
             Storage::Tmpfs => &self.args.tmpfs,
             Storage::Ext4 | Storage::Large => &self.args.ext4,
+            Storage::Xfs => self.args.xfs.as_deref().unwrap_or(&self.args.ext4),
         }
+    }
+
+    /// Why no disk can be on `storage`, if none can.
+    fn refusal(&self, storage: Storage) -> Option<String> {
+        let (directory, size) = (self.directory(storage), self.size(storage));
+        if storage != Storage::Xfs || self.args.xfs.is_some() {
+            return Disk::refusal(storage, directory, size);
+        }
+        let tried = || {
+            fs::create_dir_all(directory).map_err(BenchError::file("create", directory))?;
+            Xfs::mount(directory, 0)
+        };
+        let no_room = || Disk::refusal(Storage::Ext4, directory, Xfs::file_size(size));
+        tried().err().map(|error| error.to_string()).or_else(no_room)
+    }
+
+    /// A new disk, and the file system made for it where the machine has none.
+    fn make_disk(&self, storage: Storage) -> Result<(Option<Xfs>, Disk), BenchError> {
+        let (directory, size) = (self.directory(storage), self.size(storage));
+        let makes_file_system = storage == Storage::Xfs && self.args.xfs.is_none();
+        let xfs = makes_file_system.then(|| Xfs::mount(directory, size)).transpose()?;
+        let root = xfs.as_ref().map_or_else(|| directory.to_owned(), Xfs::root);
+        let disk = Disk::new(storage, &root, size, &self.stableblk)?;
+        Ok((xfs, disk))
     }
 
     fn size(&self, storage: Storage) -> u64 {
         match storage {
             Storage::Large => self.args.large_mib << 20,
             _ => self.args.image_mib << 20,
-        }
-    }
-
-    /// The window that is measured, and the time before it.
-    fn times(&self, cell: &Cell) -> (Duration, Duration) {
-        match (cell.storage, cell.workload.start) {
-            (Storage::Large, Start::Warm) => (LARGE_WINDOW, LARGE_WARM_UP),
-            (_, Start::Cold) => (LARGE_WINDOW, Duration::ZERO),
-            (_, Start::Steady) => (LARGE_WINDOW, STEADY_AFTER),
-            _ => (
-                Duration::from_millis(self.args.milliseconds),
-                Duration::from_millis(self.args.warm_up_milliseconds),
-            ),
         }
     }
 
@@ -212,7 +214,8 @@ impl Bench<'_> {
         results: &mut Results,
     ) -> Result<(), BenchError> {
         self.progress.set_message(format!("{}: writing the disk", storage.name()));
-        let disk = Disk::new(storage, self.directory(storage), self.size(storage), &self.stableblk)?;
+        // declared first, and so dropped last
+        let (_file_system, disk) = self.make_disk(storage)?;
         for (cell, subjects) in cells {
             for round in 0..self.args.rounds {
                 for subject in matrix::turns(subjects, round) {
@@ -241,7 +244,7 @@ impl Bench<'_> {
     }
 
     fn take_turn(&self, disk: &Disk, cell: Cell, subject: Subject, round: u32) -> Result<Sample, BenchError> {
-        let (window, warm_up) = self.times(&cell);
+        let (window, warm_up) = self.args.lengths.of(&cell);
         if cell.workload.start != Start::Warm {
             disk.cool()?;
         }
@@ -263,10 +266,10 @@ impl Bench<'_> {
             self.progress.set_message(format!("{cell}, {}: memory, and at rest", subject.title()));
             let idle = Duration::from_millis(IDLE_MILLISECONDS);
             let longest = if subject == Subject::PiCrc64 { u64::MAX } else { MEMORY_SECONDS_OF_OTHERS };
-            let seconds = self.args.memory_seconds.min(longest);
+            let seconds = self.args.lengths.memory_seconds.min(longest);
             let window = Duration::from_secs(seconds);
-            let warm_up = Duration::from_millis(self.args.warm_up_milliseconds);
-            let LoadResult { sample, memory_before, idle } =
+            let warm_up = Duration::from_millis(self.args.lengths.warm_up_milliseconds);
+            let LoadResult { sample, memory_before, idle, .. } =
                 self.load(disk, workload, subject, Times { warm_up, window, idle }, None)?;
             at_rest.extend(sample.memory.zip(idle).map(|(memory_after, idle)| {
                 let load_milliseconds = seconds * 1000;
@@ -293,24 +296,28 @@ impl Bench<'_> {
         let serve = subject.serve(disk, &socket, workload.queues, &self.stableblk);
         let mut back_end = Process::start(serve.expect("fio serves nothing"), scratch.path())?;
         back_end.wait_for(&socket, PATIENCE)?;
-        let mut client = Self::client(disk, workload, &socket, back_end.id(), times);
+        let mut client = self.client(disk, workload, &socket, back_end.id(), times);
         if let Some(round) = round {
             client.args(["--core", &round.to_string()]);
         }
         let printed = output_of(client, scratch.path(), times.sum() + PATIENCE)?;
-        back_end.terminate(STOP_TIME)?;
-        serde_json::from_str(&printed)
-            .map_err(|source| BenchError::Json { path: "the client's output".into(), source })
+        let written = back_end.terminate(STOP_TIME)?;
+        let result: LoadResult = serde_json::from_str(&printed)
+            .map_err(|source| BenchError::Json { path: "the client's output".into(), source })?;
+        Ok(result.with_written(written))
     }
 
     fn client(
+        &self,
         disk: &Disk,
         workload: Workload,
         socket: &Path,
         back_end: u32,
         Times { warm_up, window, idle }: Times,
     ) -> Command {
-        let Workload { pattern, block_size, depth, queues, flush_every, start } = workload;
+        let Workload { pattern, block_size, depth, queues, flush_every, start, distribution, length: _ } =
+            workload;
+        let lengths = self.args.lengths;
         let mut client = Command::new("/proc/self/exe");
         client.arg("load").arg("--socket-path").arg(socket).args(["--pid", &back_end.to_string()]);
         client.args(["--rw", pattern.name(), "--block-size", &block_size.to_string()]);
@@ -318,6 +325,11 @@ impl Bench<'_> {
         client.args(["--milliseconds", &window.as_millis().to_string()]);
         client.args(["--warm-up-milliseconds", &warm_up.as_millis().to_string()]);
         client.args(["--flush-every", &flush_every.to_string(), "--start", start.name()]);
+        client.args(["--distribution", distribution.name()]);
+        if start == Start::Rested {
+            client.args(["--rests", &lengths.rests.to_string()]);
+            client.args(["--rest-milliseconds", &lengths.rest_milliseconds.to_string()]);
+        }
         if start == Start::Warm {
             client.args(["--touch-kib", TOUCH_KIB]);
         }

@@ -11,7 +11,7 @@ use crate::client::{Client, Counted};
 use crate::error::BenchError;
 use crate::sample::{Idle, LoadResult, Sample};
 use crate::usage::{CpuTime, CpuUse, Memory, context_switches};
-use crate::workload::Workload;
+use crate::workload::{Start, Workload};
 
 /// Time for a back-end to find out that there is nothing more to do: the watchdog of stableblk
 /// looks three times more, every 2.5 s.
@@ -34,6 +34,12 @@ pub(crate) struct LoadArgs {
     /// How long to warm up before
     #[arg(long, value_name = "N", default_value_t = 100)]
     warm_up_milliseconds: u64,
+    /// With --start rested: requests, each after a rest
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    rests: u32,
+    /// How long such a rest is
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    rest_milliseconds: u64,
     /// Before anything else, read or write a block in every N KiB
     #[arg(long, value_name = "N")]
     touch_kib: Option<u64>,
@@ -59,15 +65,22 @@ pub(crate) fn run(args: &LoadArgs) -> Result<(), BenchError> {
             client.touch(kib << 10, *is_read)?;
         }
     }
-    client.drive(Duration::from_millis(args.warm_up_milliseconds))?;
+    if args.warm_up_milliseconds > 0 {
+        client.drive(Duration::from_millis(args.warm_up_milliseconds))?;
+    }
     let (memory_before, cpu) = (Memory::of(args.pid)?, CpuTime::of(args.pid)?);
-    let counted = client.drive(Duration::from_millis(args.milliseconds))?;
+    let counted = if args.workload.start == Start::Rested {
+        client.drive_after_rests(args.rests, Duration::from_millis(args.rest_milliseconds))?
+    } else {
+        client.drive(Duration::from_millis(args.milliseconds))?
+    };
     let used = CpuTime::of(args.pid)?.since(cpu);
     let memory = Memory::of(args.pid)?;
     client.drain(!args.null)?;
     let result = LoadResult {
         sample: Sample { memory: Some(memory), ..sample(&counted, args.workload.block_size, used) },
         memory_before,
+        written_bytes: client.written(),
         idle: watch_idle(args.pid, Duration::from_millis(args.idle_milliseconds))?,
     };
     println!("{}", serde_json::to_string(&result).expect("numbers and strings"));

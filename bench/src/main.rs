@@ -11,9 +11,11 @@ mod content;
 mod error;
 mod fio;
 mod harness;
+mod lengths;
 mod load;
 mod machine;
 mod matrix;
+mod places;
 mod process;
 mod report;
 mod results;
@@ -26,6 +28,7 @@ mod targets;
 mod testing;
 mod usage;
 mod workload;
+mod xfs;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -45,7 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(harness::RunArgs),
+    Run(Box<harness::RunArgs>),
     Load(load::LoadArgs),
     /// Write an image that `load` accepts
     Image {

@@ -5,14 +5,12 @@ use clap::{Args, ValueEnum};
 use crate::cell::Cell;
 use crate::storage::Storage;
 use crate::subject::Subject;
-use crate::workload::{Pattern, Start, Workload};
+use crate::workload::{Distribution, Length, Pattern, Start, Workload};
 
 use Pattern::{Randread, Randrw, Randwrite};
 
 const DEPTHS: [usize; 4] = [1, 4, 32, 128];
 const KIB_4: usize = 4 << 10;
-/// Cells of a large disk that the quick extent has.
-const QUICK_LARGE: usize = 3;
 /// Block sizes of large requests, and the depth that gives their throughput.
 const LARGE: [(usize, usize); 2] = [(64 << 10, 8), (1 << 20, 4)];
 
@@ -100,24 +98,31 @@ impl Extent {
                     .chain(multi)
                     .collect()
             }
-            Self::RealSize => Vec::new(),
+            Self::RealSize => vec![],
             Self::Quick => small(&[Randread, Randwrite], &[1, 32]).into_iter().chain(large(false)).collect(),
         }
     }
 
     fn has(self, subject: Subject, cell: &Cell) -> bool {
-        let large = cell.workload.block_size > KIB_4;
+        let workload = &cell.workload;
+        let large = workload.block_size > KIB_4;
         match (self, subject) {
-            (Self::Quick, Subject::PiT10) => false,
-            (Self::Quick, Subject::Bounce) if cell.storage != Storage::Large => false,
+            // one is enough for the bytes that are written: nothing is compared
+            _ if *workload == bytes_written() => subject == Subject::PiCrc64,
+            _ if cell.storage == Storage::Large => match subject {
+                Subject::PiCrc64 | Subject::Bounce => true,
+                Subject::PiCrc64Quarter => {
+                    workload.depth > 1 && workload.length == Length::Short && workload.start != Start::Cold
+                }
+                _ => false,
+            },
+            (Self::Quick, Subject::PiT10 | Subject::Bounce) => false,
             // nothing is asked of large requests against it
             (Self::Quick, Subject::Fio) => !large,
-            _ if cell.storage == Storage::Large => {
-                matches!(subject, Subject::PiCrc64 | Subject::PiCrc64Quarter | Subject::Bounce)
-            }
-            _ if cell.workload.flush_every > 0 => {
-                matches!(subject, Subject::PiCrc64 | Subject::ZeroCopy | Subject::Qemu)
-            }
+            _ if workload.flush_every > 0 => match workload.length {
+                Length::Short => matches!(subject, Subject::PiCrc64 | Subject::ZeroCopy | Subject::Qemu),
+                Length::Long => matches!(subject, Subject::PiCrc64 | Subject::Qemu),
+            },
             _ => true,
         }
     }
@@ -126,10 +131,12 @@ impl Extent {
     pub(crate) fn cells(self, storage: Storage, filter: &Filter) -> Vec<(Cell, Vec<Subject>)> {
         let mut workloads = match storage {
             Storage::Large => large_disk(),
+            Storage::Xfs => flushes().to_vec(),
             _ => self.workloads(),
         };
         if storage == Storage::Ext4 {
             workloads.extend(flushes());
+            workloads.extend([database(), bytes_written()]);
         }
         if (self, storage) == (Self::Quick, Storage::Null) {
             // growth with depth and queues is asked of the null device alone; large requests are
@@ -138,8 +145,9 @@ impl Extent {
             workloads.push(Workload::new(Randread, KIB_4, 128));
             workloads.push(Workload::new(Randread, KIB_4, 32).with_queues(2));
         }
-        if self == Self::Quick && storage == Storage::Large {
-            workloads.truncate(QUICK_LARGE);
+        if self == Self::Quick {
+            // in a short time neither has a meaning
+            workloads.retain(|workload| ![mix(), bytes_written()].contains(workload));
         }
         workloads.retain(|workload| filter.admits_workload(workload));
         let with_subjects = |workload| {
@@ -162,14 +170,31 @@ fn large_disk() -> Vec<Workload> {
         on(Randread, 1, Start::Warm),
         on(Randwrite, 32, Start::Cold),
         on(Randwrite, 32, Start::Steady),
-        on(Randrw, 32, Start::Steady),
+        on(Randwrite, 1, Start::Rested),
+        mix(),
+        bytes_written(),
     ]
 }
 
-/// Writes that are made durable one by one, and as databases do.
-fn flushes() -> Vec<Workload> {
-    let each = [1, 8, 32].map(|depth| Workload::new(Randwrite, KIB_4, depth).with_flushes(1));
-    each.into_iter().chain([Workload::new(Randwrite, 2 * KIB_4, 8).with_flushes(16)]).collect()
+/// Mostly reads, and few blocks often, as programs use a disk.
+pub(crate) fn mix() -> Workload {
+    let mix = Workload::new(Randrw, KIB_4, 32).with_distribution(Distribution::Zipf);
+    mix.starting(Start::Cold).long()
+}
+
+/// Random writes during which several checkpoints run.
+pub(crate) fn bytes_written() -> Workload {
+    Workload::new(Randwrite, KIB_4, 32).starting(Start::Cold).long()
+}
+
+/// Writes that are made durable one by one.
+pub(crate) fn flushes() -> [Workload; 3] {
+    [1, 8, 32].map(|depth| Workload::new(Randwrite, KIB_4, depth).with_flushes(1))
+}
+
+/// Writes with flushes as a database has them.
+pub(crate) fn database() -> Workload {
+    Workload::new(Randwrite, 2 * KIB_4, 8).with_flushes(16).long()
 }
 
 /// The subjects in the order of `round`: the first one changes from round to round.
@@ -216,6 +241,31 @@ mod tests {
                 cells.sort();
                 cells.dedup();
                 assert_eq!(cells.len(), all);
+            }
+        }
+    }
+
+    #[test]
+    fn full_and_quick_have_what_issue_16_names() {
+        for extent in [Extent::Full, Extent::Quick, Extent::RealSize] {
+            let with = |storage, workload| {
+                let mut cells = extent.cells(storage, &everything()).into_iter();
+                cells.find(|(cell, _)| cell.workload == workload).map(|(_, subjects)| subjects)
+            };
+            let bounce_pair = vec![Subject::PiCrc64, Subject::Bounce];
+            let rested = Workload::new(Randwrite, KIB_4, 1).starting(Start::Rested);
+            assert_eq!(with(Storage::Large, rested), Some(bounce_pair.clone()));
+            assert_eq!(with(Storage::Ext4, database()), Some(vec![Subject::PiCrc64, Subject::Qemu]));
+            for storage in [Storage::Ext4, Storage::Xfs] {
+                for workload in flushes() {
+                    assert!(with(storage, workload).unwrap().contains(&Subject::Qemu));
+                }
+            }
+            let is_quick = extent == Extent::Quick;
+            assert_eq!(with(Storage::Large, mix()), (!is_quick).then_some(bounce_pair));
+            for storage in [Storage::Ext4, Storage::Large] {
+                let alone = (!is_quick).then_some(vec![Subject::PiCrc64]);
+                assert_eq!(with(storage, bytes_written()), alone);
             }
         }
     }

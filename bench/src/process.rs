@@ -6,9 +6,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::error::BenchError;
+use crate::usage::written_bytes;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -61,11 +62,24 @@ impl Process {
         }
     }
 
-    /// Ends it as an operator does, and waits.
-    pub(crate) fn terminate(self, limit: Duration) -> Result<(), BenchError> {
+    /// Ends it as an operator does, and waits. Returns the bytes that it has written to disks, if
+    /// the kernel counts them.
+    pub(crate) fn terminate(mut self, limit: Duration) -> Result<Option<u64>, BenchError> {
         // it may have ended by itself: then its status says so
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        self.finish(limit).map(drop)
+        self.wait_for_end(limit)?;
+        let written = written_bytes(self.id()).ok();
+        self.finish(limit).map(|_| written)
+    }
+
+    /// Waits until it has ended. The kernel keeps its counters until [`Process::finish`].
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Result<(), BenchError> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let ended = self.wait_until(limit, |process| {
+            let status = waitid(WaitId::Pid(Pid::from_child(&process.child)), options);
+            status.map(|status| status.is_some()).map_err(|error| process.failure(&error.to_string()))
+        })?;
+        if ended { Ok(()) } else { Err(self.timed_out(limit)) }
     }
 
     fn has_ended(&mut self) -> Result<Option<ExitStatus>, BenchError> {

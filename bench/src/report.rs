@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -15,6 +16,7 @@ use crate::statistics::Spread;
 use crate::storage::Storage;
 use crate::subject::Subject;
 use crate::targets::{self, Asked, Target, mib};
+use crate::workload::Length;
 
 /// The text of the page. `<!-- name -->` marks the places of figures.
 const TEMPLATE: &str = include_str!("performance.md");
@@ -61,10 +63,11 @@ fn page(results: &Results, charts: &[(Storage, String)]) -> String {
 const QUIET_LOAD: f32 = 0.5;
 
 fn machine(results: &Results) -> String {
-    let machine = &results.machine;
+    let Results { machine, lengths, .. } = results;
+    let seconds = |milliseconds: u64| Duration::from_millis(milliseconds).as_secs_f64();
     let mut text = format!(
-        "{}. {}, {} cores, {} MiB, Linux {}; load {:.2} when it began. {} rounds of {} ms after {} ms of warm-up, images \
-         of {} MiB. {}.\n",
+        "{}. {}, {} cores, {} MiB, Linux {}; load {:.2} when it began. {} rounds of {} ms after {} ms of warm-up, long \
+         ones of {} s, {} rests of {} s, images of {} MiB. {}.\n",
         machine.date,
         machine.processor,
         machine.cores,
@@ -72,8 +75,11 @@ fn machine(results: &Results) -> String {
         machine.kernel,
         machine.load_before,
         results.rounds,
-        results.milliseconds,
-        results.warm_up_milliseconds,
+        lengths.milliseconds,
+        lengths.warm_up_milliseconds,
+        seconds(lengths.long_milliseconds),
+        lengths.rests,
+        seconds(lengths.rest_milliseconds),
         results.image_bytes >> 20,
         machine.versions.join("; "),
     );
@@ -112,13 +118,26 @@ fn targets_table(results: &Results) -> String {
 
 fn storages(results: &Results, charts: &[(Storage, String)]) -> String {
     let mut text = String::new();
-    for (storage, chart) in charts {
+    for storage in Storage::ALL.into_iter().filter(|storage| cells(results, *storage).next().is_some()) {
         let name = storage.name();
-        let _ = writeln!(text, "### {name}\n\n![{name}]({chart})\n\n{}", throughput(results, *storage));
-        let _ = writeln!(text, "{}", latency(results, *storage));
-        let _ = writeln!(text, "{}", cpu(results, *storage));
+        let _ = writeln!(text, "### {name}\n");
+        if let Some((_, chart)) = charts.iter().find(|(of, _)| *of == storage) {
+            let _ = writeln!(text, "![{name}]({chart})\n");
+        }
+        for table in [throughput, latency, cpu, written] {
+            let _ = writeln!(text, "{}", table(results, storage));
+        }
     }
     text
+}
+
+/// The cells during which several checkpoints run; in a short one the end of a back-end decides.
+fn written(results: &Results, storage: Storage) -> String {
+    let what = "bytes written by bytes of the guest";
+    let cells = cells(results, storage).filter(|cell| cell.workload.length == Length::Long);
+    medians(results, storage, what, cells, |cell, subject| {
+        Some(rounded(results.spread(cell, subject, Sample::written)?.median))
+    })
 }
 
 /// Ratios to QEMU, on a large disk to the bounce alone, whose own figure stands beside.
@@ -140,7 +159,8 @@ fn throughput(results: &Results, storage: Storage) -> String {
 }
 
 fn latency(results: &Results, storage: Storage) -> String {
-    medians(results, storage, "p50 / p99 / p99.9 in us", |cell, subject| {
+    let what = "p50 / p99 / p99.9 in us";
+    medians(results, storage, what, cells(results, storage), |cell, subject| {
         let figures: [fn(&Sample) -> f64; 3] = [|it| it.p50_us, |it| it.p99_us, |it| it.p999_us];
         let medians =
             figures.map(|figure| results.spread(cell, subject, figure).map(|it| rounded(it.median)));
@@ -152,7 +172,8 @@ fn latency(results: &Results, storage: Storage) -> String {
 /// The kernel divides time into user and system by its clock's ticks, too coarsely for one run:
 /// their shares are those of all rounds.
 fn cpu(results: &Results, storage: Storage) -> String {
-    medians(results, storage, "CPU a request in us", |cell, subject| {
+    let what = "CPU a request in us";
+    medians(results, storage, what, cells(results, storage), |cell, subject| {
         let total = results.spread(cell, subject, Sample::cpu_us)?.median;
         let sum =
             |figure| results.figures(cell, subject, figure).iter().map(|(_, figure)| figure).sum::<f64>();
@@ -161,17 +182,22 @@ fn cpu(results: &Results, storage: Storage) -> String {
     })
 }
 
-/// A table of absolute figures, cells by subjects.
+/// A table of absolute figures, cells by subjects; empty without cells.
 fn medians(
     results: &Results,
     storage: Storage,
     what: &str,
+    cells: impl Iterator<Item = Cell>,
     entry: impl Fn(Cell, Subject) -> Option<String>,
 ) -> String {
     let subjects = measured_on(results, storage);
     let head: Vec<_> = std::iter::once(what).chain(subjects.iter().map(|subject| subject.title())).collect();
     let mut table = Table::new(&head);
-    for cell in cells(results, storage) {
+    let mut cells = cells.peekable();
+    if cells.peek().is_none() {
+        return String::new();
+    }
+    for cell in cells {
         let entries = subjects.iter().map(|subject| entry(cell, *subject).unwrap_or_default());
         table.row(std::iter::once(cell.workload.to_string()).chain(entries));
     }
@@ -278,6 +304,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matrix;
     use crate::testing::results;
     use crate::workload::{Pattern, Workload};
 
@@ -314,6 +341,21 @@ mod tests {
         let table = throughput(&made_up(), Storage::Null);
         let row = table.lines().last().unwrap();
         assert_eq!(row, "| 4 KiB randread QD32 | 100 | 1.50 (1.00 to 3.00) |");
+    }
+
+    #[test]
+    fn bytes_written_are_shown_of_long_runs() {
+        assert_eq!(written(&made_up(), Storage::Null), "");
+        let cell = Cell { storage: Storage::Ext4, workload: matrix::bytes_written() };
+        let table = written(&results(&[(cell, Subject::PiCrc64, [1.0; 3])]), Storage::Ext4);
+        assert_eq!(table.lines().last(), Some("| 4 KiB randwrite QD32, cold, long | 1.25 |"));
+    }
+
+    #[test]
+    fn a_disk_without_a_chart_has_tables() {
+        let cell = Cell { storage: Storage::Xfs, workload: matrix::flushes()[0] };
+        let text = storages(&results(&[(cell, Subject::Qemu, [1.0; 3])]), &[]);
+        assert!(text.contains("### xfs\n\n| IOPS by those of QEMU |"), "{text}");
     }
 
     #[test]

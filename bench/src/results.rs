@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::Cell;
 use crate::error::BenchError;
+use crate::lengths::Lengths;
 use crate::machine::Machine;
 use crate::sample::{Idle, Sample};
 use crate::statistics::Spread;
@@ -20,8 +21,8 @@ use crate::usage::Memory;
 pub(crate) struct Results {
     pub(crate) machine: Machine,
     pub(crate) rounds: u32,
-    pub(crate) warm_up_milliseconds: u64,
-    pub(crate) milliseconds: u64,
+    #[serde(flatten)]
+    pub(crate) lengths: Lengths,
     pub(crate) image_bytes: u64,
     /// Disks that were left out, and why.
     pub(crate) skipped: Vec<(Storage, String)>,

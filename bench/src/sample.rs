@@ -22,6 +22,9 @@ pub(crate) struct Sample {
     pub(crate) memory: Option<Memory>,
     /// Share of the window in which the client had work: near 1, the figures are the client's.
     pub(crate) client_busy: Option<f64>,
+    /// Bytes that the back-end wrote from its start to its end, for each byte that its guest wrote.
+    #[serde(default)]
+    pub(crate) written_by_guest_byte: Option<f64>,
 }
 
 impl Sample {
@@ -40,7 +43,13 @@ impl Sample {
             system_us: per_request(used.system),
             memory: None,
             client_busy: None,
+            written_by_guest_byte: None,
         }
+    }
+
+    /// Bytes written by bytes of the guest; no number where they were not counted.
+    pub(crate) fn written(&self) -> f64 {
+        self.written_by_guest_byte.unwrap_or(f64::NAN)
     }
 
     /// The back-end's CPU time a request, in microseconds.
@@ -72,7 +81,19 @@ pub(crate) struct LoadResult {
     pub(crate) sample: Sample,
     /// After the warm-up.
     pub(crate) memory_before: Memory,
+    /// By the guest, from the beginning.
+    pub(crate) written_bytes: u64,
     pub(crate) idle: Option<Idle>,
+}
+
+impl LoadResult {
+    /// Of a back-end that had written `bytes` to disks when it ended.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
+    pub(crate) fn with_written(self, bytes: Option<u64>) -> Self {
+        let guest = Some(self.written_bytes).filter(|bytes| *bytes > 0);
+        let written_by_guest_byte = bytes.zip(guest).map(|(bytes, guest)| bytes as f64 / guest as f64);
+        Self { sample: Sample { written_by_guest_byte, ..self.sample }, ..self }
+    }
 }
 
 #[cfg(test)]
@@ -86,6 +107,19 @@ mod tests {
         assert!((sample.iops - 2e6).abs() < 1e-3);
         assert!((sample.mib_per_s - 7812.5).abs() < 1e-3);
         assert!((sample.cpu_us() - 0.4).abs() < 1e-9 && (sample.user_us - 0.3).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bytes_written_are_those_of_the_whole_run() {
+        let result = |written_bytes| LoadResult {
+            sample: Sample::of_requests(1, 4096, Duration::from_secs(1), CpuUse { user: 0.0, system: 0.0 }),
+            memory_before: Memory { own_kib: 0, shared_kib: 0 },
+            written_bytes,
+            idle: None,
+        };
+        let of = |guest, back_end| result(guest).with_written(back_end).sample.written_by_guest_byte;
+        assert_eq!(of(4096, Some(5120)), Some(1.25));
+        assert_eq!((of(0, Some(4096)), of(4096, None)), (None, None));
     }
 
     #[test]

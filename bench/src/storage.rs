@@ -21,6 +21,7 @@ const PROTECT_TIME: Duration = Duration::from_secs(600);
 /// `f_type` of statfs(2).
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 const EXT4_MAGIC: FsWord = 0xEF53;
+const XFS_MAGIC: FsWord = 0x5846_5342;
 
 /// The storage behind a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
@@ -32,18 +33,21 @@ pub(crate) enum Storage {
     Tmpfs,
     /// A file on a disk
     Ext4,
+    /// A file on another file system
+    Xfs,
     /// A large file on a disk, as large as disks are
     Large,
 }
 
 impl Storage {
-    pub(crate) const ALL: [Self; 4] = [Self::Null, Self::Tmpfs, Self::Ext4, Self::Large];
+    pub(crate) const ALL: [Self; 5] = [Self::Null, Self::Tmpfs, Self::Ext4, Self::Xfs, Self::Large];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Tmpfs => "tmpfs",
             Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
             Self::Large => "large",
         }
     }
@@ -53,6 +57,7 @@ impl Storage {
             Self::Null => None,
             Self::Tmpfs => Some(TMPFS_MAGIC),
             Self::Ext4 | Self::Large => Some(EXT4_MAGIC),
+            Self::Xfs => Some(XFS_MAGIC),
         }
     }
 }
@@ -150,7 +155,9 @@ impl Disk {
     fn write_image(&self) -> Result<(), BenchError> {
         let path = self.image();
         match self.storage {
-            Storage::Tmpfs | Storage::Ext4 | Storage::Large => content::create(&path, self.size),
+            Storage::Tmpfs | Storage::Ext4 | Storage::Xfs | Storage::Large => {
+                content::create(&path, self.size)
+            }
             Storage::Null => File::create(&path)
                 .and_then(|file| file.set_len(self.size))
                 .map_err(BenchError::file("create", &path)),

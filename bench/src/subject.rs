@@ -119,7 +119,7 @@ impl Subject {
 fn qemu_storage_daemon(disk: &Disk, socket: &Path, queues: usize, io_thread: bool) -> Command {
     let blockdev = match disk.storage {
         Storage::Null => format!("driver=null-co,node-name=disk,read-zeroes=on,size={}", disk.size),
-        Storage::Tmpfs | Storage::Ext4 | Storage::Large => format!(
+        Storage::Tmpfs | Storage::Ext4 | Storage::Xfs | Storage::Large => format!(
             "driver=file,node-name=disk,filename={},aio=io_uring,cache.direct=on",
             disk.image().display()
         ),

@@ -3,12 +3,22 @@
 use std::time::Duration;
 
 use crate::cell::Cell;
+use crate::lengths::Lengths;
 use crate::machine::Machine;
 use crate::results::{AtRest, Outcome, Results, Run};
 use crate::sample::{Idle, Sample};
 use crate::storage::Storage;
 use crate::subject::Subject;
 use crate::usage::{CpuUse, Memory};
+
+pub(crate) const LENGTHS: Lengths = Lengths {
+    milliseconds: 100,
+    warm_up_milliseconds: 10,
+    long_milliseconds: 2000,
+    rests: 3,
+    rest_milliseconds: 500,
+    memory_seconds: 5,
+};
 
 /// Three rounds of thousands of requests a second.
 pub(crate) fn results(turns: &[(Cell, Subject, [f64; 3])]) -> Results {
@@ -29,8 +39,7 @@ pub(crate) fn results(turns: &[(Cell, Subject, [f64; 3])]) -> Results {
             versions: vec!["stableblk 0.1.0".to_owned()],
         },
         rounds: 3,
-        warm_up_milliseconds: 10,
-        milliseconds: 100,
+        lengths: LENGTHS,
         image_bytes: 1 << 30,
         skipped: vec![(Storage::Ext4, "there is none".to_owned())],
         runs: turns
@@ -46,7 +55,14 @@ fn sample(kiops: f64) -> Sample {
     let used = CpuUse { user: 0.25, system: 0.25 };
     let requests = (kiops * 1000.0).round() as u64;
     let percentiles = Sample::of_requests(requests, 4096, Duration::from_secs(1), used);
-    Sample { p50_us: 10.0, p99_us: 20.0, p999_us: 30.0, client_busy: Some(0.5), ..percentiles }
+    Sample {
+        p50_us: 10.0,
+        p99_us: 20.0,
+        p999_us: 30.0,
+        client_busy: Some(0.5),
+        written_by_guest_byte: Some(1.25),
+        ..percentiles
+    }
 }
 
 fn at_rest(cell: Cell, subject: Subject) -> AtRest {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 use procfs::ProcError;
-use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
@@ -31,7 +30,7 @@ impl CpuTime {
         let pid = i32::try_from(pid).map_err(|_| BenchError::NoSuchProcess(pid))?;
         let clock = clock_getcpuclockid(Pid::from_raw(pid)).map_err(BenchError::CpuClock)?;
         let total = clock.now().map_err(BenchError::CpuClock)?.into();
-        let stat = Process::new(pid).and_then(|process| process.stat())?;
+        let stat = procfs::process::Process::new(pid).and_then(|process| process.stat())?;
         Ok(Self { total, user_ticks: stat.utime, system_ticks: stat.stime })
     }
 
@@ -80,14 +79,43 @@ pub(crate) fn context_switches(pid: u32) -> Result<u64, BenchError> {
     Ok(switches)
 }
 
-fn process(pid: u32) -> Result<Process, BenchError> {
+/// Bytes that the process caused to be written to disks, threads that have ended included. Data
+/// that is written past the page cache counts when it is written, a page of the cache when it
+/// becomes dirty. The journal of a file system, which the kernel writes, does not count. Also for a
+/// process that has ended and was not waited for.
+pub(crate) fn written_bytes(pid: u32) -> Result<u64, BenchError> {
+    Ok(process(pid)?.io()?.write_bytes)
+}
+
+fn process(pid: u32) -> Result<procfs::process::Process, BenchError> {
     let number = i32::try_from(pid).map_err(|_| BenchError::NoSuchProcess(pid))?;
-    Ok(Process::new(number)?)
+    Ok(procfs::process::Process::new(number)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::process::Process;
+
+    #[test]
+    fn pages_that_become_dirty_and_direct_writes_are_counted() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let written = |direct: &str| {
+            let file = directory.path().join("file");
+            let mut dd = Command::new("dd");
+            dd.args(["if=/dev/zero", "bs=4096", "count=64", direct]).arg(format!("of={}", file.display()));
+            let mut process = Process::start(dd, directory.path()).unwrap();
+            process.wait_for_end(Duration::from_secs(20)).unwrap();
+            written_bytes(process.id()).unwrap()
+        };
+        // the directory, and the log of the program, have a few pages too
+        for direct in ["oflag=direct", "conv=fsync"] {
+            let bytes = written(direct);
+            assert!((64 * 4096..96 * 4096).contains(&bytes), "{direct}: {bytes}");
+        }
+    }
 
     fn cpu_time(millis: u64, user_ticks: u64, system_ticks: u64) -> CpuTime {
         CpuTime { total: Duration::from_millis(millis), user_ticks, system_ticks }

@@ -53,6 +53,8 @@ pub(crate) enum Start {
     Cold,
     /// As cold, but measured from the fourth second on
     Steady,
+    /// As cold, and each request follows a rest
+    Rested,
 }
 
 impl Start {
@@ -61,8 +63,41 @@ impl Start {
             Self::Warm => "warm",
             Self::Cold => "cold",
             Self::Steady => "steady",
+            Self::Rested => "rested",
         }
     }
+}
+
+/// How the requests are spread over the disk.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Distribution {
+    /// All blocks alike
+    #[default]
+    Uniform,
+    /// By Zipf's law with the exponent 1.1: few blocks often
+    Zipf,
+}
+
+impl Distribution {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Zipf => "zipf",
+        }
+    }
+}
+
+/// How long a load is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Length {
+    #[default]
+    Short,
+    /// As long as rare latencies and several checkpoints need.
+    Long,
 }
 
 /// A load: requests of one size, a fixed number in flight in each queue.
@@ -88,11 +123,35 @@ pub(crate) struct Workload {
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub(crate) start: Start,
+    /// How the requests are spread over the disk
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    pub(crate) distribution: Distribution,
+    #[arg(skip)]
+    #[serde(default)]
+    pub(crate) length: Length,
 }
 
 impl Workload {
     pub(crate) fn new(pattern: Pattern, block_size: usize, depth: usize) -> Self {
-        Self { block_size, queues: 1, pattern, depth, flush_every: 0, start: Start::Warm }
+        Self {
+            block_size,
+            queues: 1,
+            pattern,
+            depth,
+            flush_every: 0,
+            start: Start::Warm,
+            distribution: Distribution::Uniform,
+            length: Length::Short,
+        }
+    }
+
+    pub(crate) fn with_distribution(self, distribution: Distribution) -> Self {
+        Self { distribution, ..self }
+    }
+
+    pub(crate) fn long(self) -> Self {
+        Self { length: Length::Long, ..self }
     }
 
     pub(crate) fn starting(self, start: Start) -> Self {
@@ -110,7 +169,7 @@ impl Workload {
 
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { block_size, queues, pattern, depth, flush_every, start } = self;
+        let Self { block_size, queues, pattern, depth, flush_every, start, distribution, length } = self;
         match block_size {
             size if size.is_multiple_of(1 << 20) => write!(f, "{} MiB ", size >> 20)?,
             size => write!(f, "{} KiB ", size >> 10)?,
@@ -124,6 +183,12 @@ impl fmt::Display for Workload {
             1 => f.write_str(", a flush after each")?,
             n => write!(f, ", a flush after each {n}")?,
         }
-        if *start == Start::Warm { Ok(()) } else { write!(f, ", {}", start.name()) }
+        if *distribution != Distribution::Uniform {
+            write!(f, ", {}", distribution.name())?;
+        }
+        if *start != Start::Warm {
+            write!(f, ", {}", start.name())?;
+        }
+        if *length == Length::Long { f.write_str(", long") } else { Ok(()) }
     }
 }
