@@ -58,6 +58,7 @@ mod two_moments;
 mod unprotected;
 mod unreadable_sidecar;
 mod unstable_guest;
+mod verify_after_crash;
 mod watchdog;
 mod write_read;
 mod zeroing;

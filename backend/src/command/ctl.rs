@@ -15,7 +15,8 @@ use thiserror::Error;
 
 use super::{parse_size, print};
 use crate::control::protocol::{
-    ControlReply, ControlRequest, DiskStatus, Latency, QueueStatus, RequestKinds, ResizeResult,
+    ControlReply, ControlRequest, CrashDoubtStatus, DiskStatus, Latency, ProgramStatus, QueueStatus,
+    RequestKinds, ResizeResult,
 };
 
 /// Ask a running disk by its control socket, which `--control` names
@@ -169,7 +170,8 @@ impl Display for ResizeResult {
 
 impl Display for DiskStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uptime = HumanDuration(std::time::Duration::from_secs(self.uptime_s));
+        let ProgramStatus { version, pid, uptime_s } = &self.program;
+        let uptime = HumanDuration(std::time::Duration::from_secs(*uptime_s));
         let integrity = self.integrity.as_deref().unwrap_or("none");
         let access = if self.read_only { "read-only" } else { "read and write" };
         writeln!(
@@ -181,9 +183,12 @@ impl Display for DiskStatus {
             self.block_size
         )?;
         writeln!(f, "integrity {integrity}, bouncing {} requests, logging {}", self.bounce, self.log)?;
-        writeln!(f, "stableblk {}, process {}, serving for {uptime}", self.version, self.pid)?;
+        writeln!(f, "stableblk {version}, process {pid}, serving for {uptime}")?;
         if self.flushes_fail {
             writeln!(f, "a flush has failed: flushes fail until a restart")?;
+        }
+        if let Some(doubt) = &self.crash_doubt {
+            doubt.fmt(f)?;
         }
         match &self.frontend {
             None => writeln!(f, "no front-end is connected")?,
@@ -198,6 +203,19 @@ impl Display for DiskStatus {
             }
         }
         self.queues.iter().try_for_each(|queue| queue.fmt(f))
+    }
+}
+
+impl Display for CrashDoubtStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { marked_bytes, limit_bytes, unverified_bytes, left_by_crash_bytes } = *self;
+        let (marked, limit) = (BinaryBytes(marked_bytes), BinaryBytes(limit_bytes));
+        writeln!(f, "a crash now would leave {marked} to be verified (limit {limit})")?;
+        if unverified_bytes > 0 {
+            let (left, all) = (BinaryBytes(unverified_bytes), BinaryBytes(left_by_crash_bytes));
+            writeln!(f, "verifying after a crash: {left} of {all} left")?;
+        }
+        Ok(())
     }
 }
 

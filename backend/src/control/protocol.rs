@@ -65,12 +65,9 @@ pub struct ResizeResult {
 /// The status of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// The version of the program.
-    pub version: String,
-    /// The process ID of the program.
-    pub pid: u32,
-    /// The seconds since serving began.
-    pub uptime_s: u64,
+    /// The program that serves the disk. Its fields are fields of the status.
+    #[serde(flatten)]
+    pub program: ProgramStatus,
     /// The path of the image, as it was given.
     pub image: String,
     /// The size of the disk in bytes, as the guest sees it.
@@ -86,6 +83,9 @@ pub struct DiskStatus {
     /// Whether a flush has failed, after which all flushes fail until a restart. Also true before
     /// the first flush, if that is to fail because durability was lost before the restart.
     pub flushes_fail: bool,
+    /// The part of the image that a crash leaves in doubt; null without a sidecar, or while the
+    /// disk is being handed over.
+    pub crash_doubt: Option<CrashDoubtStatus>,
     /// The filter of the log.
     pub log: String,
     /// The front-end; null while none is connected.
@@ -94,6 +94,30 @@ pub struct DiskStatus {
     pub num_queues: usize,
     /// The queues that run now, or have served requests.
     pub queues: Vec<QueueStatus>,
+}
+
+/// The program that serves a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// The version of the program.
+    pub version: String,
+    /// The process ID of the program.
+    pub pid: u32,
+    /// The seconds since serving began.
+    pub uptime_s: u64,
+}
+
+/// The part of the image that a crash leaves in doubt, so that it must be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashDoubtStatus {
+    /// The bytes that a crash now would leave in doubt.
+    pub marked_bytes: u64,
+    /// The bytes that may stay in doubt where nothing is written any more: `--doubt-limit`.
+    pub limit_bytes: u64,
+    /// The bytes that are not verified yet since the last crash.
+    pub unverified_bytes: u64,
+    /// The bytes that the last crash has left in doubt.
+    pub left_by_crash_bytes: u64,
 }
 
 /// The front-end that is connected.

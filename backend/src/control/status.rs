@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use virtio::Features;
 
-use super::protocol::{DiskStatus, FrontendStatus, Latency, QueueErrors, QueueStatus, RequestKinds};
+use super::protocol::{
+    CrashDoubtStatus, DiskStatus, FrontendStatus, Latency, ProgramStatus, QueueErrors, QueueStatus,
+    RequestKinds,
+};
 use crate::device::BlockDevice;
 use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
 use crate::worker::disk::{Bounce, Disk};
@@ -38,9 +41,11 @@ pub(super) fn status<B: BlockDevice>(
         is_used.then(|| queue_status(queue, metrics))
     };
     DiskStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        uptime_s: served.since.elapsed().as_secs(),
+        program: ProgramStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: served.since.elapsed().as_secs(),
+        },
         image: served.image.clone(),
         bytes: info.capacity.get(),
         block_size: disk.limits.block_size,
@@ -52,6 +57,12 @@ pub(super) fn status<B: BlockDevice>(
         }
         .to_owned(),
         flushes_fail: disk.metrics.iter().any(|metrics| metrics.flushes_fail.get() > 0),
+        crash_doubt: disk.device.crash_doubt().map(|doubt| CrashDoubtStatus {
+            marked_bytes: doubt.marked,
+            limit_bytes: doubt.limit,
+            unverified_bytes: doubt.unverified,
+            left_by_crash_bytes: doubt.left_by_crash,
+        }),
         log,
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,

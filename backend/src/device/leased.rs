@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{BlockDevice, DeviceInfo, EventSources};
+use super::{BlockDevice, DeviceInfo, DoubtfulBytes, EventSources};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::storage::durability::Durability;
@@ -124,6 +124,12 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
 
     fn durability(&self) -> Durability {
         self.lease().as_ref().map_or_else(|| self.info.durability.clone(), |device| device.durability())
+    }
+
+    fn crash_doubt(&self) -> Option<DoubtfulBytes> {
+        // the device may be in the course of being opened or handed over, which takes its time
+        let held = self.held.try_lock().ok()?;
+        held.as_ref().and_then(|device| device.crash_doubt())
     }
 
     fn is_held(&self) -> bool {

@@ -6,6 +6,7 @@
 
 mod block_integrity;
 pub mod bounce;
+mod crash_doubt;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 pub mod growth_error;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
+pub use crash_doubt::{CrashDoubt, DoubtfulBytes};
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use leased::Leased;
 pub use nvme::{
@@ -49,7 +51,7 @@ pub use pi_attribute::NoAttribute;
 pub use pi_failure::{PiFailure, PiStatus};
 pub use plain::PlainDevice;
 pub use protection::{Protection, TupleRule};
-pub use sidecar::SidecarDevice;
+pub use sidecar::{SidecarDevice, SidecarOptions};
 pub use stable_pages::StablePages;
 pub use uring::probe as probe_io_uring;
 pub use zeroing::Zeroing;
@@ -155,6 +157,12 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Whether data written to the storage that is open now can still be made durable.
     fn durability(&self) -> Durability {
         self.info().durability.clone()
+    }
+
+    /// The part of the disk that a crash leaves in doubt; `None` where it leaves none, or where
+    /// that is not known now. Does not block.
+    fn crash_doubt(&self) -> Option<DoubtfulBytes> {
+        None
     }
 
     /// Whether the storage is held now, so that opening a queue does not take it over from another

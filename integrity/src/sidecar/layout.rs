@@ -45,6 +45,12 @@ const IMAGE_SIZE_MAX: u64 = 1 << 50;
 /// more than a file can have.
 const MAP_LEN_MAX: u64 = 1 << 40;
 
+/// Regions that may be dirty on any disk: 16 GiB.
+const DIRTY_MIN: u64 = (16 << 30) / REGION_SIZE;
+/// Regions that may be dirty on the largest disk: 512 GiB. Each takes some bytes of memory while
+/// the disk is served, and after a crash they are all read.
+const DIRTY_MAX: u64 = (512 << 30) / REGION_SIZE;
+
 const MAP_OFFSET: u64 = 2 * SUPERBLOCK_SIZE;
 
 /// Areas that cannot be.
@@ -126,6 +132,12 @@ impl Layout {
     #[must_use]
     pub fn profile(&self) -> &IntegrityProfile {
         &self.profile
+    }
+
+    /// Regions that may stay marked as dirty while nothing is written to them: an eighth of the
+    /// image, but not less than 16 GiB of it, and not more than 512 GiB.
+    pub(super) fn dirty_limit(&self) -> u64 {
+        (self.regions() / 8).clamp(DIRTY_MIN, DIRTY_MAX)
     }
 
     /// Size of the image in bytes; a positive multiple of the interval.

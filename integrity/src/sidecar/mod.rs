@@ -33,6 +33,7 @@ mod rules;
 mod superblock;
 mod tuples;
 mod unreadable;
+mod unverified;
 mod verdict;
 
 pub use array::{Change, PageBytes, TuplePage, change_tuples, read_tuples};
@@ -40,10 +41,10 @@ pub use cache::{KeptPages, Miss};
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};
-pub use journal::{Flush, Intent, Journal, Permission};
+pub use journal::{Flush, Intent, Journal, Marks, Permission, RegionFindings, Waits};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
-pub use open_close::{Opened, close, open};
+pub use open_close::{Opened, Verify, close, open, open_and_verify};
 pub use pairing::{Stamp, TwoMoments, WriteSession};
 pub use recovery::{Adoption, Recovery};
 pub use rules::Rules;
@@ -52,6 +53,7 @@ pub use tuples::{
     APPLICATION_TAG, Mismatch, Mismatches, SidecarError, accept, generate, generate_sparse, is_adopted,
     is_lost, is_unwritten, mismatches, verify,
 };
+pub use unverified::{CheckedRegion, RegionCheck, Verification};
 pub use verdict::{Candidates, Verdict};
 
 use crate::Guard;

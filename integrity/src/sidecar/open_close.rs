@@ -3,13 +3,27 @@
 use std::io;
 
 use super::PAGE_SIZE;
+use super::dirty_map::DirtyMap;
 use super::journal::Journal;
 use super::layout::Layout;
 use super::media::{File, Media, Reason};
 use super::pairing::TwoMoments;
 use super::recovery::Recovery;
 use super::rules::Rules;
-use super::superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError};
+use super::superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError, doubt_max};
+
+/// When the blocks are verified of which a crash has left only that their regions were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Before the sidecar is open.
+    BeforeServing,
+    /// While it is served, by the log's thread, if there are more regions than `above`. It applies
+    /// to intents by region, before and after.
+    WhileServing {
+        /// The number of regions that may be verified before.
+        above: u64,
+    },
+}
 
 /// A sidecar that is ready to be served.
 #[derive(Debug)]
@@ -29,6 +43,13 @@ pub struct Opened {
 /// of one moment: 64 MiB. If there are more, the recovery is done twice.
 const KEPT_MAX: usize = 1 << 14;
 
+/// Regions that are read before serving when the others are verified later.
+const SAMPLE_MAX: usize = 32;
+
+/// How many times as many of the blocks that a crash leaves may lie in a sample as in the average
+/// of all regions.
+const SAMPLE_CLUSTER: u64 = 16;
+
 /// Opens a sidecar for serving, and recovers it first where it was not closed. An image of another
 /// moment is refused, and then nothing is written; without [`Rules::SAME_SESSION`] and
 /// [`Rules::BOUNDED_ADOPTION`] it is accepted. Of the tuple array `cache_bytes` are kept in memory.
@@ -40,14 +61,27 @@ pub fn open(
     cache_bytes: usize,
     rules: Rules,
 ) -> Result<Opened, LoadError> {
+    open_and_verify(media, mode, cache_bytes, Verify::BeforeServing, rules)
+}
+
+/// As [`open`]. `verify` says when the blocks are verified that a crash has left in doubt without a
+/// record of them.
+pub fn open_and_verify(
+    media: &impl Media,
+    mode: IntentMode,
+    cache_bytes: usize,
+    verify: Verify,
+    rules: Rules,
+) -> Result<Opened, LoadError> {
     let mut loaded = Loaded::from(media)?;
     let damaged = loaded.damaged.clone();
+    let deferred = deferred(media, &loaded.superblock, mode, verify)?;
     let recovered = match loaded.superblock.state {
         State::Clean => {
             refuse_two_moments(media, &loaded.superblock, None, rules)?;
             None
         }
-        State::Open(_) => Some(recover(media, &mut loaded, rules)?),
+        State::Open(_) => Some(recover(media, &mut loaded, deferred.as_ref(), rules)?),
     };
     let stamps = rules.contains(Rules::STAMP_BEFORE_DATA);
     if recovered.is_some() && stamps && media.stamp()?.is_some_and(|it| it != loaded.superblock.stamp()) {
@@ -63,23 +97,34 @@ pub fn open(
     let was_lost = now.durability_lost;
     let durability_lost = was_lost && rules.contains(Rules::LOSS_KEPT);
     let opened = Superblock { state: State::Open(mode), epoch, tail, durability_lost, ..now.clone() };
-    let opened = opened.with_doubt_max();
-    if recovered.is_some() && !rules.contains(Rules::MAP_AFTER_SUPERBLOCK) {
+    let doubt_before = now.doubt_max;
+    let mut opened = opened.with_doubt_max();
+    let doubt_limit = opened.doubt_max;
+    if deferred.is_some() {
+        // blocks in doubt now may still be when this session is cut off
+        opened.doubt_max = doubt_before.saturating_mul(2);
+    }
+    let stays_dirty = deferred.is_some() && rules.contains(Rules::DIRTY_UNTIL_VERIFIED);
+    let cleans_map = recovered.is_some() && !stays_dirty;
+    if cleans_map && !rules.contains(Rules::MAP_AFTER_SUPERBLOCK) {
         clean_map(media, opened.layout())?;
     }
     loaded.replace(media, opened)?;
     if stamps {
         stamp(media, &mut loaded, rules)?;
     }
-    if recovered.is_some() {
+    if cleans_map {
         clean_map(media, loaded.superblock.layout())?;
     }
-    Ok(Opened {
-        journal: Journal::new(loaded, mode, cache_bytes, rules),
-        recovered,
-        damaged,
-        durability_lost: was_lost,
-    })
+    let mut journal = Journal::new(loaded, mode, cache_bytes, rules);
+    if let (Some(Deferred { map, .. }), Some(recovered)) = (deferred, &recovered) {
+        let adoptable = match doubt_before {
+            0 => u64::MAX,
+            most => most.saturating_add(recovered.behind_gap).saturating_sub(recovered.unnamed_adoptions),
+        };
+        journal = journal.unverified(map, doubt_limit, adoptable);
+    }
+    Ok(Opened { journal, recovered, damaged, durability_lost: was_lost })
 }
 
 /// Stamps the image with the session of `loaded`. To make that durable is a sync of the image,
@@ -89,9 +134,53 @@ fn stamp(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> io::Result<()
     stamped.map_err(|error| loaded.lose_durability(media, rules, error))
 }
 
+/// Regions whose verification is deferred, of those that a crash has left in doubt.
+struct Deferred {
+    map: DirtyMap,
+    /// Some of them, which are read at once: an image of another moment is to be noticed.
+    sample: Vec<u64>,
+}
+
+impl Deferred {
+    /// An upper limit for the blocks that match nothing, from what was found in the sample.
+    fn most_sampled(&self, layout: &Layout, doubt_max: u64) -> u64 {
+        let (sampled, all) = (self.sample.len() as u64, self.map.dirty(layout.regions()).count() as u64);
+        // blocks of one crash may lie close together
+        (doubt_max.saturating_mul(SAMPLE_CLUSTER).saturating_mul(sampled) / all.max(1)).min(doubt_max)
+    }
+}
+
+/// The regions to be verified later, if there are enough of them.
+fn deferred(
+    media: &impl Media,
+    superblock: &Superblock,
+    mode: IntentMode,
+    verify: Verify,
+) -> io::Result<Option<Deferred>> {
+    let Verify::WhileServing { above } = verify else { return Ok(None) };
+    if superblock.state != State::Open(IntentMode::Region) || mode != IntentMode::Region {
+        return Ok(None);
+    }
+    let layout = superblock.layout();
+    let (map, _) = DirtyMap::read(layout, media)?;
+    let dirty = map.dirty(layout.regions()).count();
+    if dirty as u64 <= above {
+        return Ok(None);
+    }
+    let sampled = usize::try_from(above).unwrap_or(SAMPLE_MAX).min(SAMPLE_MAX);
+    let step = (dirty / sampled.max(1)).max(1);
+    let sample = map.dirty(layout.regions()).step_by(step).take(sampled).collect();
+    Ok(Some(Deferred { map, sample }))
+}
+
 /// Brings the records of the log into the array, durably. The superblock still names the log
 /// afterwards.
-fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Recovery, LoadError> {
+fn recover(
+    media: &impl Media,
+    loaded: &mut Loaded,
+    deferred: Option<&Deferred>,
+    rules: Rules,
+) -> Result<Recovery, LoadError> {
     // recovery judges the data that a killed process wrote, so a power cut must not lose it
     // afterwards; its writes to the sidecar only help to judge, and are made durable with the
     // verdicts
@@ -103,7 +192,8 @@ fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Reco
     // nothing is written before all is known: what is written could be what the right image would
     // need
     let (mut kept, mut are_all_kept) = (Vec::new(), true);
-    let recovery = Recovery::run(media, superblock, rules, |page, _| {
+    let is_read = |region| deferred.is_none_or(|deferred| deferred.sample.contains(&region));
+    let recovery = Recovery::run_in(media, superblock, rules, &is_read, |page, _| {
         are_all_kept &= kept.len() < KEPT_MAX;
         if are_all_kept {
             kept.push(page);
@@ -111,11 +201,20 @@ fn recover(media: &impl Media, loaded: &mut Loaded, rules: Rules) -> Result<Reco
         Ok(())
     })?;
     refuse_two_moments(media, superblock, Some(&recovery), rules)?;
+    if let Some(deferred) = deferred.filter(|_| rules.contains(Rules::BOUNDED_ADOPTION)) {
+        let (blocks, doubt_max) = (recovery.unnamed_adoptions, superblock.doubt_max);
+        let most = deferred.most_sampled(superblock.layout(), doubt_max).saturating_add(recovery.behind_gap);
+        if doubt_max > 0 && blocks > most {
+            return Err(TwoMoments::TooMuchInDoubt { blocks, most }.into());
+        }
+    }
     if are_all_kept {
         kept.iter().try_for_each(|page| page.write(superblock.layout(), media))?;
     } else {
         drop(kept);
-        Recovery::run(media, superblock, rules, |page, _| page.write(superblock.layout(), media))?;
+        Recovery::run_in(media, superblock, rules, &is_read, |page, _| {
+            page.write(superblock.layout(), media)
+        })?;
     }
     media.sync(File::Sidecar, Reason::RecoveryTuples)?;
     Ok(recovery)
@@ -147,10 +246,15 @@ pub fn close(journal: &mut Journal, media: &impl Media) -> io::Result<()> {
     // this one
     journal.sync_image(media, Reason::Close)?;
     emptied?;
+    if journal.verification().left > 0 {
+        // it stays open: the next session verifies them
+        return Ok(());
+    }
     let mut superblock = journal.superblock().clone();
     let image_modified = media.image_modified().unwrap_or(0);
     let (state, tail) = (State::Clean, journal.next());
-    let closed = Superblock { state, tail, image_modified, ..superblock.superblock.clone() };
+    let doubt_max = superblock.superblock.doubt_max.min(doubt_max(journal.layout()));
+    let closed = Superblock { state, tail, doubt_max, image_modified, ..superblock.superblock.clone() };
     let stamp = closed.stamp();
     let is_after = journal.rules().contains(Rules::STAMP_AFTER_CLOSE);
     if !is_after {

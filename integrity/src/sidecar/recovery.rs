@@ -93,6 +93,19 @@ impl Recovery {
         media: &impl Media,
         superblock: &Superblock,
         rules: Rules,
+        visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        Self::run_in(media, superblock, rules, &|_| true, visit)
+    }
+
+    /// As [`Self::run`], but of dirty regions for which `is_read` is false only those blocks are
+    /// judged that the log names as in doubt. The others must be verified later, by
+    /// [`Self::of_region`].
+    pub(super) fn run_in(
+        media: &impl Media,
+        superblock: &Superblock,
+        rules: Rules,
+        is_read: &dyn Fn(u64) -> bool,
         mut visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
     ) -> io::Result<Self> {
         let (layout, tail) = (superblock.layout(), superblock.tail);
@@ -110,14 +123,16 @@ impl Recovery {
         let mut found = Self {
             log_pages: replay.pages,
             log_gap: gap.is_some().then_some(next),
-            behind_gap: gap.unwrap_or(0),
+            behind_gap: gap.unwrap_or_else(|| unreadable(layout, media, next)),
             rotten_map_sectors,
             next,
             ..Self::default()
         };
         found.dirty_regions = map.dirty(layout.regions()).count() as u64;
-        let judge = Judge { media, layout, replay: &replay, map: &map, mode, rules };
-        let (mut dirty_pages, mut cursor) = (dirty_pages(&map, layout).peekable(), replay.candidates());
+        let is_dirty = |region| map.is_dirty(region);
+        let judge = Judge { media, layout, replay: &replay, is_dirty: &is_dirty, is_read, mode, rules };
+        let to_read = map.dirty(layout.regions()).filter(|&region| is_read(region));
+        let (mut dirty_pages, mut cursor) = (pages_of(to_read, layout).peekable(), replay.candidates());
         while let Some((page, covers)) = cursor.next_page(layout) {
             while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < page) {
                 judge.page(dirty, &[], &mut found, &mut visit)?;
@@ -126,6 +141,24 @@ impl Recovery {
             judge.page(page, &covers, &mut found, &mut visit)?;
         }
         for page in dirty_pages {
+            judge.page(page, &[], &mut found, &mut visit)?;
+        }
+        Ok(found)
+    }
+
+    /// Judges all blocks of one region, which the log does not name.
+    pub(super) fn of_region(
+        media: &impl Media,
+        layout: &Layout,
+        rules: Rules,
+        region: u64,
+        mut visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let (replay, is_dirty) = (Replay::default(), |other| other == region);
+        let (mode, is_read) = (IntentMode::Region, &is_dirty);
+        let judge = Judge { media, layout, replay: &replay, is_dirty: &is_dirty, is_read, mode, rules };
+        let mut found = Self { dirty_regions: 1, ..Self::default() };
+        for page in pages_of(std::iter::once(region), layout) {
             judge.page(page, &[], &mut found, &mut visit)?;
         }
         Ok(found)
@@ -156,11 +189,11 @@ impl Recovery {
     }
 }
 
-/// The pages of the array with tuples of dirty regions, in order. They are not gathered: where the
-/// map has rotted, all are dirty.
-fn dirty_pages(map: &DirtyMap, layout: &Layout) -> impl Iterator<Item = u64> {
+/// The pages of the array with tuples of `regions`, in order. They are not gathered: where the map
+/// has rotted, all are dirty.
+fn pages_of(regions: impl Iterator<Item = u64>, layout: &Layout) -> impl Iterator<Item = u64> {
     let mut next = 0;
-    map.dirty(layout.regions()).flat_map(move |region| {
+    regions.flat_map(move |region| {
         let intervals = layout.intervals_in(region);
         // two regions may have tuples in one page
         let first = layout.page_of(intervals.start).max(next);
@@ -184,12 +217,24 @@ fn find_gap(layout: &Layout, media: &impl Media, id: LogId, missing: u64) -> io:
     Ok((end > missing).then_some(named))
 }
 
+/// The number of intervals that page `seq`, which does not count, can have named all the same: it
+/// may be the last of the log, and unreadable.
+fn unreadable(layout: &Layout, media: &impl Media, seq: u64) -> u64 {
+    match media.read(File::Sidecar, layout.log_page_offset(seq), &mut [0; PAGE_SIZE]) {
+        Ok(()) => 0,
+        Err(_) => (PAGE_SIZE / layout.profile().tuple_size()) as u64,
+    }
+}
+
 /// Everything that is needed to find out the contents of a block.
 struct Judge<'a, M> {
     media: &'a M,
     layout: &'a Layout,
     replay: &'a Replay,
-    map: &'a DirtyMap,
+    is_dirty: &'a dyn Fn(u64) -> bool,
+    /// Whether all blocks of a dirty region are judged, or only those that the log names as in
+    /// doubt.
+    is_read: &'a dyn Fn(u64) -> bool,
     mode: IntentMode,
     rules: Rules,
 }
@@ -256,7 +301,8 @@ impl<M: Media> Judge<'_, M> {
     fn known(&self, interval: u64, records: &[usize], array: &[u8]) -> Known {
         let itself = interval..interval + 1;
         let tuple_size = self.layout.profile().tuple_size();
-        let dirty = self.layout.regions_of(&itself).any(|region| self.map.is_dirty(region));
+        let dirty = self.layout.regions_of(&itself).any(self.is_dirty);
+        let is_read = self.layout.regions_of(&itself).any(self.is_read);
         let mut candidates = Candidates::default();
         let (mut is_named, mut committed) = (false, false);
         for &record in records {
@@ -272,7 +318,8 @@ impl<M: Media> Judge<'_, M> {
             is_named = true;
         }
         // with intents by region, a clean region's data was durable before the region became clean
-        if dirty || (is_named && self.mode == IntentMode::Block) {
+        let in_doubt = dirty && (is_named || is_read);
+        if in_doubt || (is_named && self.mode == IntentMode::Block) {
             if !committed {
                 candidates.push(array);
                 is_named |= is_lost(self.layout.profile(), array);

@@ -3,9 +3,13 @@
 //! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So
 //! that a guest which writes all over its disk does not pay one for each MiB, a sync marks
 //! neighbours of what was asked for along with it. Regions marked ahead cost nothing while the
-//! disk is served. After a crash it is read like any dirty region, and what has rotted there is
-//! adopted and reported instead of found by a read; that is why it is bounded by what was written.
-//! The first write after a pause marks what it needs, and no more.
+//! disk is served. After a crash they are read like any dirty region, and what has rotted there is
+//! adopted and reported instead of found by a read; that is why they are bounded by what was
+//! written. The first write of a session marks what it needs, and no more.
+//!
+//! A region stays marked when its records are in the array: a guest writes again where it has
+//! written before. Only when more regions are marked than the limit, or after a long rest of the
+//! disk, bits are taken away, those of the regions first whose last write is the oldest.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -15,15 +19,13 @@ use foldhash::fast::RandomState;
 use super::commit::Commit;
 use super::dirty_map::{DirtyMap, MapPage};
 use super::layout::Layout;
+use super::unverified::Unverified;
 
 /// Regions, an aligned run of them, that one sync marks for a write at most.
-const RUN_MAX: u64 = 64;
+const RUN_MAX: u64 = 256;
 
 /// Regions marked ahead for each one that has been written since it was marked.
-const AHEAD_FACTOR: u64 = 4;
-
-/// Regions marked ahead at most, while fewer than that have been written.
-const AHEAD_MAX: u64 = 512;
+const AHEAD_FACTOR: u64 = 16;
 
 /// The dirty bits of all regions, on disk and to be written.
 #[derive(Debug)]
@@ -37,18 +39,56 @@ pub(super) struct Regions {
     written: u64,
     /// The regions whose dirty bit a change waits for.
     unmarked: BTreeSet<u64>,
+    /// Regions that may be dirty before the coldest are cleaned, and that are marked ahead.
+    limit: u64,
+    /// Regions whose bits are set since the last crash. They have no records.
+    pub(super) unverified: Unverified,
 }
 
 impl Regions {
-    /// No region is dirty.
-    pub(super) fn clean(layout: &Layout) -> Self {
+    /// No region is dirty. More than `limit` are only when writes need that.
+    pub(super) fn clean(layout: &Layout, limit: u64) -> Self {
         Self {
+            limit,
             count: layout.regions(),
             map: DirtyMap::clean(layout),
             dirty: HashMap::default(),
             written: 0,
             unmarked: BTreeSet::new(),
+            unverified: Unverified::default(),
         }
+    }
+
+    /// The dirty regions of `map`, which is on disk, are not verified yet.
+    pub(super) fn unverified(layout: &Layout, limit: u64, map: DirtyMap) -> Self {
+        let unverified = Unverified::of(&map, layout);
+        Self { map, unverified, ..Self::clean(layout, limit) }
+    }
+
+    /// The regions of a larger image: those that are not verified yet stay dirty.
+    pub(super) fn grown(self, layout: &Layout) -> Self {
+        let mut map = DirtyMap::clean(layout);
+        for region in self.unverified.iter() {
+            map.set(region, true);
+        }
+        Self { map, unverified: self.unverified, ..Self::clean(layout, self.limit) }
+    }
+
+    /// Sets the number of regions that may be dirty while nothing is written to them.
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// A region was verified, and page `seq` of the log has the newest record of what was found; 0:
+    /// there is none.
+    pub(super) fn verified(&mut self, region: u64, seq: u64) {
+        self.unverified.remove(region);
+        self.written += u64::from(seq > 0);
+        self.dirty.insert(region, seq);
     }
 
     /// Whether `regions` are known, durably, to be dirty. Those that are not will be.
@@ -78,9 +118,12 @@ impl Regions {
         // one may have been asked for again while the commit that marks it was running
         regions.retain(|region| !self.dirty.contains_key(region));
         let mut ahead = self.room_ahead();
+        let share = ahead / (regions.len() as u64).max(1) + 1;
         for region in regions.clone() {
-            let run = run_around(region, (ahead + 1).min(RUN_MAX));
-            for neighbour in (run.start..run.end.min(self.count)).filter(|it| !self.dirty.contains_key(it)) {
+            let run = run_around(region, (ahead + 1).min(share).min(RUN_MAX));
+            let neighbours = run.start..run.end.min(self.count);
+            let is_clean = |it: &u64| !self.dirty.contains_key(it) && !self.unverified.contains(*it);
+            for neighbour in neighbours.filter(is_clean) {
                 ahead = ahead.saturating_sub(u64::from(regions.insert(neighbour)));
             }
         }
@@ -103,12 +146,39 @@ impl Regions {
         self.map.changed_again(layout, &commit.map);
     }
 
-    /// Takes the dirty bits of regions of which no page from `tail` on has a record.
+    /// Takes the dirty bits of all regions of which no page from `tail` on has a record.
     pub(super) fn clean_before(&mut self, tail: u64) {
         for (region, newest) in self.dirty.extract_if(|_, newest| *newest < tail) {
             self.written -= u64::from(newest > 0);
             self.map.set(region, false);
         }
+    }
+
+    /// Takes the dirty bits of the coldest regions of which no page from `tail` on has a record, if
+    /// more regions are dirty than the limit. Some more are cleaned than need be, so that this is
+    /// seldom done.
+    pub(super) fn clean_coldest_before(&mut self, tail: u64) {
+        let dirty = self.dirty.len() as u64;
+        if dirty <= self.limit {
+            return;
+        }
+        let excess = usize::try_from(dirty - self.limit / 4 * 3).unwrap_or(usize::MAX);
+        let by_age = self.dirty.iter().map(|(region, newest)| (*newest, *region));
+        let mut coldest: Vec<_> = by_age.filter(|(newest, _)| *newest < tail).collect();
+        if coldest.len() > excess {
+            coldest.select_nth_unstable(excess);
+            coldest.truncate(excess);
+        }
+        for (newest, region) in coldest {
+            self.dirty.remove(&region);
+            self.written -= u64::from(newest > 0);
+            self.map.set(region, false);
+        }
+    }
+
+    /// The number of regions that are marked, but for those that are not verified yet.
+    pub(super) fn dirty(&self) -> u64 {
+        self.dirty.len() as u64
     }
 
     /// Whether the map on disk is another one.
@@ -123,8 +193,9 @@ impl Regions {
 
     /// The number of regions that may still be marked ahead.
     fn room_ahead(&self) -> u64 {
-        let allowed = (self.written * AHEAD_FACTOR).min(AHEAD_MAX.max(self.written));
-        allowed.saturating_sub(self.dirty.len() as u64 - self.written)
+        let dirty = self.dirty.len() as u64;
+        let ahead = dirty - self.written;
+        (self.written * AHEAD_FACTOR).saturating_sub(ahead).min(self.limit.saturating_sub(dirty))
     }
 }
 
@@ -145,9 +216,14 @@ mod tests {
 
     /// The regions of an image that has `count` of them.
     fn regions(count: u64) -> (Layout, Regions) {
+        limited_regions(count, count)
+    }
+
+    /// The same, where `limit` may be dirty.
+    fn limited_regions(count: u64, limit: u64) -> (Layout, Regions) {
         let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
         let layout = Superblock::new([1; 16], profile, count << 20).unwrap().layout().clone();
-        let regions = Regions::clean(&layout);
+        let regions = Regions::clean(&layout, limit);
         (layout, regions)
     }
 
@@ -177,14 +253,14 @@ mod tests {
     #[test]
     fn sequential_writes_wait_for_few_syncs() {
         let (layout, mut regions) = regions(1024);
-        assert!(syncs(&layout, &mut regions, 0..1024) < 24);
+        assert!(syncs(&layout, &mut regions, 0..1024) < 16);
     }
 
     #[test]
     fn random_writes_wait_for_fewer_syncs_than_regions() {
         let (layout, mut regions) = regions(1024);
         // a permutation: 389 is odd
-        assert!(syncs(&layout, &mut regions, (0..1024).map(|at| at * 389 % 1024)) < 300);
+        assert!(syncs(&layout, &mut regions, (0..1024).map(|at| at * 389 % 1024)) < 100);
     }
 
     #[test]
@@ -195,6 +271,21 @@ mod tests {
         regions.take_changes(&layout);
         assert_eq!(syncs(&layout, &mut regions, [500]), 1);
         assert_eq!(regions.map.dirty(1024).collect::<Vec<_>>(), [500]);
+    }
+
+    #[test]
+    fn the_coldest_regions_are_cleaned_when_more_are_dirty_than_the_limit() {
+        let (layout, mut regions) = limited_regions(1024, 8);
+        for region in 0..16 {
+            syncs(&layout, &mut regions, [region * 64]);
+            // two regions have their newest records in a page of the log
+            regions.record(region * 64..region * 64 + 1, region / 2 + 1);
+        }
+        regions.clean_coldest_before(8);
+        let dirty: Vec<_> = regions.map.dirty(1024).map(|region| region / 64).collect();
+        assert_eq!(dirty, [10, 11, 12, 13, 14, 15]);
+        regions.clean_coldest_before(9);
+        assert_eq!(regions.map.dirty(1024).count(), 6, "no more than the limit are dirty");
     }
 
     #[test]
@@ -232,7 +323,7 @@ mod tests {
                 prop_assert!(dirty.is_superset(&written) && dirty.iter().eq(regions.dirty.keys().collect::<BTreeSet<_>>()));
                 prop_assert_eq!(regions.written, written.len() as u64);
                 let ahead = (dirty.len() - written.len()) as u64;
-                prop_assert!(ahead <= AHEAD_MAX.max(regions.written) && ahead <= regions.written * AHEAD_FACTOR);
+                prop_assert!(ahead <= regions.written * AHEAD_FACTOR);
             }
         }
     }

@@ -47,5 +47,10 @@ bitflags! {
         const LOSS_WRITTEN_DOWN = 1 << 16;
         /// The note of lost durability stays until a flush of the guest's has failed for it.
         const LOSS_KEPT = 1 << 17;
+        /// Blocks that a crash has left in doubt without a record are verified before they are
+        /// used, if not before the sidecar is open.
+        const VERIFY_LATER = 1 << 18;
+        /// A region in doubt stays dirty until it is verified.
+        const DIRTY_UNTIL_VERIFIED = 1 << 19;
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use stableblk_integrity::sidecar::{self, File, IntentMode, Layout, Opened, REGION_SIZE, SECTOR_SIZE};
 
-use crate::host::{read_block, tuples_of};
+use crate::host::{self, read_block, tuples_of};
 use crate::medium::Medium;
 use crate::promise::{BlockPromise, Promise, Version};
 use crate::recorder::Recorder;
@@ -35,6 +35,7 @@ pub(crate) fn check(
     if promise.owed && !opened.durability_lost {
         return Err(Violation::LossForgotten);
     }
+    host::verify(media, opened);
     let recovered = opened.recovered.as_ref();
     let adopted: HashSet<u64> =
         recovered.iter().flat_map(|found| found.adoptions.iter().map(|adoption| adoption.lba)).collect();

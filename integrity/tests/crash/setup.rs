@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use stableblk_integrity::sidecar::{File, IntentMode, Layout, Reason, Rules, Superblock};
+use stableblk_integrity::sidecar::{File, IntentMode, Layout, Reason, Rules, Superblock, Verify};
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
 use crate::medium::Medium;
@@ -41,6 +41,8 @@ pub(crate) struct Setup {
     pub(crate) cache_pages: usize,
     /// Blocks that may be in doubt without being named by the log.
     pub(crate) doubt_max: u64,
+    /// When blocks are verified that a crash has left in doubt without a record.
+    pub(crate) verify: Verify,
     pub(crate) mutant: Mutant,
 }
 
@@ -54,13 +56,15 @@ impl Setup {
             lbas: vec![0, 1],
             cache_pages: 4,
             doubt_max: 1024,
+            verify: Verify::WhileServing { above: 0 },
             mutant: Mutant::None,
         }
     }
 
     /// Three blocks, of which only one may be in doubt without being named by the log.
     pub(crate) fn bounded(mode: IntentMode) -> Self {
-        Self { doubt_max: 1, image_size: 3072, lbas: vec![0, 1, 2], ..Self::small(mode) }
+        let verify = Verify::BeforeServing;
+        Self { doubt_max: 1, image_size: 3072, lbas: vec![0, 1, 2], verify, ..Self::small(mode) }
     }
 
     /// Blocks on both sides of a border of regions.
@@ -81,13 +85,14 @@ impl Setup {
             image_size: 512 * 600,
             lbas: vec![0, 1, 248, 249, 599],
             cache_pages: 2,
+            verify: Verify::BeforeServing,
             ..Self::small(mode)
         }
     }
 
     /// A third block, which is there when the image has grown.
     pub(crate) fn growing(mode: IntentMode) -> Self {
-        Self { lbas: vec![0, 1, 2], ..Self::small(mode) }
+        Self { lbas: vec![0, 1, 2], verify: Verify::BeforeServing, ..Self::small(mode) }
     }
 
     /// The image's size when all blocks are there.

@@ -99,6 +99,7 @@ fn read(
     if promise.owed && !opened.durability_lost {
         return Err(Violation::LossForgotten);
     }
+    host::verify(media, opened);
     for (&lba, promise) in setup.lbas.iter().zip(&**promise) {
         if lba >= opened.journal.layout().intervals() {
             continue;

@@ -12,6 +12,7 @@ use super::options::DeviceChoice;
 use super::options::{BounceChoice, Poll, ServeArgs};
 use super::sockets::{EndpointConfig, SocketConfig};
 use crate::command::choose_device::Integrity;
+use crate::device::SidecarOptions;
 use crate::storage::image::Access;
 
 /// Everything that serving was asked for.
@@ -47,6 +48,8 @@ pub(super) struct StorageConfig {
     pub(super) intent: IntentMode,
     /// Memory for tuples, in bytes.
     pub(super) tuple_cache: usize,
+    /// The part of the image, in bytes, that a crash may leave in doubt; `None` for the default.
+    pub(super) doubt_limit: Option<u64>,
 }
 
 /// The choices that all workers of a disk share.
@@ -89,6 +92,7 @@ impl Config {
             incoming: args.incoming,
             intent: args.intent.into(),
             tuple_cache: usize::try_from(args.tuple_cache).unwrap_or(usize::MAX),
+            doubt_limit: args.doubt_limit,
         };
         Ok(Self {
             storage,
@@ -108,6 +112,11 @@ impl Config {
 }
 
 impl StorageConfig {
+    /// How a sidecar is served.
+    pub(super) fn sidecar_options(&self) -> SidecarOptions {
+        SidecarOptions { mode: self.intent, cache_bytes: self.tuple_cache, doubt_limit: self.doubt_limit }
+    }
+
     /// How the image or the namespace is opened and locked.
     pub(super) fn access(&self) -> Access {
         match (self.read_only, self.incoming) {

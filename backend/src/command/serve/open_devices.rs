@@ -68,7 +68,7 @@ impl OpenDevice for Sidecar {
         } else if config.read_only {
             SidecarDevice::view(image, sidecar, config.tuple_cache)
         } else {
-            SidecarDevice::open(image, sidecar, config.intent, config.tuple_cache)
+            SidecarDevice::open(image, sidecar, config.sidecar_options())
         };
         opened.map_err(|error| load_error("open", &self.path)(error).into())
     }

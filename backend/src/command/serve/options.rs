@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use integrity::sidecar::IntentMode;
+use integrity::sidecar::{IntentMode, REGION_SIZE};
 use virtio::DEVICE_ID_LEN;
 
 use super::super::choose_device::Integrity;
@@ -147,6 +147,11 @@ pub struct ServeArgs {
     /// Memory for tuples, in bytes, or with a unit of powers of 1024
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_tuple_cache)]
     pub(super) tuple_cache: u64,
+    /// The part of the image that may stay marked as written, in bytes, or with a unit of powers of
+    /// 1024: after a crash as much is verified while the disk is served [default: an eighth of the
+    /// image, from 16G to 512G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_doubt_limit)]
+    pub(super) doubt_limit: Option<u64>,
     /// Longest time to poll for work before sleeping, in microseconds; 0 looks at the ring once;
     /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]
@@ -193,6 +198,14 @@ fn parse_tuple_cache(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if size < TUPLE_CACHE_MIN {
         return Err(format!("{size} bytes, less than the {TUPLE_CACHE_MIN} that the largest requests need"));
+    }
+    Ok(size)
+}
+
+fn parse_doubt_limit(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size < REGION_SIZE {
+        return Err(format!("{size} bytes, less than one region of {REGION_SIZE}"));
     }
     Ok(size)
 }

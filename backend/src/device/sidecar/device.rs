@@ -6,16 +6,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use integrity::sidecar::{
-    self, Change, Growth, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules, TwoMoments,
+    self, Change, Growth, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules, TwoMoments, Verify,
 };
 
-use super::report::report;
+use super::report::{report, report_unverified};
 use super::tag_log::TagLog;
 use super::written_since;
 use crate::device::operation::DeviceOperation;
 use crate::device::{Capacity, DeviceInfo, Protection};
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
+
+/// Regions that are verified before a disk is served: 256 MiB, which are read in less than a
+/// second.
+const VERIFIED_BEFORE: u64 = 256;
+
+/// How a sidecar is served.
+#[derive(Debug, Clone, Copy)]
+pub struct SidecarOptions {
+    /// The intents that are made durable before a block changes.
+    pub mode: IntentMode,
+    /// Memory for the tuple array, in bytes.
+    pub cache_bytes: usize,
+    /// The part of the image, in bytes, that may stay marked as written, so that a crash leaves it
+    /// in doubt; `None` for the default.
+    pub doubt_limit: Option<u64>,
+}
 
 /// A raw image protected by a sidecar.
 #[derive(Debug)]
@@ -34,19 +50,21 @@ pub struct SidecarDevice {
 }
 
 impl SidecarDevice {
-    /// Serves `image` with the tuples of `sidecar`, which was opened for writing for it. Recovers
-    /// the sidecar first where it was not closed. Keeps `cache_bytes` of the tuple array in memory.
-    pub fn open(
-        image: Image,
-        sidecar: SidecarFile,
-        mode: IntentMode,
-        cache_bytes: usize,
-    ) -> Result<Self, LoadError> {
+    /// Serves `image` with the tuples of `sidecar`, which was opened for writing for it. Where it
+    /// was not closed, recovers the sidecar first, but for blocks that the log does not name: if
+    /// there are many, those are verified while the disk is served.
+    pub fn open(image: Image, sidecar: SidecarFile, options: SidecarOptions) -> Result<Self, LoadError> {
+        let SidecarOptions { mode, cache_bytes, doubt_limit } = options;
         written_since::look(&sidecar);
-        let Opened { journal, recovered, damaged: _, durability_lost } =
-            sidecar::open(sidecar.media(), mode, cache_bytes, Rules::all())?;
+        let verify = Verify::WhileServing { above: VERIFIED_BEFORE };
+        let Opened { mut journal, recovered, damaged: _, durability_lost } =
+            sidecar::open_and_verify(sidecar.media(), mode, cache_bytes, verify, Rules::all())?;
+        if let Some(bytes) = doubt_limit {
+            journal.limit_marks(bytes);
+        }
         if let Some(recovery) = recovered {
             report(&recovery);
+            report_unverified(journal.verification());
         }
         let device = Self::new(image, sidecar, journal, cache_bytes);
         if durability_lost {

@@ -15,6 +15,7 @@
 mod device;
 mod doubt;
 mod fetches;
+mod pauses;
 mod queue;
 mod report;
 mod tag_log;
@@ -26,11 +27,11 @@ use std::sync::{Arc, PoisonError};
 
 use integrity::sidecar::Growth;
 
-pub use self::device::SidecarDevice;
+pub use self::device::{SidecarDevice, SidecarOptions};
 use self::queue::SidecarQueue;
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
-use crate::device::{BlockDevice, DeviceInfo, EventSources};
+use crate::device::{BlockDevice, DeviceInfo, DoubtfulBytes, EventSources};
 use crate::storage::image::next_data;
 use crate::storage::size::StorageSize;
 
@@ -43,6 +44,10 @@ impl BlockDevice for SidecarDevice {
 
     fn open_queue(self: &Arc<Self>, arena: &Arena, sources: EventSources<'_>) -> io::Result<SidecarQueue> {
         SidecarQueue::open(self.clone(), arena, sources)
+    }
+
+    fn crash_doubt(&self) -> Option<DoubtfulBytes> {
+        Some(self.log.doubt().get()).filter(|doubt| doubt.limit > 0)
     }
 
     fn measure(&self) -> io::Result<StorageSize> {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use integrity::sidecar::{Change, Flush, Intent, Journal, KeptPages, Layout, Permission};
+use integrity::sidecar::{Change, Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
 
 use super::device::SidecarDevice;
 use super::doubt::tuples_of_what_is_there;
@@ -60,8 +60,11 @@ pub struct SidecarQueue {
 /// The reads of a queue, and the pages of tuples that they need.
 #[derive(Debug, Default)]
 struct Reading {
-    /// Reads whose tuples were not looked up yet.
-    new: Vec<DeviceOperation>,
+    /// Reads whose tuples were not looked up yet. Some wait until what a crash has left in doubt is
+    /// verified.
+    new: Vec<(DeviceOperation, Option<Waits>)>,
+    /// Those that wait, while the others are looked up.
+    unverified: Vec<(DeviceOperation, Option<Waits>)>,
     /// Reads to be submitted in this batch, each with the pages that it needs.
     looked_up: Vec<(DeviceOperation, Option<KeptPages>)>,
     fetches: Fetches,
@@ -110,14 +113,20 @@ impl SidecarQueue {
             }
         }
         let mut new = std::mem::take(&mut self.reading.new);
-        for mut operation in new.drain(..) {
-            match self.look_up(&mut operation, &mut log.journal) {
-                Ok(kept) => self.reading.looked_up.push((operation, kept)),
+        for (mut operation, mut waits) in new.drain(..) {
+            let (intervals, _) = self.device.tuples_of(&mut operation);
+            match log.journal.is_verified(&intervals, &mut waits) {
+                Ok(true) => match self.look_up(&mut operation, &mut log.journal) {
+                    Ok(kept) => self.reading.looked_up.push((operation, kept)),
+                    Err(error) => self.finish(operation, Err(error)),
+                },
+                Ok(false) => self.reading.unverified.push((operation, waits)),
                 Err(error) => self.finish(operation, Err(error)),
             }
         }
+        std::mem::swap(&mut self.reading.unverified, &mut new);
         self.reading.new = new;
-        if !self.asking.is_empty() {
+        if self.awaits_log() {
             self.asker.ask();
         }
         device.log.unlock(log);
@@ -131,6 +140,11 @@ impl SidecarQueue {
             self.ring.submit(operation, (step, LogRecord::Change(intent)));
         }
         self.look_into(in_doubt);
+    }
+
+    /// Whether there are questions that only progress of the log's thread can change.
+    fn awaits_log(&self) -> bool {
+        !self.asking.is_empty() || !self.reading.new.is_empty()
     }
 
     /// Asks one question. Returns a change that may have been made in part, and now fails.
@@ -189,7 +203,7 @@ impl SidecarQueue {
             match event {
                 RingEvent::Kick => self.events.push_back(Event::Kick),
                 RingEvent::Wake => {
-                    self.ask_again |= !self.asking.is_empty();
+                    self.ask_again |= self.awaits_log();
                     self.reading.look_again |= self.reading.fetches.awaits_log_thread();
                     self.events.push_back(Event::Wake);
                 }
@@ -360,7 +374,7 @@ impl DeviceQueue for SidecarQueue {
         let intervals = match &operation {
             DeviceOperation::Transfer(transfer) if transfer.direction() == TransferDirection::Read => {
                 self.ask_again = true;
-                return self.reading.new.push(operation);
+                return self.reading.new.push((operation, None));
             }
             DeviceOperation::Transfer(transfer) => {
                 self.device.intervals(transfer.offset(), transfer.len() as u64)

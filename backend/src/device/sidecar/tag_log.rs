@@ -8,16 +8,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use integrity::sidecar::{self, Checkpoint, Growth, Journal, TuplePage};
+use integrity::sidecar::{self, Checkpoint, Growth, Journal, REGION_SIZE, TuplePage};
 
 use super::fetches::CarefulRead;
+use super::pauses::Pauses;
+use super::report::{Findings, report_unfinished};
+use crate::device::{CrashDoubt, DoubtfulBytes};
 use crate::metrics::Counter;
 use crate::storage::sidecar_media::SidecarMedia;
 
 /// How long the log may rest before its tuples are brought to the tuple array.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the disk may rest before no region is marked any more: then a crash leaves nothing in
+/// doubt.
+const LONG_PAUSE: Duration = Duration::from_secs(300);
+
+/// Regions that are verified one after the other, at most, before anything else is done.
+const VERIFIED_AT_ONCE: usize = 8;
 
 /// The log, which all queues of a disk and its log thread share.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub(super) struct TagLog {
     askers: Mutex<Vec<Weak<Asker>>>,
     /// Counts failures of the thread.
     failures: Counter,
+    /// The thread sets it.
+    doubt: CrashDoubt,
 }
 
 #[derive(Debug)]
@@ -44,6 +56,8 @@ pub(super) struct TagLogState {
     pub(super) careful: Vec<CarefulRead>,
     /// Counts sectors of the array that were found damaged.
     lost_sectors: Counter,
+    /// The findings of the verification after a crash.
+    findings: Findings,
 }
 
 /// A growth that the thread is to make when no change is under way, and the channel for its result.
@@ -64,7 +78,7 @@ pub(super) struct Asker {
 impl TagLogState {
     /// Whether the thread has something to do now.
     fn has_work(&self) -> bool {
-        !self.careful.is_empty() || self.journal.has_work()
+        !self.careful.is_empty() || self.journal.is_verification_wanted() || self.journal.has_work()
     }
 }
 
@@ -88,11 +102,29 @@ impl TagLog {
                 growing: None,
                 careful: Vec::new(),
                 lost_sectors: Counter::default(),
+                findings: Findings::default(),
             }),
             work: Condvar::new(),
             askers: Mutex::default(),
             failures: Counter::default(),
+            doubt: CrashDoubt::default(),
         })
+    }
+
+    /// The part of the image that a crash leaves in doubt.
+    pub(super) fn doubt(&self) -> &CrashDoubt {
+        &self.doubt
+    }
+
+    /// Notes what a crash now would leave in doubt.
+    fn note_doubt(&self, journal: &Journal) {
+        let (marks, verification) = (journal.marks(), journal.verification());
+        self.doubt.set(DoubtfulBytes {
+            marked: marks.dirty * REGION_SIZE,
+            limit: marks.limit * REGION_SIZE,
+            unverified: verification.left * REGION_SIZE,
+            left_by_crash: verification.total * REGION_SIZE,
+        });
     }
 
     pub(super) fn media(&self) -> &SidecarMedia {
@@ -182,6 +214,7 @@ impl TagLog {
     /// Brings all tuples to the array. To be called when the thread has ended.
     pub(super) fn close(&self) -> io::Result<()> {
         let closed = sidecar::close(&mut self.lock().journal, &self.media);
+        report_unfinished(self.lock().journal.verification());
         // a flush beside the queues may wait for what is durable now
         self.wake_askers();
         closed
@@ -207,8 +240,10 @@ impl TagLog {
 
     fn run(&self) {
         let mut checkpoint = None;
-        while self.sleep(checkpoint.is_some()) {
+        let mut pauses = Pauses::begin();
+        while self.sleep(checkpoint.is_some(), &mut pauses) {
             self.read_carefully();
+            self.verify(&mut pauses);
             self.commit();
             self.advance(&mut checkpoint);
             if checkpoint.is_none() {
@@ -223,24 +258,69 @@ impl TagLog {
 
     /// Sleeps until there is work, or the log has rested for a while. False when the thread is to
     /// end.
-    fn sleep(&self, checkpointing: bool) -> bool {
+    fn sleep(&self, checkpointing: bool, pauses: &mut Pauses) -> bool {
         let mut shared = self.lock();
+        self.note_doubt(&shared.journal);
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
+            let journal = &shared.journal;
+            let is_verifying = journal.verification().left > 0;
+            if is_verifying && pauses.is_verification_due() {
+                break;
+            }
+            let pause = match (journal.is_empty(), journal.has_marks()) {
+                (false, _) => Some(PAUSE),
+                (true, true) => Some(LONG_PAUSE),
+                (true, false) => None,
+            };
+            shared.resting = journal.is_empty();
             shared.sleeping = true;
-            shared.resting = shared.journal.is_empty();
-            if shared.resting {
-                shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                let (woken, timeout) =
-                    self.work.wait_timeout(shared, PAUSE).unwrap_or_else(PoisonError::into_inner);
-                shared = woken;
-                if timeout.timed_out() {
+            let limit = if is_verifying { Some(pauses.until_verification()) } else { pause };
+            shared = match limit {
+                None => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => {
+                    self.work.wait_timeout(shared, limit).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            shared.sleeping = false;
+            if pause.is_some_and(|pause| pauses.is_over(pause)) {
+                if shared.journal.is_empty() {
+                    shared.journal.rest();
+                } else {
                     shared.journal.tick();
                 }
             }
-            shared.sleeping = false;
         }
         !shared.stopping
+    }
+
+    /// Verifies the regions that requests wait for, some of them, or else one region if it is time
+    /// for that.
+    fn verify(&self, pauses: &mut Pauses) {
+        for _ in 0..VERIFIED_AT_ONCE {
+            let mut shared = self.lock();
+            if !shared.journal.is_verification_wanted() && !pauses.is_verification_due() {
+                return;
+            }
+            let Some(check) = shared.journal.begin_verification() else {
+                return;
+            };
+            drop(shared);
+            let begun = Instant::now();
+            let checked = check.run(&self.media);
+            if let Err(error) = &checked
+                && self.failures.add_logged()
+            {
+                tracing::error!("cannot verify what the crash has left: {error}");
+            }
+            let mut shared = self.lock();
+            if let Some(found) = shared.journal.end_verification(&check, checked) {
+                let progress = shared.journal.verification();
+                shared.findings.add(&found, progress);
+            }
+            drop(shared);
+            self.wake_askers();
+            pauses.verified_for(begun.elapsed());
+        }
     }
 
     /// Reads pages that queues could not read whole.

@@ -30,7 +30,8 @@ fn device(directory: &TempDir, mode: IntentMode) -> Arc<SidecarDevice> {
         SidecarFile::create(file, &sidecar, image.file().try_clone().unwrap(), &superblock).unwrap();
     drop(created);
     let sidecar = SidecarFile::open(&sidecar, &image, Access::ReadWrite).unwrap();
-    Arc::new(SidecarDevice::open(image, sidecar, mode, 1 << 20).unwrap())
+    let options = SidecarOptions { mode, cache_bytes: 1 << 20, doubt_limit: None };
+    Arc::new(SidecarDevice::open(image, sidecar, options).unwrap())
 }
 
 /// One transfer of block 0, its folio filled with `byte` and, for a write, with tuples.

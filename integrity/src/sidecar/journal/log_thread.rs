@@ -97,6 +97,7 @@ impl Journal {
     /// A checkpoint is over.
     pub fn end_checkpoint(&mut self, checkpoint: Checkpoint, result: &io::Result<()>) {
         self.work.checkpointing = None;
+        let clean_all = std::mem::take(&mut self.work.clean_all);
         let (attempt, pages, superblock) = checkpoint.into_parts();
         self.superblock = superblock;
         self.work.checkpoint.end(attempt, result);
@@ -107,7 +108,12 @@ impl Journal {
         self.loss_reported &= self.superblock.superblock.durability_lost;
         self.records.forget_before(pages.end);
         self.cache.checkpointed(pages.end - 1);
-        self.clean_regions(pages.end);
+        if clean_all {
+            self.clean_regions(pages.end);
+        } else {
+            self.regions.clean_coldest_before(pages.end);
+            self.work.commit.wanted |= self.regions.has_changes();
+        }
     }
 
     /// Whether the log's thread has anything to do.
@@ -129,13 +135,28 @@ impl Journal {
     /// empty](Self::is_empty): a pause is the time for a checkpoint.
     pub fn tick(&mut self) {
         if !std::mem::take(&mut self.work.busy) || self.work.checkpoint.failing {
-            self.want_checkpoint();
+            self.work.goal = 0;
+            self.work.checkpoint.wanted = !self.is_empty();
             self.work.commit.wanted |= self.regions.has_changes();
         }
     }
 
-    /// Asks for a checkpoint of all that is complete.
+    /// The log's thread calls this when the log has been [empty](Self::is_empty) for a long time:
+    /// after a crash nothing is to be in doubt then.
+    pub fn rest(&mut self) {
+        self.clean_regions(self.records.tail);
+    }
+
+    /// Whether any region is marked, which a long [rest](Self::rest) would clean.
+    #[must_use]
+    pub fn has_marks(&self) -> bool {
+        self.regions.dirty() > 0 && !self.given_up
+    }
+
+    /// Asks for a checkpoint of all that is complete, after which all regions become clean that
+    /// can.
     pub fn want_checkpoint(&mut self) {
+        self.work.clean_all = true;
         // regions that were marked for changes of which none was made
         self.clean_regions(self.records.tail);
         self.work.goal = 0;

@@ -21,12 +21,15 @@ mod doubt_limit;
 mod intent;
 mod log_thread;
 mod records;
+mod verification;
 mod work;
 
 use std::io;
 use std::ops::Range;
 
 pub use self::intent::{Flush, Intent, Permission};
+pub use self::verification::{Marks, RegionFindings};
+pub use self::work::Waits;
 
 use self::doubt_limit::DoubtLimit;
 use self::intent::IntentRecord;
@@ -34,6 +37,7 @@ use self::records::Records;
 use self::work::{EIO, LogWork, Task};
 use super::array::{Change, TuplePage};
 use super::cache::{KeptPages, Miss, TupleCache};
+use super::dirty_map::DirtyMap;
 use super::layout::Layout;
 use super::log::{LogId, pages_for};
 use super::media::{File, Media, Reason};
@@ -60,6 +64,8 @@ pub struct Journal {
     /// A flush of the guest's has failed for durability that was lost, and the superblock still
     /// says that it was.
     loss_reported: bool,
+    /// Blocks that may still be adopted though no record names them: a crash leaves no more.
+    adoptable: u64,
 }
 
 impl Journal {
@@ -70,18 +76,28 @@ impl Journal {
         let id = LogId { uuid: block.uuid, epoch: block.epoch };
         Self {
             cache: TupleCache::new(layout.clone(), cache_bytes, next - 1),
-            regions: Regions::clean(&layout),
+            regions: Regions::clean(&layout, layout.dirty_limit()),
             records: Records::new(id, next, layout.profile().tuple_size()),
             doubt: DoubtLimit::new(block.doubt_max),
             work: LogWork::default(),
             given_up: false,
             lost: false,
             loss_reported: false,
+            adoptable: u64::MAX,
             superblock,
             layout,
             mode,
             rules,
         }
+    }
+
+    /// The same after a crash that has left the regions of `map` in doubt, and in them no more than
+    /// `adoptable` blocks that match nothing. At most `doubt_limit` others get into doubt.
+    pub(super) fn unverified(mut self, map: DirtyMap, doubt_limit: u64, adoptable: u64) -> Self {
+        self.regions = Regions::unverified(&self.layout, self.layout.dirty_limit(), map);
+        self.doubt = DoubtLimit::new(doubt_limit);
+        self.adoptable = adoptable;
+        self
     }
 
     /// The log of a sidecar that is only read: it has tuples, and takes no intent. Where the last
@@ -110,6 +126,9 @@ impl Journal {
     pub fn intend(&mut self, intent: &mut Intent, change: Change<'_>) -> io::Result<Permission> {
         self.refuse_if_given_up()?;
         self.work.busy = true;
+        if intent.record.is_none() && !self.is_verified(&intent.intervals, &mut intent.waits)? {
+            return Ok(Permission::Later);
+        }
         let record = match intent.record {
             Some(record) => record,
             None => match self.log(intent, change)? {
@@ -283,7 +302,11 @@ impl Journal {
     /// Starts over with `superblock`, which is on disk and continues where this log ends. The log
     /// is empty.
     pub(super) fn go_on_with(&mut self, superblock: Loaded, cache_bytes: usize) {
+        let regions = std::mem::replace(&mut self.regions, Regions::clean(&self.layout, 0));
+        let before = (self.adoptable, std::mem::replace(&mut self.doubt, DoubtLimit::new(0)));
         *self = Self::new(superblock, self.mode, cache_bytes, self.rules);
+        self.regions = regions.grown(&self.layout);
+        (self.adoptable, self.doubt) = before;
     }
 
     /// The page that takes records.

@@ -12,11 +12,12 @@ pub(super) const EIO: i32 = 5;
 pub(super) enum Task {
     Commit,
     Checkpoint,
+    Verification,
 }
 
-/// The task that a change or a flush waits for, and the last attempt before the wait began.
+/// The task that a change, a flush or a read waits for, and the last attempt before the wait began.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Waits {
+pub struct Waits {
     task: Task,
     since: u64,
 }
@@ -40,6 +41,8 @@ pub(super) struct LogWork {
     /// Whether the next commit must include the records of the open page.
     pub(super) seal_wanted: bool,
     pub(super) checkpoint: Demand,
+    /// The verification of regions that a crash has left in doubt.
+    pub(super) verification: Demand,
     /// The page up to which the log has to be durable for the checkpoint that is wanted; a page
     /// before the tail while that is not known yet. Records that are made meanwhile do not put the
     /// checkpoint off.
@@ -49,6 +52,8 @@ pub(super) struct LogWork {
     /// The newest page with a record of a failed write. Before it is durable, the array must not
     /// get the tuples which that write would have had.
     pub(super) settled: u64,
+    /// Whether all regions are to become clean after the checkpoint that is wanted or under way.
+    pub(super) clean_all: bool,
     /// The number of commits and checkpoints that were begun.
     attempts: u64,
     /// Whether there was an intent since the last tick.
@@ -68,6 +73,8 @@ impl LogWork {
         match task {
             Task::Commit => self.commit.wanted = true,
             Task::Checkpoint => self.checkpoint.wanted = true,
+            // the regions are wanted, not the task
+            Task::Verification => {}
         }
         let since = match *waits {
             Some(waits) if waits.task == task => waits.since,
@@ -82,6 +89,7 @@ impl LogWork {
             Task::Checkpoint => {
                 self.checkpoint.failure_after(since).or_else(|| self.commit.failure_after(since))
             }
+            Task::Verification => self.verification.failure_after(since),
         };
         failed.map_or(Ok(()), Err)
     }

@@ -200,6 +200,6 @@ impl Superblock {
 /// The limit of blocks in doubt, in proportion to the image: a small image that is nearly all in
 /// doubt looks like one of another moment. With a lower limit, writes would wait for syncs of the
 /// log.
-fn doubt_max(layout: &Layout) -> u64 {
+pub(super) fn doubt_max(layout: &Layout) -> u64 {
     (layout.intervals() / 16).clamp(DOUBT_MAX_LEAST, DOUBT_MAX_MOST)
 }

@@ -375,7 +375,19 @@ impl<'m> Host<'m> {
 
 /// Opens what is on the medium, as a session does.
 pub(crate) fn open(setup: &Setup, media: &Recorder) -> Result<Opened, sidecar::LoadError> {
-    sidecar::open(media, setup.mode, setup.cache_pages * PAGE_SIZE, setup.rules())
+    let cache_bytes = setup.cache_pages * PAGE_SIZE;
+    sidecar::open_and_verify(media, setup.mode, cache_bytes, setup.verify, setup.rules())
+}
+
+/// Verifies all that a crash has left in doubt, and notes what is found beside what recovery found.
+pub(crate) fn verify(media: &Recorder, opened: &mut Opened) {
+    while let Some(check) = opened.journal.begin_verification() {
+        let checked = check.run(media);
+        let found = opened.journal.end_verification(&check, checked).expect("there is room");
+        if let Some(recovered) = &mut opened.recovered {
+            recovered.adoptions.extend(found.recovery.adoptions);
+        }
+    }
 }
 
 /// The tuples of `intervals`, as a read gets them.

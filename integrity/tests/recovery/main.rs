@@ -1,79 +1,26 @@
 //! Recovery by its rules, and what it costs: compared with rules that are written down one block
 //! and one record at a time, over logs that no guest of ours would leave.
 
-use std::cell::{Cell, RefCell};
+mod medium;
+mod verify_later;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
 
 use proptest::prelude::*;
 use stableblk_integrity::sidecar::{
-    self, Change, File, Intent, IntentMode, Journal, Layout, Media, PAGE_SIZE, Permission, REGION_SIZE,
-    Reason, Recovery, Rules, SECTOR_SIZE, Superblock, TuplePage,
+    self, Change, File, Intent, IntentMode, Journal, Layout, PAGE_SIZE, Permission, REGION_SIZE, Recovery,
+    Rules, SECTOR_SIZE, Superblock, TuplePage,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
+
+use crate::medium::Medium;
 
 const UUID: [u8; 16] = [0x5A; 16];
 const TUPLE_SIZE: usize = 16;
 
 /// Bytes of records in a page of the log.
 const RECORDS_LEN: usize = 4032;
-
-/// Both files in memory. Parts that were never written read as zeros, and are holes.
-#[derive(Debug, Default)]
-struct Medium {
-    image: RefCell<BTreeMap<u64, Box<[u8; SECTOR_SIZE]>>>,
-    sidecar: RefCell<BTreeMap<u64, Box<[u8; SECTOR_SIZE]>>>,
-    image_bytes_read: Cell<u64>,
-}
-
-impl Medium {
-    fn file(&self, file: File) -> &RefCell<BTreeMap<u64, Box<[u8; SECTOR_SIZE]>>> {
-        match file {
-            File::Image => &self.image,
-            File::Sidecar => &self.sidecar,
-        }
-    }
-
-    fn put(&self, file: File, offset: u64, bytes: &[u8]) {
-        let mut sectors = self.file(file).borrow_mut();
-        for (at, sector) in (offset / SECTOR_SIZE as u64..).zip(bytes.as_chunks::<SECTOR_SIZE>().0) {
-            sectors.insert(at, Box::new(*sector));
-        }
-    }
-}
-
-impl Media for Medium {
-    fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        if file == File::Image {
-            self.image_bytes_read.set(self.image_bytes_read.get() + buffer.len() as u64);
-        }
-        let sectors = self.file(file).borrow();
-        for (at, sector) in (offset / SECTOR_SIZE as u64..).zip(buffer.as_chunks_mut::<SECTOR_SIZE>().0) {
-            *sector = sectors.get(&at).map_or([0; SECTOR_SIZE], |bytes| **bytes);
-        }
-        Ok(())
-    }
-
-    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        let image = self.image.borrow();
-        let next = image.range(offset / SECTOR_SIZE as u64..).next();
-        Ok(next.map(|(at, _)| (at * SECTOR_SIZE as u64).max(offset)))
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.put(File::Sidecar, offset, bytes);
-        Ok(())
-    }
-
-    fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.write(offset, &vec![0; usize::try_from(len).map_err(io::Error::other)?])
-    }
-
-    fn sync(&self, _: File, _: Reason) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A record of the log.
 #[derive(Debug, Clone)]
