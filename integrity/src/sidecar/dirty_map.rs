@@ -81,7 +81,12 @@ impl DirtyMap {
 
     /// The dirty regions among the first `regions`.
     pub(super) fn dirty(&self, regions: u64) -> impl Iterator<Item = u64> {
-        (0..regions).filter(|&region| self.is_dirty(region))
+        let bytes = self.bits.iter().flatten().zip((0u64..).step_by(8)).filter(|(byte, _)| **byte != 0);
+        let of_byte = |(byte, region): (&u8, u64)| {
+            let byte = *byte;
+            (0..8).filter(move |bit| byte & 1 << bit != 0).map(move |bit| region + bit)
+        };
+        bytes.flat_map(of_byte).take_while(move |region| *region < regions)
     }
 
     pub(super) fn has_changes(&self) -> bool {

@@ -68,7 +68,7 @@ impl Regions {
     /// The regions of a larger image: those that are not verified yet stay dirty.
     pub(super) fn grown(self, layout: &Layout) -> Self {
         let mut map = DirtyMap::clean(layout);
-        for region in self.unverified.iter() {
+        for region in self.unverified.starting_at(0) {
             map.set(region, true);
         }
         Self { map, unverified: self.unverified, ..Self::clean(layout, self.limit) }

@@ -17,6 +17,9 @@ use super::media::Media;
 use super::recovery::Recovery;
 use super::rules::Rules;
 
+/// Regions that one question puts before the others, at most.
+const ASKED_MAX: usize = 32;
+
 /// How far the verification after a crash has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verification {
@@ -61,26 +64,30 @@ impl Unverified {
         self.bits.get(word).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// All of them, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
-        (0..self.bits.len() as u64 * 64).filter(|&region| self.contains(region))
+    /// All of them from region `first` on, in order.
+    pub(super) fn starting_at(&self, first: u64) -> impl Iterator<Item = u64> {
+        let words = self.bits.iter().zip((0u64..).step_by(64)).skip(place(first).0);
+        let of_word = |(word, region): (&u64, u64)| {
+            let word = *word;
+            (0..64).filter(move |bit| word & 1 << bit != 0).map(move |bit| region + bit)
+        };
+        words.filter(|(word, _)| **word != 0).flat_map(of_word).filter(move |region| *region >= first)
     }
 
-    /// Whether any of `regions` is not verified yet. Such regions are the next.
+    /// Whether any of `regions` is not verified yet. Such regions are the next, a few of them: a
+    /// request can cover any number, and asks again.
     pub(super) fn ask(&mut self, regions: Range<u64>) -> bool {
         if self.progress.left == 0 {
             return false;
         }
-        let mut is_any = false;
-        for region in regions {
-            if self.contains(region) {
-                is_any = true;
-                if !self.wanted.contains(&region) {
-                    self.wanted.push_back(region);
-                }
+        let within = self.starting_at(regions.start).take_while(|region| *region < regions.end);
+        let asked: Vec<_> = within.take(ASKED_MAX).collect();
+        for region in &asked {
+            if !self.wanted.contains(region) {
+                self.wanted.push_back(*region);
             }
         }
-        is_any
+        !asked.is_empty()
     }
 
     /// Whether a request waits for a region.
@@ -95,11 +102,8 @@ impl Unverified {
                 return Some(region);
             }
         }
-        let end = self.bits.len() as u64 * 64;
-        let next = (self.next..end).find(|&region| self.contains(region)).or_else(|| {
-            // one that could not be verified before
-            (0..self.next.min(end)).find(|&region| self.contains(region))
-        })?;
+        // else one that could not be verified before
+        let next = self.starting_at(self.next).next().or_else(|| self.starting_at(0).next())?;
         self.next = next + 1;
         Some(next)
     }
@@ -147,4 +151,57 @@ impl RegionCheck {
 /// The word that has the bit of a region; of one that no image has, a word that is never there.
 fn place(region: u64) -> (usize, u64) {
     (usize::try_from(region / 64).unwrap_or(usize::MAX), 1 << (region % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sidecar::Superblock;
+    use crate::{Guard, IntegrityProfile, PiType};
+
+    fn unverified(regions: impl IntoIterator<Item = u64>) -> Unverified {
+        let profile = IntegrityProfile::new(Guard::Crc64Nvme, PiType::Type1, 4096).unwrap();
+        let superblock = Superblock::new([1; 16], profile, 10_000 << 20).unwrap();
+        let mut map = DirtyMap::clean(superblock.layout());
+        for region in regions {
+            map.set(region, true);
+        }
+        Unverified::of(&map, superblock.layout())
+    }
+
+    #[test]
+    fn a_request_for_all_of_the_disk_puts_a_few_regions_before_the_others() {
+        let mut unverified = unverified(0..10_000);
+        assert!(unverified.ask(500..10_000) && unverified.ask(500..10_000));
+        assert_eq!(unverified.wanted, (500..500 + ASKED_MAX as u64).collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #[test]
+        fn each_region_is_verified_once_and_those_asked_for_first(
+            regions in prop::collection::btree_set(0u64..10_000, 1..200), asked in prop::collection::vec(0u64..10_000, 0..20)
+        ) {
+            let mut unverified = unverified(regions.iter().copied());
+            let mut wanted: Vec<u64> = Vec::new();
+            for region in asked {
+                prop_assert_eq!(unverified.ask(region..region + 1), regions.contains(&region));
+                if regions.contains(&region) && !wanted.contains(&region) {
+                    wanted.push(region);
+                }
+            }
+            let mut order = Vec::new();
+            while let Some(region) = unverified.take_next() {
+                unverified.remove(region);
+                order.push(region);
+            }
+            prop_assert_eq!(&order[..wanted.len()], &wanted[..]);
+            prop_assert!(order[wanted.len()..].is_sorted());
+            prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), regions);
+            prop_assert_eq!(unverified.progress().left, 0);
+        }
+    }
 }

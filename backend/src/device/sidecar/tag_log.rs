@@ -263,7 +263,7 @@ impl TagLog {
         self.note_doubt(&shared.journal);
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
             let journal = &shared.journal;
-            let is_verifying = journal.verification().left > 0;
+            let is_verifying = journal.is_unverified();
             if is_verifying && pauses.is_verification_due() {
                 break;
             }
@@ -313,13 +313,15 @@ impl TagLog {
                 tracing::error!("cannot verify what the crash has left: {error}");
             }
             let mut shared = self.lock();
-            if let Some(found) = shared.journal.end_verification(&check, checked) {
+            let found = shared.journal.end_verification(&check, checked);
+            if let Some(found) = &found {
                 let progress = shared.journal.verification();
-                shared.findings.add(&found, progress);
+                shared.findings.add(found, progress);
             }
             drop(shared);
             self.wake_askers();
-            pauses.verified_for(begun.elapsed());
+            // one that failed, or for which there is no room yet, is not tried again at once
+            pauses.verified_for(if found.is_some() { begun.elapsed() } else { PAUSE });
         }
     }
 

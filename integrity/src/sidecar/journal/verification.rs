@@ -63,6 +63,12 @@ impl Journal {
         self.regions.set_limit(bytes.div_ceil(REGION_SIZE));
     }
 
+    /// Whether there is a region to verify.
+    #[must_use]
+    pub fn is_unverified(&self) -> bool {
+        self.verification().left > 0 && !self.given_up
+    }
+
     /// Whether a request waits for a region to be verified.
     #[must_use]
     pub fn is_verification_wanted(&self) -> bool {
@@ -101,7 +107,7 @@ impl Journal {
         // each has a record of its own, which is at most three times as long as its tuple
         let needed = 3 * pages_for(adopted.len() as u64, Change::Written(&[]), tuple_size);
         if !adopted.is_empty() && !self.has_room(needed) {
-            return self.verify_later();
+            return self.verify_later(check);
         }
         let mut newest = 0;
         for lba in adopted {
@@ -109,7 +115,7 @@ impl Journal {
             let page = pages.iter().find(|page| page.page == self.layout.page_of(lba));
             let tuple = page.map(|page| &page.tuples[page.range(&self.layout, &interval)])?;
             if !self.cache.pin(&interval) {
-                return self.verify_later();
+                return self.verify_later(check);
             }
             let record = self.records.append(&interval, Change::Written(tuple));
             self.cache.change(&interval, Change::Written(tuple), record.last);
@@ -124,8 +130,12 @@ impl Journal {
         self.rules.contains(Rules::BOUNDED_ADOPTION) && found.unnamed_adoptions > self.adoptable
     }
 
-    /// A checkpoint makes room for the tuples of a region.
-    fn verify_later(&mut self) -> Option<RegionFindings> {
+    /// A checkpoint makes room for the tuples of a region. If the last one has failed, requests do
+    /// not wait for that.
+    fn verify_later(&mut self, check: &RegionCheck) -> Option<RegionFindings> {
+        if self.work.checkpoint.failing {
+            self.work.verification.end(check.attempt, &Err(io::ErrorKind::StorageFull.into()));
+        }
         self.work.checkpoint.wanted = true;
         None
     }
