@@ -112,10 +112,11 @@ impl MemoryDisk {
         }
     }
 
-    /// Serves all chains that are available.
-    fn serve(&mut self, vring: &VringRwLock) {
+    /// Serves all chains that are available. Fails when the ring is stopped, which another thread
+    /// does: a kick of before may be seen after it.
+    fn serve(&mut self, vring: &VringRwLock) -> Result<(), virtio_queue::Error> {
         let memory = self.memory.memory();
-        let chains: Vec<_> = vring.get_mut().get_queue_mut().iter(memory.clone()).unwrap().collect();
+        let chains: Vec<_> = vring.get_mut().get_queue_mut().iter(memory.clone())?.collect();
         for chain in chains {
             let head = chain.head_index();
             let (mut readable, mut writable) = (Vec::new(), Vec::new());
@@ -137,10 +138,22 @@ impl MemoryDisk {
                 memory.write_obj(*byte, GuestAddress(address)).unwrap();
             }
             memory.write_obj(status, GuestAddress(status_address)).unwrap();
-            vring.add_used(head, u32::try_from(answer.len() + 1).unwrap()).unwrap();
+            vring.add_used(head, u32::try_from(answer.len() + 1).unwrap())?;
         }
-        if vring.needs_notification().unwrap() {
+        if vring.needs_notification()? {
             vring.signal_used_queue().unwrap();
+        }
+        Ok(())
+    }
+
+    /// Serves a ring until nothing is available.
+    fn serve_all(&mut self, vring: &VringRwLock) -> Result<(), virtio_queue::Error> {
+        loop {
+            vring.disable_notification()?;
+            self.serve(vring)?;
+            if !vring.enable_notification()? {
+                return Ok(());
+            }
         }
     }
 }
@@ -193,13 +206,9 @@ impl VhostUserBackendMut for MemoryDisk {
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> io::Result<()> {
-        let vring = &vrings[usize::from(queue)];
-        loop {
-            vring.disable_notification().map_err(io::Error::other)?;
-            self.serve(vring);
-            if !vring.enable_notification().map_err(io::Error::other)? {
-                return Ok(());
-            }
+        match self.serve_all(&vrings[usize::from(queue)]) {
+            Err(virtio_queue::Error::QueueNotReady) => Ok(()),
+            served => served.map_err(io::Error::other),
         }
     }
 }
