@@ -1,13 +1,14 @@
 //! The files of an image and its sidecar, as the tag intent log accesses them.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::UNIX_EPOCH;
 
 use integrity::sidecar::{self, Layout, Media, Reason, Stamp};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use crate::storage::durability::Durability;
 use crate::storage::image::{Alignment, next_data, read_at_least};
@@ -135,11 +136,30 @@ impl Media for SidecarMedia {
         self.sidecar.write_all_at(bytes, offset)
     }
 
+    fn write_durably(&self, offset: u64, parts: &[&[u8]], reason: Reason) -> io::Result<()> {
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        debug_assert!(offset + len as u64 <= self.array, "the array has readers beside this thread");
+        match pwritev2(&self.sidecar, &slices, offset, ReadWriteFlags::DSYNC) {
+            Ok(written) if written == len => Ok(()),
+            // not all at once, or a file without such writes
+            Ok(_) | Err(Errno::OPNOTSUPP | Errno::INTR) => {
+                let mut at = offset;
+                for part in parts {
+                    self.write(at, part)?;
+                    at += part.len() as u64;
+                }
+                self.sync(sidecar::File::Sidecar, reason)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let _whole = self.array_access.write().unwrap_or_else(PoisonError::into_inner);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.sidecar, hole, offset, len) {
-            Err(rustix::io::Errno::OPNOTSUPP) => {
+            Err(Errno::OPNOTSUPP) => {
                 let zeros = vec![0; usize::try_from(len).map_err(io::Error::other)?];
                 self.sidecar.write_all_at(&zeros, offset)
             }
@@ -167,7 +187,7 @@ impl Media for SidecarMedia {
 mod tests {
     use integrity::sidecar::{Superblock, TuplePage};
     use integrity::{Guard, IntegrityProfile, PiType};
-    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    use rustix::io::preadv2;
 
     use super::*;
     use crate::storage::thin_device::ThinDevice;
@@ -182,6 +202,36 @@ mod tests {
         durability.outcome(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
         sync(sidecar::File::Image).unwrap_err();
         sync(sidecar::File::Sidecar).unwrap();
+    }
+
+    #[test]
+    fn pages_side_by_side_are_written_behind_one_another() {
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let media =
+            SidecarMedia::new(tempfile::tempfile().unwrap(), Alignment::ANY, file.try_clone().unwrap());
+        // more than one call of the kernel takes
+        let pages: Vec<_> = (0..1500_u32).map(|page| page.to_le_bytes().repeat(1024)).collect();
+        let parts: Vec<_> = pages.iter().map(Vec::as_slice).collect();
+        media.write_durably(8192, &parts, Reason::Commit).unwrap();
+        let mut written = vec![0; parts.len() * 4096];
+        file.read_exact_at(&mut written, 8192).unwrap();
+        assert!(written == pages.concat());
+        assert_eq!(file.metadata().unwrap().len(), 8192 + written.len() as u64);
+    }
+
+    #[test]
+    fn a_durable_write_fails_for_pages_that_were_lost_before() {
+        let Some(thin) = ThinDevice::attach() else { return };
+        let sidecar = File::options().read(true).write(true).open(thin.path()).unwrap();
+        let media = SidecarMedia::new(tempfile::tempfile().unwrap(), Alignment::ANY, sidecar);
+        let durably = || media.write_durably(0, &[&[1; 4096]], Reason::Commit);
+        durably().unwrap();
+        let kernel = media.for_another_thread().unwrap();
+        media.write(4 << 20, &vec![1; 2 << 20]).unwrap();
+        // as when the kernel writes them back by itself
+        kernel.sync(sidecar::File::Sidecar, Reason::Growth).unwrap_err();
+        durably().unwrap_err();
+        durably().unwrap();
     }
 
     #[test]

@@ -67,6 +67,18 @@ pub trait Media {
     /// Writes all of `bytes` at byte `offset` of the sidecar.
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes `parts`, one behind the other, from byte `offset` of the sidecar, and makes them
+    /// durable. Other bytes that were written need not be durable then, but if one of them was
+    /// lost, and no sync has failed for it, this fails.
+    fn write_durably(&self, offset: u64, parts: &[&[u8]], reason: Reason) -> io::Result<()> {
+        let mut at = offset;
+        for part in parts {
+            self.write(at, part)?;
+            at += part.len() as u64;
+        }
+        self.sync(File::Sidecar, reason)
+    }
+
     /// Makes `len` bytes at byte `offset` of the sidecar read as zeros, and gives their space back
     /// where that can be.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;

@@ -21,11 +21,16 @@ const SECOND: Op = Op::Do(Write, 1..2);
 /// All of them, with the disks on which they run.
 pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
     let small = Setup::small(mode).with(mutant);
-    let mut programs: Vec<_> =
-        [overtaking(), commit_fails_in_checkpoint(), settled_beside_others(), marked_twice()]
-            .into_iter()
-            .map(|program| (small.clone(), program))
-            .collect();
+    let mut programs: Vec<_> = [
+        overtaking(),
+        two_pages(mode),
+        commit_fails_in_checkpoint(),
+        settled_beside_others(),
+        marked_twice(),
+    ]
+    .into_iter()
+    .map(|program| (small.clone(), program))
+    .collect();
     let bounded = Setup::bounded(mode).with(mutant);
     programs.extend([two_in_doubt(), larger_than_the_doubt()].map(|program| (bounded.clone(), program)));
     programs.extend((0..CUTS).map(|cut| match mode {
@@ -52,6 +57,16 @@ fn overtaking() -> Vec<Op> {
     let page = [Op::Submit(Write, 0..1), Op::Commit(false), Op::GoOn, Op::GoOn, Op::GoOn, Op::BeginFlush];
     let pages = page.iter().chain(&[Op::Commit(false)]).cycle().take(7 * (RING + 2));
     pages.chain(&[Op::Flush]).cloned().collect()
+}
+
+/// A commit writes the page of one that has failed, and another beside it.
+fn two_pages(mode: IntentMode) -> Vec<Op> {
+    let failing = [sync_fails(1, Damage::None), Op::Commit(false)];
+    let (begun, ended) = match mode {
+        Region => (vec![FIRST, Op::BeginFlush], vec![]),
+        Block => (vec![Op::Submit(Write, 0..1)], vec![Op::GoOn, Op::GoOn]),
+    };
+    [begun, failing.to_vec(), ended, vec![Op::Heal, SECOND, Op::Flush]].concat()
 }
 
 /// A sync that fails gives up the tuples of a checkpoint beside it.

@@ -53,6 +53,13 @@ impl Cached {
         }
     }
 
+    /// Makes the sectors at `places` durable, and no others.
+    fn sync_range(&mut self, places: Range<u64>) {
+        for (at, _) in self.pending.extract_if(.., |(at, _)| places.contains(at)) {
+            self.durable.set(at, self.current.get(at));
+        }
+    }
+
     /// Whether there is a sector among `places` that cannot be read.
     fn is_unreadable(&self, places: Range<u64>) -> bool {
         self.unreadable.range(places).next().is_some()
@@ -147,6 +154,11 @@ impl Medium {
 
     pub(crate) fn sync(&mut self, file: File) {
         self.file_mut(file).sync();
+    }
+
+    /// Makes `bytes` of a file durable, and no others.
+    pub(crate) fn sync_range(&mut self, file: File, bytes: Range<u64>) {
+        self.file_mut(file).sync_range(sector_at(bytes.start)..sector_at(bytes.end));
     }
 
     /// A sync that failed: what was written is still seen, and no later sync will bring it to the

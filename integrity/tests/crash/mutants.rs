@@ -47,6 +47,7 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         // with intents by block no sector of zeros says more than one that is missing
         (Mutant::UnreadableIsZero, REGION),
         (Mutant::PagesInPart, BOTH),
+        (Mutant::LastPartVolatile, BOTH),
     ];
     others.into_iter().chain(syncs).chain(rules).collect()
 }
@@ -63,6 +64,7 @@ impl fmt::Display for Mutant {
             Self::UnreadableStops => f.pad("EIO is no damage"),
             Self::UnreadableIsZero => f.pad("EIO is taken for zeros"),
             Self::PagesInPart => f.pad("pages written in part"),
+            Self::LastPartVolatile => f.pad("last page of a commit not durable"),
         }
     }
 }

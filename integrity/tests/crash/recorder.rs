@@ -137,7 +137,7 @@ impl Recorder {
 
     /// Syncs the image, for a guest's flush.
     pub(crate) fn sync_data(&self) -> io::Result<()> {
-        self.sync_file(File::Image)
+        self.sync_file(File::Image, None)
     }
 
     fn point(&self) {
@@ -171,10 +171,14 @@ impl Recorder {
         failing.map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    fn sync_file(&self, file: File) -> io::Result<()> {
+    /// Makes `range` of a file durable, all of it without one.
+    fn sync_file(&self, file: File, range: Option<Range<u64>>) -> io::Result<()> {
         let failing = self.failing(file);
         match &failing {
-            None | Some((Damage::All, _)) => self.medium.borrow_mut().sync(file),
+            None | Some((Damage::All, _)) => match range {
+                Some(range) => self.medium.borrow_mut().sync_range(file, range),
+                None => self.medium.borrow_mut().sync(file),
+            },
             Some((Damage::Part, _)) => self.medium.borrow_mut().lose(file),
             Some((Damage::None, _)) => {}
         }
@@ -238,6 +242,24 @@ impl Media for Recorder {
         self.write_to(File::Sidecar, offset, bytes)
     }
 
+    fn write_durably(&self, offset: u64, parts: &[&[u8]], reason: Reason) -> io::Result<()> {
+        let mut end = offset;
+        let mut ends = Vec::new();
+        for part in parts {
+            self.write(end, part)?;
+            end += part.len() as u64;
+            ends.push(end);
+        }
+        match self.mutant {
+            Mutant::WithoutSync(File::Sidecar, of) if of == reason => Ok(()),
+            Mutant::LastPartVolatile => {
+                let end = ends.iter().rev().nth(1).copied().unwrap_or(end);
+                self.sync_file(File::Sidecar, Some(offset..end))
+            }
+            _ => self.sync_file(File::Sidecar, Some(offset..end)),
+        }
+    }
+
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         let failing = self.failing(File::Sidecar);
         if !matches!(failing, Some((Damage::None, _))) {
@@ -251,7 +273,7 @@ impl Media for Recorder {
         if self.mutant == Mutant::WithoutSync(file, reason) {
             return Ok(());
         }
-        self.sync_file(file)?;
+        self.sync_file(file, None)?;
         if reason == Reason::RecoveryLeftovers {
             self.medium.borrow_mut().drop_cache(file);
             self.point();
