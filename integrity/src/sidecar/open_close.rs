@@ -142,7 +142,7 @@ struct Deferred {
 }
 
 impl Deferred {
-    /// An upper limit for the blocks that match nothing, from what was found in the sample.
+    /// The most blocks of the sample that may match nothing.
     fn most_sampled(&self, layout: &Layout, doubt_max: u64) -> u64 {
         let (sampled, all) = (self.sample.len() as u64, self.map.dirty(layout.regions()).count() as u64);
         // blocks of one crash may lie close together

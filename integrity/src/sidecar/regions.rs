@@ -3,9 +3,9 @@
 //! The first write to a clean region waits until its dirty bit is durable, which takes a sync. So
 //! that a guest which writes all over its disk does not pay one for each MiB, a sync marks
 //! neighbours of what was asked for along with it. Regions marked ahead cost nothing while the
-//! disk is served. After a crash they are read like any dirty region, and what has rotted there is
-//! adopted and reported instead of found by a read; that is why they are bounded by what was
-//! written. The first write of a session marks what it needs, and no more.
+//! disk is served. After a crash they are read like any dirty region, and damage there is adopted
+//! and reported instead of found by a read; that is why their number is bounded by that of written
+//! regions. The first write of a session marks the regions that it needs, and no more.
 //!
 //! A region stays marked when its records are in the array: a guest writes again where it has
 //! written before. Only when more regions are marked than the limit, or after a long rest of the
@@ -83,8 +83,7 @@ impl Regions {
         self.limit
     }
 
-    /// A region was verified, and page `seq` of the log has the newest record of what was found; 0:
-    /// there is none.
+    /// A region was verified. Page `seq` of the log has the newest record of its blocks; 0: none.
     pub(super) fn verified(&mut self, region: u64, seq: u64) {
         self.unverified.remove(region);
         self.written += u64::from(seq > 0);

@@ -44,7 +44,7 @@ fn report_adopted(blocks: u64) {
     );
 }
 
-/// Logs what is left to be verified while the disk is served.
+/// Logs how much of the image is verified while the disk is served.
 pub(super) fn report_unverified(verification: Verification) {
     if verification.left > 0 {
         let mib = (verification.left * REGION_SIZE) >> 20;

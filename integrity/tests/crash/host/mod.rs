@@ -379,7 +379,7 @@ pub(crate) fn open(setup: &Setup, media: &Recorder) -> Result<Opened, sidecar::L
     sidecar::open_and_verify(media, setup.mode, cache_bytes, setup.verify, setup.rules())
 }
 
-/// Verifies all that a crash has left in doubt, and notes what is found beside what recovery found.
+/// Verifies all regions that a crash has left in doubt, and adds the findings to those of recovery.
 pub(crate) fn verify(media: &Recorder, opened: &mut Opened) {
     while let Some(check) = opened.journal.begin_verification() {
         let checked = check.run(media);
