@@ -12,7 +12,7 @@ use crate::process::output_of;
 
 /// The smallest that mkfs.xfs makes.
 const SMALLEST: u64 = 300 << 20;
-/// Room for the file system's own log, and for what is beside an image.
+/// Room for the file system's own log, and for files beside an image.
 const OVERHEAD: u64 = 256 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -90,7 +90,7 @@ fn a_request_waits_until_its_region_is_verified_which_is_the_next() {
     let held = tuple(&mut journal, &medium, 7 * PER_REGION + 3);
     let profile = *journal.layout().profile();
     assert!(sidecar::is_adopted(&profile, &held));
-    assert_eq!(held[..8], tuple_of(&profile, 7 * PER_REGION + 3, 7)[..8], "the guard of what is there");
+    assert_eq!(held[..8], tuple_of(&profile, 7 * PER_REGION + 3, 7)[..8], "the guard of its data");
     assert_eq!((journal.verification().left, journal.is_verification_wanted()), (1, false));
 }
 
