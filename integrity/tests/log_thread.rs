@@ -125,13 +125,13 @@ fn a_write_that_fails_during_a_commit_does_not_keep_the_thread_busy() {
                 journal.complete(&first, Change::Written(&media.tuple_of(1)));
             }
             // the record of a write that was granted is durable; that of one that failed is not
-            IntentMode::Block => journal.settle(&first, Change::Written(&media.tuple_of(1))),
+            IntentMode::Block => journal.settle(&first, &media.tuple_of(1)),
         }
         journal.want_checkpoint();
         // the checkpoint waits for a commit, and while that is synced another write fails
         assert!(journal.begin_checkpoint().is_none());
         let commit = journal.begin_commit();
-        journal.settle(&second, Change::Written(&media.tuple_of(2)));
+        journal.settle(&second, &media.tuple_of(2));
         if let Some(commit) = commit {
             let result = commit.run(&media);
             journal.end_commit(commit, &result);

@@ -15,6 +15,9 @@ use crate::storage::image::{Alignment, next_data, read_at_least};
 use crate::storage::reopen::reopen;
 use crate::storage::session_stamp;
 
+/// Zeros that are written at once, in bytes, where no hole can be punched.
+const ZEROS_MAX: u64 = 1 << 20;
+
 /// The files of one image. The sidecar is accessed through the page cache, the image as it was
 /// opened.
 #[derive(Debug)]
@@ -111,6 +114,10 @@ impl Media for SidecarMedia {
         next_data(&self.image, offset)
     }
 
+    fn next_sidecar_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        next_data(&self.sidecar, offset)
+    }
+
     fn stamp(&self) -> io::Result<Option<Stamp>> {
         Ok(session_stamp::read(&self.image))
     }
@@ -160,8 +167,13 @@ impl Media for SidecarMedia {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.sidecar, hole, offset, len) {
             Err(Errno::OPNOTSUPP) => {
-                let zeros = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-                self.sidecar.write_all_at(&zeros, offset)
+                let zeros = vec![0; usize::try_from(len.min(ZEROS_MAX)).map_err(io::Error::other)?];
+                let mut places = (offset..offset + len).step_by(zeros.len());
+                places.try_for_each(|at| {
+                    let len =
+                        usize::try_from(offset + len - at).map_or(zeros.len(), |it| it.min(zeros.len()));
+                    self.sidecar.write_all_at(&zeros[..len], at)
+                })
             }
             punched => Ok(punched?),
         }

@@ -132,6 +132,11 @@ impl TuplePage {
     }
 }
 
+/// Makes all tuples of `pages` unwritten.
+pub(super) fn zero_pages(layout: &Layout, media: &impl Media, pages: &Range<u64>) -> io::Result<()> {
+    media.zero(layout.page_offset(pages.start), (pages.end - pages.start) * PAGE_SIZE as u64)
+}
+
 /// Reads the tuples of `intervals` into `tuples`; tuples that have rotted are lost tuples.
 pub fn read_tuples(
     layout: &Layout,

@@ -2,14 +2,14 @@
 //!
 //! The order is the point: the data of the tuples is made durable, then the tuples, and then the
 //! superblock that moves the tail. It goes in steps, none longer than a sync or some pages, so that
-//! commits can go in between.
+//! commits can go in between. A run of pages that become unwritten is one hole, however long it is.
 
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::array::TuplePage;
+use super::array::{TuplePage, zero_pages};
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media, Reason};
@@ -21,7 +21,7 @@ use super::superblock::{Loaded, Superblock};
 /// written again.
 const BATCH: u64 = 1024;
 
-/// Pages of the array that one step writes.
+/// Pages of the array, or runs of them, that one step writes.
 const STEP: usize = 64;
 
 #[derive(Debug)]
@@ -136,15 +136,22 @@ impl Checkpoint {
 fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut ReplayCursor) -> io::Result<bool> {
     let tuple_size = layout.profile().tuple_size();
     for _ in 0..STEP {
-        let Some((number, covers)) = cursor.next_page(layout) else {
+        let Some(covered) = cursor.next_pages(layout) else {
             return Ok(false);
         };
-        let mut page = TuplePage::read(layout, media, number)?;
-        for cover in covers {
-            let range = page.range(layout, &cover.intervals);
-            replay.change(&cover, tuple_size).apply(&mut page.tuples[range]);
+        if covered.are_unwritten(layout, replay) {
+            zero_pages(layout, media, &covered.pages)?;
+            continue;
         }
-        page.write(layout, media)?;
+        // records with tuples are shorter than a page: there is one
+        for number in covered.pages {
+            let mut page = TuplePage::read(layout, media, number)?;
+            for cover in &covered.covers {
+                let range = page.range(layout, &cover.intervals);
+                replay.change(cover, tuple_size).apply(&mut page.tuples[range]);
+            }
+            page.write(layout, media)?;
+        }
     }
     Ok(true)
 }

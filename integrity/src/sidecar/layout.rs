@@ -230,6 +230,20 @@ impl Layout {
         })
     }
 
+    /// The pages of the array that hold tuples of `intervals` and of no others.
+    pub(super) fn whole_pages(&self, intervals: &Range<u64>) -> Range<u64> {
+        let per_page = self.tuples_per_page() as u64;
+        let start = intervals.start.div_ceil(per_page);
+        let end = if intervals.end == self.intervals() { self.pages() } else { intervals.end / per_page };
+        start..end.max(start)
+    }
+
+    /// The intervals whose tuples `pages` of the array hold.
+    pub(super) fn intervals_of_pages(&self, pages: &Range<u64>) -> Range<u64> {
+        let per_page = self.tuples_per_page() as u64;
+        pages.start * per_page..(pages.end * per_page).min(self.intervals())
+    }
+
     /// The offset of page `page` of the array.
     #[must_use]
     pub fn page_offset(&self, page: u64) -> u64 {
@@ -290,6 +304,17 @@ mod tests {
         assert_eq!(layout.intervals_of(1057), 262_136..262_144);
         let parts: Vec<_> = layout.parts(&(247..497)).collect();
         assert_eq!(parts, [247..248, 248..496, 496..497]);
+    }
+
+    #[test]
+    fn whole_pages_hold_no_tuples_of_others() {
+        let layout = Layout::new(profile(Guard::Crc64Nvme, 4096), 1000 * 4096).unwrap();
+        assert_eq!(layout.whole_pages(&(0..1000)), 0..5);
+        assert_eq!(layout.intervals_of_pages(&(3..5)), 744..1000);
+        assert_eq!(layout.whole_pages(&(1..999)), 1..4);
+        assert_eq!(layout.whole_pages(&(248..496)), 1..2);
+        assert!(layout.whole_pages(&(249..496)).is_empty());
+        assert!(layout.whole_pages(&(1..2)).is_empty());
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub trait Media {
         Ok(Some(offset))
     }
 
+    /// The same of the sidecar.
+    fn next_sidecar_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+
     /// The stamp of the last session that could write the image; `None` where it carries
     /// nothing.
     fn stamp(&self) -> io::Result<Option<Stamp>> {

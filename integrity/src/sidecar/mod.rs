@@ -19,6 +19,7 @@ mod checkpoint;
 mod commit;
 mod dirty_map;
 mod growth;
+mod holes;
 mod journal;
 mod layout;
 mod log;
@@ -46,7 +47,7 @@ pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPER
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, Verify, close, open, open_and_verify};
 pub use pairing::{Stamp, TwoMoments, WriteSession};
-pub use recovery::{Adoption, Recovery};
+pub use recovery::{Adoption, RecoveredPages, Recovery};
 pub use rules::Rules;
 pub use superblock::{IntentMode, LoadError, Loaded, State, Superblock, SuperblockError, VERSION};
 pub use tuples::{

@@ -39,8 +39,8 @@ pub struct Opened {
     pub durability_lost: bool,
 }
 
-/// Pages of the array that a recovery keeps in memory until it is known that image and sidecar are
-/// of one moment: 64 MiB. If there are more, the recovery is done twice.
+/// Pages of the array, or runs of them, that a recovery keeps in memory until it is known that
+/// image and sidecar are of one moment: 64 MiB. If there are more, the recovery is done twice.
 const KEPT_MAX: usize = 1 << 14;
 
 /// Regions that are read before serving when the others are verified later.
@@ -193,10 +193,10 @@ fn recover(
     // need
     let (mut kept, mut are_all_kept) = (Vec::new(), true);
     let is_read = |region| deferred.is_none_or(|deferred| deferred.sample.contains(&region));
-    let recovery = Recovery::run_in(media, superblock, rules, &is_read, |page, _| {
+    let recovery = Recovery::run_in(media, superblock, rules, &is_read, |pages| {
         are_all_kept &= kept.len() < KEPT_MAX;
         if are_all_kept {
-            kept.push(page);
+            kept.push(pages);
         }
         Ok(())
     })?;
@@ -209,11 +209,11 @@ fn recover(
         }
     }
     if are_all_kept {
-        kept.iter().try_for_each(|page| page.write(superblock.layout(), media))?;
+        kept.iter().try_for_each(|pages| pages.write(superblock.layout(), media))?;
     } else {
         drop(kept);
-        Recovery::run_in(media, superblock, rules, &is_read, |page, _| {
-            page.write(superblock.layout(), media)
+        Recovery::run_in(media, superblock, rules, &is_read, |pages| {
+            pages.write(superblock.layout(), media)
         })?;
     }
     media.sync(File::Sidecar, Reason::RecoveryTuples)?;

@@ -8,12 +8,17 @@
 //!
 //! The image is never written, and a crash in here means only that it is done again.
 
+mod whole_pages;
+
 use std::io;
 use std::ops::Range;
+
+pub use self::whole_pages::RecoveredPages;
 
 use super::PAGE_SIZE;
 use super::array::{Change, TuplePage};
 use super::dirty_map::DirtyMap;
+use super::holes::Holes;
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media};
@@ -60,12 +65,13 @@ pub struct Recovery {
     pub rotten_map_sectors: usize,
     /// Blocks whose data was looked at. Those in holes of the image are not read: they hold zeros.
     pub judged_blocks: u64,
-    /// The number of times that a record of the log was looked up for one of its blocks: the cost
-    /// of a recovery, besides what it reads.
+    /// The number of times that a record of the log was looked up for one of its blocks, or for a
+    /// run of pages that it makes unwritten: the cost of a recovery, besides what it reads.
     pub looked_up_records: u64,
     /// Blocks whose data cannot be read; they keep the tuple that they have.
     pub unreadable_blocks: u64,
-    /// Tuples of the array that change.
+    /// Tuples of the array that change; of pages that become unwritten as a whole, all but those in
+    /// holes.
     pub changed_tuples: u64,
     /// Blocks that were adopted.
     pub adopted_blocks: u64,
@@ -83,9 +89,8 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Finds out what a crash has left, and gives each page of the array that has to be written to
-    /// `visit`. The flag says whether any tuple in it changes; a page of which none does may be in
-    /// the page cache only, and has to be written to be durable.
+    /// Finds out what a crash has left, and gives the pages of the array that have to be written to
+    /// `visit`, in order.
     ///
     /// A clean sidecar has nothing to recover. Ends at the first error, of the medium or of
     /// `visit`.
@@ -93,7 +98,7 @@ impl Recovery {
         media: &impl Media,
         superblock: &Superblock,
         rules: Rules,
-        visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
+        visit: impl FnMut(RecoveredPages) -> io::Result<()>,
     ) -> io::Result<Self> {
         Self::run_in(media, superblock, rules, &|_| true, visit)
     }
@@ -106,7 +111,7 @@ impl Recovery {
         superblock: &Superblock,
         rules: Rules,
         is_read: &dyn Fn(u64) -> bool,
-        mut visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
+        mut visit: impl FnMut(RecoveredPages) -> io::Result<()>,
     ) -> io::Result<Self> {
         let (layout, tail) = (superblock.layout(), superblock.tail);
         let State::Open(mode) = superblock.state else {
@@ -133,15 +138,16 @@ impl Recovery {
         let judge = Judge { media, layout, replay: &replay, is_dirty: &is_dirty, is_read, mode, rules };
         let to_read = map.dirty(layout.regions()).filter(|&region| is_read(region));
         let (mut dirty_pages, mut cursor) = (pages_of(to_read, layout).peekable(), replay.candidates());
-        while let Some((page, covers)) = cursor.next_page(layout) {
-            while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < page) {
-                judge.page(dirty, &[], &mut found, &mut visit)?;
+        let mut holes = Holes::new(media, layout);
+        while let Some(covered) = cursor.next_pages(layout) {
+            while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < covered.pages.start) {
+                judge.unnamed_page(dirty, &mut holes, &mut found, &mut visit)?;
             }
-            dirty_pages.next_if_eq(&page);
-            judge.page(page, &covers, &mut found, &mut visit)?;
+            while dirty_pages.next_if(|dirty| *dirty < covered.pages.end).is_some() {}
+            judge.pages(&covered, &mut holes, &mut found, &mut visit)?;
         }
         for page in dirty_pages {
-            judge.page(page, &[], &mut found, &mut visit)?;
+            judge.unnamed_page(page, &mut holes, &mut found, &mut visit)?;
         }
         Ok(found)
     }
@@ -152,14 +158,15 @@ impl Recovery {
         layout: &Layout,
         rules: Rules,
         region: u64,
-        mut visit: impl FnMut(TuplePage, bool) -> io::Result<()>,
+        mut visit: impl FnMut(RecoveredPages) -> io::Result<()>,
     ) -> io::Result<Self> {
         let (replay, is_dirty) = (Replay::default(), |other| other == region);
         let (mode, is_read) = (IntentMode::Region, &is_dirty);
         let judge = Judge { media, layout, replay: &replay, is_dirty: &is_dirty, is_read, mode, rules };
         let mut found = Self { dirty_regions: 1, ..Self::default() };
+        let mut holes = Holes::new(media, layout);
         for page in pages_of(std::iter::once(region), layout) {
-            judge.page(page, &[], &mut found, &mut visit)?;
+            judge.unnamed_page(page, &mut holes, &mut found, &mut visit)?;
         }
         Ok(found)
     }
@@ -258,13 +265,26 @@ struct BlockInDoubt {
 }
 
 impl<M: Media> Judge<'_, M> {
+    /// Whether any of `intervals` is to be judged, by the dirty map, and by the log if a record
+    /// that is not committed names them.
+    fn is_doubted(&self, intervals: &Range<u64>, is_named: bool) -> bool {
+        match self.mode {
+            IntentMode::Block => is_named,
+            // a clean region's data was durable before the region became clean
+            IntentMode::Region => self
+                .layout
+                .regions_of(intervals)
+                .any(|region| (self.is_dirty)(region) && (is_named || (self.is_read)(region))),
+        }
+    }
+
     /// Does a page of the array, with what the log says of its intervals.
     fn page(
         &self,
         number: u64,
         covers: &[Cover],
         found: &mut Recovery,
-        visit: &mut impl FnMut(TuplePage, bool) -> io::Result<()>,
+        visit: &mut impl FnMut(RecoveredPages) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut page = TuplePage::read(self.layout, self.media, number)?;
         found.lose(std::mem::take(&mut page.lost));
@@ -294,15 +314,13 @@ impl<M: Media> Judge<'_, M> {
         let changes = found.changed_tuples > before;
         // a page that the log names may hold what it should only in a cache that has given up
         // writing it
-        if changes || !covers.is_empty() { visit(page, changes) } else { Ok(()) }
+        if changes || !covers.is_empty() { visit(RecoveredPages::One(page, changes)) } else { Ok(()) }
     }
 
     /// The knowledge of an interval that these `records` give, the newest first.
     fn known(&self, interval: u64, records: &[usize], array: &[u8]) -> Known {
         let itself = interval..interval + 1;
         let tuple_size = self.layout.profile().tuple_size();
-        let dirty = self.layout.regions_of(&itself).any(self.is_dirty);
-        let is_read = self.layout.regions_of(&itself).any(self.is_read);
         let mut candidates = Candidates::default();
         let (mut is_named, mut committed) = (false, false);
         for &record in records {
@@ -317,9 +335,7 @@ impl<M: Media> Judge<'_, M> {
             }
             is_named = true;
         }
-        // with intents by region, a clean region's data was durable before the region became clean
-        let in_doubt = dirty && (is_named || is_read);
-        if in_doubt || (is_named && self.mode == IntentMode::Block) {
+        if self.is_doubted(&itself, is_named) {
             if !committed {
                 candidates.push(array);
                 is_named |= is_lost(self.layout.profile(), array);

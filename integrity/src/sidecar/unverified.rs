@@ -14,7 +14,7 @@ use super::array::TuplePage;
 use super::dirty_map::DirtyMap;
 use super::layout::Layout;
 use super::media::Media;
-use super::recovery::Recovery;
+use super::recovery::{RecoveredPages, Recovery};
 use super::rules::Rules;
 
 /// Regions that one question puts before the others, at most.
@@ -138,8 +138,8 @@ impl RegionCheck {
     /// Reads the region and compares it with the tuples of the array: no request has it meanwhile.
     pub fn run(&self, media: &impl Media) -> io::Result<CheckedRegion> {
         let mut pages = Vec::new();
-        let found = Recovery::of_region(media, &self.layout, self.rules, self.region, |page, changes| {
-            if changes {
+        let found = Recovery::of_region(media, &self.layout, self.rules, self.region, |page| {
+            if let RecoveredPages::One(page, true) = page {
                 pages.push(page);
             }
             Ok(())

@@ -3,7 +3,7 @@
 use stableblk_integrity::sidecar::IntentMode::{self, Block, Region};
 
 use crate::explorer::Explorer;
-use crate::host::Command::Write;
+use crate::host::Command::{Discard, Write};
 use crate::play::Op;
 use crate::programs;
 use crate::recorder::Damage;
@@ -33,6 +33,8 @@ pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
     .collect();
     let bounded = Setup::bounded(mode).with(mutant);
     programs.extend([two_in_doubt(), larger_than_the_doubt()].map(|program| (bounded.clone(), program)));
+    let pages = Setup::tight_cache(mode).with(mutant);
+    programs.extend([discarded_pages(), discarded_in_part()].map(|program| (pages.clone(), program)));
     programs.extend((0..CUTS).map(|cut| match mode {
         Region => (Setup::two_regions(mode).with(mutant), pages_of_a_lost_batch(cut)),
         Block => (small.clone(), pages_of_a_failed_batch(cut)),
@@ -120,6 +122,24 @@ fn marked_twice() -> Vec<Op> {
     let mut program =
         vec![Op::Submit(Write, 0..1), Op::Commit(true), Op::WriteHalves, SECOND, Op::Commit(true)];
     program.extend([Op::Flush, Op::Commit(true), Op::Checkpoint, Op::Finish]);
+    program
+}
+
+/// Pages of the array become unwritten, and one of their blocks is written before the array has
+/// that.
+fn discarded_pages() -> Vec<Op> {
+    let mut program: Vec<_> = (0..5).map(|block| Op::Do(Write, block..block + 1)).collect();
+    program.extend([Op::Flush, Op::Checkpoint, Op::Submit(Discard, 1..5), Op::WriteHalves, Op::Finish]);
+    program.extend([Op::Do(Write, 2..3), Op::Flush, Op::Checkpoint, Op::Do(Discard, 0..5), Op::Checkpoint]);
+    program
+}
+
+/// A discard of pages fails when half of it is done.
+fn discarded_in_part() -> Vec<Op> {
+    let mut program: Vec<_> = (0..5).map(|block| Op::Do(Write, block..block + 1)).collect();
+    let failing = Op::Fail { after: 0, count: 1, damage: Damage::Part, errno: 5 };
+    program.extend([Op::Flush, Op::Checkpoint, Op::Submit(Discard, 0..5), Op::WriteHalves, failing]);
+    program.extend([Op::Finish, Op::Heal, Op::Flush, Op::Checkpoint]);
     program
 }
 

@@ -135,6 +135,15 @@ impl Medium {
         Some(at * SECTOR_SIZE as u64)
     }
 
+    /// The first byte of the sidecar at or after `offset` in a sector that is not zero, or cannot
+    /// be read.
+    pub(crate) fn next_sidecar_data(&self, offset: u64) -> Option<u64> {
+        let places = sector_at(offset)..u64::MAX;
+        let unreadable = self.sidecar.unreadable.range(places.clone()).next().copied();
+        let at = self.sidecar.current.places(places).chain(unreadable).min()?;
+        Some(at * SECTOR_SIZE as u64)
+    }
+
     pub(crate) fn write(&mut self, file: File, offset: u64, bytes: &[u8]) {
         let sectors = bytes.as_chunks::<SECTOR_SIZE>().0;
         assert_eq!(sectors.len() * SECTOR_SIZE, bytes.len(), "whole sectors are written");

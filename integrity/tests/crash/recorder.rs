@@ -221,6 +221,10 @@ impl Media for Recorder {
         Ok(self.medium.borrow().next_data(offset))
     }
 
+    fn next_sidecar_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(self.medium.borrow().next_sidecar_data(offset))
+    }
+
     fn stamp(&self) -> io::Result<Option<Stamp>> {
         Ok(self.medium.borrow().stamp)
     }

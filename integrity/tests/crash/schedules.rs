@@ -61,8 +61,12 @@ pub(crate) fn run(explorer: &mut Explorer<'_>, setup: &Setup, style: Style, seed
 fn next(rng: &mut Rng, setup: &Setup, style: Style) -> Op {
     let block = rng.usize(..setup.lbas.len());
     let has_neighbour = setup.lbas.get(block + 1).is_some_and(|&next| next == setup.lbas[block] + 1);
-    let blocks = block..block + 1 + usize::from(has_neighbour && rng.u8(..4) == 0);
+    let mut blocks = block..block + 1 + usize::from(has_neighbour && rng.u8(..4) == 0);
     let command = if rng.u8(..6) == 0 { Discard } else { Write };
+    if command == Discard && rng.bool() {
+        // with all between them, which may be pages of the array
+        blocks.end = rng.usize(blocks.end..=setup.lbas.len());
+    }
     match rng.u32(..100) {
         0..20 => Op::Do(command, blocks),
         20..38 => Op::Submit(command, blocks),

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
-use integrity::sidecar::{Layout, LoadError, Recovery, Rules, TuplePage, TwoMoments};
+use integrity::sidecar::{Layout, LoadError, RecoveredPages, Recovery, Rules, TuplePage, TwoMoments};
 
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -17,6 +18,8 @@ pub(in crate::command) struct Recovered {
     done: bool,
     /// The pages of the tuple array that recovery would change, as it would leave them.
     pages: BTreeMap<u64, TuplePage>,
+    /// Pages of which recovery would make all tuples unwritten, in order.
+    unwritten: Vec<Range<u64>>,
 }
 
 impl Recovered {
@@ -33,10 +36,12 @@ impl Recovered {
         let (media, superblock) = (sidecar.media(), sidecar.superblock());
         let mut found = Self::default();
         if sidecar.needs_recovery() {
-            let pages = &mut found.pages;
-            found.recovery = Some(Recovery::run(media, superblock, Rules::all(), |page, changes| {
-                if changes {
-                    pages.insert(page.page, page);
+            let (pages, unwritten) = (&mut found.pages, &mut found.unwritten);
+            found.recovery = Some(Recovery::run(media, superblock, Rules::all(), |recovered| {
+                match recovered {
+                    RecoveredPages::One(page, true) => drop(pages.insert(page.page, page)),
+                    RecoveredPages::One(_, false) => {}
+                    RecoveredPages::Unwritten(pages) => unwritten.push(pages),
                 }
                 Ok(())
             })?);
@@ -67,6 +72,12 @@ impl Recovered {
         let mut rest = tuples;
         for part in layout.parts(&(first..first + count)) {
             let number = layout.page_of(part.start);
+            if self.is_unwritten(number) {
+                let (these, others) = rest.split_at_mut(sidecar.profile().tuple_size() * count_of(&part));
+                these.fill(0);
+                rest = others;
+                continue;
+            }
             let page = match self.pages.get(&number) {
                 Some(page) => Cow::Borrowed(page),
                 None => Cow::Owned(sidecar.read_page(number)?),
@@ -79,9 +90,20 @@ impl Recovered {
         Ok(())
     }
 
-    /// The first interval at or after `interval` whose tuple recovery would still change.
+    fn is_unwritten(&self, page: u64) -> bool {
+        let next = self.unwritten.partition_point(|pages| pages.end <= page);
+        self.unwritten.get(next).is_some_and(|pages| pages.contains(&page))
+    }
+
+    /// The first interval at or after `interval` whose tuple recovery would still change, to
+    /// another than an unwritten one.
     pub(in crate::command) fn next_changed(&self, layout: &Layout, interval: u64) -> Option<u64> {
         let (&page, _) = self.pages.range(layout.page_of(interval)..).next()?;
         Some(layout.intervals_of(page).start.max(interval))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "intervals whose tuples are in memory")]
+fn count_of(intervals: &Range<u64>) -> usize {
+    (intervals.end - intervals.start) as usize
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use integrity::sidecar::{
-    self, Change, Growth, IntentMode, Journal, Layout, LoadError, Opened, Recovery, Rules, TwoMoments, Verify,
+    self, Change, Growth, IntentMode, Journal, Layout, LoadError, Opened, RecoveredPages, Recovery, Rules,
+    TwoMoments, Verify,
 };
 
 use super::report::{report, report_unverified};
@@ -85,13 +86,12 @@ impl SidecarDevice {
         let mut pages = Vec::new();
         let mut recovered = None;
         if sidecar.needs_recovery() {
-            let recovery =
-                Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |page, changes| {
-                    if changes {
-                        pages.push(page);
-                    }
-                    Ok(())
-                })?;
+            let recovery = Recovery::run(sidecar.media(), sidecar.superblock(), Rules::all(), |recovered| {
+                if !matches!(recovered, RecoveredPages::One(_, false)) {
+                    pages.push(recovered);
+                }
+                Ok(())
+            })?;
             recovered = Some(recovery);
         }
         let (media, superblock) = (sidecar.media(), sidecar.superblock());
@@ -114,7 +114,7 @@ impl SidecarDevice {
         let protection = Protection::sidecar(*sidecar.profile());
         let info = DeviceInfo {
             capacity: Capacity::new(journal.layout().image_size()),
-            zeroing_max: zeroing_max(journal.layout(), cache_bytes),
+            zeroing_max: zeroing_max(journal.layout()),
             ..DeviceInfo::of_image(&image, Some(protection))
         };
         let log = TagLog::new(sidecar.into_media(), journal);
@@ -165,9 +165,9 @@ impl SidecarDevice {
     }
 }
 
-/// Bytes that one discard or write zeroes may cover. The tuples of many such requests fit in
-/// memory, and those of one that fails fit in the log.
-fn zeroing_max(layout: &Layout, cache_bytes: usize) -> u64 {
-    let pages = ((cache_bytes / sidecar::PAGE_SIZE / 8).max(1) as u64).min(layout.log_pages() / 8);
+/// Bytes that one discard or write zeroes may cover. If it fails, the tuples of all of its blocks
+/// go to the log, where room for some such requests is kept free.
+fn zeroing_max(layout: &Layout) -> u64 {
+    let pages = layout.log_pages() / 8;
     pages * layout.tuples_per_page() as u64 * layout.profile().interval_size() as u64
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use integrity::sidecar::{Change, Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
+use integrity::sidecar::{Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
 
 use super::device::SidecarDevice;
 use super::doubt::tuples_of_what_is_there;
@@ -290,6 +290,9 @@ impl SidecarQueue {
             match (logged, result) {
                 (LogRecord::Change(intent), Ok(())) => {
                     log.journal.complete(&intent, device.change(&operation));
+                    // others may have waited for the room in the log that it kept free
+                    let frees_much = matches!(operation, DeviceOperation::Zero { .. });
+                    self.ask_again |= frees_much && !self.asking.is_empty();
                     self.events.push_back(Event::Done(operation, Ok(())));
                 }
                 (LogRecord::Change(intent), Err(error)) => in_doubt.push((operation, intent, error)),
@@ -321,7 +324,7 @@ impl SidecarQueue {
             let device = &*self.device;
             let tuples = tuples_of_what_is_there(&device.log, intent.intervals(), device.change(&operation));
             let mut log = device.log.lock();
-            log.journal.settle(&intent, Change::Written(&tuples));
+            log.journal.settle(&intent, &tuples);
             device.log.unlock(log);
             self.finish(operation, Err(error));
         }

@@ -60,7 +60,7 @@ impl<'m> Host<'m> {
             Fate::CutOff => {}
             Fate::Failed => {
                 let there = self.tuples_of_what_is_there(&intervals)?;
-                self.0.journal.settle(&intent, Change::Written(&there));
+                self.0.journal.settle(&intent, &there);
             }
         }
         Ok(())

@@ -12,7 +12,8 @@ mod served;
 use std::ops::Range;
 
 use stableblk_integrity::sidecar::{
-    self, APPLICATION_TAG, File, IntentMode, Layout, Loaded, Media, Recovery, Rules, State, Superblock,
+    self, APPLICATION_TAG, File, IntentMode, Layout, Loaded, Media, RecoveredPages, Recovery, Rules, State,
+    Superblock,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
@@ -149,11 +150,15 @@ fn serve(medium: &Medium, superblock: &Superblock) {
 
 /// The findings of a recovery, without doing it.
 fn foresee(medium: &Medium, superblock: &Superblock) -> Option<Recovery> {
-    let mut last = None;
-    let recovery = Recovery::run(medium, superblock, Rules::all(), |page, _| {
+    let mut last = 0;
+    let recovery = Recovery::run(medium, superblock, Rules::all(), |recovered| {
+        let pages = match recovered {
+            RecoveredPages::One(page, _) => page.page..page.page + 1,
+            RecoveredPages::Unwritten(pages) => pages,
+        };
         // so it need not remember where it was
-        assert!(last < Some(page.page), "page {} comes too late", page.page);
-        last = Some(page.page);
+        assert!(last <= pages.start && pages.start < pages.end, "pages {pages:?} come too late");
+        last = pages.end;
         Ok(())
     });
     recovery.ok()

@@ -113,6 +113,20 @@ impl CachedPage {
         }
     }
 
+    /// Copies those tuples of `slots` that are here, and leaves the others as they are.
+    pub(super) fn copy_present(&self, slots: Range<usize>, tuple_size: usize, to: &mut [u8]) {
+        for (slot, to) in slots.zip(to.chunks_exact_mut(tuple_size)) {
+            if self.has(slot..slot + 1) {
+                self.copy(slot..slot + 1, tuple_size, to);
+            }
+        }
+    }
+
+    /// Gives up its tuples, in whose place are those of the whole page now.
+    pub(super) fn forget(&mut self) {
+        *self = Self { pins: self.pins, ..Self::empty() };
+    }
+
     /// Changes the tuples of `slots`.
     pub(super) fn change(&mut self, slots: Range<usize>, change: Change<'_>, shape: Shape) {
         if let Tuples::Single(singles) = &mut self.tuples {
@@ -137,15 +151,18 @@ impl CachedPage {
         }
     }
 
-    /// Takes the tuples of a page that was read, except for those that are here: they may be newer.
-    pub(super) fn fill(&mut self, read: &TuplePage, shape: Shape) {
+    /// Takes the tuples of a page that was `read`, or unwritten ones, except for those that are
+    /// here: they may be newer.
+    pub(super) fn fill(&mut self, read: Option<&[u8]>, shape: Shape) {
         self.make_whole(shape);
         let Tuples::Whole(whole) = &mut self.tuples else { return };
-        let read = read.tuples.chunks_exact(shape.tuple_size);
-        for (slot, (mine, read)) in whole.tuples.chunks_exact_mut(shape.tuple_size).zip(read).enumerate() {
+        for (slot, mine) in whole.tuples.chunks_exact_mut(shape.tuple_size).enumerate() {
             let (word, bit) = (slot / 64, 1 << (slot % 64));
             if whole.valid[word] & bit == 0 {
-                mine.copy_from_slice(read);
+                match read {
+                    Some(read) => mine.copy_from_slice(&read[slot * shape.tuple_size..][..shape.tuple_size]),
+                    None => mine.fill(0),
+                }
                 whole.valid[word] |= bit;
             }
         }

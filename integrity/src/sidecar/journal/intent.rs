@@ -20,6 +20,8 @@ pub(super) struct IntentRecord {
     pub(super) pages: RecordPages,
     /// The data has to wait until the record is durable.
     pub(super) is_first: bool,
+    /// The blocks are to become unwritten.
+    pub(super) is_unwritten: bool,
 }
 
 /// Whether a change may be made.

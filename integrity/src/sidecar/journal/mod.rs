@@ -41,6 +41,7 @@ use super::dirty_map::DirtyMap;
 use super::layout::Layout;
 use super::log::{LogId, pages_for};
 use super::media::{File, Media, Reason};
+use super::recovery::RecoveredPages;
 use super::regions::Regions;
 use super::rules::Rules;
 use super::superblock::{IntentMode, Loaded};
@@ -104,10 +105,13 @@ impl Journal {
     /// session was cut off, `recovered` are the pages of the array as
     /// [`Recovery::run`](super::Recovery::run) finds that they should be.
     #[must_use]
-    pub fn view(superblock: Loaded, cache_bytes: usize, recovered: Vec<TuplePage>) -> Self {
+    pub fn view(superblock: Loaded, cache_bytes: usize, recovered: Vec<RecoveredPages>) -> Self {
         let mut journal = Self::new(superblock, IntentMode::Region, cache_bytes, Rules::all());
-        for page in recovered {
-            journal.cache.keep(page);
+        for pages in recovered {
+            match pages {
+                RecoveredPages::One(page, _) => journal.cache.keep(page),
+                RecoveredPages::Unwritten(pages) => journal.cache.keep_unwritten(&pages),
+            }
         }
         journal
     }
@@ -160,7 +164,9 @@ impl Journal {
             return self.work.wait_for_records(waits).map(|()| None);
         }
         let reserve = pages_for(count, Change::Written(&[]), tuple_size);
-        if !self.has_room(pages_for(count, change, tuple_size) + reserve) || !self.cache.pin(intervals) {
+        if !self.has_room(pages_for(count, change, tuple_size) + reserve)
+            || !self.cache.pin(intervals, change)
+        {
             return self.work.wait(waits, Task::Checkpoint).map(|()| None);
         }
         let pages = self.records.begin(intervals, change, reserve);
@@ -170,7 +176,7 @@ impl Journal {
             self.work.commit.wanted = true;
             self.work.seal_wanted = true;
         }
-        let record = IntentRecord { pages, is_first };
+        let record = IntentRecord { pages, is_first, is_unwritten: change == Change::Unwritten };
         intent.record = Some(record);
         Ok(Some(record))
     }
@@ -183,21 +189,26 @@ impl Journal {
         }
     }
 
-    /// The data of a logged intent was not written, or not all of it; the blocks hold what `change`
-    /// says. Makes a record of that.
-    pub fn settle(&mut self, intent: &Intent, change: Change<'_>) {
+    /// The data of a logged intent was not written, or not all of it; the blocks hold what `tuples`
+    /// say. Makes a record of that.
+    pub fn settle(&mut self, intent: &Intent, tuples: &[u8]) {
         let Some(record) = intent.record else {
             return;
         };
         let settled = if self.rules.contains(Rules::SETTLE_FAILED_WRITES) {
-            let settled = self.records.append(&intent.intervals, change);
+            let settled = self.records.append(&intent.intervals, Change::Written(tuples));
             self.regions.record(self.layout.regions_of(&intent.intervals), settled.last);
             settled
         } else {
             record.pages
         };
         self.work.settled = settled.last;
-        self.cache.change(&intent.intervals, change, settled.last);
+        if record.is_unwritten {
+            self.cache.change(&intent.intervals, Change::Unwritten, settled.last);
+            self.cache.write_unpinned(&intent.intervals, tuples, settled.last);
+        } else {
+            self.cache.change(&intent.intervals, Change::Written(tuples), settled.last);
+        }
         self.records.end(record.pages);
     }
 

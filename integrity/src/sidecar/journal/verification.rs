@@ -114,7 +114,7 @@ impl Journal {
             let interval = lba..lba + 1;
             let page = pages.iter().find(|page| page.page == self.layout.page_of(lba));
             let tuple = page.map(|page| &page.tuples[page.range(&self.layout, &interval)])?;
-            if !self.cache.pin(&interval) {
+            if !self.cache.pin(&interval, Change::Written(tuple)) {
                 return self.verify_later(check);
             }
             let record = self.records.append(&interval, Change::Written(tuple));

@@ -328,11 +328,14 @@ impl<'m> Host<'m> {
         Err(Violation::Stuck)
     }
 
-    /// Blocks may hold `data` from now on.
+    /// Blocks may hold `data` from now on, in which each has its place. A discard may have other
+    /// blocks between them.
     fn may_hold(&mut self, blocks: &Range<usize>, data: &[u8]) {
-        let data = data.chunks_exact(self.setup.interval as usize);
-        for (block, data) in self.promise[blocks.clone()].iter_mut().zip(data) {
-            block.versions.push(Version::of(data));
+        let interval = self.setup.interval as usize;
+        let lbas = &self.setup.lbas[blocks.clone()];
+        for (block, &lba) in self.promise[blocks.clone()].iter_mut().zip(lbas) {
+            let at = usize::try_from(lba - lbas[0]).expect("few intervals") * interval;
+            block.versions.push(Version::of(&data[at..at + interval]));
         }
         self.publish();
     }

@@ -45,10 +45,10 @@ impl Request {
     /// A request whose data is that of write number `write`. It has not asked for permission yet.
     pub(super) fn new(setup: &Setup, command: Command, blocks: Range<usize>, write: u64) -> Self {
         let intervals = setup.lbas[blocks.start]..setup.lbas[blocks.end - 1] + 1;
-        assert_eq!(intervals.end - intervals.start, blocks.len() as u64, "a request's blocks are neighbours");
-        let len = blocks.len() * setup.interval as usize;
-        let (mut data, mut tuples) = (vec![0; len], vec![0; blocks.len() * 16]);
+        let count = usize::try_from(intervals.end - intervals.start).expect("few intervals");
+        let (mut data, mut tuples) = (vec![0; count * setup.interval as usize], vec![0; count * 16]);
         if command == Command::Write {
+            assert_eq!(count, blocks.len(), "a write's blocks are neighbours");
             stamp(&mut data, intervals.start, write);
             sidecar::generate(&setup.profile(), intervals.start, &data, &mut tuples)
                 .expect("a tuple for each block");

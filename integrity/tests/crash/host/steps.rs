@@ -1,6 +1,6 @@
 //! The steps of a request, from asking for permission to its end.
 
-use stableblk_integrity::sidecar::{self, Candidates, Change, File, Media, Permission, SECTOR_SIZE};
+use stableblk_integrity::sidecar::{self, Candidates, File, Media, Permission, SECTOR_SIZE};
 
 use super::Host;
 use super::request::{Request, Stage, Step, change_of};
@@ -76,9 +76,11 @@ impl Host<'_> {
             tuples.extend_from_slice(verdict.tuple());
             adopted.push(sidecar::is_adopted(&profile, verdict.tuple()));
         }
-        self.served.journal.settle(&request.intent, Change::Written(&tuples));
+        self.served.journal.settle(&request.intent, &tuples);
         self.may_hold(&request.blocks, &held);
-        for (block, is_adopted) in self.promise[request.blocks.clone()].iter_mut().zip(adopted) {
+        let lbas = &self.setup.lbas[request.blocks.clone()];
+        for (block, &lba) in self.promise[request.blocks.clone()].iter_mut().zip(lbas) {
+            let is_adopted = adopted[usize::try_from(lba - lbas[0]).expect("few intervals")];
             block.versions.last_mut().expect("one was just pushed").is_adopted = is_adopted;
         }
         self.over(&request.blocks);
