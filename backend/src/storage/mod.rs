@@ -1,6 +1,7 @@
 //! Files and devices that hold a disk: opening, locking and measuring them, and what is written
 //! beside the data.
 
+pub mod blocking;
 pub mod durability;
 pub mod error;
 pub mod image;

@@ -10,6 +10,7 @@ use integrity::sidecar::{self, Layout, Media, Reason, Stamp};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+use crate::storage::blocking::debug_assert_may_block;
 use crate::storage::durability::Durability;
 use crate::storage::image::{Alignment, next_data, read_at_least};
 use crate::storage::reopen::reopen;
@@ -81,6 +82,12 @@ impl SidecarMedia {
         }))
     }
 
+    /// While the result lives, calls for the tuple array wait.
+    #[cfg(test)]
+    pub fn stall(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
+        self.array_access.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads whole blocks to aligned addresses, as direct I/O needs it, and drops the bytes that
     /// are not asked for.
     fn read_image(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -100,6 +107,7 @@ impl SidecarMedia {
 
 impl Media for SidecarMedia {
     fn read(&self, file: sidecar::File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        debug_assert_may_block();
         match file {
             sidecar::File::Image => self.read_image(offset, buffer),
             sidecar::File::Sidecar if offset >= self.array => {
@@ -111,10 +119,12 @@ impl Media for SidecarMedia {
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        debug_assert_may_block();
         next_data(&self.image, offset)
     }
 
     fn next_sidecar_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        debug_assert_may_block();
         next_data(&self.sidecar, offset)
     }
 
@@ -123,6 +133,7 @@ impl Media for SidecarMedia {
     }
 
     fn set_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+        debug_assert_may_block();
         session_stamp::write(&self.image, stamp)?;
         // not only the data, which can be read without the attribute
         self.durability.outcome(self.image.sync_all())
@@ -138,6 +149,7 @@ impl Media for SidecarMedia {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        debug_assert_may_block();
         let _whole =
             (offset >= self.array).then(|| self.array_access.write().unwrap_or_else(PoisonError::into_inner));
         self.sidecar.write_all_at(bytes, offset)
@@ -163,6 +175,7 @@ impl Media for SidecarMedia {
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
+        debug_assert_may_block();
         let _whole = self.array_access.write().unwrap_or_else(PoisonError::into_inner);
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.sidecar, hole, offset, len) {
@@ -180,6 +193,7 @@ impl Media for SidecarMedia {
     }
 
     fn sync(&self, file: sidecar::File, reason: Reason) -> io::Result<()> {
+        debug_assert_may_block();
         match file {
             sidecar::File::Image => {
                 self.durability.outcome(self.image.sync_data())?;

@@ -51,6 +51,7 @@ use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
 use crate::guest::memory_table::GuestMemory;
 use crate::metrics::QueueMetrics;
+use crate::storage::blocking::NeverBlocks;
 use crate::worker::disk::{Bounce, Disk};
 use crate::worker::message::WorkerMessage;
 use crate::worker::poller::Wait;
@@ -127,6 +128,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// One turn after the other: accept, launch, settle, enter, reap, settle.
     fn serve(&mut self) -> io::Result<()> {
+        let _marked = NeverBlocks::mark();
         self.resume();
         let mut reaped = 0;
         loop {

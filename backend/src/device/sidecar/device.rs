@@ -41,9 +41,11 @@ pub struct SidecarDevice {
     pub(super) protection: Protection,
     pub(super) info: DeviceInfo,
     pub(super) log: Arc<TagLog>,
-    /// The log's thread; `None` for an image that is only read.
+    /// The log's thread; `None` for a device that is not served.
     log_thread: Mutex<Option<JoinHandle<()>>>,
     pub(super) cache_bytes: usize,
+    /// Whether image and sidecar are only read.
+    pub(super) only_reads: bool,
     /// A growth for which everything was made ready.
     pub(super) growth: Mutex<Option<Growth>>,
     /// Set when no growth is to be made ready any more.
@@ -67,7 +69,7 @@ impl SidecarDevice {
             report(&recovery);
             report_unverified(journal.verification());
         }
-        let device = Self::new(image, sidecar, journal, cache_bytes);
+        let device = Self { only_reads: false, ..Self::new(image, sidecar, journal, cache_bytes) };
         if durability_lost {
             let log = Arc::downgrade(&device.log);
             device.info.durability.owe(move || {
@@ -100,7 +102,9 @@ impl SidecarDevice {
         }
         recovered.iter().for_each(report);
         let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);
-        Ok(Self::new(image, sidecar, journal, cache_bytes))
+        let device = Self::new(image, sidecar, journal, cache_bytes);
+        *device.thread() = Some(device.log.start()?);
+        Ok(device)
     }
 
     /// A device that shows what will be served, of an image that another process still serves. It
@@ -126,6 +130,7 @@ impl SidecarDevice {
             log,
             log_thread,
             cache_bytes,
+            only_reads: true,
             growth,
             growth_interrupted: AtomicBool::new(false),
         }

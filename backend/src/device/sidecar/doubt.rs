@@ -1,24 +1,90 @@
 //! Blocks whose write failed: they may hold the old data, the new data, or a part of each. They are
-//! read to find out.
+//! read to find out, by the log's thread, since that may take long.
 
+use std::io;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use integrity::sidecar::{Candidates, Change, File, Media};
+use integrity::IntegrityProfile;
+use integrity::sidecar::{Candidates, Change, File, Intent, Journal, Media};
 
-use super::tag_log::TagLog;
+use crate::device::operation::DeviceOperation;
 
 /// Bytes of the image that are read at once.
 const READ_MAX: usize = 1 << 20;
 
+/// A change that has failed, and whose blocks are to be read. It does not need its queue.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    intent: Intent,
+    /// The tuples that the blocks were to have; none for blocks that were to become unwritten.
+    new: Option<Vec<u8>>,
+    is_settled: Arc<OnceLock<()>>,
+}
+
+/// The failed changes of a queue that wait until the log knows what their blocks hold.
+#[derive(Debug, Default)]
+pub(super) struct FailedChanges(Vec<(DeviceOperation, io::Error, Arc<OnceLock<()>>)>);
+
+impl Doubt {
+    pub(super) fn new(intent: Intent, change: Change<'_>) -> Self {
+        let new = match change {
+            Change::Written(tuples) => Some(tuples.to_vec()),
+            Change::Unwritten => None,
+        };
+        Self { intent, new, is_settled: Arc::default() }
+    }
+
+    /// The tuples of what the blocks hold. `old` copies the tuples that they had.
+    pub(super) fn look(
+        &self,
+        profile: &IntegrityProfile,
+        media: &impl Media,
+        old: impl FnOnce(&Range<u64>, &mut [u8]) -> io::Result<()>,
+    ) -> Vec<u8> {
+        let change = self.new.as_deref().map_or(Change::Unwritten, Change::Written);
+        tuples_of_what_is_there(profile, media, self.intent.intervals(), change, old)
+    }
+
+    /// Gives the log the tuples of what the blocks hold. It is locked, and a queue looks for that
+    /// and asks under the same lock, so it misses nothing.
+    pub(super) fn settle(self, journal: &mut Journal, tuples: &[u8]) {
+        journal.settle(&self.intent, tuples);
+        let _ = self.is_settled.set(());
+    }
+}
+
+impl FailedChanges {
+    /// A change has failed, and `doubt` is on its way to the log's thread.
+    pub(super) fn wait_for(&mut self, doubt: &Doubt, operation: DeviceOperation, error: io::Error) {
+        self.0.push((operation, error, doubt.is_settled.clone()));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The changes whose blocks the log knows again.
+    pub(super) fn take_settled(&mut self) -> Vec<(DeviceOperation, io::Error)> {
+        let settled = self.0.extract_if(.., |(_, _, is_settled)| is_settled.get().is_some());
+        settled.map(|(operation, error, _)| (operation, error)).collect()
+    }
+}
+
 /// The tuples of what `intervals` hold after `change` of them has failed. Blocks that cannot be
 /// read keep the tuples that they had, and a later read verifies them.
-pub(super) fn tuples_of_what_is_there(log: &TagLog, intervals: &Range<u64>, change: Change<'_>) -> Vec<u8> {
-    let profile = *log.lock().journal.layout().profile();
+fn tuples_of_what_is_there(
+    profile: &IntegrityProfile,
+    media: &impl Media,
+    intervals: &Range<u64>,
+    change: Change<'_>,
+    old: impl FnOnce(&Range<u64>, &mut [u8]) -> io::Result<()>,
+) -> Vec<u8> {
     let (interval_size, tuple_size) = (profile.interval_size(), profile.tuple_size());
     let mut new = vec![0; intervals.clone().count() * tuple_size];
     change.apply(&mut new);
     let mut tuples = new.clone();
-    if log.tuples(intervals, &mut tuples).is_err() {
+    if old(intervals, &mut tuples).is_err() {
         // the old tuples are not known, so a block matches the new ones or none
         tuples.copy_from_slice(&new);
     }
@@ -30,7 +96,7 @@ pub(super) fn tuples_of_what_is_there(log: &TagLog, intervals: &Range<u64>, chan
         .zip(tuples.chunks_mut(per_read * tuple_size).zip(new.chunks(per_read * tuple_size)))
     {
         let data = &mut data[..tuples.len() / tuple_size * interval_size];
-        if log.media().read(File::Image, first * interval_size as u64, data).is_err() {
+        if media.read(File::Image, first * interval_size as u64, data).is_err() {
             continue;
         }
         let blocks = data.chunks_exact(interval_size).zip(new.chunks_exact(tuple_size));
@@ -39,7 +105,7 @@ pub(super) fn tuples_of_what_is_there(log: &TagLog, intervals: &Range<u64>, chan
             let mut candidates = Candidates::default();
             candidates.push(new);
             candidates.push(tuple);
-            let verdict = candidates.judge(&profile, interval, data);
+            let verdict = candidates.judge(profile, interval, data);
             tuple.copy_from_slice(verdict.tuple());
             adopted += u64::from(verdict.adopted);
         }

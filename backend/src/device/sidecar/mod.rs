@@ -55,7 +55,7 @@ impl BlockDevice for SidecarDevice {
     }
 
     fn prepare_growth(&self, size: u64) -> Result<(), GrowthError> {
-        if self.thread().is_none() {
+        if self.only_reads {
             return Err(GrowthError::ReadOnly);
         }
         let growth = Growth::to(&self.log.lock().journal, size).map_err(GrowthError::Sidecar)?;
@@ -97,6 +97,9 @@ impl BlockDevice for SidecarDevice {
         match self.thread().take() {
             Some(thread) => {
                 self.log.stop(thread);
+                if self.only_reads {
+                    return Ok(());
+                }
                 self.info.durability.settle();
                 self.log.close()
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use integrity::sidecar::{Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
 
 use super::device::SidecarDevice;
-use super::doubt::tuples_of_what_is_there;
+use super::doubt::{Doubt, FailedChanges};
 use super::fetches::Fetches;
 use super::tag_log::Asker;
 use crate::device::bounce::Arena;
@@ -43,11 +43,10 @@ pub struct SidecarQueue {
     device: Arc<SidecarDevice>,
     ring: Ring<(Step, LogRecord)>,
     asker: Arc<Asker>,
-    /// Whether the log's thread reads damaged pages.
-    has_log_thread: bool,
     layout: Layout,
     asking: Vec<Asking>,
     reading: Reading,
+    failed: FailedChanges,
     /// Changes that the log has allowed in this batch.
     granted: Vec<(DeviceOperation, Intent)>,
     /// Whether to ask: there is a new question, or the log's thread has made progress.
@@ -83,15 +82,14 @@ impl SidecarQueue {
         sources: EventSources<'_>,
     ) -> io::Result<Self> {
         let layout = device.log.lock().journal.layout().clone();
-        let has_log_thread = device.thread().is_some();
         Ok(Self {
             ring: Ring::over_with_pages(&device.image, device.log.media().sidecar().as_fd(), arena, sources)?,
             asker: device.log.asker(sources.wake.clone()),
-            has_log_thread,
             layout,
             device,
             asking: Vec::new(),
             reading: Reading::default(),
+            failed: FailedChanges::default(),
             granted: Vec::new(),
             ask_again: false,
             done: Vec::new(),
@@ -205,6 +203,7 @@ impl SidecarQueue {
                 RingEvent::Wake => {
                     self.ask_again |= self.awaits_log();
                     self.reading.look_again |= self.reading.fetches.awaits_log_thread();
+                    self.finish_failed();
                     self.events.push_back(Event::Wake);
                 }
                 RingEvent::Done(operation, (_, LogRecord::Read(kept)), result) => {
@@ -238,17 +237,9 @@ impl SidecarQueue {
 
     /// Takes pages of tuples that have arrived, and completes the reads that have all of theirs.
     fn complete_reads(&mut self) {
-        while std::mem::take(&mut self.reading.look_again) {
-            self.look_for_tuples();
-            if self.reading.fetches.awaits_log_thread() && !self.has_log_thread {
-                // a disk that is only read has no such thread
-                self.device.log.read_carefully();
-                self.reading.look_again = true;
-            }
+        if !std::mem::take(&mut self.reading.look_again) {
+            return;
         }
-    }
-
-    fn look_for_tuples(&mut self) {
         let device = self.device.clone();
         let mut log = device.log.lock();
         for (page, result) in std::mem::take(&mut self.reading.arrived) {
@@ -318,16 +309,36 @@ impl SidecarQueue {
         self.look_into(in_doubt);
     }
 
-    /// Finds out what failed changes have left, and gives the log those tuples.
+    /// Lets the log's thread find out what failed changes have left.
     fn look_into(&mut self, in_doubt: Vec<(DeviceOperation, Intent, io::Error)>) {
+        if in_doubt.is_empty() {
+            return;
+        }
+        let device = &*self.device;
+        let mut log = device.log.lock();
         for (operation, intent, error) in in_doubt {
-            let device = &*self.device;
-            let tuples = tuples_of_what_is_there(&device.log, intent.intervals(), device.change(&operation));
-            let mut log = device.log.lock();
-            log.journal.settle(&intent, &tuples);
-            device.log.unlock(log);
+            let doubt = Doubt::new(intent, device.change(&operation));
+            self.failed.wait_for(&doubt, operation, error);
+            log.in_doubt.push(doubt);
+        }
+        self.asker.ask();
+        device.log.unlock(log);
+    }
+
+    /// Finishes the failed changes whose blocks the log knows again.
+    fn finish_failed(&mut self) {
+        if self.failed.is_empty() {
+            return;
+        }
+        let device = self.device.clone();
+        let log = device.log.lock();
+        for (operation, error) in self.failed.take_settled() {
             self.finish(operation, Err(error));
         }
+        if !self.failed.is_empty() {
+            self.asker.ask();
+        }
+        device.log.unlock(log);
     }
 }
 
@@ -336,6 +347,12 @@ impl SidecarQueue {
     /// The number of pages of tuples that are being read.
     pub(super) fn pages_in_flight(&self) -> usize {
         self.ring.pages_in_flight()
+    }
+
+    /// A change that was granted comes back with an error.
+    pub(super) fn fail_change(&mut self, operation: DeviceOperation, intent: Intent, error: io::Error) {
+        self.done.push((operation, LogRecord::Change(intent), Err(error)));
+        self.account();
     }
 }
 
@@ -365,10 +382,9 @@ impl Drop for SidecarQueue {
         });
         // their data was not written
         let unwritten = asked.chain(self.granted.drain(..));
-        let in_doubt =
-            unwritten.map(|(operation, intent)| (operation, intent, io::ErrorKind::BrokenPipe.into()));
-        let in_doubt: Vec<_> = in_doubt.collect();
-        self.look_into(in_doubt);
+        for (operation, intent) in unwritten {
+            self.device.log.settle(Doubt::new(intent, self.device.change(&operation)));
+        }
     }
 }
 

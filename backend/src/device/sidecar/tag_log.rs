@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use integrity::sidecar::{self, Checkpoint, Growth, Journal, REGION_SIZE, TuplePage};
 
+use super::doubt::Doubt;
 use super::fetches::CarefulRead;
 use super::pauses::Pauses;
 use super::report::{Findings, report_unfinished};
@@ -54,6 +55,8 @@ pub(super) struct TagLogState {
     growing: Option<Growing>,
     /// Pages of the array that queues could not read whole.
     pub(super) careful: Vec<CarefulRead>,
+    /// Changes that have failed, whose blocks are to be read.
+    pub(super) in_doubt: Vec<Doubt>,
     /// Counts sectors of the array that were found damaged.
     lost_sectors: Counter,
     /// The findings of the verification after a crash.
@@ -78,7 +81,8 @@ pub(super) struct Asker {
 impl TagLogState {
     /// Whether the thread has something to do now.
     fn has_work(&self) -> bool {
-        !self.careful.is_empty() || self.journal.is_verification_wanted() || self.journal.has_work()
+        let is_any_asked = !self.careful.is_empty() || !self.in_doubt.is_empty();
+        is_any_asked || self.journal.is_verification_wanted() || self.journal.has_work()
     }
 }
 
@@ -101,6 +105,7 @@ impl TagLog {
                 stopping: false,
                 growing: None,
                 careful: Vec::new(),
+                in_doubt: Vec::new(),
                 lost_sectors: Counter::default(),
                 findings: Findings::default(),
             }),
@@ -158,7 +163,7 @@ impl TagLog {
 
     /// Copies the tuples of `intervals`, from memory or from the array. The caller holds their
     /// range.
-    pub(super) fn tuples(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
+    fn tuples(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
         loop {
             let missing = self.lock().journal.tuples(intervals, tuples);
             match missing {
@@ -243,6 +248,7 @@ impl TagLog {
         let mut pauses = Pauses::begin();
         while self.sleep(checkpoint.is_some(), &mut pauses) {
             self.read_carefully();
+            self.settle_doubts();
             self.verify(&mut pauses);
             self.commit();
             self.advance(&mut checkpoint);
@@ -250,6 +256,8 @@ impl TagLog {
                 self.grow_if_asked();
             }
         }
+        // of a queue that was dropped
+        self.settle_doubts();
         // a checkpoint that was begun can be done again after the sidecar is opened
         if let Some(checkpoint) = checkpoint {
             self.lock().journal.end_checkpoint(checkpoint, &Err(io::ErrorKind::Interrupted.into()));
@@ -326,7 +334,7 @@ impl TagLog {
     }
 
     /// Reads pages that queues could not read whole.
-    pub(super) fn read_carefully(&self) {
+    fn read_carefully(&self) {
         let reads = std::mem::take(&mut self.lock().careful);
         if reads.is_empty() {
             return;
@@ -340,6 +348,27 @@ impl TagLog {
         }
         drop(shared);
         self.wake_askers();
+    }
+
+    /// Reads the blocks of changes that have failed.
+    fn settle_doubts(&self) {
+        let in_doubt = std::mem::take(&mut self.lock().in_doubt);
+        if in_doubt.is_empty() {
+            return;
+        }
+        for doubt in in_doubt {
+            self.settle(doubt);
+        }
+        self.wake_askers();
+    }
+
+    /// Finds out what the blocks of a change that has failed hold.
+    pub(super) fn settle(&self, doubt: Doubt) {
+        let profile = *self.lock().journal.layout().profile();
+        let tuples = doubt.look(&profile, &self.media, |intervals, old| self.tuples(intervals, old));
+        let mut shared = self.lock();
+        doubt.settle(&mut shared.journal, &tuples);
+        self.unlock(shared);
     }
 
     fn grow_if_asked(&self) {

@@ -1,6 +1,7 @@
-//! Tests of a queue: reads whose tuples are not in memory, and a worker that dies.
+//! Tests of a queue: reads whose tuples are not in memory, writes that fail, and a worker that
+//! dies.
 
-use integrity::sidecar::{IntentMode, Superblock, is_lost, is_unwritten};
+use integrity::sidecar::{Intent, IntentMode, Permission, Superblock, is_lost, is_unwritten};
 use integrity::{Guard, IntegrityProfile, PiType};
 use tempfile::TempDir;
 
@@ -9,6 +10,7 @@ use crate::device::OwnEvents;
 use crate::device::bounce::{BounceFolio, FolioPool};
 use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection};
 use crate::device::{DeviceQueue, Event};
+use crate::storage::blocking::NeverBlocks;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -55,15 +57,28 @@ fn at(offset: u64, direction: TransferDirection, folio: BounceFolio) -> DeviceOp
 }
 
 fn finish(queue: &mut SidecarQueue) -> DeviceOperation {
+    let (operation, result) = end(queue);
+    result.unwrap();
+    operation
+}
+
+/// Waits for the end of an operation, as a worker does.
+fn end(queue: &mut SidecarQueue) -> (DeviceOperation, io::Result<()>) {
+    let _marked = NeverBlocks::mark();
     loop {
         queue.enter(true).unwrap();
         while let Some(event) = queue.reap() {
             if let Event::Done(operation, result) = event {
-                result.unwrap();
-                return operation;
+                return (operation, result);
             }
         }
     }
+}
+
+/// The place of a transfer, in bytes.
+fn offset_of(operation: &DeviceOperation) -> u64 {
+    let DeviceOperation::Transfer(transfer) = operation else { panic!("a transfer") };
+    transfer.offset()
 }
 
 #[test]
@@ -118,13 +133,76 @@ fn the_log_thread_reads_a_page_again_in_which_a_sector_is_damaged() {
 }
 
 #[test]
-fn a_disk_that_is_only_read_reads_a_damaged_page_again_without_a_log_thread() {
+fn a_disk_that_is_only_read_has_a_thread_that_reads_a_damaged_page_again() {
     let directory = tempfile::tempdir().unwrap();
     device(&directory, IntentMode::Region).close().unwrap();
     let image = Image::open(&directory.path().join("image"), Access::Read, DirectIo::Never).unwrap();
     let sidecar = SidecarFile::open(&directory.path().join("sidecar"), &image, Access::Read).unwrap();
     let device = Arc::new(SidecarDevice::view(image, sidecar, 1 << 20).unwrap());
     read_beside_damage(&device, &directory);
+    device.close().unwrap();
+}
+
+#[test]
+fn a_damaged_page_that_is_read_slowly_delays_no_other_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(&directory, IntentMode::Region);
+    let layout = device.log.lock().journal.layout().clone();
+    let sidecar = std::fs::File::options().write(true).open(directory.path().join("sidecar")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sidecar, b"damage", layout.page_offset(0) + 512).unwrap();
+    let metadata = device.protection.metadata_per_page();
+    let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+    let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+    let stalled = device.log.media().stall();
+    for offset in [0, PER_PAGE, 2 * PER_PAGE] {
+        let folio = pool.take(BLOCK, BLOCK).unwrap();
+        queue.submit(at(offset, TransferDirection::Read, folio));
+    }
+    let mut done = [finish(&mut queue), finish(&mut queue)].map(|read| offset_of(&read));
+    done.sort_unstable();
+    assert_eq!(done, [PER_PAGE, 2 * PER_PAGE]);
+    drop(stalled);
+    assert_eq!(offset_of(&finish(&mut queue)), 0);
+    drop(queue);
+    device.close().unwrap();
+}
+
+/// The blocks of a write that has failed are read by the log's thread.
+#[test]
+fn a_failed_write_whose_blocks_are_read_slowly_delays_no_other_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device(&directory, IntentMode::Region);
+    let metadata = device.protection.metadata_per_page();
+    let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+    let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+    queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 1));
+    finish(&mut queue);
+    let stalled = device.log.media().stall();
+    // its old tuple is not in memory
+    let failing = at(PER_PAGE, TransferDirection::Write, pool.take(BLOCK, BLOCK).unwrap());
+    let mut intent = Intent::new(248..249);
+    {
+        let mut log = device.log.lock();
+        let change = device.change(&failing);
+        while log.journal.intend(&mut intent, change).unwrap() == Permission::Later {
+            device.log.unlock(log);
+            std::thread::yield_now();
+            log = device.log.lock();
+        }
+    }
+    queue.fail_change(failing, intent, io::Error::from_raw_os_error(5));
+    queue.submit(transfer(&device, &mut pool, TransferDirection::Read, 0));
+    assert_eq!(offset_of(&finish(&mut queue)), 0);
+    drop(stalled);
+    let (operation, result) = end(&mut queue);
+    assert_eq!((offset_of(&operation), result.unwrap_err().raw_os_error()), (PER_PAGE, Some(5)));
+    let folio = pool.take(BLOCK, BLOCK).unwrap();
+    queue.submit(at(PER_PAGE, TransferDirection::Read, folio));
+    let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+    let (_, tuples) = read.folio().unwrap().parts();
+    assert!(is_unwritten(&tuples[..16]), "nothing was written");
+    drop(queue);
+    device.close().unwrap();
 }
 
 /// A worker that dies drops its queue with everything in flight.
