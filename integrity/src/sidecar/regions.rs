@@ -4,8 +4,10 @@
 //! that a guest which writes all over its disk does not pay one for each MiB, a sync marks
 //! neighbours of what was asked for along with it. Regions marked ahead cost nothing while the
 //! disk is served. After a crash they are read like any dirty region, and damage there is adopted
-//! and reported instead of found by a read; that is why their number is bounded by that of written
-//! regions. The first write of a session marks the regions that it needs, and no more.
+//! and reported instead of found by a read. So their number follows that of the regions written,
+//! and that of the writes that had to wait: where those are spread, each marks a quarter more than
+//! is marked, up to the limit, and a few dozen cover a disk of any size. The first write of a
+//! session marks the regions that it needs, and no more.
 //!
 //! A region stays marked when its records are in the array: a guest writes again where it has
 //! written before. Only when more regions are marked than the limit, or after a long rest of the
@@ -22,10 +24,14 @@ use super::layout::Layout;
 use super::unverified::Unverified;
 
 /// Regions, an aligned run of them, that one sync marks for a write at most.
-const RUN_MAX: u64 = 256;
+const RUN_MAX: u64 = 4096;
 
 /// Regions marked ahead for each one that has been written since it was marked.
 const AHEAD_FACTOR: u64 = 16;
+
+/// For each group of marked regions of this size, a sync that a write waits for may mark
+/// [`AHEAD_FACTOR`] more, whatever was written: a quarter of them.
+const SPREAD: u64 = 64;
 
 /// The dirty bits of all regions, on disk and to be written.
 #[derive(Debug)]
@@ -190,11 +196,13 @@ impl Regions {
         self.map.take_changes(layout)
     }
 
-    /// The number of regions that may still be marked ahead.
+    /// The number of regions that the next sync may mark ahead.
     fn room_ahead(&self) -> u64 {
         let dirty = self.dirty.len() as u64;
         let ahead = dirty - self.written;
-        (self.written * AHEAD_FACTOR).saturating_sub(ahead).min(self.limit.saturating_sub(dirty))
+        let by_writes = (self.written * AHEAD_FACTOR).saturating_sub(ahead);
+        let by_spread = (dirty / SPREAD * AHEAD_FACTOR).min(RUN_MAX);
+        by_writes.max(by_spread).min(self.limit.saturating_sub(dirty))
     }
 }
 
@@ -263,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn writes_all_over_a_large_disk_soon_wait_no_more() {
+        const REGIONS: u64 = 16 << 10;
+        let (layout, mut regions) = regions(REGIONS);
+        // 5,003 is odd, so no region comes twice
+        let mut order = (0..REGIONS).map(|at| at * 5003 % REGIONS);
+        assert!(syncs(&layout, &mut regions, order.by_ref().take(100)) < 50);
+        assert!(syncs(&layout, &mut regions, order) < 50);
+    }
+
+    #[test]
     fn what_was_cleaned_counts_as_written_no_more() {
         let (layout, mut regions) = regions(1024);
         syncs(&layout, &mut regions, 0..40);
@@ -309,20 +327,25 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_marked_ahead_is_bounded_by_what_was_written(
-            count in 1u64..6000, order in prop::collection::vec(any::<prop::sample::Index>(), 1..300)
+        fn what_is_marked_ahead_is_bounded_by_what_was_written_and_what_had_to_wait(
+            count in 1u64..6000, limit in 1u64..6000,
+            order in prop::collection::vec(any::<prop::sample::Index>(), 1..300)
         ) {
-            let (layout, mut regions) = regions(count);
-            let mut written = BTreeSet::new();
+            let (layout, mut regions) = limited_regions(count, limit);
+            let (mut written, mut most) = (BTreeSet::new(), 0);
             for index in order {
                 let region = index.index(usize::try_from(count).unwrap()) as u64;
                 written.insert(region);
-                syncs(&layout, &mut regions, [region]);
+                let before = regions.dirty();
+                let waits = syncs(&layout, &mut regions, [region]);
                 let dirty: BTreeSet<_> = regions.map.dirty(count).collect();
                 prop_assert!(dirty.is_superset(&written) && dirty.iter().eq(regions.dirty.keys().collect::<BTreeSet<_>>()));
                 prop_assert_eq!(regions.written, written.len() as u64);
-                let ahead = (dirty.len() - written.len()) as u64;
-                prop_assert!(ahead <= regions.written * AHEAD_FACTOR);
+                let added = dirty.len() as u64 - before;
+                prop_assert!(waits > 0 || added == 0);
+                most = (before + before / SPREAD * AHEAD_FACTOR + 1).max(regions.written * (AHEAD_FACTOR + 1)).max(most);
+                prop_assert!(regions.dirty() <= most);
+                prop_assert!(added <= 1 || regions.dirty() <= limit + 1);
             }
         }
     }
