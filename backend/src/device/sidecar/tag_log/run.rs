@@ -1,0 +1,193 @@
+//! The log's thread, which does the work that the state of the log asks for.
+
+use std::io;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use integrity::sidecar::{self, Checkpoint};
+
+use super::{Growing, TagLog};
+use crate::device::sidecar::fetches::CarefulRead;
+use crate::device::sidecar::pauses::Pauses;
+
+/// How long the log may rest before its tuples are brought to the tuple array.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the disk may rest before no region is marked any more: then a crash leaves nothing in
+/// doubt.
+const LONG_PAUSE: Duration = Duration::from_secs(300);
+
+/// Regions that are verified one after the other, at most, before anything else is done.
+const VERIFIED_AT_ONCE: usize = 8;
+
+impl TagLog {
+    /// Works until [`TagLog::stop`].
+    pub(super) fn run(&self) {
+        let mut checkpoint = None;
+        let mut pauses = Pauses::begin();
+        while self.sleep(checkpoint.is_some(), &mut pauses) {
+            self.read_carefully();
+            self.settle_doubts();
+            self.verify(&mut pauses);
+            self.commit();
+            self.advance(&mut checkpoint);
+            if checkpoint.is_none() {
+                self.grow_if_asked();
+            }
+        }
+        // of a queue that was dropped
+        self.settle_doubts();
+        // a checkpoint that was begun can be done again after the sidecar is opened
+        if let Some(checkpoint) = checkpoint {
+            self.lock().journal.end_checkpoint(checkpoint, &Err(io::ErrorKind::Interrupted.into()));
+        }
+    }
+
+    /// Sleeps until there is work, or the log has rested for a while. False when the thread is to
+    /// end.
+    fn sleep(&self, checkpointing: bool, pauses: &mut Pauses) -> bool {
+        let mut shared = self.lock();
+        self.note_doubt(&shared.journal);
+        while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
+            let journal = &shared.journal;
+            let is_verifying = journal.is_unverified();
+            if is_verifying && pauses.is_verification_due() {
+                break;
+            }
+            let pause = match (journal.is_empty(), journal.has_marks()) {
+                (false, _) => Some(PAUSE),
+                (true, true) => Some(LONG_PAUSE),
+                (true, false) => None,
+            };
+            shared.resting = journal.is_empty();
+            shared.sleeping = true;
+            let limit = if is_verifying { Some(pauses.until_verification()) } else { pause };
+            shared = match limit {
+                None => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => {
+                    self.work.wait_timeout(shared, limit).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            shared.sleeping = false;
+            if pause.is_some_and(|pause| pauses.is_over(pause)) {
+                if shared.journal.is_empty() {
+                    shared.journal.rest();
+                } else {
+                    shared.journal.tick();
+                }
+            }
+        }
+        !shared.stopping
+    }
+
+    /// Verifies the regions that requests wait for, some of them, or else one region if it is time
+    /// for that.
+    fn verify(&self, pauses: &mut Pauses) {
+        for _ in 0..VERIFIED_AT_ONCE {
+            let mut shared = self.lock();
+            if !shared.journal.is_verification_wanted() && !pauses.is_verification_due() {
+                return;
+            }
+            let Some(check) = shared.journal.begin_verification() else {
+                return;
+            };
+            drop(shared);
+            let begun = Instant::now();
+            let checked = check.run(&self.media);
+            if let Err(error) = &checked
+                && self.failures.add_logged()
+            {
+                tracing::error!("cannot verify what the crash has left: {error}");
+            }
+            let mut shared = self.lock();
+            let found = shared.journal.end_verification(&check, checked);
+            if let Some(found) = &found {
+                let progress = shared.journal.verification();
+                shared.findings.add(found, progress);
+            }
+            drop(shared);
+            self.wake_askers();
+            // one that failed, or for which there is no room yet, is not tried again at once
+            pauses.verified_for(if found.is_some() { begun.elapsed() } else { PAUSE });
+        }
+    }
+
+    /// Reads pages that queues could not read whole.
+    fn read_carefully(&self) {
+        let reads = std::mem::take(&mut self.lock().careful);
+        if reads.is_empty() {
+            return;
+        }
+        let results: Vec<_> =
+            reads.into_iter().map(|CarefulRead { page, result }| (result, self.fetch(page))).collect();
+        // under the lock, in which a queue looks for results and asks: it misses none
+        let shared = self.lock();
+        for (place, result) in results {
+            let _ = place.set(result);
+        }
+        drop(shared);
+        self.wake_askers();
+    }
+
+    /// Reads the blocks of changes that have failed.
+    fn settle_doubts(&self) {
+        let in_doubt = std::mem::take(&mut self.lock().in_doubt);
+        if in_doubt.is_empty() {
+            return;
+        }
+        for doubt in in_doubt {
+            self.settle(doubt);
+        }
+        self.wake_askers();
+    }
+
+    fn grow_if_asked(&self) {
+        let mut shared = self.lock();
+        if let Some(Growing { growth, cache_bytes, done }) = shared.growing.take() {
+            // under the lock, which no other thread needs while no queue is open
+            let grown = sidecar::grow(&mut shared.journal, &self.media, &growth, cache_bytes);
+            drop(shared);
+            // a flush beside the queues may wait for what is durable now
+            self.wake_askers();
+            let _ = done.send(grown);
+        }
+    }
+
+    fn commit(&self) {
+        let Some(commit) = self.lock().journal.begin_commit() else {
+            return;
+        };
+        let result = commit.run(&self.media);
+        if let Err(error) = &result
+            && self.failures.add_logged()
+        {
+            tracing::error!("cannot make intents durable: {error}");
+        }
+        self.lock().journal.end_commit(commit, &result);
+        self.wake_askers();
+    }
+
+    /// Takes one step of a checkpoint, so that a commit never waits for more than one.
+    fn advance(&self, checkpoint: &mut Option<Checkpoint>) {
+        if checkpoint.is_none() {
+            *checkpoint = self.lock().journal.begin_checkpoint();
+        }
+        let Some(mut running) = checkpoint.take() else {
+            return;
+        };
+        let result = match running.step(&self.media) {
+            Ok(false) => {
+                *checkpoint = Some(running);
+                return;
+            }
+            last => last.map(drop),
+        };
+        if let Err(error) = &result
+            && self.failures.add_logged()
+        {
+            tracing::error!("cannot bring tuples from the log to the array: {error}");
+        }
+        self.lock().journal.end_checkpoint(running, &result);
+        self.wake_askers();
+    }
+}
