@@ -36,6 +36,7 @@ bench-programs: prerequisites
 
 bench: bench-programs
 	$(BENCH) run --memory-seconds $(MEMORY_SECONDS)
+	$(BENCH) sizes
 	$(BENCH) report
 
 bench-quick: bench-programs

@@ -146,7 +146,8 @@ fn catch_signals() -> io::Result<Arc<AtomicBool>> {
     Ok(stopped)
 }
 
-fn program_beside() -> Result<PathBuf, BenchError> {
+/// The program to measure, if none is named.
+pub(crate) fn program_beside() -> Result<PathBuf, BenchError> {
     let this = env::current_exe().map_err(BenchError::file("find", Path::new("/proc/self/exe")))?;
     Ok(this.with_file_name("stableblk"))
 }

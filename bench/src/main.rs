@@ -2,7 +2,7 @@
 //! instead.
 //!
 //! [`client`] is the load, [`matrix`] has the cells to measure, [`harness`] takes the turns,
-//! [`report`] writes the results.
+//! [`report`] writes the results. [`sizes`] measures what a disk's size changes.
 
 mod cell;
 mod charts;
@@ -20,6 +20,8 @@ mod process;
 mod report;
 mod results;
 mod sample;
+mod size_chart;
+mod sizes;
 mod statistics;
 mod storage;
 mod subject;
@@ -50,6 +52,7 @@ struct Cli {
 enum Command {
     Run(Box<harness::RunArgs>),
     Load(load::LoadArgs),
+    Sizes(sizes::SizesArgs),
     /// Write an image that `load` accepts
     Image {
         /// Where
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), BenchError> {
     match command {
         Command::Load(args) => load::run(&args),
+        Command::Sizes(args) => sizes::run(&args),
         Command::Image { path, mib } => content::create(&path, mib << 20),
         Command::Report { results, output } => report::write(&Results::load(&results)?, &output),
         Command::Run(args) => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +12,8 @@ use crate::charts;
 use crate::error::BenchError;
 use crate::results::Results;
 use crate::sample::Sample;
+use crate::size_chart;
+use crate::sizes::Sizes;
 use crate::statistics::Spread;
 use crate::storage::Storage;
 use crate::subject::Subject;
@@ -20,6 +22,8 @@ use crate::workload::Length;
 
 /// The text of the page. `<!-- name -->` marks the places of figures.
 const TEMPLATE: &str = include_str!("performance.md");
+
+const SIZES_CHART: &str = "sizes.svg";
 
 /// Where the report goes.
 #[derive(Debug, Args)]
@@ -30,6 +34,9 @@ pub(crate) struct ReportArgs {
     /// Directory for its charts, beside the page
     #[arg(long, default_value = "performance", value_name = "NAME")]
     charts: PathBuf,
+    /// Results of `sizes`, if there are any
+    #[arg(long, default_value = "target/bench/sizes.json", value_name = "JSON")]
+    sizes: PathBuf,
 }
 
 /// Writes the page, draws its charts, and says where.
@@ -41,18 +48,30 @@ pub(crate) fn write(results: &Results, args: &ReportArgs) -> Result<(), BenchErr
         .into_iter()
         .map(|(storage, file)| (storage, format!("{}/{file}", args.charts.display())))
         .collect();
-    fs::write(&args.page, page(results, &links)).map_err(BenchError::file("write", &args.page))?;
+    let sizes = sizes(args, &directory)?;
+    fs::write(&args.page, page(results, &links, &sizes)).map_err(BenchError::file("write", &args.page))?;
     let verdicts: Vec<_> = targets::evaluate(results).iter().filter_map(Target::is_met).collect();
     let met = verdicts.iter().filter(|met| **met).count();
     println!("{}: {met} of {} measured values are as asked", args.page.display(), verdicts.len());
     Ok(())
 }
 
-fn page(results: &Results, charts: &[(Storage, String)]) -> String {
+/// The table of what a disk's size changes, below its chart.
+fn sizes(args: &ReportArgs, directory: &Path) -> Result<String, BenchError> {
+    if !args.sizes.exists() {
+        return Ok("Not measured.".to_owned());
+    }
+    let sizes = Sizes::load(&args.sizes)?;
+    size_chart::draw(&sizes, &directory.join(SIZES_CHART))?;
+    Ok(format!("![sizes]({}/{SIZES_CHART})\n\n{}", args.charts.display(), sizes.table()))
+}
+
+fn page(results: &Results, charts: &[(Storage, String)], sizes: &str) -> String {
     let measured = [
         ("<!-- machine -->", machine(results)),
         ("<!-- targets -->", targets_table(results)),
         ("<!-- storages -->", storages(results, charts)),
+        ("<!-- sizes -->", sizes.to_owned()),
         ("<!-- at_rest -->", at_rest(results)),
         ("<!-- client -->", client(results)),
     ];
@@ -321,11 +340,13 @@ mod tests {
 
     #[test]
     fn every_place_in_the_template_is_filled() {
-        let page = page(&made_up(), &[(Storage::Null, "performance/null.svg".to_owned())]);
+        let charts = [(Storage::Null, "performance/null.svg".to_owned())];
+        let page = page(&made_up(), &charts, "![sizes](performance/sizes.svg)");
         for name in [
             "<!-- machine -->",
             "<!-- targets -->",
             "<!-- storages -->",
+            "<!-- sizes -->",
             "<!-- at_rest -->",
             "<!-- client -->",
         ] {

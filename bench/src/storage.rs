@@ -93,6 +93,22 @@ impl Disk {
         Ok(disk)
     }
 
+    /// A sparse image of `size` bytes in `directory`, with one sidecar.
+    pub(crate) fn sparse(directory: &Path, size: u64, stableblk: &Path) -> Result<Self, BenchError> {
+        let made = tempfile::Builder::new().prefix("stableblk-bench.").tempdir_in(directory);
+        let made = made.map_err(BenchError::file("make a directory in", directory))?;
+        let disk = Self { storage: Storage::Tmpfs, size, directory: made };
+        let image = disk.image();
+        File::create(&image)
+            .and_then(|file| file.set_len(size))
+            .map_err(BenchError::file("create", &image))?;
+        let mut protect = Command::new(stableblk);
+        protect.arg("protect").arg(&image).arg("--integrity").arg(disk.crc64_sidecar());
+        output_of(protect, disk.directory.path(), PROTECT_TIME)?;
+        disk.forget_uuid()?;
+        Ok(disk)
+    }
+
     /// Why disks of `storage` cannot be in `directory`, if they cannot.
     pub(crate) fn refusal(storage: Storage, directory: &Path, size: u64) -> Option<String> {
         let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
