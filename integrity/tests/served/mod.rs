@@ -60,12 +60,16 @@ pub(crate) fn tuples_of(
     media: &impl Media,
     intervals: &Range<u64>,
 ) -> io::Result<Vec<u8>> {
-    let count = usize::try_from(intervals.end - intervals.start).expect("few intervals");
-    let mut tuples = vec![0; count * journal.layout().profile().tuple_size()];
-    while let Err(miss) = journal.tuples(intervals, &mut tuples) {
-        let page = TuplePage::read(journal.layout(), media, miss.page);
-        journal.fill(&miss, page.as_ref().ok());
-        page?;
+    let (layout, mut tuples) = (journal.layout().clone(), Vec::new());
+    for part in layout.parts(intervals) {
+        let count = usize::try_from(part.end - part.start).expect("few intervals");
+        let mut of_part = vec![0; count * layout.profile().tuple_size()];
+        while let Err(miss) = journal.tuples(&part, &mut of_part) {
+            let page = TuplePage::read(&layout, media, miss.page);
+            journal.fill(&miss, page.as_ref().ok());
+            page?;
+        }
+        tuples.append(&mut of_part);
     }
     Ok(tuples)
 }

@@ -154,16 +154,25 @@ impl TagLog {
     /// Copies the tuples of `intervals`, from memory or from the array. The caller holds their
     /// range.
     fn tuples(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
+        let layout = self.lock().journal.layout().clone();
+        let mut rest = tuples;
+        for part in layout.parts(intervals) {
+            let len = part.clone().count() * layout.profile().tuple_size();
+            let (of_part, others) = rest.split_at_mut(len);
+            self.tuples_of_page(&part, of_part)?;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::tuples`], of intervals whose tuples are in one page.
+    fn tuples_of_page(&self, intervals: &Range<u64>, tuples: &mut [u8]) -> io::Result<()> {
         loop {
             let missing = self.lock().journal.tuples(intervals, tuples);
-            match missing {
-                Ok(()) => return Ok(()),
-                Err(miss) => {
-                    let fetched = self.fetch(miss.page);
-                    self.lock().journal.fill(&miss, None);
-                    fetched?;
-                }
-            }
+            let Err(miss) = missing else { return Ok(()) };
+            let fetched = self.fetch(miss.page);
+            self.lock().journal.fill(&miss, None);
+            fetched?;
         }
     }
 

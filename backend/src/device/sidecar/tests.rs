@@ -1,14 +1,16 @@
 //! Tests of a queue: reads whose tuples are not in memory, writes that fail, and a worker that
 //! dies.
 
-use integrity::sidecar::{Intent, IntentMode, Permission, Superblock, is_lost, is_unwritten};
+use std::ops::Range;
+
+use integrity::sidecar::{Intent, IntentMode, PAGE_SIZE, Permission, Superblock, is_lost, is_unwritten};
 use integrity::{Guard, IntegrityProfile, PiType};
 use tempfile::TempDir;
 
 use super::*;
 use crate::device::OwnEvents;
 use crate::device::bounce::{BounceFolio, FolioPool};
-use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection};
+use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferBuffer, TransferDirection, ZeroBy};
 use crate::device::{DeviceQueue, Event};
 use crate::storage::blocking::NeverBlocks;
 use crate::storage::image::{Access, DirectIo, Image};
@@ -22,6 +24,11 @@ const PER_PAGE: u64 = 248 * BLOCK as u64;
 
 /// A protected disk of [`SIZE`] bytes in `directory`.
 fn device(directory: &TempDir, mode: IntentMode) -> Arc<SidecarDevice> {
+    device_with_memory(directory, mode, 1 << 20)
+}
+
+/// The same, with `cache_bytes` of memory for tuples.
+fn device_with_memory(directory: &TempDir, mode: IntentMode, cache_bytes: usize) -> Arc<SidecarDevice> {
     let (path, sidecar) = (directory.path().join("image"), directory.path().join("sidecar"));
     std::fs::File::create(&path).unwrap().set_len(SIZE).unwrap();
     let image = Image::open(&path, Access::ReadWrite, DirectIo::Never).unwrap();
@@ -32,7 +39,7 @@ fn device(directory: &TempDir, mode: IntentMode) -> Arc<SidecarDevice> {
         SidecarFile::create(file, &sidecar, image.file().try_clone().unwrap(), &superblock).unwrap();
     drop(created);
     let sidecar = SidecarFile::open(&sidecar, &image, Access::ReadWrite).unwrap();
-    let options = SidecarOptions { mode, cache_bytes: 1 << 20, doubt_limit: None };
+    let options = SidecarOptions { mode, cache_bytes, doubt_limit: None };
     Arc::new(SidecarDevice::open(image, sidecar, options).unwrap())
 }
 
@@ -73,6 +80,19 @@ fn end(queue: &mut SidecarQueue) -> (DeviceOperation, io::Result<()>) {
             }
         }
     }
+}
+
+/// An intent to make the change of `operation`, granted.
+fn granted(device: &SidecarDevice, operation: &DeviceOperation, intervals: Range<u64>) -> Intent {
+    let (mut intent, change) = (Intent::new(intervals), device.change(operation));
+    let mut log = device.log.lock();
+    while log.journal.intend(&mut intent, change).unwrap() == Permission::Later {
+        device.log.unlock(log);
+        std::thread::yield_now();
+        log = device.log.lock();
+    }
+    device.log.unlock(log);
+    intent
 }
 
 /// The place of a transfer, in bytes.
@@ -180,16 +200,7 @@ fn a_failed_write_whose_blocks_are_read_slowly_delays_no_other_request() {
     let stalled = device.log.media().stall();
     // its old tuple is not in memory
     let failing = at(PER_PAGE, TransferDirection::Write, pool.take(BLOCK, BLOCK).unwrap());
-    let mut intent = Intent::new(248..249);
-    {
-        let mut log = device.log.lock();
-        let change = device.change(&failing);
-        while log.journal.intend(&mut intent, change).unwrap() == Permission::Later {
-            device.log.unlock(log);
-            std::thread::yield_now();
-            log = device.log.lock();
-        }
-    }
+    let intent = granted(&device, &failing, 248..249);
     queue.fail_change(failing, intent, io::Error::from_raw_os_error(5));
     queue.submit(transfer(&device, &mut pool, TransferDirection::Read, 0));
     assert_eq!(offset_of(&finish(&mut queue)), 0);
@@ -201,6 +212,30 @@ fn a_failed_write_whose_blocks_are_read_slowly_delays_no_other_request() {
     let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
     let (_, tuples) = read.folio().unwrap().parts();
     assert!(is_unwritten(&tuples[..16]), "nothing was written");
+    drop(queue);
+    device.close().unwrap();
+}
+
+/// The tuples that its blocks had are looked up page by page.
+#[test]
+fn a_failed_discard_of_more_pages_than_memory_has_room_for_is_settled() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = device_with_memory(&directory, IntentMode::Region, 2 * PAGE_SIZE);
+    let metadata = device.protection.metadata_per_page();
+    let (mut pool, events) = (FolioPool::reserve(metadata).unwrap(), OwnEvents::new().unwrap());
+    let mut queue = device.open_queue(pool.arena(), events.sources()).unwrap();
+    queue.submit(transfer(&device, &mut pool, TransferDirection::Write, 1));
+    finish(&mut queue);
+    let failing = DeviceOperation::Zero { request: 0, offset: 0, len: SIZE, by: ZeroBy::PunchHole };
+    let intent = granted(&device, &failing, 0..SIZE / BLOCK as u64);
+    queue.fail_change(failing, intent, io::Error::from_raw_os_error(5));
+    let (_, result) = end(&mut queue);
+    assert_eq!(result.unwrap_err().raw_os_error(), Some(5));
+    queue.submit(transfer(&device, &mut pool, TransferDirection::Read, 0));
+    let DeviceOperation::Transfer(read) = finish(&mut queue) else { panic!("a read") };
+    let (data, tuples) = read.folio().unwrap().parts();
+    assert!(data[..BLOCK] == [1; BLOCK], "nothing was discarded");
+    device.protection.verify(0, 0..BLOCK, data, tuples).unwrap();
     drop(queue);
     device.close().unwrap();
 }

@@ -224,11 +224,13 @@ impl Journal {
         if self.given_up { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 
-    /// Copies the tuples of `intervals`. Fails with a page to read first, to be given to
-    /// [`Self::fill`], and so on.
+    /// Copies the tuples of `intervals`, which are one of the [parts](Layout::parts) of a request.
+    /// Fails with a page to read first, to be given to [`Self::fill`]. For several pages at once
+    /// that might never end, since memory may not have room for all of them.
     ///
     /// The caller holds the range lock of the intervals.
     pub fn tuples(&mut self, intervals: &Range<u64>, tuples: &mut [u8]) -> Result<(), Miss> {
+        debug_assert!(self.layout.parts(intervals).count() == 1, "{intervals:?} are of several pages");
         self.cache.copy(intervals, tuples)
     }
 
