@@ -23,6 +23,7 @@ struct Memory {
     image: RefCell<Vec<u8>>,
     sidecar: RefCell<Vec<u8>>,
     image_syncs_fail: Cell<bool>,
+    superblock_syncs_fail: Cell<bool>,
 }
 
 impl Memory {
@@ -34,6 +35,7 @@ impl Memory {
             image: RefCell::new(vec![0; size]),
             sidecar: RefCell::new(vec![0; len]),
             image_syncs_fail: Cell::new(false),
+            superblock_syncs_fail: Cell::new(false),
         };
         superblock.create(&memory).unwrap();
         memory
@@ -73,11 +75,13 @@ impl Media for Memory {
         self.write(offset, &vec![0; usize::try_from(len).unwrap()])
     }
 
-    fn sync(&self, file: File, _reason: Reason) -> io::Result<()> {
-        if file == File::Image && self.image_syncs_fail.get() {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        Ok(())
+    fn sync(&self, file: File, reason: Reason) -> io::Result<()> {
+        let fails = match (file, reason) {
+            (File::Image, _) => self.image_syncs_fail.get(),
+            (File::Sidecar, Reason::Superblock) => self.superblock_syncs_fail.get(),
+            (File::Sidecar, _) => false,
+        };
+        if fails { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
     }
 }
 
@@ -153,4 +157,26 @@ fn a_loss_is_written_down_though_the_log_is_empty() {
     journal.durability_was_lost();
     work(&mut journal, &media);
     assert!(Loaded::from(&media).unwrap().superblock.durability_lost());
+}
+
+/// The superblock without the note may be on the medium although it could not be made durable.
+#[test]
+fn a_loss_is_written_down_again_when_the_note_of_an_earlier_one_may_be_gone() {
+    let media = Memory::new();
+    let is_noted = || Loaded::from(&media).unwrap().superblock.durability_lost();
+    let mut journal = sidecar::open(&media, IntentMode::Region, 1 << 20, Rules::all()).unwrap().journal;
+    media.image_syncs_fail.set(true);
+    journal.durability_was_lost();
+    work(&mut journal, &media);
+    media.image_syncs_fail.set(false);
+    assert!(is_noted());
+    journal.loss_was_reported();
+    media.superblock_syncs_fail.set(true);
+    work(&mut journal, &media);
+    media.superblock_syncs_fail.set(false);
+    assert!(!is_noted());
+    media.image_syncs_fail.set(true);
+    journal.durability_was_lost();
+    work(&mut journal, &media);
+    assert!(is_noted());
 }

@@ -21,6 +21,11 @@ struct Unwritten {
 }
 
 impl Loaded {
+    /// Whether the superblock on the medium is known to say that durability was lost.
+    pub(super) fn says_lost(&self) -> bool {
+        self.superblock.durability_lost && self.is_durable
+    }
+
     /// Writes down that a sync of the image has failed with `error`. Returns what has failed, which
     /// is more if that is not durable.
     pub(super) fn lose_durability(
@@ -29,7 +34,7 @@ impl Loaded {
         rules: Rules,
         error: io::Error,
     ) -> io::Error {
-        if self.superblock.durability_lost || !rules.contains(Rules::LOSS_WRITTEN_DOWN) {
+        if self.says_lost() || !rules.contains(Rules::LOSS_WRITTEN_DOWN) {
             return error;
         }
         let lost = Superblock { durability_lost: true, ..self.superblock.clone() };

@@ -101,7 +101,7 @@ impl Journal {
         let (attempt, pages, superblock) = checkpoint.into_parts();
         self.superblock = superblock;
         self.work.checkpoint.end(attempt, result);
-        self.lost &= !self.superblock.superblock.durability_lost;
+        self.lost &= !self.superblock.says_lost();
         if result.is_err() {
             return;
         }

@@ -287,7 +287,7 @@ impl Journal {
     /// A sync of the image has failed. The superblock is to say so, by a checkpoint, which fails
     /// for it: the process may end before it closes the sidecar.
     pub fn durability_was_lost(&mut self) {
-        self.lost = !self.superblock.superblock.durability_lost;
+        self.lost = !self.superblock.says_lost();
         self.work.checkpoint.wanted |= self.lost;
     }
 
@@ -298,11 +298,11 @@ impl Journal {
         self.work.checkpoint.wanted |= self.loss_reported;
     }
 
-    /// Whether the superblock says that [durability was lost](super::Superblock::durability_lost),
-    /// in this session or an earlier one.
+    /// Whether the superblock is known to say that durability was lost, in this session or an
+    /// earlier one: see [`Superblock::durability_lost`](super::Superblock::durability_lost).
     #[must_use]
     pub fn durability_lost(&self) -> bool {
-        self.superblock.superblock.durability_lost
+        self.superblock.says_lost()
     }
 
     /// Syncs the image while no checkpoint is under way. A failure is written down in the

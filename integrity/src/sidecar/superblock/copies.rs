@@ -31,6 +31,9 @@ pub struct Loaded {
     pub damaged: Option<(usize, SuperblockError)>,
     /// The copy that the superblock is of.
     newest: usize,
+    /// Whether the medium is known to have it, durably. One that was read may be in the page cache
+    /// only, and after a replacement that has failed there may be that or this.
+    pub(in crate::sidecar) is_durable: bool,
 }
 
 impl Superblock {
@@ -50,6 +53,10 @@ impl Superblock {
 }
 
 impl Loaded {
+    fn of(superblock: Superblock, newest: usize, damaged: Option<(usize, SuperblockError)>) -> Self {
+        Self { superblock, damaged, newest, is_durable: false }
+    }
+
     /// Reads both copies and takes the newest that is good. With none good, it fails with the error
     /// of the first.
     pub fn from(media: &impl Media) -> Result<Self, LoadError> {
@@ -62,12 +69,10 @@ impl Loaded {
             })
         };
         match (copy(0)?, copy(1)?) {
-            (Ok(first), Ok(second)) if first.generation < second.generation => {
-                Ok(Self { superblock: second, damaged: None, newest: 1 })
-            }
-            (Ok(superblock), Ok(_)) => Ok(Self { superblock, damaged: None, newest: 0 }),
-            (Ok(superblock), Err(error)) => Ok(Self { superblock, damaged: Some((1, error)), newest: 0 }),
-            (Err(error), Ok(superblock)) => Ok(Self { superblock, damaged: Some((0, error)), newest: 1 }),
+            (Ok(first), Ok(second)) if first.generation < second.generation => Ok(Self::of(second, 1, None)),
+            (Ok(superblock), Ok(_)) => Ok(Self::of(superblock, 0, None)),
+            (Ok(superblock), Err(error)) => Ok(Self::of(superblock, 0, Some((1, error)))),
+            (Err(error), Ok(superblock)) => Ok(Self::of(superblock, 1, Some((0, error)))),
             (Err(error), Err(_)) => Err(error.into()),
         }
     }
@@ -79,9 +84,10 @@ impl Loaded {
         let superblock = Superblock { generation: self.superblock.generation + 1, ..superblock };
         let page = superblock.page();
         let (older, newer) = (1 - self.newest, self.newest);
+        self.is_durable = false;
         media.write(older as u64 * SUPERBLOCK_SIZE, &page[..])?;
         media.sync(File::Sidecar, Reason::Superblock)?;
-        *self = Self { superblock, damaged: None, newest: older };
+        *self = Self { is_durable: true, ..Self::of(superblock, older, None) };
         media.write(newer as u64 * SUPERBLOCK_SIZE, &page[..])
     }
 }
