@@ -112,6 +112,9 @@ fn checkpoint(journal: &mut Journal, media: &Sparse) {
     journal.want_checkpoint();
     while journal.has_work() {
         commit(journal, media);
+        if let Some(sync) = journal.begin_data_sync() {
+            journal.end_data_sync(&sync, &Ok(()));
+        }
         if let Some(mut checkpoint) = journal.begin_checkpoint() {
             while !checkpoint.step(media).unwrap() {}
             journal.end_checkpoint(checkpoint, &Ok(()));

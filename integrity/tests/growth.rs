@@ -105,6 +105,9 @@ fn work(journal: &mut Journal, media: &Memory) {
             let result = commit.run(media);
             journal.end_commit(commit, &result);
         }
+        if let Some(sync) = journal.begin_data_sync() {
+            journal.end_data_sync(&sync, &Ok(()));
+        }
         if let Some(mut checkpoint) = journal.begin_checkpoint() {
             while !checkpoint.step(media).unwrap() {}
             journal.end_checkpoint(checkpoint, &Ok(()));

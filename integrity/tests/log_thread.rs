@@ -95,6 +95,10 @@ fn work(journal: &mut Journal, media: &Memory) {
             let result = commit.run(media);
             journal.end_commit(commit, &result);
         }
+        if let Some(sync) = journal.begin_data_sync() {
+            let result = sync.run(media);
+            journal.end_data_sync(&sync, &result);
+        }
         if let Some(mut checkpoint) = journal.begin_checkpoint() {
             let result = loop {
                 match checkpoint.step(media) {

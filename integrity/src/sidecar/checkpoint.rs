@@ -78,7 +78,7 @@ impl Checkpoint {
         Self { attempt, id, layout, pages, superblock, phase: Phase::SyncData, spoiled, rules, loss_reported }
     }
 
-    /// A flag to be set when a sync of the sidecar has failed elsewhere.
+    /// A flag to be set when a sync has failed elsewhere.
     pub(super) fn spoiled(&self) -> Spoiled {
         self.spoiled.clone()
     }
@@ -86,7 +86,7 @@ impl Checkpoint {
     /// Takes one step. True when it was the last; an error ends the checkpoint too.
     pub fn step(&mut self, media: &impl Media) -> io::Result<bool> {
         if self.spoiled.0.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the sidecar could not be synced during the checkpoint"));
+            return Err(io::Error::other("a sync has failed during the checkpoint"));
         }
         match &mut self.phase {
             Phase::SyncData => {

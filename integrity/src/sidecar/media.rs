@@ -18,6 +18,8 @@ pub enum File {
 pub enum Reason {
     /// Intents, and flushed tags, before anything relies on them.
     Commit,
+    /// The data of many records, so that a recovery need not look at it.
+    DataOfLog,
     /// The data of a checkpoint's tuples, before its tuples.
     CheckpointData,
     /// A checkpoint's tuples, before the log forgets them.

@@ -42,7 +42,7 @@ pub use cache::{KeptPages, Miss};
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};
-pub use journal::{Flush, Intent, Journal, Marks, Permission, RegionFindings, Waits};
+pub use journal::{DataSync, Flush, Intent, Journal, Marks, Permission, RegionFindings, Waits};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, Verify, close, open, open_and_verify};

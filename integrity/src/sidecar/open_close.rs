@@ -279,6 +279,11 @@ pub(super) fn empty(journal: &mut Journal, media: &impl Media) -> io::Result<()>
             journal.end_commit(commit, &result);
             result?;
         }
+        if let Some(sync) = journal.begin_data_sync() {
+            let result = sync.run(media);
+            // if it has failed, that of the checkpoint fails too
+            journal.end_data_sync(&sync, &result);
+        }
         if let Some(mut checkpoint) = journal.begin_checkpoint() {
             let result = loop {
                 match checkpoint.step(media) {

@@ -32,7 +32,10 @@ pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
     .map(|program| (small.clone(), program))
     .collect();
     let bounded = Setup::bounded(mode).with(mutant);
-    programs.extend([two_in_doubt(), larger_than_the_doubt()].map(|program| (bounded.clone(), program)));
+    programs.extend(
+        [two_in_doubt(), larger_than_the_doubt(), data_of_many_records()]
+            .map(|program| (bounded.clone(), program)),
+    );
     let pages = Setup::tight_cache(mode).with(mutant);
     programs.extend([discarded_pages(), discarded_in_part()].map(|program| (pages.clone(), program)));
     programs.extend((0..CUTS).map(|cut| match mode {
@@ -122,6 +125,17 @@ fn marked_twice() -> Vec<Op> {
     let mut program =
         vec![Op::Submit(Write, 0..1), Op::Commit(true), Op::WriteHalves, SECOND, Op::Commit(true)];
     program.extend([Op::Flush, Op::Commit(true), Op::Checkpoint, Op::Finish]);
+    program
+}
+
+/// Two writes whose records become durable without a flush, until their data is made durable too;
+/// then a record that says so. As if it were durable, one of them may be in doubt.
+fn data_of_many_records() -> Vec<Op> {
+    let recorded = |write| [write, Op::BeginFlush, Op::Commit(false)];
+    let mut program = [FIRST, SECOND].map(recorded).concat();
+    // meanwhile the log's thread has time for more than commits
+    program.extend([Op::Submit(Write, 2..3), Op::WriteHalves, Op::Finish]);
+    program.extend(recorded(Op::Do(Write, 2..3)));
     program
 }
 

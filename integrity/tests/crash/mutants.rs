@@ -18,6 +18,7 @@ const BLOCK: &[IntentMode] = &[IntentMode::Block];
 fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
     let syncs = [
         (File::Sidecar, Reason::Commit),
+        (File::Image, Reason::DataOfLog),
         (File::Image, Reason::CheckpointData),
         (File::Sidecar, Reason::CheckpointTuples),
         (File::Sidecar, Reason::Superblock),
@@ -69,32 +70,40 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// Tries short programs, then such in which the medium fails, then long ones.
+/// Programs that are tried together.
+enum Programs {
+    /// All of this length; with or without one operation of the medium that fails.
+    All(usize, bool),
+    Directed,
+}
+
+/// Tries short programs, then long ones, then those between, of which there are most.
 fn search(setup: &Setup) -> Option<String> {
-    let mut states = 0;
+    use Programs::{All, Directed};
     let alphabet = programs::everything();
-    let short = [(1, false), (2, false), (1, true), (3, false), (2, true)];
-    for (depth, faults) in short {
-        let mut explorer = Explorer::new(setup, 1);
-        if faults {
-            programs::exhaust_faults(&mut explorer, setup, &alphabet, depth);
-        } else {
-            programs::exhaust(&mut explorer, setup, &alphabet, depth);
-        }
+    let mut states = 0;
+    let mut seen = |explorer: &Explorer<'_>| {
         states += explorer.states();
-        if let Some((violation, how)) = explorer.found() {
-            return Some(format!("{violation} ({states} states; {how:.160})"));
+        let (violation, how) = explorer.found()?;
+        Some(format!("{violation} ({states} states; {how:.160})"))
+    };
+    let groups = [All(1, false), All(2, false), All(1, true), Directed, All(3, false), All(2, true)];
+    groups.into_iter().find_map(|programs| match programs {
+        Directed => directed::all(setup.mode, setup.mutant).into_iter().find_map(|(setup, program)| {
+            let mut explorer = Explorer::new(&setup, 1);
+            directed::run(&mut explorer, &setup, &program);
+            seen(&explorer)
+        }),
+        All(depth, faults) => {
+            let mut explorer = Explorer::new(setup, 1);
+            if faults {
+                programs::exhaust_faults(&mut explorer, setup, &alphabet, depth);
+            } else {
+                programs::exhaust(&mut explorer, setup, &alphabet, depth);
+            }
+            seen(&explorer)
         }
-    }
-    for (setup, program) in directed::all(setup.mode, setup.mutant) {
-        let mut explorer = Explorer::new(&setup, 1);
-        directed::run(&mut explorer, &setup, &program);
-        states += explorer.states();
-        if let Some((violation, how)) = explorer.found() {
-            return Some(format!("{violation} ({states} states; {how:.160})"));
-        }
-    }
-    None
+    })
 }
 
 #[test]

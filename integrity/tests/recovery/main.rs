@@ -10,7 +10,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use stableblk_integrity::sidecar::{
     self, Change, File, Intent, IntentMode, Journal, Layout, PAGE_SIZE, Permission, REGION_SIZE,
-    RecoveredPages, Recovery, Rules, SECTOR_SIZE, Superblock, TuplePage,
+    RecoveredPages, Recovery, Rules, SECTOR_SIZE, Superblock, TuplePage, Verify,
 };
 use stableblk_integrity::{Guard, IntegrityProfile, PiType};
 
@@ -305,6 +305,49 @@ fn commit(journal: &mut Journal) -> bool {
     let Some(commit) = journal.begin_commit() else { return false };
     journal.end_commit(commit, &Ok(()));
     true
+}
+
+#[test]
+fn a_guest_that_never_flushes_leaves_few_blocks_to_compare() {
+    const WRITES: u64 = 40_000;
+    let medium = Medium::default();
+    let superblock = Superblock::new(UUID, profile(4096), 8 << 30).expect("an image");
+    superblock.create(&medium).expect("nothing fails");
+    let open = || {
+        let verify = Verify::WhileServing { above: 0 };
+        sidecar::open_and_verify(&medium, IntentMode::Region, 64 << 20, verify, Rules::all())
+            .expect("a sidecar that can be opened")
+    };
+    let mut journal = open().journal;
+    let mut syncs = 0;
+    let mut work = |journal: &mut Journal| {
+        if let Some(commit) = journal.begin_commit() {
+            let result = commit.run(&medium);
+            journal.end_commit(commit, &result);
+        }
+        if let Some(sync) = journal.begin_data_sync() {
+            journal.end_data_sync(&sync, &Ok(()));
+            syncs += 1;
+        }
+        assert!(journal.begin_checkpoint().is_none(), "the log is far from half full");
+    };
+    for interval in 0..WRITES {
+        let mut intent = Intent::new(interval * 2..interval * 2 + 1);
+        while ask(&mut journal, &mut intent) == Permission::Later {
+            work(&mut journal);
+        }
+        if journal.has_work() {
+            work(&mut journal);
+        }
+    }
+    // the records become durable, but the flush has not synced the image yet
+    let _ = journal.begin_flush();
+    work(&mut journal);
+    assert!(syncs < 6, "{syncs} syncs of the image");
+    let recovery = open().recovered.expect("it was not closed");
+    // those that are read are found unwritten
+    assert_eq!(recovery.changed_tuples + recovery.judged_blocks, WRITES);
+    assert!(recovery.judged_blocks < 11_000, "{} blocks were read", recovery.judged_blocks);
 }
 
 #[test]

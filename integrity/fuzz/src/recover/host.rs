@@ -79,6 +79,13 @@ impl<'m> Host<'m> {
         result
     }
 
+    pub(super) fn sync_data(&mut self) -> io::Result<()> {
+        let Some(sync) = self.0.journal.begin_data_sync() else { return Ok(()) };
+        let result = sync.run(self.0.media);
+        self.0.journal.end_data_sync(&sync, &result);
+        result
+    }
+
     pub(super) fn want_checkpoint(&mut self) {
         self.0.journal.want_checkpoint();
     }
@@ -117,6 +124,7 @@ impl<'m> Host<'m> {
                 return Ok(());
             }
             self.commit()?;
+            self.sync_data()?;
             self.step_checkpoint()?;
         }
         panic!("it waits for what never comes");

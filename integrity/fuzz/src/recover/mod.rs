@@ -73,7 +73,7 @@ fn leave(medium: &Medium, input: &mut Input<'_>) {
                 host.change(intervals, data.as_deref(), fate)
             }
             5 => host.flush(),
-            6 => host.commit(),
+            6 => host.commit().and_then(|()| host.sync_data()),
             7 => {
                 host.want_checkpoint();
                 Ok(())

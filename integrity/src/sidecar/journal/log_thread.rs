@@ -128,6 +128,7 @@ impl Journal {
             || self.complete_through() >= self.records.tail;
         self.work.commit.wanted
             || self.is_overfull()
+            || self.is_data_sync_due()
             || (self.work.checkpoint.wanted && self.work.checkpointing.is_none() && checkpoint_helps)
     }
 

@@ -17,6 +17,7 @@
 //! [`Commit`](super::commit::Commit) or a [`Checkpoint`](super::checkpoint::Checkpoint), which one
 //! thread runs beside the I/O and returns with its result.
 
+mod data_sync;
 mod doubt_limit;
 mod intent;
 mod log_thread;
@@ -27,6 +28,7 @@ mod work;
 use std::io;
 use std::ops::Range;
 
+pub use self::data_sync::DataSync;
 pub use self::intent::{Flush, Intent, Permission};
 pub use self::verification::{Marks, RegionFindings};
 pub use self::work::Waits;

@@ -49,6 +49,8 @@ pub(super) struct LogWork {
     pub(super) goal: u64,
     /// The checkpoint that is under way: set when what it has written may be lost.
     pub(super) checkpointing: Option<Spoiled>,
+    /// The last page of the log whose data was to become durable by a sync that no flush asked for.
+    pub(super) data_synced: u64,
     /// The newest page with a record of a failed write. Before it is durable, the array must not
     /// get the tuples which that write would have had.
     pub(super) settled: u64,

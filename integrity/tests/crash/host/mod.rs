@@ -226,7 +226,16 @@ impl<'m> Host<'m> {
 
     /// The log's thread does one thing. In the midst of a commit requests ask again if `meddling`.
     pub(crate) fn work(&mut self, meddling: bool) -> bool {
-        self.commit(meddling) || self.step_checkpoint()
+        self.commit(meddling) || self.sync_data() || self.step_checkpoint()
+    }
+
+    fn sync_data(&mut self) -> bool {
+        let Some(sync) = self.served.journal.begin_data_sync() else {
+            return false;
+        };
+        let result = sync.run(self.served.media);
+        self.served.journal.end_data_sync(&sync, &result);
+        true
     }
 
     pub(crate) fn commit(&mut self, meddling: bool) -> bool {

@@ -30,6 +30,7 @@ impl TagLog {
             self.settle_doubts();
             self.verify(&mut pauses);
             self.commit();
+            self.sync_data();
             self.advance(&mut checkpoint);
             if checkpoint.is_none() {
                 self.grow_if_asked();
@@ -165,6 +166,20 @@ impl TagLog {
         }
         self.lock().journal.end_commit(commit, &result);
         self.wake_askers();
+    }
+
+    /// Makes data durable that no flush has made so for long.
+    fn sync_data(&self) {
+        let Some(sync) = self.lock().journal.begin_data_sync() else {
+            return;
+        };
+        let result = sync.run(&self.media);
+        if let Err(error) = &result
+            && self.failures.add_logged()
+        {
+            tracing::error!("cannot sync the image: {error}");
+        }
+        self.lock().journal.end_data_sync(&sync, &result);
     }
 
     /// Takes one step of a checkpoint, so that a commit never waits for more than one.
