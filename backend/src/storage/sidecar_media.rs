@@ -192,6 +192,11 @@ impl Media for SidecarMedia {
         }
     }
 
+    fn forget_lost(&self) -> io::Result<()> {
+        // pages that are dirty stay
+        Ok(fadvise(&self.sidecar, 0, None, Advice::DontNeed)?)
+    }
+
     fn sync(&self, file: sidecar::File, reason: Reason) -> io::Result<()> {
         debug_assert_may_block();
         match file {

@@ -90,6 +90,12 @@ pub trait Media {
     /// where that can be.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Forgets what is cached of the sidecar, but for what the next sync makes durable: a sync that
+    /// has failed may have left more there than the medium has.
+    fn forget_lost(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes everything written to `file` so far durable.
     fn sync(&self, file: File, reason: Reason) -> io::Result<()>;
 }

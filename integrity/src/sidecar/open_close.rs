@@ -75,6 +75,11 @@ pub fn open_and_verify(
 ) -> Result<Opened, LoadError> {
     let mut loaded = Loaded::from(media)?;
     let damaged = loaded.damaged.clone();
+    if loaded.superblock.state != State::Clean {
+        // a tuple that an earlier recovery wrote, and could not make durable, would not be written
+        // again where it seems to be there
+        media.forget_lost()?;
+    }
     let deferred = deferred(media, &loaded.superblock, mode, verify)?;
     let recovered = match loaded.superblock.state {
         State::Clean => {

@@ -1,6 +1,7 @@
 //! Programs that are too long to be found by trying all.
 
 use stableblk_integrity::sidecar::IntentMode::{self, Block, Region};
+use stableblk_integrity::sidecar::Verify;
 
 use crate::explorer::Explorer;
 use crate::host::Command::{Discard, Write};
@@ -14,6 +15,9 @@ const RING: usize = 64;
 
 /// Cuts that are tried where a program continues after one.
 const CUTS: u64 = 32;
+
+/// Operations of a recovery, one of which fails.
+const FAULTS: u64 = 8;
 
 const FIRST: Op = Op::Do(Write, 0..1);
 const SECOND: Op = Op::Do(Write, 1..2);
@@ -31,6 +35,8 @@ pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
     .into_iter()
     .map(|program| (small.clone(), program))
     .collect();
+    let before = Setup { verify: Verify::BeforeServing, ..small.clone() };
+    programs.extend((0..FAULTS).map(|after| (before.clone(), recovered_twice(after))));
     let bounded = Setup::bounded(mode).with(mutant);
     programs.extend(
         [two_in_doubt(), larger_than_the_doubt(), data_of_many_records()]
@@ -98,6 +104,12 @@ fn settled_beside_others() -> Vec<Op> {
     ]);
     program.extend(vec![Op::Step; 8]);
     program
+}
+
+/// A recovery fails after some operations, and another follows.
+fn recovered_twice(after: u64) -> Vec<Op> {
+    let failing = Op::Fail { after, count: 1, damage: Damage::Part, errno: 5 };
+    vec![Op::Submit(Write, 0..1), Op::Commit(false), Op::WriteHalves, Op::Finish, failing, Op::Kill, SECOND]
 }
 
 /// Two writes at once, of which only one may be in doubt. A page of the log says that all before

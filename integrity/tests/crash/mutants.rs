@@ -49,6 +49,8 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         (Mutant::UnreadableIsZero, REGION),
         (Mutant::PagesInPart, BOTH),
         (Mutant::LastPartVolatile, BOTH),
+        // with intents by block, recovery writes all pages that it judges
+        (Mutant::LostIsSeen, REGION),
     ];
     others.into_iter().chain(syncs).chain(rules).collect()
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Mutant {
             Self::UnreadableStops => f.pad("EIO is no damage"),
             Self::UnreadableIsZero => f.pad("EIO is taken for zeros"),
             Self::PagesInPart => f.pad("pages written in part"),
+            Self::LostIsSeen => f.pad("lost tuples are seen by recovery"),
             Self::LastPartVolatile => f.pad("last page of a commit not durable"),
         }
     }

@@ -81,7 +81,10 @@ pub(crate) fn check(
 pub(crate) fn may_be_adopted(setup: &Setup, medium: &Medium, promise: &BlockPromise, lba: u64) -> bool {
     match setup.mode {
         IntentMode::Region => {
-            is_marked(&setup.layout(), medium, lba * u64::from(setup.interval) / REGION_SIZE)
+            // recovery reads what the medium has
+            let mut medium = medium.clone();
+            medium.drop_cache(File::Sidecar);
+            is_marked(&setup.layout(), &medium, lba * u64::from(setup.interval) / REGION_SIZE)
         }
         IntentMode::Block => !promise.quiet,
     }

@@ -273,6 +273,13 @@ impl Media for Recorder {
         failing.map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    fn forget_lost(&self) -> io::Result<()> {
+        if self.mutant != Mutant::LostIsSeen {
+            self.medium.borrow_mut().drop_cache(File::Sidecar);
+        }
+        Ok(())
+    }
+
     fn sync(&self, file: File, reason: Reason) -> io::Result<()> {
         if self.mutant == Mutant::WithoutSync(file, reason) {
             return Ok(());

@@ -28,6 +28,8 @@ pub(crate) enum Mutant {
     UnreadableIsZero,
     /// Only those sectors of a page are written that are not zero.
     PagesInPart,
+    /// Recovery sees what a failed sync of the sidecar has lost.
+    LostIsSeen,
     /// Of several pages that a commit writes side by side, the last is not durable.
     LastPartVolatile,
 }
