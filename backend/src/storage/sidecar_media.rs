@@ -156,6 +156,7 @@ impl Media for SidecarMedia {
     }
 
     fn write_durably(&self, offset: u64, parts: &[&[u8]], reason: Reason) -> io::Result<()> {
+        debug_assert_may_block();
         let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let len: usize = parts.iter().map(|part| part.len()).sum();
         debug_assert!(offset + len as u64 <= self.array, "the array has readers beside this thread");
@@ -193,6 +194,7 @@ impl Media for SidecarMedia {
     }
 
     fn forget_lost(&self) -> io::Result<()> {
+        debug_assert_may_block();
         // pages that are dirty stay
         Ok(fadvise(&self.sidecar, 0, None, Advice::DontNeed)?)
     }
