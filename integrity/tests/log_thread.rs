@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Range;
 
 use stableblk_integrity::sidecar::{
     self, Change, File, Intent, IntentMode, Journal, Loaded, Media, Permission, Reason, Rules, Superblock,
@@ -24,6 +25,17 @@ struct Memory {
     sidecar: RefCell<Vec<u8>>,
     image_syncs_fail: Cell<bool>,
     superblock_syncs_fail: Cell<bool>,
+    calls: RefCell<Vec<Call>>,
+}
+
+/// A call for the sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Call {
+    WillRead(Range<u64>),
+    Read(Range<u64>),
+    Write(Range<u64>),
+    WriteBack(Range<u64>),
+    Sync(Reason),
 }
 
 impl Memory {
@@ -36,6 +48,7 @@ impl Memory {
             sidecar: RefCell::new(vec![0; len]),
             image_syncs_fail: Cell::new(false),
             superblock_syncs_fail: Cell::new(false),
+            calls: RefCell::default(),
         };
         superblock.create(&memory).unwrap();
         memory
@@ -58,14 +71,27 @@ impl Media for Memory {
     fn read(&self, file: File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let bytes = match file {
             File::Image => self.image.borrow(),
-            File::Sidecar => self.sidecar.borrow(),
+            File::Sidecar => {
+                self.calls.borrow_mut().push(Call::Read(offset..offset + buffer.len() as u64));
+                self.sidecar.borrow()
+            }
         };
         let at = usize::try_from(offset).unwrap();
         buffer.copy_from_slice(&bytes[at..at + buffer.len()]);
         Ok(())
     }
 
+    fn will_read(&self, range: Range<u64>) {
+        self.calls.borrow_mut().push(Call::WillRead(range));
+    }
+
+    fn write_back(&self, range: Range<u64>) -> io::Result<()> {
+        self.calls.borrow_mut().push(Call::WriteBack(range));
+        Ok(())
+    }
+
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.calls.borrow_mut().push(Call::Write(offset..offset + bytes.len() as u64));
         let at = usize::try_from(offset).unwrap();
         self.sidecar.borrow_mut()[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
@@ -76,6 +102,9 @@ impl Media for Memory {
     }
 
     fn sync(&self, file: File, reason: Reason) -> io::Result<()> {
+        if file == File::Sidecar {
+            self.calls.borrow_mut().push(Call::Sync(reason));
+        }
         let fails = match (file, reason) {
             (File::Image, _) => self.image_syncs_fail.get(),
             (File::Sidecar, Reason::Superblock) => self.superblock_syncs_fail.get(),
@@ -183,4 +212,61 @@ fn a_loss_is_written_down_again_when_the_note_of_an_earlier_one_may_be_gone() {
     journal.durability_was_lost();
     work(&mut journal, &media);
     assert!(is_noted());
+}
+
+#[test]
+fn a_checkpoint_announces_what_it_reads_and_writes_back_before_it_syncs() {
+    let media = Memory::new();
+    let mut journal = sidecar::open(&media, IntentMode::Region, 1 << 20, Rules::all()).unwrap().journal;
+    let array = journal.layout().array_offset();
+    for interval in [1, 250, 299] {
+        let intent = granted(&mut journal, &media, interval);
+        media.write_image(interval, 1);
+        journal.complete(&intent, Change::Written(&media.tuple_of(interval)));
+    }
+    media.calls.take();
+    journal.want_checkpoint();
+    work(&mut journal, &media);
+    let calls = media.calls.take();
+    let at = |wanted: &Call| calls.iter().position(|call| call == wanted).unwrap();
+    let synced = at(&Call::Sync(Reason::CheckpointTuples));
+    let mut pages = 0;
+    for call in &calls {
+        match call {
+            Call::Read(page) if page.start >= array => {
+                assert!(at(&Call::WillRead(page.clone())) < at(call), "{calls:?}");
+            }
+            Call::Write(page) if page.start >= array => {
+                let covers = |it: &Call| matches!(it, Call::WriteBack(range) if range.start <= page.start && page.end <= range.end);
+                let written_back = calls.iter().rposition(covers).unwrap();
+                assert!(at(call) < written_back && written_back < synced, "{calls:?}");
+                pages += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(pages, 2, "{calls:?}");
+}
+
+#[test]
+fn a_sync_of_the_image_waits_for_commits_that_changes_wait_for_but_not_for_ever() {
+    let media = Memory::new();
+    let mut journal = sidecar::open(&media, IntentMode::Block, 1 << 20, Rules::all()).unwrap().journal;
+    let (mut due, mut due_while_wanted) = (None, None);
+    let mut writes = 0;
+    while due_while_wanted.is_none() {
+        writes += 1;
+        assert!(writes < 1000, "the sync of the image is put off for ever");
+        let mut intent = Intent::new(1..2);
+        let tuple = media.tuple_of(1);
+        // its record is to be durable first
+        while journal.intend(&mut intent, Change::Written(&tuple)).unwrap() == Permission::Later {
+            due_while_wanted = due_while_wanted.or(journal.begin_data_sync().map(|_| writes));
+            let commit = journal.begin_commit().unwrap();
+            journal.end_commit(commit, &Ok(()));
+        }
+        due = due.or(journal.begin_data_sync().map(|_| writes));
+        journal.complete(&intent, Change::Written(&tuple));
+    }
+    assert!(due.is_some() && due < due_while_wanted, "{due:?}, {due_while_wanted:?}");
 }

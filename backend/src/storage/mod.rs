@@ -17,3 +17,4 @@ pub mod size;
 #[cfg(test)]
 pub(crate) mod thin_device;
 pub mod trace;
+mod write_back;

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::UNIX_EPOCH;
@@ -15,6 +17,7 @@ use crate::storage::durability::Durability;
 use crate::storage::image::{Alignment, next_data, read_at_least};
 use crate::storage::reopen::reopen;
 use crate::storage::session_stamp;
+use crate::storage::write_back::write_back;
 
 /// Zeros that are written at once, in bytes, where no hole can be punched.
 const ZEROS_MAX: u64 = 1 << 20;
@@ -191,6 +194,17 @@ impl Media for SidecarMedia {
             }
             punched => Ok(punched?),
         }
+    }
+
+    fn will_read(&self, range: Range<u64>) {
+        // only a saving
+        let _ =
+            fadvise(&self.sidecar, range.start, NonZeroU64::new(range.end - range.start), Advice::WillNeed);
+    }
+
+    fn write_back(&self, range: Range<u64>) -> io::Result<()> {
+        debug_assert_may_block();
+        write_back(&self.sidecar, range)
     }
 
     fn forget_lost(&self) -> io::Result<()> {

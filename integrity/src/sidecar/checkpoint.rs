@@ -13,7 +13,8 @@ use super::array::{TuplePage, zero_pages};
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media, Reason};
-use super::replay::{Replay, ReplayCursor};
+use super::read_ahead::ReadAhead;
+use super::replay::{CoveredPages, Replay};
 use super::rules::Rules;
 use super::superblock::{Loaded, Superblock};
 
@@ -30,7 +31,7 @@ enum Phase {
     /// Pages of the log from here on are to be read.
     Read(u64),
     /// The records that were read, up to this page of the log, are on their way to the array.
-    Redo(u64, Replay, ReplayCursor),
+    Redo(u64, Replay, ReadAhead),
     SyncTuples,
     MoveTail,
 }
@@ -103,11 +104,11 @@ impl Checkpoint {
                     let damaged = format!("page {} of the log is damaged", seqs.start + replay.pages);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
                 }
-                let cursor = replay.newest();
-                self.phase = Phase::Redo(seqs.end, replay, cursor);
+                let pages = ReadAhead::over(replay.newest());
+                self.phase = Phase::Redo(seqs.end, replay, pages);
             }
-            Phase::Redo(next, replay, cursor) => {
-                if !redo(&self.layout, media, replay, cursor)? {
+            Phase::Redo(next, replay, pages) => {
+                if !redo(&self.layout, media, replay, pages)? {
                     self.phase = Phase::Read(*next);
                 }
             }
@@ -133,25 +134,45 @@ impl Checkpoint {
 }
 
 /// Brings some of what was read to the array. False when there is nothing left.
-fn redo(layout: &Layout, media: &impl Media, replay: &Replay, cursor: &mut ReplayCursor) -> io::Result<bool> {
-    let tuple_size = layout.profile().tuple_size();
+///
+/// The pages are on the medium then, so that a step, and the sync at the end, take no longer than a
+/// commit can wait.
+fn redo(layout: &Layout, media: &impl Media, replay: &Replay, pages: &mut ReadAhead) -> io::Result<bool> {
+    let mut written: Option<Range<u64>> = None;
     for _ in 0..STEP {
-        let Some(covered) = cursor.next_pages(layout) else {
-            return Ok(false);
+        let Some(covered) = pages.next_pages(layout, media, replay) else {
+            break;
         };
-        if covered.are_unwritten(layout, replay) {
-            zero_pages(layout, media, &covered.pages)?;
-            continue;
-        }
-        // records with tuples are shorter than a page: there is one
-        for number in covered.pages {
-            let mut page = TuplePage::read(layout, media, number)?;
-            for cover in &covered.covers {
-                let range = page.range(layout, &cover.intervals);
-                replay.change(cover, tuple_size).apply(&mut page.tuples[range]);
-            }
-            page.write(layout, media)?;
-        }
+        redo_pages(layout, media, replay, &covered)?;
+        let start = written.map_or(covered.pages.start, |before| before.start);
+        written = Some(start..covered.pages.end);
     }
+    let Some(written) = written else {
+        return Ok(false);
+    };
+    media.write_back(layout.page_offset(written.start)..layout.page_offset(written.end))?;
     Ok(true)
+}
+
+/// Brings the records of these pages to the array.
+fn redo_pages(
+    layout: &Layout,
+    media: &impl Media,
+    replay: &Replay,
+    covered: &CoveredPages,
+) -> io::Result<()> {
+    if covered.are_unwritten(layout, replay) {
+        return zero_pages(layout, media, &covered.pages);
+    }
+    let tuple_size = layout.profile().tuple_size();
+    // records with tuples are shorter than a page: there is one
+    for number in covered.pages.clone() {
+        let mut page = TuplePage::read(layout, media, number)?;
+        for cover in &covered.covers {
+            let range = page.range(layout, &cover.intervals);
+            replay.change(cover, tuple_size).apply(&mut page.tuples[range]);
+        }
+        page.write(layout, media)?;
+    }
+    Ok(())
 }

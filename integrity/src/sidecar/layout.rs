@@ -135,8 +135,8 @@ impl Layout {
     }
 
     /// Pages of the log after which the data of their records is made durable, if no flush does
-    /// that. A recovery reads the blocks that they name before the disk is served: 8,000 in 64
-    /// pages, if they were written one by one.
+    /// that; twice as many while changes wait for commits. A recovery reads the blocks that they
+    /// name before the disk is served: 8,000 in 64 pages, if they were written one by one.
     pub(super) fn unsynced_pages_max(&self) -> u64 {
         (self.log_pages / 64).min(64)
     }

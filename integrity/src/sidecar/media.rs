@@ -1,6 +1,7 @@
 //! The medium of the log, the array and recovery: two files, seen through a few calls.
 
 use std::io;
+use std::ops::Range;
 
 use super::pairing::Stamp;
 
@@ -93,6 +94,19 @@ pub trait Media {
     /// Forgets what is cached of the sidecar, but for what the next sync makes durable: a sync that
     /// has failed may have left more there than the medium has.
     fn forget_lost(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Bytes of the sidecar that are read soon: a medium may read many such ranges at once.
+    fn will_read(&self, range: Range<u64>) {
+        let _ = range;
+    }
+
+    /// Gives what was written to this range of the sidecar to the medium, and waits for it, so that
+    /// the next sync has little left to do. Nothing is durable before that. Fails as a sync does:
+    /// then the next sync may succeed though something was lost.
+    fn write_back(&self, range: Range<u64>) -> io::Result<()> {
+        let _ = range;
         Ok(())
     }
 

@@ -27,6 +27,7 @@ mod loss;
 mod media;
 mod open_close;
 mod pairing;
+mod read_ahead;
 mod recovery;
 mod regions;
 mod replay;

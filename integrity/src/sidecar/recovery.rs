@@ -22,6 +22,7 @@ use super::holes::Holes;
 use super::layout::Layout;
 use super::log::LogId;
 use super::media::{File, Media};
+use super::read_ahead::ReadAhead;
 use super::replay::{Cover, Replay};
 use super::rules::Rules;
 use super::superblock::{IntentMode, State, Superblock};
@@ -137,9 +138,10 @@ impl Recovery {
         let is_dirty = |region| map.is_dirty(region);
         let judge = Judge { media, layout, replay: &replay, is_dirty: &is_dirty, is_read, mode, rules };
         let to_read = map.dirty(layout.regions()).filter(|&region| is_read(region));
-        let (mut dirty_pages, mut cursor) = (pages_of(to_read, layout).peekable(), replay.candidates());
+        let mut dirty_pages = pages_of(to_read, layout).peekable();
+        let mut named_pages = ReadAhead::over(replay.candidates());
         let mut holes = Holes::new(media, layout);
-        while let Some(covered) = cursor.next_pages(layout) {
+        while let Some(covered) = named_pages.next_pages(layout, media, &replay) {
             while let Some(dirty) = dirty_pages.next_if(|dirty| *dirty < covered.pages.start) {
                 judge.unnamed_page(dirty, &mut holes, &mut found, &mut visit)?;
             }

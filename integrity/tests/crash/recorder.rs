@@ -273,6 +273,18 @@ impl Media for Recorder {
         failing.map_or(Ok(()), |(_, error)| Err(error))
     }
 
+    fn write_back(&self, _: Range<u64>) -> io::Result<()> {
+        // a power cut may leave any write before its sync anyway
+        let Some((damage, error)) = self.failing(File::Sidecar) else {
+            return Ok(());
+        };
+        if damage == Damage::Part {
+            self.medium.borrow_mut().lose(File::Sidecar);
+            self.point();
+        }
+        Err(error)
+    }
+
     fn forget_lost(&self) -> io::Result<()> {
         if self.mutant != Mutant::LostIsSeen {
             self.medium.borrow_mut().drop_cache(File::Sidecar);

@@ -47,7 +47,9 @@ impl Journal {
         let since = self.records.committed.max(self.work.data_synced);
         // while commits fail, no page could say that the data is durable
         let is_possible = !self.given_up && !self.work.commit.failing;
-        is_possible && self.durable_and_complete() > since + self.layout.unsynced_pages_max()
+        // a change that waits for a commit does not wait for this too, unless there is always one
+        let patience = if self.work.commit.wanted { 2 } else { 1 };
+        is_possible && self.durable_and_complete() > since + patience * self.layout.unsynced_pages_max()
     }
 
     /// The last page of the log up to which all is durable and all data is written.
