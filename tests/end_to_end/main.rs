@@ -20,6 +20,7 @@ mod features;
 mod fencing;
 mod file_in_memory;
 mod flush_and_kill;
+mod freeze;
 mod full_disk;
 mod hand_over;
 mod idle;

@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use super::{parse_size, print};
 use crate::control::protocol::{
-    ControlReply, ControlRequest, CrashDoubtStatus, DiskStatus, Latency, ProgramStatus, QueueStatus,
-    RequestKinds, ResizeResult,
+    ControlReply, ControlRequest, CrashDoubtStatus, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX,
+    FreezeResult, Latency, ProgramStatus, QueueStatus, RequestKinds, ResizeResult, ThawResult,
 };
 
 /// Ask a running disk by its control socket, which `--control` names
@@ -49,6 +49,18 @@ enum Action {
     Flush,
     /// Take no requests until all that were taken are answered, then continue
     Drain,
+    /// Freeze the disk for a snapshot of image and sidecar: complete what the guest has asked for,
+    /// make it durable, close the sidecar, and take no requests until `thaw`
+    ///
+    /// The guest's requests wait meanwhile. The disk continues by itself after some time; then
+    /// `thaw` fails, since the snapshot may be of no one moment.
+    Freeze {
+        /// The longest time, 1 to 600 seconds
+        #[arg(long, default_value_t = FREEZE_SECONDS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=FREEZE_SECONDS_MAX))]
+        seconds: u64,
+    },
+    /// Continue after `freeze`
+    Thaw,
     /// Change the filter of the log
     LogLevel {
         /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
@@ -103,6 +115,8 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
         Action::Resize { size } => ControlRequest::Resize { size: *size },
         Action::Flush => ControlRequest::Flush,
         Action::Drain => ControlRequest::Drain,
+        Action::Freeze { seconds } => ControlRequest::Freeze { seconds: *seconds },
+        Action::Thaw => ControlRequest::Thaw,
         Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
     };
     let result = ask(&args.socket, &request)?;
@@ -113,6 +127,8 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
     match args.action {
         Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
         Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,
+        Action::Freeze { .. } => print(&read::<FreezeResult>(args, result)?, false)?,
+        Action::Thaw => print(&read::<ThawResult>(args, result)?, false)?,
         Action::Drain => print(&"drained\n", false)?,
         Action::Flush => print(&"flushed\n", false)?,
         Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
@@ -168,6 +184,19 @@ impl Display for ResizeResult {
     }
 }
 
+impl Display for FreezeResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, took_ms } = self;
+        writeln!(f, "frozen for at most {seconds} s; it took {took_ms} ms")
+    }
+}
+
+impl Display for ThawResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "thawed; the guest's requests had to wait for {} ms", self.stalled_ms)
+    }
+}
+
 impl Display for DiskStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ProgramStatus { version, pid, uptime_s } = &self.program;
@@ -184,6 +213,9 @@ impl Display for DiskStatus {
         )?;
         writeln!(f, "integrity {integrity}, bouncing {} requests, logging {}", self.bounce, self.log)?;
         writeln!(f, "stableblk {version}, process {pid}, serving for {uptime}")?;
+        if let Some(seconds) = self.frozen_s {
+            writeln!(f, "frozen for {seconds} s: the guest's requests wait")?;
+        }
         if self.flushes_fail {
             writeln!(f, "a flush has failed: flushes fail until a restart")?;
         }

@@ -7,6 +7,7 @@ mod counters;
 mod epoll;
 mod error;
 mod file_watch;
+mod freeze;
 mod front_ends;
 mod jobs;
 pub mod log;
@@ -24,6 +25,7 @@ mod termination;
 mod thread;
 mod token;
 pub mod watchdog;
+mod whole_disk;
 mod work;
 
 pub(crate) use self::clients::CLIENTS_MAX;

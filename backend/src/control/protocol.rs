@@ -24,11 +24,30 @@ pub enum ControlRequest {
     Flush,
     /// Takes no requests until all that were taken are answered, and then continues.
     Drain,
+    /// Makes everything durable, closes the sidecar, and takes no requests until
+    /// [`Self::Thaw`] or until the time is over; the result is a [`FreezeResult`].
+    Freeze {
+        /// The longest time, in seconds: 1 to [`FREEZE_SECONDS_MAX`].
+        #[serde(default = "default_freeze_seconds")]
+        seconds: u64,
+    },
+    /// Continues after [`Self::Freeze`]; the result is a [`ThawResult`].
+    Thaw,
     /// Changes the filter of the log.
     LogLevel {
         /// The filter: a level, or a filter as in `RUST_LOG`.
         filter: String,
     },
+}
+
+/// The longest time for which a disk can be frozen, in seconds.
+pub const FREEZE_SECONDS_MAX: u64 = 600;
+
+/// The time for which a disk is frozen at most if a client names none, in seconds.
+pub const FREEZE_SECONDS_DEFAULT: u64 = 30;
+
+fn default_freeze_seconds() -> u64 {
+    FREEZE_SECONDS_DEFAULT
 }
 
 /// The reply to a request.
@@ -62,6 +81,22 @@ pub struct ResizeResult {
     pub grown: bool,
 }
 
+/// The disk is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeResult {
+    /// The seconds after which it continues by itself.
+    pub seconds: u64,
+    /// The milliseconds that it took to drain the queues and to make everything durable.
+    pub took_ms: u64,
+}
+
+/// The disk continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThawResult {
+    /// The milliseconds for which the guest's requests had to wait.
+    pub stalled_ms: u64,
+}
+
 /// The status of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
@@ -86,6 +121,8 @@ pub struct DiskStatus {
     /// The part of the image that a crash leaves in doubt; null without a sidecar, or while the
     /// disk is being handed over.
     pub crash_doubt: Option<CrashDoubtStatus>,
+    /// The seconds for which the disk has been frozen; null while it is not.
+    pub frozen_s: Option<u64>,
     /// The filter of the log.
     pub log: String,
     /// The front-end; null while none is connected.

@@ -39,11 +39,12 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         }
     }
 
-    fn carry_out(&mut self, client: u64, request: ControlRequest) {
+    pub(super) fn carry_out(&mut self, client: u64, request: ControlRequest) {
         match request {
             ControlRequest::Status => {
                 let connected = self.front_ends.session().map(SessionThread::connected);
-                let status = status(self.disk, &self.served, self.log.text(), connected);
+                let frozen_since = self.freeze.since();
+                let status = status(self.disk, &self.served, self.log.text(), connected, frozen_since);
                 self.reply(client, &ControlReply::ok(&status));
             }
             ControlRequest::LogLevel { filter } => {
@@ -61,11 +62,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
                 self.start_job(Some(client), move || JobResult::Reply(client, flush(&disk)));
             }
             ControlRequest::Drain => self.do_while_stopped(StoppedWork::Drain { client }),
-            ControlRequest::Resize { .. } if self.resizing => {
-                let reason = "another resize is under way: ask again when it is done";
-                self.reply(client, &ControlReply::Error(reason.to_owned()));
+            ControlRequest::Thaw => self.thaw(client),
+            ControlRequest::Resize { .. } | ControlRequest::Freeze { .. } => {
+                self.carry_out_alone(client, &request);
             }
-            ControlRequest::Resize { size } => self.resize(size, Some(client)),
         }
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn status<B: BlockDevice>(
     served: &Served,
     log: String,
     connected: Option<Connected>,
+    frozen_since: Option<Instant>,
 ) -> DiskStatus {
     let info = disk.device.info();
     let used = |(queue, metrics): (usize, &QueueMetrics)| {
@@ -63,6 +64,7 @@ pub(super) fn status<B: BlockDevice>(
             unverified_bytes: doubt.unverified,
             left_by_crash_bytes: doubt.left_by_crash,
         }),
+        frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
         log,
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,

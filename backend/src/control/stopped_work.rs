@@ -16,10 +16,26 @@ use crate::worker::disk::Disk;
 /// The result of a job, or of work while no queue ran.
 #[derive(Debug)]
 pub(super) enum JobResult {
+    Nothing,
     /// The reply for a client.
     Reply(u64, ControlReply),
     /// This work is to be done next, or again because the session that was to do it has ended.
     ToDo(StoppedWork),
+    /// No queue can be opened any more: the device can be closed.
+    Frozen {
+        client: u64,
+        result: io::Result<()>,
+    },
+    /// The frozen device was closed, or could not be.
+    FrozenClosed {
+        client: u64,
+        result: io::Result<()>,
+    },
+    /// The device is open again, or could not be opened.
+    Thawed {
+        client: Option<u64>,
+        result: io::Result<()>,
+    },
     /// A resize is over.
     Resized {
         /// The client that asked for it; none where the storage has changed by itself.
@@ -34,6 +50,10 @@ pub(super) enum JobResult {
 pub(super) enum StoppedWork {
     /// Nothing: the client wants queues to stop once, and so to drain.
     Drain { client: u64 },
+    /// Opening no queue any more.
+    Freeze { client: u64 },
+    /// Nothing: queues start again afterwards, which they could not while the disk was frozen.
+    StartQueues,
     /// Growing to `bytes` bytes, for which the device was prepared.
     Grow { bytes: u64, client: Option<u64> },
 }
@@ -43,6 +63,8 @@ impl StoppedWork {
     pub(super) fn run<B: BlockDevice>(self, disk: &Disk<B>) -> JobResult {
         match self {
             Self::Drain { client } => JobResult::Reply(client, ControlReply::done()),
+            Self::Freeze { client } => JobResult::Frozen { client, result: disk.device.freeze() },
+            Self::StartQueues => JobResult::Nothing,
             Self::Grow { bytes, client } => {
                 let result = disk.device.grow(bytes).map(|()| ResizeResult { bytes, grown: true });
                 JobResult::Resized { client, result }

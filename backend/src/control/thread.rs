@@ -12,6 +12,7 @@ use super::error::ControlError;
 use super::front_ends::FrontEnds;
 use super::jobs::Jobs;
 use super::log_filter::LogFilter;
+use super::protocol::ControlRequest;
 use super::service_manager::notify;
 use super::size_watch::SizeWatch;
 use super::socket::{BoundSocket, Endpoint};
@@ -20,6 +21,7 @@ use super::stopped_work::JobResult;
 use super::termination::Termination;
 use super::token::{FIRST_CLIENT, Token};
 use super::watchdog::Watchdog;
+use super::whole_disk::{Freeze, Resizing};
 use crate::device::BlockDevice;
 use crate::session::Offer;
 use crate::worker::disk::Disk;
@@ -51,8 +53,10 @@ pub(super) struct ControlThread<'a, B> {
     pub(super) served: Served,
     pub(super) size: Option<SizeWatch>,
     watchdog: Watchdog,
-    /// A resize is under way.
-    pub(super) resizing: bool,
+    pub(super) freeze: Freeze,
+    pub(super) resizing: Resizing,
+    /// A client, and its request that has to wait for the resize under way.
+    pub(super) asked_meanwhile: Option<(u64, ControlRequest)>,
     /// The storage may have changed during the resize.
     pub(super) measure_again: bool,
 }
@@ -123,7 +127,6 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
         if let Some(wake) = disk.watch.wake_fd() {
             epoll.watch(wake, Token::Watchdog.into())?;
         }
-        let (resizing, measure_again) = (false, false);
         Ok(Self {
             epoll,
             disk,
@@ -134,8 +137,10 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
             served,
             size,
             watchdog,
-            resizing,
-            measure_again,
+            freeze: Freeze::default(),
+            resizing: Resizing::No,
+            asked_meanwhile: None,
+            measure_again: false,
         })
     }
 
@@ -143,13 +148,15 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
     fn rest(&self) -> Option<Duration> {
         let now = Instant::now();
         let clients = self.clients.as_ref().and_then(|clients| clients.rest(now));
-        [self.watchdog.rest(now), self.front_ends.rest(now), clients].into_iter().flatten().min()
+        let freeze = self.freeze.rest(now);
+        [self.watchdog.rest(now), self.front_ends.rest(now), clients, freeze].into_iter().flatten().min()
     }
 
     /// Looks at the queues, and accepts front-ends and clients again, where it is time for that.
     fn do_what_is_due(&mut self) {
         let now = Instant::now();
         self.watchdog.look(&self.disk.watch, &self.disk.metrics, &self.disk.inboxes, now);
+        self.thaw_in_time(now);
         self.front_ends.accept_again(&self.epoll, now);
         if let Some(clients) = &mut self.clients {
             clients.accept_again(&self.epoll, now);

@@ -1,28 +1,59 @@
 //! Work that the control thread gives to others, and the results of it: jobs, work while no queue
 //! runs, and the growth of the disk, which needs both.
 
-use super::protocol::{ControlReply, ResizeResult};
+use super::protocol::{ControlReply, ControlRequest, ResizeResult};
 use super::stopped_work::{JobResult, StoppedWork, prepare_growth};
 use super::thread::ControlThread;
+use super::whole_disk::Resizing;
 use crate::device::BlockDevice;
 use crate::device::growth_error::GrowthError;
 use crate::report;
 use crate::session::Notice;
 
 impl<B: BlockDevice> ControlThread<'_, B> {
+    /// Puts a request off that cannot be carried out during a resize, if no client has asked for
+    /// that one. False: the client is to ask again.
+    fn put_off(&mut self, client: u64, request: &ControlRequest) -> bool {
+        let is_possible = self.resizing == Resizing::ByItself && self.asked_meanwhile.is_none();
+        if is_possible {
+            self.asked_meanwhile = Some((client, request.clone()));
+        }
+        is_possible
+    }
+
+    /// Carries out a request for the whole disk that no resize may be under way for.
+    pub(super) fn carry_out_alone(&mut self, client: u64, request: &ControlRequest) {
+        let is_resizing = self.resizing != Resizing::No;
+        let reason = match *request {
+            ControlRequest::Resize { .. } if self.freeze.since().is_some() => {
+                "the disk is frozen: thaw it first"
+            }
+            _ if is_resizing && self.put_off(client, request) => return,
+            _ if is_resizing => "another resize is under way: ask again when it is done",
+            ControlRequest::Resize { size } => return self.resize(size, Some(client)),
+            ControlRequest::Freeze { seconds } => return self.freeze(client, seconds),
+            _ => return,
+        };
+        self.reply(client, &ControlReply::Error(reason.to_owned()));
+    }
+
+    /// Starts a job, for `client` if it is for one. False: it cannot be started, and the client has
+    /// its reply.
     pub(super) fn start_job(
         &mut self,
         client: Option<u64>,
         job: impl FnOnce() -> JobResult + Send + 'static,
-    ) {
-        if let Err(error) = self.jobs.start(job) {
+    ) -> bool {
+        let started = self.jobs.start(job);
+        if let Err(error) = &started {
             let reason = format!("cannot start a thread: {error}");
             tracing::error!("{reason}");
-            self.resizing = false;
+            self.resizing = Resizing::No;
             if let Some(client) = client {
                 self.reply(client, &ControlReply::Error(reason));
             }
         }
+        started.is_ok()
     }
 
     /// Does work for which no queue may run: by the session, or at once when there is none.
@@ -48,6 +79,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
                 self.reply(client, &reply);
                 self.answer_requests(client);
             }
+            JobResult::Nothing => {}
+            JobResult::Frozen { client, result } => self.close_frozen(client, result),
+            JobResult::FrozenClosed { client, result } => self.is_frozen(client, result),
+            JobResult::Thawed { client, result } => self.is_thawed(client, &result),
             JobResult::ToDo(work) => self.do_while_stopped(work),
             JobResult::Resized { client, result } => self.end_resize(client, result),
         }
@@ -59,10 +94,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         if let Some(size) = &mut self.size {
             size.take();
         }
-        if self.resizing {
-            self.measure_again = true;
-        } else {
+        if self.resizing == Resizing::No {
             self.resize(None, None);
+        } else {
+            self.measure_again = true;
         }
     }
 
@@ -79,13 +114,13 @@ impl<B: BlockDevice> ControlThread<'_, B> {
 
     /// Starts to grow the disk to `size`, or to the size of its storage.
     pub(super) fn resize(&mut self, size: Option<u64>, client: Option<u64>) {
-        self.resizing = true;
+        self.resizing = if client.is_some() { Resizing::Asked } else { Resizing::ByItself };
         let disk = self.disk.clone();
         self.start_job(client, move || prepare_growth(&disk, size, client));
     }
 
     fn end_resize(&mut self, client: Option<u64>, result: Result<ResizeResult, GrowthError>) {
-        self.resizing = false;
+        self.resizing = Resizing::No;
         match &result {
             Ok(size) if size.grown => tracing::info!(bytes = size.bytes, "the disk has grown"),
             Ok(_) => {}
@@ -101,7 +136,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
             self.reply(client, &reply);
             self.answer_requests(client);
         }
-        if std::mem::take(&mut self.measure_again) && !self.resizing {
+        if let Some((client, request)) = self.asked_meanwhile.take() {
+            self.carry_out(client, request);
+        }
+        if std::mem::take(&mut self.measure_again) && self.resizing == Resizing::No {
             self.resize(None, None);
         }
     }

@@ -191,6 +191,27 @@ pub trait BlockDevice: Send + Sync + 'static {
         Err(GrowthError::Unsupported)
     }
 
+    /// Lets no queue be opened from now on, until [`Self::thaw`]. No queue is open.
+    fn freeze(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes everything durable after [`Self::freeze`], and closes the sidecar. The storage stays
+    /// locked. When it fails, the device is frozen no more.
+    fn close_frozen(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Ends what [`Self::freeze`] began. When it fails, the next queue that is opened tries again.
+    fn thaw(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether no queue can be opened, because of [`Self::freeze`]. Does not block.
+    fn is_frozen(&self) -> bool {
+        false
+    }
+
     /// Makes everything durable after the last queue is closed, for a clean stop.
     fn close(&self) -> io::Result<()>;
 

@@ -44,7 +44,8 @@ impl<B: BlockDevice> Session<B> {
         // Without the protocol features no message enables a ring: it is enabled by its kick.
         let enabled = queue.enabled || self.acked & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0;
         let ready = enabled && queue.worker.is_none() && queue.kick.is_some() && queue.size > 0;
-        queue.addresses.filter(|_| ready)
+        // the control thread starts all queues when it has thawed the disk
+        queue.addresses.filter(|_| ready && !self.disk.device.is_frozen())
     }
 
     /// The addresses as the guest has them; `None` when they are not in any region.
