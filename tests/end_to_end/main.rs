@@ -53,6 +53,7 @@ mod setting_up;
 mod shared_descriptors;
 mod shrunk_image;
 mod socket_activation;
+mod status;
 mod troubleshooting;
 mod two_file_systems;
 mod two_moments;

@@ -68,7 +68,7 @@ fn start(
 }
 
 fn ring_sizes<B>(disk: &Disk<B>) -> Vec<u64> {
-    disk.metrics.iter().map(|queue| queue.ring_size.get()).collect()
+    disk.metrics.iter().map(|queue| queue.ring.size.get()).collect()
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn capacity(frontend: &mut Frontend) -> u64 {
 /// A notice of growth to `sectors` sectors.
 fn grown_to(disk: &Arc<Disk<MemDevice>>, sectors: u64) -> Notice {
     let disk = disk.clone();
-    Notice::WhileStopped(Box::new(move || disk.device.grow(sectors * 512).is_ok()))
+    Notice::while_stopped(move || disk.device.grow(sectors * 512).is_ok())
 }
 
 /// The next request on the channel.

@@ -16,7 +16,7 @@ use stableblk::guest::eventfd::KickFd;
 use stableblk::guest::inflight_region::InflightQueue;
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
-use stableblk::metrics::{Gauge, QueueMetrics};
+use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::RangeLock;
@@ -157,6 +157,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>
         locks: RangeLock::default(),
         inboxes: loads.iter().map(|_| Inbox::new().expect("an eventfd")).collect(),
         metrics: loads.iter().map(|_| QueueMetrics::default()).collect(),
+        events: DiskMetrics::default(),
         limits: DiskLimits {
             capacity_sectors: CAPACITY / 512,
             block_size: loads[0].block_size,

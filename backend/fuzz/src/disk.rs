@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stableblk::device::BlockDevice;
 use stableblk::inbox::Inbox;
-use stableblk::metrics::{Gauge, QueueMetrics};
+use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::watch::Watch;
@@ -26,6 +26,7 @@ pub fn disk<B: BlockDevice>(device: Arc<B>, queues: usize, block_size: u32, read
         locks: RangeLock::default(),
         inboxes: (0..queues).map(|_| Inbox::new().expect("an eventfd")).collect(),
         metrics: (0..queues).map(|_| QueueMetrics::default()).collect(),
+        events: DiskMetrics::default(),
         limits,
         negotiated: Gauge::default(),
         watch: Watch::default(),

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::clients::ACCEPT_PAUSE;
 use super::counters::log_counters;
 use super::epoll::EpollSet;
@@ -15,7 +17,7 @@ use super::session_thread::SessionThread;
 use super::socket::Endpoint;
 use super::token::Token;
 use crate::device::BlockDevice;
-use crate::metrics::Counter;
+use crate::metrics::QueueState;
 use crate::session::Offer;
 use crate::worker::disk::Disk;
 
@@ -28,8 +30,6 @@ pub(super) struct FrontEnds<'a, B> {
     session: Option<SessionThread>,
     /// When front-ends are accepted again, after that has failed.
     accept_at: Option<Instant>,
-    /// How often a front-end was not served.
-    failures: Counter,
 }
 
 impl<'a, B: BlockDevice> FrontEnds<'a, B> {
@@ -39,12 +39,21 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
             // another process may have the socket too, and accept a front-end before we do
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { disk, offer, endpoint, session: None, accept_at: None, failures: Counter::default() })
+        Ok(Self { disk, offer, endpoint, session: None, accept_at: None })
     }
 
     /// The session of the front-end that is connected, if there is one.
     pub(super) fn session(&self) -> Option<&SessionThread> {
         self.session.as_ref()
+    }
+
+    /// Whether a front-end waits until it is served.
+    pub(super) fn is_any_waiting(&self) -> bool {
+        let Some(listener) = self.endpoint.listener_fd() else {
+            return false;
+        };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Starts with the front-end that is connected already, or with the listener.
@@ -81,8 +90,9 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
         epoll.forget(listener.as_fd())?;
         if let Err((action, error)) = served {
             self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
-            if self.failures.add_logged() {
-                let times = self.failures.get();
+            let failures = &self.disk.events.failed_frontends;
+            if failures.add_logged() {
+                let times = failures.get();
                 tracing::error!(times, "cannot {action} a front-end, trying again every second: {error}");
             }
         }
@@ -107,6 +117,7 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
             // its end would not be noticed
             session.shut_down(Shutdown::Both);
         })?;
+        self.disk.events.frontends.add(1);
         self.session = Some(session);
         Ok(())
     }
@@ -141,7 +152,8 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
 
 /// The error for a session that has not ended.
 fn hangs<B>(disk: &Disk<B>) -> ControlError {
-    let queues = disk.metrics.iter().enumerate().filter(|(_, metrics)| metrics.ring_size.get() > 0);
+    let queues =
+        disk.metrics.iter().enumerate().filter(|(_, metrics)| metrics.ring.state() != QueueState::Stopped);
     let queues: Vec<_> = queues
         .map(|(queue, metrics)| format!("queue {queue} with {} requests in flight", metrics.in_flight.get()))
         .collect();

@@ -2,6 +2,7 @@
 //! waits on one epoll set, does not wake up while nothing happens, and never blocks: what may take
 //! long is done by a [job](jobs), or by the session while its queues are stopped.
 
+pub mod client;
 mod clients;
 mod counters;
 mod epoll;

@@ -43,8 +43,9 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         match request {
             ControlRequest::Status => {
                 let connected = self.front_ends.session().map(SessionThread::connected);
-                let frozen_since = self.freeze.since();
-                let status = status(self.disk, &self.served, self.log.text(), connected, frozen_since);
+                let waiting = self.front_ends.is_any_waiting();
+                let frozen = self.freeze.since();
+                let status = status(self.disk, &self.served, self.log.text(), connected, waiting, frozen);
                 self.reply(client, &ControlReply::ok(&status));
             }
             ControlRequest::LogLevel { filter } => {

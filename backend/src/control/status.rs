@@ -5,11 +5,11 @@ use std::time::Instant;
 use virtio::Features;
 
 use super::protocol::{
-    CrashDoubtStatus, DiskStatus, FrontendStatus, Latency, ProgramStatus, QueueErrors, QueueStatus,
-    RequestKinds,
+    CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, PROTOCOL,
+    ProgramStatus, QueueErrors, QueueStatus, RequestKinds,
 };
 use crate::device::BlockDevice;
-use crate::metrics::{LatencyHistogram, QueueMetrics, RingTrouble};
+use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState};
 use crate::worker::disk::{Bounce, Disk};
 
 /// The front-end that is connected, and since when.
@@ -24,6 +24,10 @@ pub(super) struct Connected {
 pub struct Served {
     /// The path of the image, as it was given.
     pub image: String,
+    /// The device of stableblk that serves it.
+    pub device: &'static str,
+    /// The path of its sidecar, if it has one.
+    pub sidecar: Option<String>,
     /// When serving began.
     pub since: Instant,
 }
@@ -34,11 +38,11 @@ pub(super) fn status<B: BlockDevice>(
     served: &Served,
     log: String,
     connected: Option<Connected>,
+    is_any_waiting: bool,
     frozen_since: Option<Instant>,
 ) -> DiskStatus {
-    let info = disk.device.info();
     let used = |(queue, metrics): (usize, &QueueMetrics)| {
-        let is_used = metrics.ring_size.get() > 0 || metrics.has_served();
+        let is_used = metrics.ring.state() != QueueState::Stopped || metrics.has_served();
         is_used.then(|| queue_status(queue, metrics))
     };
     DiskStatus {
@@ -46,17 +50,10 @@ pub(super) fn status<B: BlockDevice>(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: served.since.elapsed().as_secs(),
+            protocol: PROTOCOL,
+            log,
         },
-        image: served.image.clone(),
-        bytes: info.capacity.get(),
-        block_size: disk.limits.block_size,
-        read_only: disk.limits.read_only,
-        integrity: info.protection.map(|protection| protection.to_string()),
-        bounce: match disk.bounce {
-            Bounce::Always => "all",
-            Bounce::WhenUnaligned => "unaligned",
-        }
-        .to_owned(),
+        properties: properties(disk, served),
         flushes_fail: disk.metrics.iter().any(|metrics| metrics.flushes_fail.get() > 0),
         crash_doubt: disk.device.crash_doubt().map(|doubt| CrashDoubtStatus {
             marked_bytes: doubt.marked,
@@ -65,7 +62,6 @@ pub(super) fn status<B: BlockDevice>(
             left_by_crash_bytes: doubt.left_by_crash,
         }),
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
-        log,
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,
             connected_s: since.elapsed().as_secs(),
@@ -74,17 +70,42 @@ pub(super) fn status<B: BlockDevice>(
                 .map(|(name, _)| name.to_owned())
                 .collect(),
         }),
-        num_queues: disk.metrics.len(),
+        frontends: FrontendsStatus {
+            served: disk.events.frontends.get(),
+            failed: disk.events.failed_frontends.get(),
+            refused_messages: disk.events.refused_messages.get(),
+            is_any_waiting,
+        },
         queues: disk.metrics.iter().enumerate().filter_map(used).collect(),
+    }
+}
+
+fn properties<B: BlockDevice>(disk: &Disk<B>, served: &Served) -> DiskProperties {
+    let info = disk.device.info();
+    let bounce = match disk.bounce {
+        Bounce::Always => "all",
+        Bounce::WhenUnaligned => "unaligned",
+    };
+    DiskProperties {
+        image: served.image.clone(),
+        bytes: info.capacity.get(),
+        block_size: disk.limits.block_size,
+        read_only: disk.limits.read_only,
+        integrity: info.protection.map(|protection| protection.to_string()),
+        bounce: bounce.to_owned(),
+        device: served.device.to_owned(),
+        sidecar: served.sidecar.clone(),
+        num_queues: disk.metrics.len(),
     }
 }
 
 fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
     QueueStatus {
         queue,
-        ring_size: metrics.ring_size.get(),
+        state: metrics.ring.state().name().to_owned(),
+        ring_size: metrics.ring.size.get(),
         stuck_s: metrics.stuck_s.get(),
-        ring_trouble: RingTrouble::of(&metrics.ring_trouble).map(|trouble| trouble.explain().to_owned()),
+        ring_trouble: metrics.ring.trouble().map(|trouble| trouble.explain().to_owned()),
         in_flight: metrics.in_flight.get(),
         done: RequestKinds {
             reads: latency(&metrics.completed.reads),
@@ -96,6 +117,7 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
         bytes_written: metrics.completed.bytes_written.get(),
         errors: QueueErrors {
             integrity_errors: metrics.failed.integrity_errors.get(),
+            unstable_writes: metrics.failed.unstable_writes.get(),
             device_errors: metrics.failed.device_errors.get(),
             no_space: metrics.failed.no_space.get(),
             refused: metrics.failed.refused.get(),

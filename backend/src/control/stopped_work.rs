@@ -11,6 +11,7 @@ use crate::device::operation::DeviceOperation;
 use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::inbox::Inbox;
 use crate::report;
+use crate::session::DoneWork;
 use crate::worker::disk::Disk;
 
 /// The result of a job, or of work while no queue ran.
@@ -77,16 +78,16 @@ impl StoppedWork {
         self,
         disk: Arc<Disk<B>>,
         results: Arc<Inbox<JobResult>>,
-    ) -> Box<dyn FnOnce() -> bool + Send> {
+    ) -> Box<dyn FnOnce() -> DoneWork + Send> {
         let mut posted = PostedWork { work: Some(self), results };
         Box::new(move || {
             let Some(work) = posted.work.take() else {
-                return false;
+                return DoneWork { changed: false, report: Box::new(|| ()) };
             };
             let result = work.run(&disk);
             let changed = matches!(result, JobResult::Resized { result: Ok(_), .. });
-            posted.results.post(result);
-            changed
+            // a client that has its reply finds the queues running
+            DoneWork { changed, report: Box::new(move || posted.results.post(result)) }
         })
     }
 }

@@ -151,7 +151,7 @@ impl Seen {
     /// Looks at the ring, and reports a ring that seems to be another than the driver's. True while
     /// the ring must be watched.
     fn watches_ring(&mut self, index: usize, metrics: &QueueMetrics, now: Instant) -> bool {
-        if metrics.empty_kicks.get() < EMPTY_KICKS || metrics.ring_trouble.get() > 0 {
+        if metrics.ring.empty_kicks.get() < EMPTY_KICKS || metrics.ring.trouble().is_some() {
             self.empty_since = None;
             return false;
         }
@@ -159,7 +159,7 @@ impl Seen {
         if now.saturating_duration_since(since) < EMPTY_LIMIT {
             return true;
         }
-        metrics.ring_trouble.set(RingTrouble::AlwaysEmpty.code());
+        metrics.ring.trouble.set(RingTrouble::AlwaysEmpty.code());
         tracing::warn!(queue = index, "{}", RingTrouble::AlwaysEmpty.explain());
         false
     }
@@ -224,16 +224,16 @@ mod tests {
         for limit in [Some(LIMIT), None] {
             let mut rig = Rig::new(limit);
             // a front-end kicks each queue that it starts
-            rig.metrics[0].empty_kicks.set(1);
+            rig.metrics[0].ring.empty_kicks.set(1);
             rig.look(2);
             rig.look(10);
-            assert_eq!(rig.metrics[0].ring_trouble.get(), 0);
-            rig.metrics[0].empty_kicks.set(2);
+            assert_eq!(rig.metrics[0].ring.trouble(), None);
+            rig.metrics[0].ring.empty_kicks.set(2);
             rig.watchdog.woken(&rig.watch, rig.start + Duration::from_secs(20));
             assert!(rig.look(22));
-            assert_eq!(rig.metrics[0].ring_trouble.get(), 0);
+            assert_eq!(rig.metrics[0].ring.trouble(), None);
             rig.look(24);
-            assert_eq!(RingTrouble::of(&rig.metrics[0].ring_trouble), Some(RingTrouble::AlwaysEmpty));
+            assert_eq!(rig.metrics[0].ring.trouble(), Some(RingTrouble::AlwaysEmpty));
         }
     }
 }

@@ -2,11 +2,15 @@
 //! them.
 
 mod counter;
+mod disk;
 mod histogram;
 mod queue;
+mod ring;
 mod ring_trouble;
 
 pub use self::counter::{Counter, Gauge};
+pub use self::disk::DiskMetrics;
 pub use self::histogram::{LatencyBucket, LatencyHistogram};
 pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
+pub use self::ring::{QueueState, RingMetrics};
 pub use self::ring_trouble::RingTrouble;

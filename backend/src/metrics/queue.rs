@@ -2,22 +2,19 @@
 
 use super::counter::{Counter, Gauge};
 use super::histogram::LatencyHistogram;
+use super::ring::RingMetrics;
 
 /// The state of one queue, and counters of its work since it was first started.
 #[derive(Debug, Default)]
 pub struct QueueMetrics {
-    /// Entries of its ring; 0 while it is stopped.
-    pub ring_size: Gauge,
+    /// Its ring, and whether it is served.
+    pub ring: RingMetrics,
     /// Seconds for which it has made no progress, as the watchdog last saw it; 0 while it does.
     pub stuck_s: Gauge,
     /// Turns that its worker has taken. It counts on while the worker is awake.
     pub turns: Counter,
     /// 1 while its worker is awake; 0 while the worker sleeps or there is none.
     pub awake: Gauge,
-    /// Kicks after which the ring was empty, while no chain was ever popped from it.
-    pub empty_kicks: Gauge,
-    /// The likely trouble of its ring, as a code of [`RingTrouble`](super::RingTrouble).
-    pub ring_trouble: Gauge,
     /// Requests popped and not answered yet.
     pub in_flight: Gauge,
     /// Requests that have needed the device and were answered, well or not. It counts on while the
@@ -78,6 +75,6 @@ impl QueueMetrics {
     pub fn has_served(&self) -> bool {
         let FailedRequests { refused, malformed, unsupported, .. } = &self.failed;
         let answers = [&self.finished, &self.retired, refused, malformed, unsupported];
-        answers.iter().any(|counter| counter.get() > 0) || self.ring_trouble.get() > 0
+        answers.iter().any(|counter| counter.get() > 0) || self.ring.trouble().is_some()
     }
 }

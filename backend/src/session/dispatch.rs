@@ -144,6 +144,7 @@ impl<B: BlockDevice> Dispatcher<B> {
             Ok(()) => {}
             Err(SessionError::Failed) => return Err(Ended::Failed { request: name(header) }),
             Err(SessionError::Refused(reason)) => {
+                self.session().disk.events.refused_messages.add(1);
                 if self.refusals.add_logged() {
                     tracing::warn!("{} refused: {reason}", name(header));
                 }

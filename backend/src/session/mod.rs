@@ -22,7 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::dispatch::Dispatcher;
-pub use self::notice::Notice;
+pub use self::notice::{DoneWork, Notice};
 pub use self::offer::{Choices, Offer};
 use self::state::Session;
 use crate::device::BlockDevice;
@@ -47,7 +47,7 @@ pub fn serve<B: BlockDevice>(
         // queues that died have been logged, and are not served again
         let _ = session.stop_all();
         session.disk.negotiated.set(0);
-        session.disk.metrics.iter().for_each(|metrics| metrics.ring_trouble.set(0));
+        session.disk.metrics.iter().for_each(|metrics| metrics.ring.forget_trouble());
     }
     // closed last: the end of the stream says that nothing is in flight
     drop(dispatcher);

@@ -5,13 +5,31 @@ use super::queue::Queue;
 use super::state::Session;
 use super::wait::wait;
 use crate::device::BlockDevice;
+use crate::metrics::QueueState;
 use crate::worker::message::WorkerMessage;
 
 impl<B: BlockDevice> Session<B> {
     /// Stops the queue's worker, waits until it has nothing in flight, and takes the queue back.
     pub(super) fn stop(&mut self, index: usize) -> SessionResult<()> {
+        let stopped = self.pause(index);
+        self.note_stopped();
+        stopped
+    }
+
+    /// As [`Self::stop`], for a queue that continues soon: its state is not that of one which the
+    /// front-end has stopped. [`Self::note_stopped`] has to follow.
+    fn pause(&mut self, index: usize) -> SessionResult<()> {
         self.ask_to_stop(index);
         self.take_back(index)
+    }
+
+    /// Notes which queues are stopped, after others were started again.
+    fn note_stopped(&self) {
+        for (queue, metrics) in self.queues.iter().zip(&self.disk.metrics) {
+            if queue.worker.is_none() {
+                metrics.ring.set_state(QueueState::Stopped);
+            }
+        }
     }
 
     fn ask_to_stop(&self, index: usize) {
@@ -33,7 +51,7 @@ impl<B: BlockDevice> Session<B> {
         });
         let ended = worker.thread.join();
         // also when the worker died: the ring has no worker now
-        self.disk.metrics[index].ring_size.set(0);
+        self.disk.metrics[index].ring.set_state(QueueState::Paused);
         match ended {
             Ok(Ok(vring)) => {
                 queue.next_avail = vring.ring.next_avail();
@@ -52,6 +70,12 @@ impl<B: BlockDevice> Session<B> {
 
     /// Stops all queues, which drain at the same time.
     pub(super) fn stop_all(&mut self) -> SessionResult<()> {
+        let stopped = self.pause_all();
+        self.note_stopped();
+        stopped
+    }
+
+    fn pause_all(&mut self) -> SessionResult<()> {
         (0..self.queues.len()).for_each(|index| self.ask_to_stop(index));
         let mut stopped = Ok(());
         for index in 0..self.queues.len() {
@@ -66,9 +90,12 @@ impl<B: BlockDevice> Session<B> {
         &mut self,
         change: impl FnOnce(&mut Self) -> SessionResult<()>,
     ) -> SessionResult<()> {
-        self.stop_all()?;
-        let changed = change(self);
-        self.start_all().and(changed)
+        let done = self.pause_all().and_then(|()| {
+            let changed = change(self);
+            self.start_all().and(changed)
+        });
+        self.note_stopped();
+        done
     }
 
     /// Starts all queues that can run.
@@ -91,7 +118,10 @@ impl<B: BlockDevice> Session<B> {
     pub(super) fn change_queue(&mut self, index: u32, change: impl FnOnce(&mut Queue)) -> SessionResult<()> {
         self.queue(index)?;
         let index = index as usize;
-        self.stop(index)?;
+        if let Err(error) = self.pause(index) {
+            self.note_stopped();
+            return Err(error);
+        }
         let Queue { size, addresses, next_avail, retired, enabled, .. } = self.queues[index];
         change(&mut self.queues[index]);
         let started = self.start_if_ready(index);
@@ -103,6 +133,7 @@ impl<B: BlockDevice> Session<B> {
             // before
             let _ = self.start_if_ready(index);
         }
+        self.note_stopped();
         started
     }
 }

@@ -18,6 +18,7 @@ use crate::guest::dirty_log::UsedRingLog;
 use crate::guest::inflight_region::InflightQueue;
 use crate::guest::memory_table::GuestMemory;
 use crate::inbox::Inbox;
+use crate::metrics::QueueState;
 use crate::worker::disk::Disk;
 use crate::worker::{QueueWorker, Vring};
 
@@ -115,10 +116,23 @@ impl<B: BlockDevice> Session<B> {
     /// Starts a thread that serves `vring`, and waits until it has opened its device.
     fn start_worker(&mut self, vring: Vring) -> SessionResult<()> {
         let index = vring.index;
+        let started = self.try_start_worker(vring);
+        if started.is_err() {
+            self.disk.metrics[index].ring.set_state(QueueState::Stopped);
+        }
+        started
+    }
+
+    fn try_start_worker(&mut self, vring: Vring) -> SessionResult<()> {
+        let index = vring.index;
         // messages to an earlier worker
         self.disk.inboxes[index].take();
-        self.disk.metrics[index].empty_kicks.set(0);
-        self.disk.metrics[index].ring_trouble.set(0);
+        let size = self.queues[index].size;
+        let ring = &self.disk.metrics[index].ring;
+        ring.forget_trouble();
+        ring.size.set(size.into());
+        // before the worker, which may retire it
+        ring.set_state(if vring.retired { QueueState::Retired } else { QueueState::Running });
         let (started, outcome) = mpsc::sync_channel(1);
         let (running, ended) = mpsc::channel();
         let start = WorkerStart {
@@ -132,8 +146,7 @@ impl<B: BlockDevice> Session<B> {
         let thread = thread.map_err(|error| queue_failed("cannot start a worker thread", index, &error))?;
         let queue = &mut self.queues[index];
         if let Some(Ok(())) = wait(&outcome, || format!("queue {index} has not opened its device")) {
-            self.disk.metrics[index].ring_size.set(queue.size.into());
-            tracing::debug!(queue = index, size = queue.size, next_avail = queue.next_avail, "queue started");
+            tracing::debug!(queue = index, size, next_avail = queue.next_avail, "queue started");
             queue.worker = Some(Worker { thread, ended });
             return Ok(());
         }

@@ -12,7 +12,7 @@ use virtio::{ConfigSpace, Features};
 
 use super::backend_channel::BackendChannel;
 use super::error::{SessionResult, refuse};
-use super::notice::Notice;
+use super::notice::{DoneWork, Notice};
 use super::offer::{FRONTEND_FEATURES, Offer};
 use super::queue::Queue;
 use crate::device::BlockDevice;
@@ -75,14 +75,20 @@ impl<B: BlockDevice> Session<B> {
 
     /// Does `work` while no queue runs, and notifies the front-end if it has changed the
     /// configuration space. Fails when a queue cannot be used any more.
-    pub(super) fn work_while_stopped(&mut self, work: Box<dyn FnOnce() -> bool + Send>) -> SessionResult<()> {
-        let mut changed = false;
+    pub(super) fn work_while_stopped(
+        &mut self,
+        work: Box<dyn FnOnce() -> DoneWork + Send>,
+    ) -> SessionResult<()> {
+        let mut done = None;
         let stopped = self.while_stopped(|_| {
-            changed = work();
+            done = Some(work());
             Ok(())
         });
-        if let (true, Some(channel)) = (changed, &self.channel) {
-            channel.config_changed();
+        if let Some(DoneWork { changed, report }) = done {
+            if let (true, Some(channel)) = (changed, &self.channel) {
+                channel.config_changed();
+            }
+            report();
         }
         stopped
     }

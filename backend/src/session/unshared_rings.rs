@@ -16,7 +16,7 @@ impl<B: BlockDevice> Session<B> {
     pub(super) fn rest(&mut self) -> Option<Duration> {
         let is_unshared = |index| {
             let addresses = self.should_run(index).filter(|addresses| self.translate(*addresses).is_none());
-            addresses.is_some() && self.disk.metrics[index].ring_trouble.get() == 0
+            addresses.is_some() && self.disk.metrics[index].ring.trouble().is_none()
         };
         if !(0..self.queues.len()).any(is_unshared) {
             self.unshared_since = None;
@@ -35,7 +35,7 @@ impl<B: BlockDevice> Session<B> {
         let mut logged = false;
         for index in 0..self.queues.len() {
             let Some(addresses) = self.should_run(index) else { continue };
-            let trouble = &self.disk.metrics[index].ring_trouble;
+            let trouble = &self.disk.metrics[index].ring.trouble;
             if self.translate(addresses).is_none() && trouble.get() == 0 {
                 trouble.set(RingTrouble::NotShared.code());
                 if !std::mem::replace(&mut logged, true) {

@@ -7,7 +7,7 @@ use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
-use crate::metrics::{Gauge, QueueMetrics};
+use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use crate::worker::message::WorkerMessage;
 use crate::worker::range_lock::{RangeLock, Ticket};
 use crate::worker::watch::Watch;
@@ -32,6 +32,8 @@ pub struct Disk<B> {
     pub inboxes: Vec<Inbox<WorkerMessage>>,
     /// The metrics of each queue.
     pub metrics: Vec<QueueMetrics>,
+    /// Counters of the front-ends.
+    pub events: DiskMetrics,
     /// The limits that requests are checked against, except the capacity, which is the device's.
     pub limits: DiskLimits,
     /// The feature bits that the driver has acknowledged.

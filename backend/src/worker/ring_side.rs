@@ -9,7 +9,7 @@ use super::memory::WorkerMemory;
 use super::vring::Vring;
 use super::watch::Watch;
 use crate::guest::inflight_region::InflightQueue;
-use crate::metrics::QueueMetrics;
+use crate::metrics::{QueueMetrics, QueueState};
 
 /// The result of the driver's notifications so far, until the first chain was popped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +67,12 @@ impl RingSide {
         match (self.kicks, popped) {
             (Kicks::Served, _) | (Kicks::None, 0) => {}
             (Kicks::Pending, 0) => {
-                metrics.empty_kicks.set(metrics.empty_kicks.get() + 1);
+                metrics.ring.empty_kicks.set(metrics.ring.empty_kicks.get() + 1);
                 watch.notify();
                 self.kicks = Kicks::None;
             }
             (Kicks::None | Kicks::Pending, _) => {
-                metrics.empty_kicks.set(0);
-                metrics.ring_trouble.set(0);
+                metrics.ring.forget_trouble();
                 self.kicks = Kicks::Served;
             }
         }
@@ -144,6 +143,7 @@ impl RingSide {
         }
         self.vring.retired = true;
         metrics.retired.add(1);
+        metrics.ring.set_state(QueueState::Retired);
         let queue = self.vring.index;
         if self.finds_memory_lost(memory, metrics) {
             // a ring in lost memory looks broken

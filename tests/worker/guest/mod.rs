@@ -17,7 +17,7 @@ use stableblk::guest::eventfd::{CallFd, KickFd};
 use stableblk::guest::inflight_region::{self, InflightLimits, InflightQueue, InflightRegion};
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
-use stableblk::metrics::{Gauge, QueueMetrics};
+use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::{RangeAccess, RangeLock, RangeOwner};
@@ -126,6 +126,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             locks: RangeLock::default(),
             inboxes: (0..setup.queues).map(|_| Inbox::new().unwrap()).collect(),
             metrics: (0..setup.queues).map(|_| QueueMetrics::default()).collect(),
+            events: DiskMetrics::default(),
             limits: DiskLimits {
                 capacity_sectors,
                 block_size: setup.block_size,

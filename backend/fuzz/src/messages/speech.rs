@@ -71,7 +71,7 @@ pub(super) fn step(
         }
         4 => {
             let changed = input.u64().is_multiple_of(2);
-            inbox.post(Notice::WhileStopped(Box::new(move || changed)));
+            inbox.post(Notice::while_stopped(move || changed));
         }
         // bytes that need not be a message
         5 if input.u8() < 16 => {

@@ -34,6 +34,9 @@ pub(super) trait OpenDevice: Send + Sync + 'static {
     /// The second step: writes to disk what has to be there before the device is used.
     fn commit(&self, config: &StorageConfig, prepared: Self::Prepared) -> Result<Self::Device, ServeError>;
 
+    /// The name of the device, for the status.
+    fn name(&self) -> &'static str;
+
     /// The sidecar of the device, if it has one.
     fn sidecar(&self) -> Option<&Path> {
         None

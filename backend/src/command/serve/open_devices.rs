@@ -28,6 +28,10 @@ impl OpenDevice for Plain {
     type Prepared = (Image, UnusedSidecar);
     type Device = PlainDevice;
 
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
     fn prepare(&self, _: &StorageConfig, image: Image) -> Result<Self::Prepared, ServeError> {
         let unused = unprotected::check(&image, self.give_up_sidecar)?;
         Ok((image, unused))
@@ -50,6 +54,10 @@ impl OpenDevice for Sidecar {
     type Storage = Image;
     type Prepared = (Image, SidecarFile);
     type Device = SidecarDevice;
+
+    fn name(&self) -> &'static str {
+        "sidecar"
+    }
 
     fn prepare(&self, config: &StorageConfig, image: Image) -> Result<Self::Prepared, ServeError> {
         let access = if config.incoming { Access::Inspect } else { config.access() };
@@ -89,6 +97,10 @@ impl OpenDevice for KernelPi {
     type Prepared = KernelPiDevice;
     type Device = KernelPiDevice;
 
+    fn name(&self) -> &'static str {
+        "kernel-pi"
+    }
+
     fn prepare(&self, config: &StorageConfig, image: Image) -> Result<KernelPiDevice, ServeError> {
         let device = KernelPiDevice::new(image, &self.integrity)
             .map_err(|reason| DeviceError::Access { path: config.path.clone(), reason })?;
@@ -107,6 +119,10 @@ impl OpenDevice for NvmePassthrough {
     type Storage = Namespace;
     type Prepared = NvmePassthroughDevice;
     type Device = NvmePassthroughDevice;
+
+    fn name(&self) -> &'static str {
+        "nvme-passthrough"
+    }
 
     fn prepare(
         &self,
@@ -140,6 +156,10 @@ impl<O: OpenDevice> OpenDevice for Null<O> {
     type Storage = O::Storage;
     type Prepared = O::Prepared;
     type Device = NullDevice<O::Device>;
+
+    fn name(&self) -> &'static str {
+        "null"
+    }
 
     fn prepare(&self, config: &StorageConfig, storage: O::Storage) -> Result<O::Prepared, ServeError> {
         self.0.prepare(config, storage)

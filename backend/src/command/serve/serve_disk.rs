@@ -19,7 +19,7 @@ use crate::control::log_filter::LogFilter;
 use crate::control::{self, ControlError, Role, Served, SizeWatch, Supervision, Termination};
 use crate::device::{BlockDevice, DeviceInfo};
 use crate::inbox::Inbox;
-use crate::metrics::{Gauge, QueueMetrics};
+use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use crate::session::{Choices, Offer};
 use crate::worker::disk::{Bounce, Disk};
 use crate::worker::range_lock::RangeLock;
@@ -50,7 +50,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
     // checks, and before a sidecar is marked dirty.
     let Sockets { endpoint, control } = sockets.open()?;
     let device = opener.commit(&storage_config, prepared)?;
-    let sidecar = opener.sidecar().map(ToOwned::to_owned);
+    let (name, sidecar) = (opener.name(), opener.sidecar().map(ToOwned::to_owned));
     let device = lease(opener, storage_config.clone(), device);
     let offer = offer(&storage_config, &disk_config, device.info());
     let bounce = choose_bounce(disk_config.bounce, device.info(), stable_pages);
@@ -63,7 +63,12 @@ pub(super) fn serve_disk<O: OpenDevice>(
         size,
         watchdog,
         log,
-        served: Served { image: storage_config.path.display().to_string(), since: Instant::now() },
+        served: Served {
+            image: storage_config.path.display().to_string(),
+            device: name,
+            sidecar: sidecar.map(|path| path.display().to_string()),
+            since: Instant::now(),
+        },
     };
     let ended = control::run(&disk, &offer, &endpoint, &mut termination, supervision);
     end(ended, &disk.device, &storage_config.path)
@@ -95,6 +100,7 @@ fn new_disk<B: BlockDevice>(
         locks: RangeLock::default(),
         inboxes: inboxes.map_err(|source| ServeError::Setup { action: "make eventfds", source })?,
         metrics: (0..config.num_queues).map(|_| QueueMetrics::default()).collect(),
+        events: DiskMetrics::default(),
         limits: DiskLimits::new(&offer.config, offer.features),
         negotiated: Gauge::default(),
         watch: Watch::default(),

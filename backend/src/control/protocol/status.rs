@@ -1,101 +1,8 @@
-//! The protocol of the control socket: one JSON object a line, a request and then its reply.
-//! docs/control.md describes it.
+//! The status of a disk, as clients of the control socket get it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::LatencyBucket;
-
-/// The length of the longest request, in bytes with its newline.
-pub const REQUEST_LEN_MAX: usize = 4096;
-
-/// A request of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ControlRequest {
-    /// Asks for the status of the disk; the result is a [`DiskStatus`].
-    Status,
-    /// Makes the disk larger; the result is a [`ResizeResult`].
-    Resize {
-        /// The new size in bytes; without it, the size to which the image has grown already.
-        #[serde(default)]
-        size: Option<u64>,
-    },
-    /// Makes all completed writes durable.
-    Flush,
-    /// Takes no requests until all that were taken are answered, and then continues.
-    Drain,
-    /// Makes everything durable, closes the sidecar, and takes no requests until
-    /// [`Self::Thaw`] or until the time is over; the result is a [`FreezeResult`].
-    Freeze {
-        /// The longest time, in seconds: 1 to [`FREEZE_SECONDS_MAX`].
-        #[serde(default = "default_freeze_seconds")]
-        seconds: u64,
-    },
-    /// Continues after [`Self::Freeze`]; the result is a [`ThawResult`].
-    Thaw,
-    /// Changes the filter of the log.
-    LogLevel {
-        /// The filter: a level, or a filter as in `RUST_LOG`.
-        filter: String,
-    },
-}
-
-/// The longest time for which a disk can be frozen, in seconds.
-pub const FREEZE_SECONDS_MAX: u64 = 600;
-
-/// The time for which a disk is frozen at most if a client names none, in seconds.
-pub const FREEZE_SECONDS_DEFAULT: u64 = 30;
-
-fn default_freeze_seconds() -> u64 {
-    FREEZE_SECONDS_DEFAULT
-}
-
-/// The reply to a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ControlReply {
-    /// The request was carried out; this is its result.
-    Ok(serde_json::Value),
-    /// The request was not carried out; this is the reason, for a person.
-    Error(String),
-}
-
-impl ControlReply {
-    /// The reply with this result.
-    pub(super) fn ok(result: &impl Serialize) -> Self {
-        serde_json::to_value(result).map_or_else(|error| Self::Error(error.to_string()), Self::Ok)
-    }
-
-    /// The reply without a result.
-    pub(super) fn done() -> Self {
-        Self::Ok(serde_json::json!({}))
-    }
-}
-
-/// The result of a resize.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResizeResult {
-    /// The disk's size now, in bytes.
-    pub bytes: u64,
-    /// Whether the size has changed.
-    pub grown: bool,
-}
-
-/// The disk is frozen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FreezeResult {
-    /// The seconds after which it continues by itself.
-    pub seconds: u64,
-    /// The milliseconds that it took to drain the queues and to make everything durable.
-    pub took_ms: u64,
-}
-
-/// The disk continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ThawResult {
-    /// The milliseconds for which the guest's requests had to wait.
-    pub stalled_ms: u64,
-}
 
 /// The status of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,18 +10,9 @@ pub struct DiskStatus {
     /// The program that serves the disk. Its fields are fields of the status.
     #[serde(flatten)]
     pub program: ProgramStatus,
-    /// The path of the image, as it was given.
-    pub image: String,
-    /// The size of the disk in bytes, as the guest sees it.
-    pub bytes: u64,
-    /// The guest's logical block size, in bytes.
-    pub block_size: u32,
-    /// Whether writes are refused.
-    pub read_only: bool,
-    /// The protection of blocks; null for a disk without PI.
-    pub integrity: Option<String>,
-    /// The requests that are copied into stable folios: all, or those that are not aligned.
-    pub bounce: String,
+    /// The properties of the disk. They are fields of the status too.
+    #[serde(flatten)]
+    pub properties: DiskProperties,
     /// Whether a flush has failed, after which all flushes fail until a restart. Also true before
     /// the first flush, if that is to fail because durability was lost before the restart.
     pub flushes_fail: bool,
@@ -123,12 +21,10 @@ pub struct DiskStatus {
     pub crash_doubt: Option<CrashDoubtStatus>,
     /// The seconds for which the disk has been frozen; null while it is not.
     pub frozen_s: Option<u64>,
-    /// The filter of the log.
-    pub log: String,
     /// The front-end; null while none is connected.
     pub frontend: Option<FrontendStatus>,
-    /// The largest number of queues.
-    pub num_queues: usize,
+    /// The front-ends so far, and those that wait.
+    pub frontends: FrontendsStatus,
     /// The queues that run now, or have served requests.
     pub queues: Vec<QueueStatus>,
 }
@@ -142,6 +38,34 @@ pub struct ProgramStatus {
     pub pid: u32,
     /// The seconds since serving began.
     pub uptime_s: u64,
+    /// The version of the control protocol.
+    pub protocol: u32,
+    /// The filter of the log.
+    pub log: String,
+}
+
+/// The properties of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskProperties {
+    /// The path of the image, as it was given.
+    pub image: String,
+    /// The size of the disk in bytes, as the guest sees it.
+    pub bytes: u64,
+    /// The guest's logical block size, in bytes.
+    pub block_size: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// The protection of blocks; null for a disk without PI.
+    pub integrity: Option<String>,
+    /// The requests that are copied into stable folios: all, or those that are not aligned.
+    pub bounce: String,
+    /// The device of stableblk that serves the disk: `plain`, `sidecar`, `kernel-pi` or
+    /// `nvme-passthrough`.
+    pub device: String,
+    /// The path of the sidecar; null without one.
+    pub sidecar: Option<String>,
+    /// The largest number of queues.
+    pub num_queues: usize,
 }
 
 /// The part of the image that a crash leaves in doubt, so that it must be verified.
@@ -168,11 +92,27 @@ pub struct FrontendStatus {
     pub features: Vec<String>,
 }
 
+/// The front-ends of a disk since the program was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontendsStatus {
+    /// The number that were served.
+    pub served: u64,
+    /// How often a front-end could not be accepted or served.
+    pub failed: u64,
+    /// The messages that were refused.
+    pub refused_messages: u64,
+    /// Whether another front-end waits until the present one has left.
+    pub is_any_waiting: bool,
+}
+
 /// The status of a queue, and its counters since the program was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
     /// The index of the queue.
     pub queue: usize,
+    /// Whether the queue is served: `running`; `paused`, from which it continues by itself;
+    /// `stopped`; or `retired`, because its ring is broken.
+    pub state: String,
     /// The number of entries of the ring; 0 while the queue is stopped.
     pub ring_size: u64,
     /// The seconds for which no request has finished although some are in flight; 0 while the queue
@@ -200,6 +140,9 @@ pub struct QueueStatus {
 pub struct QueueErrors {
     /// The requests that failed with IOERR because PI did not match.
     pub integrity_errors: u64,
+    /// The transfers that failed because the guest changed its data while they were written, which
+    /// only `--bounce never` lets happen.
+    pub unstable_writes: u64,
     /// The requests that failed with IOERR because the device failed.
     pub device_errors: u64,
     /// The requests that failed with IOERR because there was no space.
@@ -276,23 +219,5 @@ mod tests {
         );
         let none = Latency { count: 0, total_us: 0, buckets: Vec::new() };
         assert_eq!(none.quantile_us(0.5), None);
-    }
-
-    #[test]
-    fn a_request_is_an_object_with_a_command() {
-        let parse = |text| serde_json::from_str::<ControlRequest>(text);
-        assert_eq!(parse(r#"{"command":"status"}"#).unwrap(), ControlRequest::Status);
-        let level = ControlRequest::LogLevel { filter: "debug".to_owned() };
-        assert_eq!(parse(r#"{"command":"log-level","filter":"debug"}"#).unwrap(), level);
-        for bad in ["", "{}", "[]", "status", r#"{"command":"stop"}"#, r#"{"command":"log-level"}"#] {
-            parse(bad).unwrap_err();
-        }
-        assert_eq!(parse(r#"{"command":"resize"}"#).unwrap(), ControlRequest::Resize { size: None });
-        assert_eq!(
-            parse(r#"{"command":"resize","size":7}"#).unwrap(),
-            ControlRequest::Resize { size: Some(7) }
-        );
-        parse(r#"{"command":"resize","size":-7}"#).unwrap_err();
-        parse(r#"{"command":"log-level","filter":"debug","for":"ever"}"#).unwrap_err();
     }
 }

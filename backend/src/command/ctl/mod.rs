@@ -1,0 +1,189 @@
+//! `stableblk ctl SOCKET ...`: sends a request to a running disk.
+
+mod show;
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand};
+use indicatif::BinaryBytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{parse_size, print};
+use crate::control::client::{ClientError, ask};
+use crate::control::protocol::{
+    ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult, ResizeResult,
+    ThawResult,
+};
+
+/// Ask a running disk by its control socket, which `--control` names
+///
+/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no reply from the socket.
+#[derive(Debug, Clone, Args)]
+pub struct CtlArgs {
+    /// The control socket
+    #[arg(value_name = "SOCKET")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+    /// Print the reply as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// The longest time to wait for the reply, after which the exit status is 3. The disk carries
+    /// out a request that it has got [default: 30; for resize, flush, drain, freeze and thaw: 3600]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = RangedU64ValueParser::<u64>::new().range(1..=LIMIT_MAX))]
+    timeout: Option<u64>,
+}
+
+/// The greatest limit that can be given, in seconds: a year.
+const LIMIT_MAX: u64 = 366 * 24 * 3600;
+/// The limit for requests that are answered at once.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The limit for requests that wait for the storage, or for the guest's requests.
+const LONG_LIMIT: Duration = Duration::from_secs(3600);
+
+impl CtlArgs {
+    fn limit(&self) -> Duration {
+        let default = match self.action {
+            Action::Status | Action::LogLevel { .. } => LIMIT,
+            Action::Resize { .. } | Action::Flush | Action::Drain | Action::Freeze { .. } | Action::Thaw => {
+                LONG_LIMIT
+            }
+        };
+        self.timeout.map_or(default, Duration::from_secs)
+    }
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// Show the status of the disk: the front-end that is connected, and what each queue does
+    Status,
+    /// Make the disk larger while it is used; the guest is notified
+    Resize {
+        /// The new size in bytes, or with a unit of powers of 1024 [default: the size of the image,
+        /// which has grown already]
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+    },
+    /// Make all completed writes durable, and wait for that
+    Flush,
+    /// Take no requests until all that were taken are answered, then continue
+    Drain,
+    /// Freeze the disk for a snapshot of image and sidecar: complete what the guest has asked for,
+    /// make it durable, close the sidecar, and take no requests until `thaw`
+    ///
+    /// The guest's requests wait meanwhile. The disk continues by itself after some time; then
+    /// `thaw` fails, since the snapshot may be of no one moment.
+    Freeze {
+        /// The longest time, 1 to 600 seconds
+        #[arg(long, default_value_t = FREEZE_SECONDS_DEFAULT, value_parser = RangedU64ValueParser::<u64>::new().range(1..=FREEZE_SECONDS_MAX))]
+        seconds: u64,
+    },
+    /// Continue after `freeze`
+    Thaw,
+    /// Change the filter of the log
+    LogLevel {
+        /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
+        #[arg(value_name = "FILTER")]
+        filter: String,
+    },
+}
+
+/// Why there is nothing to print.
+#[derive(Debug, Error)]
+pub enum CtlError {
+    /// There is no reply, or a refusal.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The reply is none that this program knows.
+    #[error("{} sends a reply that this program cannot show: use the stableblk that serves the disk, or --json", path.display())]
+    Unknown {
+        /// The socket.
+        path: PathBuf,
+        /// The part that is unknown.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The reply cannot be printed.
+    #[error(transparent)]
+    Output(#[from] crate::storage::error::ImageError),
+}
+
+impl CtlError {
+    /// The exit status for the error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(ClientError::Refused(_)) | Self::Output(_) => 1,
+            Self::Client(_) | Self::Unknown { .. } => 3,
+        }
+    }
+}
+
+/// Sends the request, and prints the reply.
+pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
+    let request = match &args.action {
+        Action::Status => ControlRequest::Status,
+        Action::Resize { size } => ControlRequest::Resize { size: *size },
+        Action::Flush => ControlRequest::Flush,
+        Action::Drain => ControlRequest::Drain,
+        Action::Freeze { seconds } => ControlRequest::Freeze { seconds: *seconds },
+        Action::Thaw => ControlRequest::Thaw,
+        Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
+    };
+    let result = ask(&args.socket, &request, args.limit())?;
+    if args.json {
+        print(&Raw(result), true)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.action {
+        Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
+        Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,
+        Action::Freeze { .. } => print(&read::<FreezeResult>(args, result)?, false)?,
+        Action::Thaw => print(&read::<ThawResult>(args, result)?, false)?,
+        Action::Drain => print(&"drained\n", false)?,
+        Action::Flush => print(&"flushed\n", false)?,
+        Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read<T: DeserializeOwned>(args: &CtlArgs, result: Value) -> Result<T, CtlError> {
+    serde_json::from_value(result).map_err(|source| CtlError::Unknown { path: args.socket.clone(), source })
+}
+
+/// A reply as it was received.
+#[derive(Debug, Serialize)]
+struct Raw(Value);
+
+impl Display for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.0)
+    }
+}
+
+impl Display for FreezeResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, took_ms } = self;
+        writeln!(f, "frozen for at most {seconds} s; it took {took_ms} ms")
+    }
+}
+
+impl Display for ThawResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "thawed; the guest's requests had to wait for {} ms", self.stalled_ms)
+    }
+}
+
+impl Display for ResizeResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, grown } = *self;
+        let did = if grown { "grown to" } else { "not changed:" };
+        writeln!(f, "{did} {} ({bytes} bytes)", BinaryBytes(bytes))
+    }
+}
