@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::{BlockDevice, DeviceInfo, DoubtfulBytes, EventSources};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
+use crate::metrics::TagLogMetrics;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
@@ -200,6 +201,11 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         // the device may be in the course of being opened or handed over, which takes its time
         let held = self.held.try_lock().ok()?;
         held.device().and_then(|device| device.crash_doubt())
+    }
+
+    fn tag_log(&self) -> Option<Arc<TagLogMetrics>> {
+        let held = self.held.try_lock().ok()?;
+        held.device().and_then(|device| device.tag_log())
     }
 
     fn is_held(&self) -> bool {

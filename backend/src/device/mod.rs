@@ -59,6 +59,7 @@ pub use zeroing::Zeroing;
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::DeviceOperation;
+use crate::metrics::TagLogMetrics;
 use crate::storage::durability::Durability;
 use crate::storage::size::StorageSize;
 
@@ -162,6 +163,12 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// The part of the disk that a crash leaves in doubt; `None` where it leaves none, or where
     /// that is not known now. Does not block.
     fn crash_doubt(&self) -> Option<DoubtfulBytes> {
+        None
+    }
+
+    /// The metrics of its tag intent log; `None` where it has none, or where they are not known now.
+    /// Does not block.
+    fn tag_log(&self) -> Option<Arc<TagLogMetrics>> {
         None
     }
 

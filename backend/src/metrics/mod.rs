@@ -7,6 +7,8 @@ mod histogram;
 mod queue;
 mod ring;
 mod ring_trouble;
+mod tag_log;
+mod waits;
 
 pub use self::counter::{Counter, Gauge};
 pub use self::disk::DiskMetrics;
@@ -14,3 +16,5 @@ pub use self::histogram::{LatencyBucket, LatencyHistogram};
 pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
 pub use self::ring::{QueueState, RingMetrics};
 pub use self::ring_trouble::RingTrouble;
+pub use self::tag_log::TagLogMetrics;
+pub use self::waits::WaitMetrics;

@@ -3,6 +3,7 @@
 use super::counter::{Counter, Gauge};
 use super::histogram::LatencyHistogram;
 use super::ring::RingMetrics;
+use super::waits::WaitMetrics;
 
 /// The state of one queue, and counters of its work since it was first started.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct QueueMetrics {
     pub retired: Counter,
     /// Times the worker stopped popping because no folio was free.
     pub starved: Counter,
+    /// How its worker has waited for work.
+    pub waits: WaitMetrics,
     /// Requests that have succeeded.
     pub completed: CompletedRequests,
     /// Requests that have failed.

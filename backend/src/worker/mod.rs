@@ -136,7 +136,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             let accepted = self.accept();
             if accepted > 0 {
                 // before the work that follows from it, which takes time too
-                self.pacing.poller.worked();
+                self.pacing.poller.worked(&self.disk.metrics[self.ring.vring.index].waits);
             }
             self.launch()?;
             self.settle();
@@ -146,12 +146,12 @@ impl<B: BlockDevice> QueueWorker<B> {
             }
             let sleep = !self.pacing.has_more(accepted, reaped)
                 && !self.can_launch()
-                && !self.pacing.poller.poll_again(self.wait())
+                && !self.polls_again()
                 && self.arm();
             self.enter(sleep)?;
             reaped = self.reap();
             if reaped > 0 {
-                self.pacing.poller.worked();
+                self.pacing.poller.worked(&self.disk.metrics[self.ring.vring.index].waits);
             }
             self.settle();
             self.pacing.had(accepted, reaped);
@@ -185,6 +185,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return Ok(());
         }
         self.metrics().awake.set(0);
+        self.metrics().waits.sleeps.add(1);
         let entered = self.device.enter(true);
         self.metrics().awake.set(1);
         entered?;
@@ -248,6 +249,12 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Whether a release has made a request of this queue ready that does not wait for a folio.
     fn can_launch(&self) -> bool {
         !self.starved && !self.requests.ready.is_empty()
+    }
+
+    /// Whether to look for work again rather than sleep.
+    fn polls_again(&mut self) -> bool {
+        let wait = self.wait();
+        self.pacing.poller.poll_again(wait, &self.disk.metrics[self.ring.vring.index].waits)
     }
 
     /// The side that the worker waits for when there is nothing to do.

@@ -15,6 +15,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::metrics::{Counter, WaitMetrics};
+
 /// The longest wait worth polling, as a multiple of the cost of a wake-up: polling ends a wait of
 /// this length a twentieth sooner.
 const WAKE_UPS: u32 = 20;
@@ -85,35 +87,36 @@ impl Poller {
     }
 
     /// There was work.
-    pub fn worked(&mut self) {
-        match &self.looking {
+    pub fn worked(&mut self, metrics: &WaitMetrics) {
+        let Some(Looking { wait, since }) = &self.looking else {
+            return;
+        };
+        let looked = since.map_or(Duration::ZERO, |since| since.elapsed());
+        if since.is_some() && looked >= self.limit(*wait) {
             // Late for a poll: other threads had the processor meanwhile. They need it, and a
             // thread that sleeps gets it back sooner.
-            Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
-                self.without_result();
-            }
-            Some(Looking { wait, .. }) => {
-                self.history[*wait as usize] = History::default();
-                self.looking = None;
-            }
-            None => {}
+            return self.without_result(looked, metrics);
         }
+        self.history[*wait as usize] = History::default();
+        self.looking = None;
+        count(&metrics.polls_with_work, looked, metrics);
     }
 
     /// There was no work. Whether to look again rather than sleep.
-    pub fn poll_again(&mut self, wait: Wait) -> bool {
-        match &self.looking {
-            Some(Looking { wait, since: Some(since) }) if since.elapsed() >= self.limit(*wait) => {
-                self.without_result();
-                false
-            }
-            Some(Looking { wait, since }) => {
-                let since = since.unwrap_or_else(Instant::now);
-                self.looking = Some(Looking { wait: *wait, since: Some(since) });
-                true
-            }
-            None => !self.limit(wait).is_zero() && self.begin(wait),
+    pub fn poll_again(&mut self, wait: Wait, metrics: &WaitMetrics) -> bool {
+        let Some(Looking { wait, since }) = &self.looking else {
+            return !self.limit(wait).is_zero() && self.begin(wait);
+        };
+        let Some(since) = since else {
+            self.looking = Some(Looking { wait: *wait, since: Some(Instant::now()) });
+            return true;
+        };
+        let looked = since.elapsed();
+        let is_over = looked >= self.limit(*wait);
+        if is_over {
+            self.without_result(looked, metrics);
         }
+        !is_over
     }
 
     fn begin(&mut self, wait: Wait) -> bool {
@@ -126,13 +129,20 @@ impl Poller {
         true
     }
 
-    fn without_result(&mut self) {
+    fn without_result(&mut self, looked: Duration, metrics: &WaitMetrics) {
+        count(&metrics.polls_without, looked, metrics);
         if let Some(Looking { wait, .. }) = self.looking.take() {
             let history = &mut self.history[wait as usize];
             history.next_rest = (history.next_rest * 2 + 1).min(REST_MAX);
             history.rest = history.next_rest;
         }
     }
+}
+
+/// Counts a poll that took `looked`. The clock was read for it already.
+fn count(polls: &Counter, looked: Duration, metrics: &WaitMetrics) {
+    polls.add(1);
+    metrics.polled_ns.add(u64::try_from(looked.as_nanos()).unwrap_or(u64::MAX));
 }
 
 #[cfg(test)]
@@ -146,8 +156,8 @@ mod tests {
 
     /// Whether a wait without work was polled at all.
     fn wait_without_work(poller: &mut Poller, wait: Wait) -> bool {
-        let tried = poller.poll_again(wait);
-        while tried && poller.poll_again(wait) {}
+        let tried = poller.poll_again(wait, &WaitMetrics::default());
+        while tried && poller.poll_again(wait, &WaitMetrics::default()) {}
         tried
     }
 
@@ -155,9 +165,9 @@ mod tests {
     fn zero_never_polls_a_device_and_glances_at_a_driver() {
         let mut poller = Poller::new(Duration::ZERO);
         for _ in 0..3 {
-            assert!(!poller.poll_again(Wait::Device));
-            assert!(poller.poll_again(Wait::Driver));
-            poller.worked();
+            assert!(!poller.poll_again(Wait::Device, &WaitMetrics::default()));
+            assert!(poller.poll_again(Wait::Driver, &WaitMetrics::default()));
+            poller.worked(&WaitMetrics::default());
         }
         assert!(wait_without_work(&mut poller, Wait::Driver));
         assert!(
@@ -170,10 +180,10 @@ mod tests {
     fn looks_until_there_is_work() {
         let mut poller = Poller::new(FOR_EVER);
         for _ in 0..1000 {
-            assert!(poller.poll_again(Wait::Device));
+            assert!(poller.poll_again(Wait::Device, &WaitMetrics::default()));
         }
-        poller.worked();
-        assert!(poller.poll_again(Wait::Device));
+        poller.worked(&WaitMetrics::default());
+        assert!(poller.poll_again(Wait::Device, &WaitMetrics::default()));
     }
 
     #[test]
@@ -186,14 +196,31 @@ mod tests {
     }
 
     #[test]
+    fn polls_are_counted_with_their_time() {
+        let (mut poller, metrics) = (Poller::new(FOR_EVER), WaitMetrics::default());
+        (0..3).for_each(|_| assert!(poller.poll_again(Wait::Device, &metrics)));
+        poller.worked(&metrics);
+        assert_eq!((metrics.polls_with_work.get(), metrics.polls_without.get()), (1, 0));
+        assert!(metrics.polled_ns.get() > 0);
+        poller.worked(&metrics);
+        assert_eq!(metrics.polls_with_work.get(), 1, "work without a poll");
+        let (mut poller, metrics) = (Poller::new(AT_ONCE), WaitMetrics::default());
+        while poller.poll_again(Wait::Device, &metrics) {}
+        assert_eq!((metrics.polls_with_work.get(), metrics.polls_without.get()), (0, 1));
+    }
+
+    #[test]
     fn work_found_late_counts_as_no_result() {
         let mut poller = Poller::new(AT_ONCE);
-        assert!(poller.poll_again(Wait::Device));
+        assert!(poller.poll_again(Wait::Device, &WaitMetrics::default()));
         poller.looking.as_mut().unwrap().since = Some(Instant::now());
         std::thread::sleep(AT_ONCE);
-        poller.worked();
-        assert!(!poller.poll_again(Wait::Device), "polled after the processor was lost");
-        assert!(poller.poll_again(Wait::Device));
+        poller.worked(&WaitMetrics::default());
+        assert!(
+            !poller.poll_again(Wait::Device, &WaitMetrics::default()),
+            "polled after the processor was lost"
+        );
+        assert!(poller.poll_again(Wait::Device, &WaitMetrics::default()));
     }
 
     #[test]
@@ -206,8 +233,8 @@ mod tests {
     fn one_wait_with_work_resets_the_rest() {
         let mut poller = Poller::new(AT_ONCE);
         (0..400).for_each(|_| _ = wait_without_work(&mut poller, Wait::Device));
-        while !poller.poll_again(Wait::Device) {}
-        poller.worked();
+        while !poller.poll_again(Wait::Device, &WaitMetrics::default()) {}
+        poller.worked(&WaitMetrics::default());
         assert!(wait_without_work(&mut poller, Wait::Device));
         assert!(!wait_without_work(&mut poller, Wait::Device));
         assert!(wait_without_work(&mut poller, Wait::Device));
@@ -217,12 +244,12 @@ mod tests {
     fn a_slow_device_does_not_stop_polling_for_a_fast_driver() {
         let mut poller = Poller::new(AT_ONCE);
         for round in 0..64 {
-            assert!(poller.poll_again(Wait::Driver));
-            poller.worked();
+            assert!(poller.poll_again(Wait::Driver, &WaitMetrics::default()));
+            poller.worked(&WaitMetrics::default());
             let tried = wait_without_work(&mut poller, Wait::Device);
             assert_eq!(tried, [0, 2, 6, 14, 30, 62].contains(&round), "round {round}");
             // work that ends a sleep does not count for polling
-            poller.worked();
+            poller.worked(&WaitMetrics::default());
         }
     }
 }

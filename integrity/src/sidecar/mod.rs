@@ -43,7 +43,7 @@ pub use cache::{KeptPages, Miss};
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
 pub use growth::{Growth, grow};
-pub use journal::{DataSync, Flush, Intent, Journal, Marks, Permission, RegionFindings, Waits};
+pub use journal::{DataSync, Flush, Intent, Journal, Marks, Permission, RegionFindings, Usage, Waits};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 pub use media::{File, Media, Reason};
 pub use open_close::{Opened, Verify, close, open, open_and_verify};

@@ -32,6 +32,7 @@ use self::queue::SidecarQueue;
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::device::{BlockDevice, DeviceInfo, DoubtfulBytes, EventSources};
+use crate::metrics::TagLogMetrics;
 use crate::storage::image::next_data;
 use crate::storage::size::StorageSize;
 
@@ -48,6 +49,10 @@ impl BlockDevice for SidecarDevice {
 
     fn crash_doubt(&self) -> Option<DoubtfulBytes> {
         Some(self.log.doubt().get()).filter(|doubt| doubt.limit > 0)
+    }
+
+    fn tag_log(&self) -> Option<Arc<TagLogMetrics>> {
+        Some(self.log.metrics().clone())
     }
 
     fn measure(&self) -> io::Result<StorageSize> {

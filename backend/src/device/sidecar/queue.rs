@@ -115,7 +115,13 @@ impl SidecarQueue {
             let (intervals, _) = self.device.tuples_of(&mut operation);
             match log.journal.is_verified(&intervals, &mut waits) {
                 Ok(true) => match self.look_up(&mut operation, &mut log.journal) {
-                    Ok(kept) => self.reading.looked_up.push((operation, kept)),
+                    Ok(kept) => {
+                        let metrics = device.log.metrics();
+                        let counter =
+                            if kept.is_none() { &metrics.cache_hits } else { &metrics.cache_misses };
+                        counter.add(1);
+                        self.reading.looked_up.push((operation, kept));
+                    }
                     Err(error) => self.finish(operation, Err(error)),
                 },
                 Ok(false) => self.reading.unverified.push((operation, waits)),

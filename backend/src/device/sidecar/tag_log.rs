@@ -17,7 +17,7 @@ use super::doubt::Doubt;
 use super::fetches::CarefulRead;
 use super::report::{Findings, report_unfinished};
 use crate::device::{CrashDoubt, DoubtfulBytes};
-use crate::metrics::Counter;
+use crate::metrics::TagLogMetrics;
 use crate::storage::sidecar_media::SidecarMedia;
 
 /// The log, which all queues of a disk and its log thread share.
@@ -28,8 +28,7 @@ pub(super) struct TagLog {
     /// Notified when there is work for the thread.
     work: Condvar,
     askers: Mutex<Vec<Weak<Asker>>>,
-    /// Counts failures of the thread.
-    failures: Counter,
+    metrics: Arc<TagLogMetrics>,
     /// The thread sets it.
     doubt: CrashDoubt,
 }
@@ -47,8 +46,6 @@ pub(super) struct TagLogState {
     pub(super) careful: Vec<CarefulRead>,
     /// Changes that have failed, whose blocks are to be read.
     pub(super) in_doubt: Vec<Doubt>,
-    /// Counts sectors of the array that were found damaged.
-    lost_sectors: Counter,
     /// The findings of the verification after a crash.
     findings: Findings,
 }
@@ -86,6 +83,8 @@ impl Asker {
 
 impl TagLog {
     pub(super) fn new(media: SidecarMedia, journal: Journal) -> Arc<Self> {
+        let metrics = Arc::new(TagLogMetrics::default());
+        note_usage(&journal, &metrics);
         Arc::new(Self {
             media,
             shared: Mutex::new(TagLogState {
@@ -96,14 +95,18 @@ impl TagLog {
                 growing: None,
                 careful: Vec::new(),
                 in_doubt: Vec::new(),
-                lost_sectors: Counter::default(),
                 findings: Findings::default(),
             }),
             work: Condvar::new(),
             askers: Mutex::default(),
-            failures: Counter::default(),
+            metrics,
             doubt: CrashDoubt::default(),
         })
+    }
+
+    /// The counters of the log.
+    pub(super) fn metrics(&self) -> &Arc<TagLogMetrics> {
+        &self.metrics
     }
 
     /// The part of the image that a crash leaves in doubt.
@@ -144,6 +147,7 @@ impl TagLog {
     pub(super) fn unlock(&self, mut shared: MutexGuard<'_, TagLogState>) {
         let has_work = shared.has_work() || shared.resting && !shared.journal.is_empty();
         let wake = shared.sleeping && has_work;
+        note_usage(&shared.journal, &self.metrics);
         shared.sleeping &= !wake;
         drop(shared);
         if wake {
@@ -183,7 +187,7 @@ impl TagLog {
         let mut shared = self.lock();
         shared.journal.supply(&page);
         for lost in page.lost {
-            if shared.lost_sectors.add_logged() {
+            if self.metrics.damaged_sectors.add_logged() {
                 let (first, last) = (lost.start, lost.end.saturating_sub(1));
                 tracing::error!(
                     "the sidecar is damaged: LBA {first} to {last} cannot be read until they are written again"
@@ -260,4 +264,13 @@ impl TagLog {
             }
         }
     }
+}
+
+/// Notes how much of the log and of the memory for tuples is used.
+fn note_usage(journal: &Journal, metrics: &TagLogMetrics) {
+    let usage = journal.usage();
+    metrics.bytes.set(usage.log_bytes);
+    metrics.used_bytes.set(usage.log_used);
+    metrics.cache_bytes.set(usage.cache_bytes);
+    metrics.cache_used_bytes.set(usage.cache_used);
 }

@@ -86,6 +86,16 @@ impl TupleCache {
         }
     }
 
+    /// The memory that tuples may use, in bytes.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The memory that they use, in bytes.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
     /// Whether half of the memory waits for a checkpoint, which should begin then.
     pub(super) fn is_half_dirty(&self) -> bool {
         self.bytes_dirty() > self.limit / 2

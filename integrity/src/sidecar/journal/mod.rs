@@ -40,13 +40,26 @@ use self::work::{EIO, LogWork, Task};
 use super::array::{Change, TuplePage};
 use super::cache::{KeptPages, Miss, TupleCache};
 use super::dirty_map::DirtyMap;
-use super::layout::Layout;
+use super::layout::{Layout, PAGE_SIZE};
 use super::log::{LogId, pages_for};
 use super::media::{File, Media, Reason};
 use super::recovery::RecoveredPages;
 use super::regions::Regions;
 use super::rules::Rules;
 use super::superblock::{IntentMode, Loaded};
+
+/// How much of the log and of the memory for tuples is used, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The size of the log.
+    pub log_bytes: u64,
+    /// The part of the log that counts.
+    pub log_used: u64,
+    /// The memory that tuples may use.
+    pub cache_bytes: u64,
+    /// The memory that they use.
+    pub cache_used: u64,
+}
 
 /// The state of the log of one session.
 #[derive(Debug)]
@@ -122,6 +135,18 @@ impl Journal {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// How much of the log and of the memory for tuples is used.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let bytes = |pages: u64| pages * PAGE_SIZE as u64;
+        Usage {
+            log_bytes: bytes(self.layout.log_pages()),
+            log_used: bytes(self.records.used()),
+            cache_bytes: self.cache.limit() as u64,
+            cache_used: self.cache.used() as u64,
+        }
     }
 
     /// Asks for permission to make `change`, until it is granted. The caller holds the range lock

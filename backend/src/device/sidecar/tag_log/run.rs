@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use integrity::sidecar::{self, Checkpoint};
 
-use super::{Growing, TagLog};
+use super::{Growing, TagLog, note_usage};
 use crate::device::sidecar::fetches::CarefulRead;
 use crate::device::sidecar::pauses::Pauses;
 
@@ -20,10 +20,21 @@ const LONG_PAUSE: Duration = Duration::from_secs(300);
 /// Regions that are verified one after the other, at most, before anything else is done.
 const VERIFIED_AT_ONCE: usize = 8;
 
+/// A checkpoint that is under way.
+#[derive(Debug)]
+struct Running {
+    checkpoint: Checkpoint,
+    begun: Instant,
+}
+
+fn nanoseconds_since(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl TagLog {
     /// Works until [`TagLog::stop`].
     pub(super) fn run(&self) {
-        let mut checkpoint = None;
+        let mut checkpoint: Option<Running> = None;
         let mut pauses = Pauses::begin();
         while self.sleep(checkpoint.is_some(), &mut pauses) {
             self.read_carefully();
@@ -40,7 +51,8 @@ impl TagLog {
         self.settle_doubts();
         // a checkpoint that was begun can be done again after the sidecar is opened
         if let Some(checkpoint) = checkpoint {
-            self.lock().journal.end_checkpoint(checkpoint, &Err(io::ErrorKind::Interrupted.into()));
+            let interrupted = Err(io::ErrorKind::Interrupted.into());
+            self.lock().journal.end_checkpoint(checkpoint.checkpoint, &interrupted);
         }
     }
 
@@ -49,6 +61,7 @@ impl TagLog {
     fn sleep(&self, checkpointing: bool, pauses: &mut Pauses) -> bool {
         let mut shared = self.lock();
         self.note_doubt(&shared.journal);
+        note_usage(&shared.journal, &self.metrics);
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
             let journal = &shared.journal;
             let is_verifying = journal.is_unverified();
@@ -96,7 +109,7 @@ impl TagLog {
             let begun = Instant::now();
             let checked = check.run(&self.media);
             if let Err(error) = &checked
-                && self.failures.add_logged()
+                && self.metrics.failures.add_logged()
             {
                 tracing::error!("cannot verify what the crash has left: {error}");
             }
@@ -158,9 +171,13 @@ impl TagLog {
         let Some(commit) = self.lock().journal.begin_commit() else {
             return;
         };
+        let begun = Instant::now();
         let result = commit.run(&self.media);
+        if result.is_ok() {
+            self.metrics.commits.add(nanoseconds_since(begun));
+        }
         if let Err(error) = &result
-            && self.failures.add_logged()
+            && self.metrics.failures.add_logged()
         {
             tracing::error!("cannot make intents durable: {error}");
         }
@@ -175,7 +192,7 @@ impl TagLog {
         };
         let result = sync.run(&self.media);
         if let Err(error) = &result
-            && self.failures.add_logged()
+            && self.metrics.failures.add_logged()
         {
             tracing::error!("cannot sync the image: {error}");
         }
@@ -183,26 +200,30 @@ impl TagLog {
     }
 
     /// Takes one step of a checkpoint, so that a commit never waits for more than one.
-    fn advance(&self, checkpoint: &mut Option<Checkpoint>) {
-        if checkpoint.is_none() {
-            *checkpoint = self.lock().journal.begin_checkpoint();
+    fn advance(&self, running: &mut Option<Running>) {
+        if running.is_none() {
+            let checkpoint = self.lock().journal.begin_checkpoint();
+            *running = checkpoint.map(|checkpoint| Running { checkpoint, begun: Instant::now() });
         }
-        let Some(mut running) = checkpoint.take() else {
+        let Some(Running { mut checkpoint, begun }) = running.take() else {
             return;
         };
-        let result = match running.step(&self.media) {
+        let result = match checkpoint.step(&self.media) {
             Ok(false) => {
-                *checkpoint = Some(running);
+                *running = Some(Running { checkpoint, begun });
                 return;
             }
             last => last.map(drop),
         };
+        if result.is_ok() {
+            self.metrics.checkpoints.add(nanoseconds_since(begun));
+        }
         if let Err(error) = &result
-            && self.failures.add_logged()
+            && self.metrics.failures.add_logged()
         {
             tracing::error!("cannot bring tuples from the log to the array: {error}");
         }
-        self.lock().journal.end_checkpoint(running, &result);
+        self.lock().journal.end_checkpoint(checkpoint, &result);
         self.wake_askers();
     }
 }
