@@ -33,7 +33,12 @@ fn everything_is_where_the_rest_of_the_system_looks_for_it() {
         let mode = fs::metadata(installed(program)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "{program}");
     }
-    assert!(installed("/usr/lib/systemd/system/stableblk@.socket").exists());
+    for unit in ["stableblk@.socket", "stableblk-exporter.service"] {
+        assert!(installed("/usr/lib/systemd/system").join(unit).exists(), "{unit}");
+    }
+    for file in ["stableblk.rules.yml", "stableblk.scrape.yml", "stableblk.json"] {
+        assert!(installed("/usr/share/stableblk").join(file).exists(), "{file}");
+    }
 }
 
 #[test]

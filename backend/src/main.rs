@@ -7,7 +7,7 @@ use std::{io, panic};
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use stableblk::command::{accept, check, create, ctl, info, man, protect, resize, serve};
+use stableblk::command::{accept, check, create, ctl, exporter, info, man, protect, resize, serve};
 use stableblk::control::log::{self, LogFormat, LogWriter};
 use stableblk::control::log_filter::{self, LogFilter};
 use stableblk::report;
@@ -54,6 +54,8 @@ enum CliCommand {
     Resize(resize::ResizeArgs),
     /// Ask a running disk for its status, or to resize, flush, drain or log
     Ctl(ctl::CtlArgs),
+    /// Serve the metrics of all disks of this host to Prometheus
+    Exporter(exporter::ExporterArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
 }
@@ -108,6 +110,7 @@ fn main() -> ExitCode {
         (Some(CliCommand::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
+        (Some(CliCommand::Exporter(args)), _) => exporter::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (None, Some(config)) => config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
             // the lines before this one come first
             writer.flush(LOG_LIMIT);

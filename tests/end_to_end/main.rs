@@ -37,6 +37,7 @@ mod lost_memory;
 mod malformed_chain;
 mod memory_changes;
 mod messages;
+mod metrics;
 mod online_resize;
 mod other_backend;
 mod overlapping;

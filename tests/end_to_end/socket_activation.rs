@@ -40,6 +40,7 @@ fn unit_command(image: &Image) -> Vec<String> {
     let word = |word: &str| match word {
         "/usr/bin/stableblk" => vec![PROGRAM.to_owned()],
         "${IMAGE}" => vec![image.path().to_str().unwrap().to_owned()],
+        "/run/stableblk/%i.control" => vec![image.directory().join("c").to_str().unwrap().to_owned()],
         "$OPTIONS" => vec!["--num-queues".to_owned(), "4".to_owned()],
         other => vec![other.to_owned()],
     };

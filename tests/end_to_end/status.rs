@@ -180,7 +180,7 @@ fn a_client_waits_no_longer_than_its_limit() {
     assert_eq!(ctl(&path, &["status", "--timeout", "0"]).code, Some(2));
 }
 
-/// What one that is no stableblk sends, until its client has gone.
+/// Gives `ctl` a server that is no stableblk and sends these bytes until its client has gone.
 fn with_server(sends: &'static [u8], pause_ms: u64, check: impl FnOnce(Finished)) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control");

@@ -19,6 +19,7 @@ pub mod accept;
 pub mod check;
 pub mod create;
 pub mod ctl;
+pub mod exporter;
 pub mod info;
 pub mod man;
 pub mod protect;
@@ -26,6 +27,8 @@ pub mod resize;
 pub mod serve;
 
 mod choose_device;
+mod disks;
+mod openmetrics;
 mod scan;
 mod unfinished;
 

@@ -6,10 +6,10 @@ use virtio::Features;
 
 use super::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, PROTOCOL,
-    ProgramStatus, QueueErrors, QueueStatus, RequestKinds,
+    ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, TupleCacheStatus, WaitStatus,
 };
 use crate::device::BlockDevice;
-use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState};
+use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState, TagLogMetrics};
 use crate::worker::disk::{Bounce, Disk};
 
 /// The front-end that is connected, and since when.
@@ -62,6 +62,7 @@ pub(super) fn status<B: BlockDevice>(
             left_by_crash_bytes: doubt.left_by_crash,
         }),
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
+        tag_log: disk.device.tag_log().map(|metrics| tag_log(&metrics)),
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,
             connected_s: since.elapsed().as_secs(),
@@ -125,6 +126,29 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
             malformed: metrics.failed.malformed.get(),
             retired: metrics.retired.get(),
             starved: metrics.starved.get(),
+        },
+        waits: WaitStatus {
+            polls_with_work: metrics.waits.polls_with_work.get(),
+            polls_without: metrics.waits.polls_without.get(),
+            polled_us: metrics.waits.polled_ns.get() / 1000,
+            sleeps: metrics.waits.sleeps.get(),
+        },
+    }
+}
+
+fn tag_log(metrics: &TagLogMetrics) -> TagLogStatus {
+    TagLogStatus {
+        bytes: metrics.bytes.get(),
+        used_bytes: metrics.used_bytes.get(),
+        commits: latency(&metrics.commits),
+        checkpoints: latency(&metrics.checkpoints),
+        failures: metrics.failures.get(),
+        damaged_sectors: metrics.damaged_sectors.get(),
+        cache: TupleCacheStatus {
+            bytes: metrics.cache_bytes.get(),
+            used_bytes: metrics.cache_used_bytes.get(),
+            hits: metrics.cache_hits.get(),
+            misses: metrics.cache_misses.get(),
         },
     }
 }

@@ -166,8 +166,8 @@ pub trait BlockDevice: Send + Sync + 'static {
         None
     }
 
-    /// The metrics of its tag intent log; `None` where it has none, or where they are not known now.
-    /// Does not block.
+    /// The metrics of its tag intent log; `None` where it has none, or where they are not known
+    /// now. Does not block.
     fn tag_log(&self) -> Option<Arc<TagLogMetrics>> {
         None
     }

@@ -78,6 +78,11 @@ impl Backend {
         &self.socket
     }
 
+    /// Gives its control socket another name in `directory`, by a link to it.
+    pub(crate) fn link_control(&self, directory: &Path, name: &str) {
+        std::fs::hard_link(&self.control, directory.join(name)).unwrap();
+    }
+
     /// The path of its control socket.
     pub(crate) fn control(&self) -> &Path {
         &self.control

@@ -29,7 +29,7 @@ pub use error::GuestError;
 pub use kernel::Kernel;
 use machine::{Ending, Machine};
 pub use moving::MovingGuest;
-pub use parts::{Qemu, qemu_config, qemu_storage_daemon, qemu_tool};
+pub use parts::{Qemu, prometheus_program, qemu_config, qemu_storage_daemon, qemu_tool};
 pub use qmp::Qmp;
 pub use stableblk::{Server, Stableblk};
 pub use tool_disk::make_tool_disk;

@@ -102,6 +102,13 @@ pub fn qemu_tool(name: &str) -> Command {
     unpacked_or_installed("qemu-utils", name)
 }
 
+/// A program of Prometheus that `scripts/install-prerequisites` has unpacked: `prometheus` or
+/// `promtool`. `None` where it could not.
+#[must_use]
+pub fn prometheus_program(name: &str) -> Option<PathBuf> {
+    Some(cache().join("prometheus/usr/bin").join(name)).filter(|path| path.exists())
+}
+
 /// Programs that were unpacked into the cache need their own libraries.
 fn unpacked_or_installed(directory: &str, program: &str) -> Command {
     let unpacked = cache().join(directory).join("usr");

@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
+use super::disks::FoundDisk;
+use super::openmetrics::{self, MetricsFormat};
 use super::{parse_size, print};
 use crate::control::client::{ClientError, ask};
 use crate::control::protocol::{
@@ -51,7 +53,7 @@ const LONG_LIMIT: Duration = Duration::from_secs(3600);
 impl CtlArgs {
     fn limit(&self) -> Duration {
         let default = match self.action {
-            Action::Status | Action::LogLevel { .. } => LIMIT,
+            Action::Status | Action::Metrics | Action::LogLevel { .. } => LIMIT,
             Action::Resize { .. } | Action::Flush | Action::Drain | Action::Freeze { .. } | Action::Thaw => {
                 LONG_LIMIT
             }
@@ -64,6 +66,9 @@ impl CtlArgs {
 enum Action {
     /// Show the status of the disk: the front-end that is connected, and what each queue does
     Status,
+    /// Print the metrics of the disk in the format of OpenMetrics; `stableblk exporter` serves
+    /// those of all disks
+    Metrics,
     /// Make the disk larger while it is used; the guest is notified
     Resize {
         /// The new size in bytes, or with a unit of powers of 1024 [default: the size of the image,
@@ -128,7 +133,7 @@ impl CtlError {
 /// Sends the request, and prints the reply.
 pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
     let request = match &args.action {
-        Action::Status => ControlRequest::Status,
+        Action::Status | Action::Metrics => ControlRequest::Status,
         Action::Resize { size } => ControlRequest::Resize { size: *size },
         Action::Flush => ControlRequest::Flush,
         Action::Drain => ControlRequest::Drain,
@@ -142,6 +147,7 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
         return Ok(ExitCode::SUCCESS);
     }
     match args.action {
+        Action::Metrics => print(&metrics_of(args, result)?, false)?,
         Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
         Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,
         Action::Freeze { .. } => print(&read::<FreezeResult>(args, result)?, false)?,
@@ -151,6 +157,11 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
         Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn metrics_of(args: &CtlArgs, result: Value) -> Result<String, CtlError> {
+    let disk = FoundDisk::new(&args.socket, read(args, result)?);
+    Ok(openmetrics::metrics_of(vec![disk], MetricsFormat::OpenMetrics)?)
 }
 
 fn read<T: DeserializeOwned>(args: &CtlArgs, result: Value) -> Result<T, CtlError> {

@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanDuration};
 
 use crate::control::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendsStatus, Latency, ProgramStatus, QueueStatus,
-    RequestKinds,
+    RequestKinds, TagLogStatus, TupleCacheStatus,
 };
 
 impl Display for DiskStatus {
@@ -22,6 +22,9 @@ impl Display for DiskStatus {
         }
         if let Some(doubt) = &self.crash_doubt {
             doubt.fmt(f)?;
+        }
+        if let Some(log) = &self.tag_log {
+            log.fmt(f)?;
         }
         match &self.frontend {
             None => writeln!(f, "no front-end is connected")?,
@@ -60,6 +63,25 @@ impl Display for ProgramStatus {
         let Self { version, pid, uptime_s, log, .. } = self;
         let uptime = HumanDuration(Duration::from_secs(*uptime_s));
         writeln!(f, "stableblk {version}, process {pid}, serving for {uptime}, logging {log}")
+    }
+}
+
+impl Display for TagLogStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (used, size) = (BinaryBytes(self.used_bytes), BinaryBytes(self.bytes));
+        writeln!(f, "tag log: {used} of {size} used, {} failures", self.failures)?;
+        for (name, latency) in [("commits", &self.commits), ("checkpoints", &self.checkpoints)] {
+            if latency.count > 0 {
+                writeln!(f, "  {name}: {}; {}", latency.count, Times(latency))?;
+            }
+        }
+        let TupleCacheStatus { bytes, used_bytes, hits, misses } = self.cache;
+        let (used, size) = (BinaryBytes(used_bytes), BinaryBytes(bytes));
+        writeln!(f, "tuples in memory: {used} of {size}; reads that found them {hits}, others {misses}")?;
+        if self.damaged_sectors > 0 {
+            writeln!(f, "damaged sectors of the sidecar: {}", self.damaged_sectors)?;
+        }
+        Ok(())
     }
 }
 
@@ -117,6 +139,15 @@ impl Display for QueueStatus {
         for (name, latency, bytes) in kinds.into_iter().filter(|(_, latency, _)| latency.count > 0) {
             let bytes = bytes.map_or(String::new(), |bytes| format!(", {}", BinaryBytes(bytes)));
             writeln!(f, "  {name}: {}{bytes}; {}", latency.count, Times(latency))?;
+        }
+        let waits = &self.waits;
+        if waits.sleeps + waits.polls_with_work > 0 {
+            let polled = Duration::from_micros(waits.polled_us);
+            writeln!(
+                f,
+                "  waits: {} ended by a poll, {} asleep; {} polls without work, {polled:?} in all",
+                waits.polls_with_work, waits.sleeps, waits.polls_without
+            )?;
         }
         let errors = &self.errors;
         let errors = [

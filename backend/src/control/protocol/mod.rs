@@ -7,7 +7,7 @@ mod status;
 
 pub use self::status::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, ProgramStatus,
-    QueueErrors, QueueStatus, RequestKinds,
+    QueueErrors, QueueStatus, RequestKinds, TagLogStatus, TupleCacheStatus, WaitStatus,
 };
 
 /// The version of the protocol. It rises when a command or a field is removed, or means something

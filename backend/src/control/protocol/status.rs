@@ -21,6 +21,9 @@ pub struct DiskStatus {
     pub crash_doubt: Option<CrashDoubtStatus>,
     /// The seconds for which the disk has been frozen; null while it is not.
     pub frozen_s: Option<u64>,
+    /// The tag intent log; null without a sidecar, or while the disk is being handed over.
+    #[serde(default)]
+    pub tag_log: Option<TagLogStatus>,
     /// The front-end; null while none is connected.
     pub frontend: Option<FrontendStatus>,
     /// The front-ends so far, and those that wait.
@@ -81,6 +84,38 @@ pub struct CrashDoubtStatus {
     pub left_by_crash_bytes: u64,
 }
 
+/// The tag intent log of a sidecar since it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagLogStatus {
+    /// The size of the log, in bytes.
+    pub bytes: u64,
+    /// The part of it that counts, in bytes.
+    pub used_bytes: u64,
+    /// The commits that succeeded.
+    pub commits: Latency,
+    /// The checkpoints that succeeded.
+    pub checkpoints: Latency,
+    /// The failures of the log's thread.
+    pub failures: u64,
+    /// The sectors of the tuple array that were found damaged.
+    pub damaged_sectors: u64,
+    /// The tuples in memory.
+    pub cache: TupleCacheStatus,
+}
+
+/// The tuples in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TupleCacheStatus {
+    /// The memory that they may use, in bytes: `--tuple-cache`.
+    pub bytes: u64,
+    /// The memory that they use, in bytes.
+    pub used_bytes: u64,
+    /// The reads whose tuples were in memory.
+    pub hits: u64,
+    /// The reads for which tuples had to be read too.
+    pub misses: u64,
+}
+
 /// The front-end that is connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontendStatus {
@@ -132,6 +167,22 @@ pub struct QueueStatus {
     /// The errors of the queue.
     #[serde(flatten)]
     pub errors: QueueErrors,
+    /// How the worker of the queue has waited for work.
+    #[serde(default)]
+    pub waits: WaitStatus,
+}
+
+/// How a worker has waited for work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitStatus {
+    /// The polls that ended with work.
+    pub polls_with_work: u64,
+    /// The polls that ended without.
+    pub polls_without: u64,
+    /// The time of all polls, in microseconds.
+    pub polled_us: u64,
+    /// How often the worker slept.
+    pub sleeps: u64,
 }
 
 /// The errors of a queue since the program was started. In JSON these fields stand beside those of
@@ -170,6 +221,14 @@ pub struct RequestKinds {
     pub flushes: Latency,
     /// The discards and write zeroes.
     pub zeroings: Latency,
+}
+
+impl RequestKinds {
+    /// Each kind with its name.
+    pub fn kinds(&self) -> [(&'static str, &Latency); 4] {
+        let Self { reads, writes, flushes, zeroings } = self;
+        [("read", reads), ("write", writes), ("flush", flushes), ("zeroing", zeroings)]
+    }
 }
 
 /// The number of requests, and their times from pop to reply.
