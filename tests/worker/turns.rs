@@ -84,6 +84,10 @@ impl DeviceQueue for NotingQueue {
         self.queue.enter(wait)
     }
 
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.queue.enter_for(limit)
+    }
+
     fn has_work(&mut self) -> bool {
         self.queue.has_work()
     }

@@ -211,6 +211,19 @@ impl SplitRing {
         Ok(Some(self.walk(mem, &table, head)))
     }
 
+    /// Whether there is a chain to pop.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::AvailableIndex`] or [`RingError::OutsideMemory`].
+    pub fn has_available<M: GuestMemoryBackend>(&mut self, mem: &M) -> Result<bool, RingError> {
+        if self.next_avail != self.available {
+            return Ok(true);
+        }
+        let available_ring = self.layout.map(mem, RingArea::AvailableRing)?;
+        self.refresh_available(&available_ring)
+    }
+
     /// Takes the chain at `head` whose available entry was popped before: by a predecessor that
     /// died before it returned the chain, as the in-flight region shows.
     ///

@@ -266,6 +266,10 @@ impl<B: BlockDevice> DeviceQueue for DrivenQueue<B> {
         Ok(())
     }
 
+    fn enter_for(&mut self, _limit: Duration) -> io::Result<()> {
+        self.enter(true)
+    }
+
     fn has_work(&mut self) -> bool {
         self.queue.has_work()
     }

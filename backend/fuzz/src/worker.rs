@@ -4,6 +4,7 @@
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use integrity::sidecar;
 use integrity::{Guard, IntegrityProfile, PiType};
@@ -177,6 +178,10 @@ impl DeviceQueue for ScriptedQueue {
             *self.device.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         }
         self.queue.enter(wait && has_work)
+    }
+
+    fn enter_for(&mut self, _limit: Duration) -> io::Result<()> {
+        self.enter(false)
     }
 
     fn has_work(&mut self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources};
@@ -162,6 +163,13 @@ impl<B: BlockDevice> DeviceQueue for FaultyQueue<B> {
         let idle = wait && self.unsubmitted.is_empty() && !self.queue.has_work();
         self.release(idle);
         self.queue.enter(wait && self.unsubmitted.is_empty())
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        if self.broken.is_some() || !self.unsubmitted.is_empty() || !self.delayed.is_empty() {
+            return self.enter(true);
+        }
+        self.queue.enter_for(limit)
     }
 
     fn has_work(&mut self) -> bool {

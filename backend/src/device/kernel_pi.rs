@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use integrity::{IntegrityProfile, PiType};
 use io_uring::{cqueue, squeue};
@@ -238,6 +239,10 @@ impl DeviceQueue for KernelPiQueue {
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
         self.ring.enter(wait)
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.ring.enter_for(limit)
     }
 
     fn has_work(&mut self) -> bool {

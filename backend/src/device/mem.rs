@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, mem, thread};
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use integrity::IntegrityProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -206,11 +207,12 @@ impl MemQueue {
         }
     }
 
-    /// Polls both eventfds; when `wait`, until one is signalled.
-    fn poll(&mut self, wait: bool) -> io::Result<()> {
+    /// Polls both eventfds, until one is signalled or `limit` is over; without it, only once.
+    fn poll(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.kick, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match poll(&mut fds, (!wait).then_some(&at_once)) {
+        // a limit that is too long is none
+        let limit = Timespec::try_from(limit.unwrap_or_default()).ok();
+        match poll(&mut fds, limit.as_ref()) {
             // by a signal, as io_uring is too: the worker enters again
             Err(Errno::INTR) => return Ok(()),
             polled => polled?,
@@ -236,7 +238,12 @@ impl DeviceQueue for MemQueue {
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
         self.perform();
-        self.poll(wait && self.events.is_empty())
+        self.poll((wait && self.events.is_empty()).then_some(Duration::MAX))
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.perform();
+        self.poll(if self.events.is_empty() { Some(limit) } else { None })
     }
 
     fn has_work(&mut self) -> bool {

@@ -36,6 +36,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use crash_doubt::{CrashDoubt, DoubtfulBytes};
@@ -240,6 +241,9 @@ pub trait DeviceQueue {
     /// Gives submissions to the kernel; sleeps until there is an event when `wait`. The only
     /// blocking call of a worker.
     fn enter(&mut self, wait: bool) -> io::Result<()>;
+
+    /// As [`Self::enter`], and sleeps until there is an event, but no longer than `limit`.
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()>;
 
     /// Whether there is a reason to enter or reap. Makes no system call.
     fn has_work(&mut self) -> bool;

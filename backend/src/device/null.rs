@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{BlockDevice, DeviceInfo, DeviceQueue, Event, EventSources, Protection};
 use crate::device::bounce::Arena;
@@ -122,6 +123,10 @@ impl<B: BlockDevice> DeviceQueue for NullQueue<B> {
             return self.events.enter(true);
         }
         if self.events.has_work() { self.events.enter(false) } else { Ok(()) }
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        if self.done.is_empty() { self.events.enter_for(limit) } else { self.enter(false) }
     }
 
     fn has_work(&mut self) -> bool {

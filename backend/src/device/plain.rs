@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::uring::{Ring, RingEvent, Step};
 use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
@@ -90,6 +91,10 @@ impl DeviceQueue for PlainQueue {
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
         self.0.enter(wait)
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.0.enter_for(limit)
     }
 
     fn has_work(&mut self) -> bool {

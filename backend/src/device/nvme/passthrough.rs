@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use integrity::PiType;
 
@@ -319,6 +320,10 @@ impl DeviceQueue for NvmePassthroughQueue {
 
     fn enter(&mut self, wait: bool) -> io::Result<()> {
         self.ring.enter(wait && self.refused.is_empty())
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        if self.refused.is_empty() { self.ring.enter_for(limit) } else { self.ring.enter(false) }
     }
 
     fn has_work(&mut self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use integrity::sidecar::{Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
 
@@ -419,6 +420,15 @@ impl DeviceQueue for SidecarQueue {
         self.ring.settle_reported_loss();
         self.ask();
         self.ring.enter(wait && self.events.is_empty() && !self.ask_again)
+    }
+
+    fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.ring.settle_reported_loss();
+        self.ask();
+        if self.events.is_empty() && !self.ask_again {
+            return self.ring.enter_for(limit);
+        }
+        self.ring.enter(false)
     }
 
     fn has_work(&mut self) -> bool {

@@ -206,6 +206,15 @@ impl<S: RingStep> Ring<S> {
     /// Submits new entries to the kernel and, when `wait`, sleeps until there is an event. After an
     /// error every later call fails too.
     pub(super) fn enter(&mut self, wait: bool) -> io::Result<()> {
+        self.enter_until(wait, None)
+    }
+
+    /// As [`Self::enter`], and sleeps until there is an event, but no longer than `limit`.
+    pub(super) fn enter_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.enter_until(true, Some(limit))
+    }
+
+    fn enter_until(&mut self, wait: bool, limit: Option<Duration>) -> io::Result<()> {
         if let Some(errno) = self.broken {
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -214,10 +223,22 @@ impl<S: RingStep> Ring<S> {
         if !wait && !self.needs_enter() {
             return Ok(());
         }
-        match self.uring.submit_and_wait(usize::from(wait)) {
+        let entered = match limit.filter(|_| wait) {
+            None => self.uring.submit_and_wait(usize::from(wait)),
+            Some(limit) => {
+                let limit = types::Timespec::from(limit);
+                self.uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match entered {
             // interrupted, or completions must be reaped first, which the caller does next in any
-            // case
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+            // case; or the limit is over
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ETIME)
+                ) =>
+            {
                 Ok(())
             }
             other => other.map(drop),
