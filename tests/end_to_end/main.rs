@@ -31,6 +31,7 @@ mod interrupts;
 mod kill_at_each_store;
 mod kill_cycles;
 mod large_image;
+mod limits;
 mod log;
 mod lost_durability;
 mod lost_memory;

@@ -18,6 +18,7 @@ use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::limits::Limiter;
 use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::{QueueWorker, Vring};
@@ -165,6 +166,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>
             discard: None,
             write_zeroes: None,
         },
+        limiter: Limiter::none(loads.len()),
         negotiated: Gauge::default(),
         watch: stableblk::worker::watch::Watch::default(),
         serial: [0; DEVICE_ID_LEN],

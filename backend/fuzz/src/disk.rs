@@ -7,6 +7,7 @@ use stableblk::device::BlockDevice;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::limits::Limiter;
 use stableblk::worker::range_lock::RangeLock;
 use stableblk::worker::watch::Watch;
 use virtio::{DEVICE_ID_LEN, DiskLimits, RangeLimits};
@@ -28,6 +29,7 @@ pub fn disk<B: BlockDevice>(device: Arc<B>, queues: usize, block_size: u32, read
         metrics: (0..queues).map(|_| QueueMetrics::default()).collect(),
         events: DiskMetrics::default(),
         limits,
+        limiter: Limiter::none(queues),
         negotiated: Gauge::default(),
         watch: Watch::default(),
         serial: [b'f'; DEVICE_ID_LEN],

@@ -28,6 +28,7 @@ pub mod serve;
 
 mod choose_device;
 mod disks;
+mod limit_args;
 mod openmetrics;
 mod scan;
 mod unfinished;

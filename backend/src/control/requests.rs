@@ -2,11 +2,14 @@
 
 use super::protocol::{ControlReply, ControlRequest};
 use super::session_thread::SessionThread;
-use super::status::status;
+use super::status::{self, status};
 use super::stopped_work::{JobResult, StoppedWork, flush};
 use super::thread::ControlThread;
 use crate::device::BlockDevice;
+use crate::metrics::QueueState;
 use crate::report;
+use crate::worker::limits::Limits;
+use crate::worker::message::WorkerMessage;
 
 impl<B: BlockDevice> ControlThread<'_, B> {
     /// Takes what a client has sent, and answers its requests.
@@ -39,6 +42,22 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         }
     }
 
+    fn limit(&self, limits: Option<Limits>) -> ControlReply {
+        if let Some(Err(reason)) = limits.map(|limits| limits.check()) {
+            return ControlReply::Error(reason);
+        }
+        self.disk.limiter.set(limits);
+        // workers that wait for tokens may continue
+        for (inbox, metrics) in self.disk.inboxes.iter().zip(&self.disk.metrics) {
+            if metrics.ring.state() == QueueState::Running {
+                inbox.post(WorkerMessage::LimitsChanged);
+            }
+        }
+        let limits = status::limits(self.disk, &self.served);
+        tracing::info!("limits: {}", limits.as_ref().map_or("none".to_owned(), ToString::to_string));
+        ControlReply::ok(&limits)
+    }
+
     pub(super) fn carry_out(&mut self, client: u64, request: ControlRequest) {
         match request {
             ControlRequest::Status => {
@@ -47,6 +66,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
                 let frozen = self.freeze.since();
                 let status = status(self.disk, &self.served, self.log.text(), connected, waiting, frozen);
                 self.reply(client, &ControlReply::ok(&status));
+            }
+            ControlRequest::Limit { limits } => {
+                let reply = self.limit(limits);
+                self.reply(client, &reply);
             }
             ControlRequest::LogLevel { filter } => {
                 let reply = match self.log.set(&filter) {

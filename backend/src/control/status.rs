@@ -5,8 +5,9 @@ use std::time::Instant;
 use virtio::Features;
 
 use super::protocol::{
-    CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, PROTOCOL,
-    ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, TupleCacheStatus, WaitStatus,
+    CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
+    PROTOCOL, ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, ThrottleStatus,
+    TupleCacheStatus, WaitStatus,
 };
 use crate::device::BlockDevice;
 use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState, TagLogMetrics};
@@ -28,6 +29,8 @@ pub struct Served {
     pub device: &'static str,
     /// The path of its sidecar, if it has one.
     pub sidecar: Option<String>,
+    /// The file of its limit group, if it is in one.
+    pub limit_group: Option<String>,
     /// When serving began.
     pub since: Instant,
 }
@@ -62,6 +65,7 @@ pub(super) fn status<B: BlockDevice>(
             left_by_crash_bytes: doubt.left_by_crash,
         }),
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
+        limits: limits(disk, served),
         tag_log: disk.device.tag_log().map(|metrics| tag_log(&metrics)),
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,
@@ -133,7 +137,24 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
             polled_us: metrics.waits.polled_ns.get() / 1000,
             sleeps: metrics.waits.sleeps.get(),
         },
+        throttle: ThrottleStatus {
+            waits: metrics.throttle.waits.get(),
+            waited_us: metrics.throttle.waited_ns.get() / 1000,
+            held_back: metrics.throttle.held_back.get(),
+            held: metrics.throttle.held.get(),
+        },
     }
+}
+
+/// The limits, on a disk that has some or is in a group.
+pub(super) fn limits<B>(disk: &Disk<B>, served: &Served) -> Option<LimitsStatus> {
+    let limits = disk.limiter.limits();
+    let is_any = limits.is_some() || served.limit_group.is_some();
+    is_any.then(|| LimitsStatus {
+        limits: limits.unwrap_or_default(),
+        group: served.limit_group.clone(),
+        group_lost: disk.limiter.group_loss(),
+    })
 }
 
 fn tag_log(metrics: &TagLogMetrics) -> TagLogStatus {

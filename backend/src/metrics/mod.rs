@@ -17,4 +17,4 @@ pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
 pub use self::ring::{QueueState, RingMetrics};
 pub use self::ring_trouble::RingTrouble;
 pub use self::tag_log::TagLogMetrics;
-pub use self::waits::WaitMetrics;
+pub use self::waits::{ThrottleMetrics, WaitMetrics};

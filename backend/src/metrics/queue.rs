@@ -3,7 +3,7 @@
 use super::counter::{Counter, Gauge};
 use super::histogram::LatencyHistogram;
 use super::ring::RingMetrics;
-use super::waits::WaitMetrics;
+use super::waits::{ThrottleMetrics, WaitMetrics};
 
 /// The state of one queue, and counters of its work since it was first started.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub struct QueueMetrics {
     pub starved: Counter,
     /// How its worker has waited for work.
     pub waits: WaitMetrics,
+    /// How it was held back by limits.
+    pub throttle: ThrottleMetrics,
     /// Requests that have succeeded.
     pub completed: CompletedRequests,
     /// Requests that have failed.

@@ -8,6 +8,7 @@ use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
 use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
+use crate::worker::limits::Limiter;
 use crate::worker::message::WorkerMessage;
 use crate::worker::range_lock::{RangeLock, Ticket};
 use crate::worker::watch::Watch;
@@ -38,6 +39,8 @@ pub struct Disk<B> {
     pub limits: DiskLimits,
     /// The feature bits that the driver has acknowledged.
     pub negotiated: Gauge,
+    /// The limits of requests and bytes a second.
+    pub limiter: Limiter,
     /// Notified by its workers when they have work.
     pub watch: Watch,
     /// The answer to GET_ID, padded with zeros.

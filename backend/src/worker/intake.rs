@@ -12,9 +12,12 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// `pop -> parse -> lock range`. Returns how many chains were popped: none while there are
     /// requests to launch.
     pub(super) fn accept(&mut self) -> usize {
+        self.apply_limits();
         let popped = self.pop_batch();
-        let metrics = &self.disk.metrics[self.ring.vring.index];
-        self.ring.count_empty_kicks(popped, metrics, &self.disk.watch);
+        if !self.throttle.is_waiting() {
+            let metrics = &self.disk.metrics[self.ring.vring.index];
+            self.ring.count_empty_kicks(popped, metrics, &self.disk.watch);
+        }
         popped
     }
 
@@ -23,7 +26,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return 0;
         }
         let mut popped = 0;
-        while !self.pacing.intake.is_full(popped) {
+        while !self.pacing.intake.is_full(popped) && self.may_pop() {
             match self.ring.pop(&self.memory) {
                 Ok(None) => break,
                 Ok(Some(chain)) => {
@@ -113,7 +116,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             return self.answer_id(request);
         }
         match ActiveRequest::new(request, self.pacing.clock.read(), self.info.zeroing) {
-            Ok(active) => self.requests.insert(active),
+            Ok(active) => self.take_in(active),
             // it has no bytes, so there is nothing to do
             Err(request) => self.answer(request, Status::Ok, 0),
         }
@@ -133,7 +136,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Takes the ranges of all requests that arrived. Those that must wait become ready by
     /// [`WorkerMessage::Granted`](super::message::WorkerMessage::Granted), or by a release here.
-    fn lock_ranges(&mut self) {
+    pub(super) fn lock_ranges(&mut self) {
         if self.needs_locks() {
             let (queue, shift) = (self.ring.vring.index, self.info.granule.ilog2());
             self.requests.lock_ranges(&self.disk, queue, shift);

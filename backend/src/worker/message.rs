@@ -16,6 +16,8 @@ pub enum WorkerMessage {
     Call(Option<CallFd>),
     /// All of the memory, which has grown. The sender is dropped when it was taken over.
     Memory(Arc<GuestMemory>, Sender<()>),
+    /// Other limits count. Looking at them again is all that is needed.
+    LimitsChanged,
     /// Log the oldest request, because the queue makes no progress.
     LogOldest,
     /// Pop no more chains, finish those that were popped, and return the ring.

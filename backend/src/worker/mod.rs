@@ -20,6 +20,7 @@ mod failure;
 mod finished_request;
 mod intake;
 mod launch;
+pub mod limits;
 mod memory;
 pub mod message;
 mod pacing;
@@ -28,11 +29,13 @@ pub mod range_lock;
 mod request;
 mod request_table;
 mod ring_side;
+mod throttle;
 mod transfer_buffers;
 mod transfer_data;
 mod vring;
 pub mod wake_up_cost;
 pub mod watch;
+mod within_limits;
 
 use std::sync::Arc;
 use std::{fmt, io};
@@ -43,6 +46,7 @@ use self::memory::WorkerMemory;
 use self::pacing::Pacing;
 use self::request_table::RequestTable;
 use self::ring_side::RingSide;
+use self::throttle::Throttle;
 use self::transfer_buffers::TransferBuffers;
 use self::transfer_data::DataPath;
 pub use self::vring::Vring;
@@ -69,6 +73,7 @@ pub struct QueueWorker<B: BlockDevice> {
     buffers: TransferBuffers,
     requests: RequestTable,
     pacing: Pacing,
+    throttle: Throttle,
     /// No folio is free for the request whose turn it is.
     starved: bool,
     stopping: bool,
@@ -100,6 +105,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             buffers: TransferBuffers::new(pool, bounce, &info),
             requests: RequestTable::default(),
             pacing: Pacing::new(disk.poll),
+            throttle: Throttle::default(),
             starved: false,
             stopping: false,
             disk,
@@ -117,6 +123,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.metrics().awake.set(1);
         let served = self.serve();
         self.metrics().awake.set(0);
+        self.disk.limiter.leave(self.ring.vring.index);
         match served {
             Ok(()) => Ok(self.ring.vring),
             Err(error) => {
@@ -140,7 +147,8 @@ impl<B: BlockDevice> QueueWorker<B> {
             }
             self.launch()?;
             self.settle();
-            if (self.finds_memory_lost() || self.stopping) && self.requests.active.is_empty() {
+            let ends = self.finds_memory_lost() || self.stopping;
+            if ends && self.requests.active.is_empty() && self.throttle.is_empty() {
                 debug_assert!(self.buffers.is_whole(), "a folio was not put back");
                 return Ok(());
             }
@@ -186,7 +194,10 @@ impl<B: BlockDevice> QueueWorker<B> {
         }
         self.metrics().awake.set(0);
         self.metrics().waits.sleeps.add(1);
-        let entered = self.device.enter(true);
+        let entered = match self.throttle.rest() {
+            None => self.device.enter(true),
+            Some(rest) => self.device.enter_for(rest),
+        };
         self.metrics().awake.set(1);
         entered?;
         self.pacing.begin_small();
@@ -223,6 +234,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 WorkerMessage::Granted(id) => self.requests.ready.push_back(id),
                 WorkerMessage::Call(call) => self.ring.vring.call = call,
                 WorkerMessage::Memory(memory, _) => self.memory.replace(&memory),
+                WorkerMessage::LimitsChanged => {}
                 WorkerMessage::LogOldest => self.log_oldest(),
                 WorkerMessage::Stop => self.stopping = true,
             }
@@ -253,6 +265,9 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// Whether to look for work again rather than sleep.
     fn polls_again(&mut self) -> bool {
+        if self.throttle.is_waiting() {
+            return false;
+        }
         let wait = self.wait();
         self.pacing.poller.poll_again(wait, &self.disk.metrics[self.ring.vring.index].waits)
     }
@@ -265,7 +280,7 @@ impl<B: BlockDevice> QueueWorker<B> {
     /// Lets the driver signal again. True when the worker may sleep: nothing was made available
     /// meanwhile.
     fn arm(&mut self) -> bool {
-        if self.stopping || self.ring.is_retired() || self.starved {
+        if self.stopping || self.ring.is_retired() || self.starved || self.throttle.is_waiting() {
             return true;
         }
         self.ring.arm(&self.memory).unwrap_or_else(|error| {
@@ -280,6 +295,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         // first, because it waits for everything in flight
         drop(self.device);
         self.disk.metrics[self.ring.vring.index].in_flight.set(0);
+        self.throttle.take_held().into_iter().for_each(|held| held.request.reply.abandon());
         let RequestTable { active, released, .. } = &mut self.requests;
         released.extend(active.drain().filter_map(|active| {
             active.request.reply.abandon();

@@ -19,6 +19,7 @@ use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use stableblk::worker::disk::{Bounce, Disk};
+use stableblk::worker::limits::Limiter;
 use stableblk::worker::message::WorkerMessage;
 use stableblk::worker::range_lock::{RangeAccess, RangeLock, RangeOwner};
 use stableblk::worker::{QueueWorker, Vring};
@@ -134,6 +135,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
                 discard: Some(limits),
                 write_zeroes: Some(limits),
             },
+            limiter: Limiter::none(setup.queues),
             negotiated: Gauge::default(),
             watch: stableblk::worker::watch::Watch::default(),
             serial: [0; DEVICE_ID_LEN],

@@ -16,12 +16,13 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::disks::FoundDisk;
+use super::limit_args::parse_limits;
 use super::openmetrics::{self, MetricsFormat};
 use super::{parse_size, print};
 use crate::control::client::{ClientError, ask};
 use crate::control::protocol::{
-    ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult, ResizeResult,
-    ThawResult,
+    ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult, LimitsStatus,
+    ResizeResult, ThawResult,
 };
 
 /// Ask a running disk by its control socket, which `--control` names
@@ -53,7 +54,7 @@ const LONG_LIMIT: Duration = Duration::from_secs(3600);
 impl CtlArgs {
     fn limit(&self) -> Duration {
         let default = match self.action {
-            Action::Status | Action::Metrics | Action::LogLevel { .. } => LIMIT,
+            Action::Status | Action::Metrics | Action::Limit { .. } | Action::LogLevel { .. } => LIMIT,
             Action::Resize { .. } | Action::Flush | Action::Drain | Action::Freeze { .. } | Action::Thaw => {
                 LONG_LIMIT
             }
@@ -92,6 +93,12 @@ enum Action {
     },
     /// Continue after `freeze`
     Thaw,
+    /// Change the limits of requests and bytes a second, in place of all that there were
+    Limit {
+        /// none, or limits such as iops=500 write-bps=10M burst=2s; as those of `--limit`
+        #[arg(value_name = "LIMITS", required = true, num_args = 1.., value_parser = parse_limit_word)]
+        limits: Vec<String>,
+    },
     /// Change the filter of the log
     LogLevel {
         /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
@@ -132,15 +139,7 @@ impl CtlError {
 
 /// Sends the request, and prints the reply.
 pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
-    let request = match &args.action {
-        Action::Status | Action::Metrics => ControlRequest::Status,
-        Action::Resize { size } => ControlRequest::Resize { size: *size },
-        Action::Flush => ControlRequest::Flush,
-        Action::Drain => ControlRequest::Drain,
-        Action::Freeze { seconds } => ControlRequest::Freeze { seconds: *seconds },
-        Action::Thaw => ControlRequest::Thaw,
-        Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
-    };
+    let request = request_of(&args.action)?;
     let result = ask(&args.socket, &request, args.limit())?;
     if args.json {
         print(&Raw(result), true)?;
@@ -154,9 +153,38 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
         Action::Thaw => print(&read::<ThawResult>(args, result)?, false)?,
         Action::Drain => print(&"drained\n", false)?,
         Action::Flush => print(&"flushed\n", false)?,
+        Action::Limit { .. } => match read::<Option<LimitsStatus>>(args, result)? {
+            Some(limits) => print(&format!("{limits}\n"), false)?,
+            None => print(&"no limits\n", false)?,
+        },
         Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn request_of(action: &Action) -> Result<ControlRequest, CtlError> {
+    Ok(match action {
+        Action::Status | Action::Metrics => ControlRequest::Status,
+        Action::Resize { size } => ControlRequest::Resize { size: *size },
+        Action::Flush => ControlRequest::Flush,
+        Action::Drain => ControlRequest::Drain,
+        Action::Freeze { seconds } => ControlRequest::Freeze { seconds: *seconds },
+        Action::Thaw => ControlRequest::Thaw,
+        Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
+        Action::Limit { limits } if limits == &["none"] => ControlRequest::Limit { limits: None },
+        Action::Limit { limits } => {
+            let limits = parse_limits(&limits.join(",")).map_err(ClientError::Refused)?;
+            ControlRequest::Limit { limits: Some(limits) }
+        }
+    })
+}
+
+/// Checks a word of the limits, for clap.
+fn parse_limit_word(text: &str) -> Result<String, String> {
+    if text != "none" && !text.starts_with("burst=") {
+        parse_limits(text)?;
+    }
+    Ok(text.to_owned())
 }
 
 fn metrics_of(args: &CtlArgs, result: Value) -> Result<String, CtlError> {

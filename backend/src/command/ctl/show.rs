@@ -23,6 +23,9 @@ impl Display for DiskStatus {
         if let Some(doubt) = &self.crash_doubt {
             doubt.fmt(f)?;
         }
+        if let Some(limits) = &self.limits {
+            writeln!(f, "limits: {limits}")?;
+        }
         if let Some(log) = &self.tag_log {
             log.fmt(f)?;
         }
@@ -147,6 +150,15 @@ impl Display for QueueStatus {
                 f,
                 "  waits: {} ended by a poll, {} asleep; {} polls without work, {polled:?} in all",
                 waits.polls_with_work, waits.sleeps, waits.polls_without
+            )?;
+        }
+        let throttle = &self.throttle;
+        if throttle.waits + throttle.held_back > 0 {
+            let waited = Duration::from_micros(throttle.waited_us);
+            writeln!(
+                f,
+                "  limits: waited {} times, {waited:?} in all; held back {} requests, {} of them now",
+                throttle.waits, throttle.held_back, throttle.held
             )?;
         }
         let errors = &self.errors;

@@ -162,6 +162,43 @@ fn waits(found: &[FoundDisk], families: &mut Families<'_>) -> fmt::Result {
     })
 }
 
+/// The limits, and how they held queues back.
+pub(super) fn limits(found: &[FoundDisk], families: &mut Families<'_>) -> fmt::Result {
+    let disks = Disk::of(found);
+    families.write(
+        Gauge,
+        "limit",
+        "Limits of requests and bytes a second; 0 where there is none",
+        |samples| {
+            for disk in disks.clone() {
+                let limits = disk.status.limits.as_ref().map(|limits| limits.limits).unwrap_or_default();
+                for (limit, rate) in limits.rates() {
+                    samples.gauge(disk, &[("limit", limit)], rate)?;
+                }
+            }
+            Ok(())
+        },
+    )?;
+    let help = "Times popping stopped because a limit was reached";
+    families.write(Counter, "throttled_waits", help, |samples| {
+        each_queue(disks.clone(), |disk, index, queue| {
+            samples.counter(disk, &[("queue", index)], queue.throttle.waits)
+        })
+    })?;
+    let help = "Time for which chains waited in the ring because a limit was reached";
+    families.write(Counter, "throttled_seconds", help, |samples| {
+        each_queue(disks.clone(), |disk, index, queue| {
+            samples.seconds(disk, &[("queue", index)], queue.throttle.waited_us)
+        })
+    })?;
+    let help = "Requests that were popped and held back, because the limit for their kind was reached";
+    families.write(Counter, "held_back_requests", help, |samples| {
+        each_queue(disks, |disk, index, queue| {
+            samples.counter(disk, &[("queue", index)], queue.throttle.held_back)
+        })
+    })
+}
+
 /// The tag intent log, and the tuples in memory.
 pub(super) fn tag_log(found: &[FoundDisk], families: &mut Families<'_>) -> fmt::Result {
     type Value = fn(&TagLogStatus) -> u64;

@@ -13,7 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
-use self::families::{disks, front_ends, queues, tag_log};
+use self::families::{disks, front_ends, limits, queues, tag_log};
 use self::labels::Families;
 use super::disks::FoundDisk;
 use crate::report;
@@ -65,6 +65,7 @@ impl Collector for Disks {
         disks(&self.0, &mut families)?;
         front_ends(&self.0, &mut families)?;
         queues(&self.0, &mut families)?;
+        limits(&self.0, &mut families)?;
         tag_log(&self.0, &mut families)
     }
 }

@@ -14,6 +14,7 @@ use super::sockets::{EndpointConfig, SocketConfig};
 use crate::command::choose_device::Integrity;
 use crate::device::SidecarOptions;
 use crate::storage::image::Access;
+use crate::worker::limits::Limits;
 
 /// Everything that serving was asked for.
 #[derive(Debug)]
@@ -65,6 +66,10 @@ pub(super) struct DiskConfig {
     pub(super) bounce: BounceChoice,
     /// How long workers poll.
     pub(super) poll: Poll,
+    /// The limits of requests and bytes a second to begin with.
+    pub(super) limits: Option<Limits>,
+    /// The file of the group that the disk shares its limits with.
+    pub(super) limit_group: Option<PathBuf>,
 }
 
 impl Config {
@@ -103,6 +108,8 @@ impl Config {
                 serial: args.serial,
                 bounce: args.bounce,
                 poll: args.poll_us,
+                limits: args.limit,
+                limit_group: args.limit_group,
             },
             watchdog: (args.watchdog_seconds > 0).then(|| Duration::from_secs(args.watchdog_seconds.into())),
             #[cfg(feature = "bench-null")]

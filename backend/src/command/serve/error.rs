@@ -11,6 +11,7 @@ use super::unprotected::UnprotectedError;
 use crate::control::ControlError;
 use crate::control::socket::SocketError;
 use crate::device::NamespaceError;
+use crate::worker::limits::LimitGroupError;
 
 /// Why serving did not begin, or ended.
 #[derive(Debug, Error)]
@@ -38,6 +39,9 @@ pub enum ServeError {
     /// The device holds data of another program.
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
+    /// The file of the limit group cannot be used.
+    #[error(transparent)]
+    LimitGroup(#[from] LimitGroupError),
     /// The socket cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),

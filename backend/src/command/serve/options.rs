@@ -9,7 +9,9 @@ use integrity::sidecar::{IntentMode, REGION_SIZE};
 use virtio::DEVICE_ID_LEN;
 
 use super::super::choose_device::Integrity;
+use super::super::limit_args::parse_limits;
 use super::super::parse_size;
+use crate::worker::limits::Limits;
 use crate::worker::{poller, wake_up_cost};
 
 /// The largest ring that can be chosen, which is QEMU's own limit. The memory that a hostile driver
@@ -152,6 +154,14 @@ pub struct ServeArgs {
     /// image, from 16G to 512G]
     #[arg(long, value_name = "SIZE", value_parser = parse_doubt_limit)]
     pub(super) doubt_limit: Option<u64>,
+    /// Limits of requests and bytes a second, over all queues: iops, bps, read-iops, write-iops,
+    /// read-bps and write-bps, and burst, the time for which unused ones are saved [100ms]; such as
+    /// iops=500,write-bps=10M,burst=2s. `ctl limit` changes them
+    #[arg(long, value_name = "LIMITS", value_parser = parse_limits)]
+    pub(super) limit: Option<Limits>,
+    /// Share the limits with all disks that name this file, which is made if there is none
+    #[arg(long, value_name = "FILE")]
+    pub(super) limit_group: Option<PathBuf>,
     /// Longest time to poll for work before sleeping, in microseconds; 0 looks at the ring once;
     /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]

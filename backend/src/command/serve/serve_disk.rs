@@ -22,6 +22,7 @@ use crate::inbox::Inbox;
 use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use crate::session::{Choices, Offer};
 use crate::worker::disk::{Bounce, Disk};
+use crate::worker::limits::Limiter;
 use crate::worker::range_lock::RangeLock;
 use crate::worker::watch::Watch;
 
@@ -45,6 +46,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
     let Process { log, mut termination } = process;
     let serial = disk_config.serial.clone().map_or_else(|| storage.default_serial(), Ok)?;
     let stable_pages = storage.needs_stable_pages();
+    let limiter = limiter(&disk_config)?;
     let prepared = opener.prepare(&storage_config, storage)?;
     // A socket that can be seen says that the disk will be served. So sockets are made after all
     // checks, and before a sidecar is marked dirty.
@@ -54,7 +56,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
     let device = lease(opener, storage_config.clone(), device);
     let offer = offer(&storage_config, &disk_config, device.info());
     let bounce = choose_bounce(disk_config.bounce, device.info(), stable_pages);
-    let disk = Arc::new(new_disk(device, &disk_config, &offer, &serial, bounce)?);
+    let disk = Arc::new(new_disk(device, &disk_config, &offer, &serial, bounce, limiter)?);
     let size = watch_storage(&storage_config.path, sidecar.as_deref());
     // logged when all is ready
     log_start(&storage_config, &disk);
@@ -67,6 +69,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
             image: storage_config.path.display().to_string(),
             device: name,
             sidecar: sidecar.map(|path| path.display().to_string()),
+            limit_group: disk_config.limit_group.as_ref().map(|path| path.display().to_string()),
             since: Instant::now(),
         },
     };
@@ -91,6 +94,7 @@ fn new_disk<B: BlockDevice>(
     offer: &Offer,
     serial: &str,
     bounce: Bounce,
+    limiter: Limiter,
 ) -> Result<Disk<B>, ServeError> {
     let mut padded = [0; DEVICE_ID_LEN];
     padded[..serial.len()].copy_from_slice(serial.as_bytes());
@@ -102,12 +106,26 @@ fn new_disk<B: BlockDevice>(
         metrics: (0..config.num_queues).map(|_| QueueMetrics::default()).collect(),
         events: DiskMetrics::default(),
         limits: DiskLimits::new(&offer.config, offer.features),
+        limiter,
         negotiated: Gauge::default(),
         watch: Watch::default(),
         serial: padded,
         bounce,
         poll: config.poll.limit(),
     })
+}
+
+/// The limits that the disk begins with. Those of a group stay as they are unless others are given.
+fn limiter(config: &DiskConfig) -> Result<Limiter, ServeError> {
+    let queues = config.num_queues.into();
+    let limiter = match &config.limit_group {
+        Some(path) => Limiter::of_group(queues, path)?,
+        None => Limiter::none(queues),
+    };
+    if config.limits.is_some() {
+        limiter.set(config.limits);
+    }
+    Ok(limiter)
 }
 
 fn log_start<B: BlockDevice>(config: &StorageConfig, disk: &Disk<B>) {

@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::worker::limits::Limits;
+
 mod status;
 
 pub use self::status::{
-    CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, ProgramStatus,
-    QueueErrors, QueueStatus, RequestKinds, TagLogStatus, TupleCacheStatus, WaitStatus,
+    CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
+    ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, ThrottleStatus, TupleCacheStatus,
+    WaitStatus,
 };
 
 /// The version of the protocol. It rises when a command or a field is removed, or means something
@@ -41,6 +44,11 @@ pub enum ControlRequest {
     },
     /// Continues after [`Self::Freeze`]; the result is a [`ThawResult`].
     Thaw,
+    /// Changes the limits of requests and bytes; the result is a [`LimitsStatus`], or null.
+    Limit {
+        /// The limits, in place of all that there were; null for none.
+        limits: Option<Limits>,
+    },
     /// Changes the filter of the log.
     LogLevel {
         /// The filter: a level, or a filter as in `RUST_LOG`.

@@ -1,8 +1,11 @@
 //! The status of a disk, as clients of the control socket get it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::LatencyBucket;
+use crate::worker::limits::Limits;
 
 /// The status of a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +24,9 @@ pub struct DiskStatus {
     pub crash_doubt: Option<CrashDoubtStatus>,
     /// The seconds for which the disk has been frozen; null while it is not.
     pub frozen_s: Option<u64>,
+    /// The limits; null without any, unless the disk is in a group.
+    #[serde(default)]
+    pub limits: Option<LimitsStatus>,
     /// The tag intent log; null without a sidecar, or while the disk is being handed over.
     #[serde(default)]
     pub tag_log: Option<TagLogStatus>,
@@ -82,6 +88,32 @@ pub struct CrashDoubtStatus {
     pub unverified_bytes: u64,
     /// The bytes that the last crash has left in doubt.
     pub left_by_crash_bytes: u64,
+}
+
+/// The limits of a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// The limits. They are fields of this object.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// The file of the group that the disk shares them with; null for its own.
+    pub group: Option<String>,
+    /// Why that file cannot be used any more; null while it can.
+    pub group_lost: Option<String>,
+}
+
+impl fmt::Display for LimitsStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, rate) in self.limits.rates().into_iter().filter(|(_, rate)| *rate > 0) {
+            write!(f, "{name}={rate} ")?;
+        }
+        write!(f, "burst={}ms", self.limits.burst_ms)?;
+        match (&self.group, &self.group_lost) {
+            (Some(group), None) => write!(f, ", shared by {group}"),
+            (Some(group), Some(loss)) => write!(f, ", of this disk alone: {group} is lost: {loss}"),
+            (None, _) => Ok(()),
+        }
+    }
 }
 
 /// The tag intent log of a sidecar since it was opened.
@@ -170,6 +202,22 @@ pub struct QueueStatus {
     /// How the worker of the queue has waited for work.
     #[serde(default)]
     pub waits: WaitStatus,
+    /// How limits have held the queue back.
+    #[serde(default)]
+    pub throttle: ThrottleStatus,
+}
+
+/// How limits have held a queue back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThrottleStatus {
+    /// How often popping stopped because a limit was reached.
+    pub waits: u64,
+    /// The time until it continued, in microseconds.
+    pub waited_us: u64,
+    /// The requests that were popped and held back, because the limit for their kind was reached.
+    pub held_back: u64,
+    /// The requests that are held back now.
+    pub held: u64,
 }
 
 /// How a worker has waited for work.
