@@ -25,19 +25,23 @@ pub(crate) struct Run {
     command: String,
     /// The fields of all lines of JSON that the guest's programs printed.
     results: Map<String, Value>,
+    /// Writes whose data the guest had changed when they completed.
+    rewritten: u64,
     mismatched_blocks: u64,
 }
 
 impl Run {
     pub(crate) const TABLE_HEAD: &str = "\
-run                         writes done   guest errors   blocks whose guard no longer matches
--------------------------   -----------   ------------   ------------------------------------";
+run                         writes done   rewritten   guest errors   blocks whose guard no longer matches
+-------------------------   -----------   ---------   ------------   ------------------------------------";
 
     pub(crate) fn new(stableblk: &Stableblk, options: &[&str]) -> Result<Self, Box<dyn Error>> {
         let scratch = tempfile::tempdir()?;
         let image = scratch.path().join("disk.raw");
         stableblk.create(&image, "256M")?;
-        let server = stableblk.serve(&image, &scratch.path().join("disk.sock"), options)?;
+        let control = scratch.path().join("control");
+        let own = ["--rewrite-check", "1", "--control", control.to_str().unwrap_or_default()];
+        let server = stableblk.serve(&image, &scratch.path().join("disk.sock"), &[options, &own].concat())?;
         let guest = Guest {
             kernel: Kernel::Stable,
             programs: &[],
@@ -48,6 +52,7 @@ run                         writes done   guest errors   blocks whose guard no l
             time_limit: TIME_LIMIT,
         };
         let output = guest.run(scratch.path())?;
+        let status = stableblk.status(&control)?;
         server.stop()?;
         Ok(Self {
             command: [&["stableblk"], options].concat().join(" "),
@@ -56,6 +61,7 @@ run                         writes done   guest errors   blocks whose guard no l
                 .filter_map(|line| serde_json::from_str::<Map<_, _>>(line).ok())
                 .flatten()
                 .collect(),
+            rewritten: rewritten(&status),
             mismatched_blocks: stableblk.count_mismatches(&image)?,
         })
     }
@@ -99,10 +105,17 @@ run                         writes done   guest errors   blocks whose guard no l
     }
 }
 
+/// The writes of a status whose data the guest had changed when they completed.
+fn rewritten(status: &Value) -> u64 {
+    let queues = status["queues"].as_array().into_iter().flatten();
+    queues.filter_map(|queue| queue["rewrites"]["found"].as_u64()).sum()
+}
+
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cell = |count: Option<u64>| count.map_or("none".to_owned(), |count| count.to_string());
         let (writes, errors) = (cell(self.result("writes")), cell(self.guest_errors()));
-        write!(f, "{:25}{writes:>14}{errors:>15}{:>39}", self.command, self.mismatched_blocks)
+        let (command, rewritten) = (&self.command, self.rewritten);
+        write!(f, "{command:25}{writes:>14}{rewritten:>12}{errors:>15}{:>39}", self.mismatched_blocks)
     }
 }

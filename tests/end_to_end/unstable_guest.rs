@@ -92,3 +92,61 @@ fn unbounced_writes_do_not_match_their_guard() {
     }
     panic!("{ATTEMPTS} times 640 writes without a bounce, and no mismatch");
 }
+
+/// Writes of each queue that were looked at, and those that were found to be rewritten.
+fn rewrites(backend: &Backend) -> (u64, u64) {
+    let status = backend.ask(&["status"]);
+    let queues = status["queues"].as_array().unwrap();
+    let sum = |name: &str| queues.iter().map(|queue| queue["rewrites"][name].as_u64().unwrap()).sum();
+    (sum("checked"), sum("found"))
+}
+
+#[test]
+fn a_guest_that_rewrites_is_found_and_named_once() {
+    for options in [
+        &["--rewrite-check", "1"][..],
+        &["--rewrite-check", "1", "--integrity", "none", "--bounce", "always"],
+    ] {
+        let protected = options.len() == 2;
+        let image = if protected { Image::create(IMAGE_SIZE) } else { Image::without_sidecar(IMAGE_SIZE) };
+        let backend = Backend::serve(&image, options);
+        let rounds = 20;
+        // rewriting has to meet a write, which it does soon
+        while rewrites(&backend).1 < 2 {
+            write_from_unstable_buffers(&backend, rounds);
+        }
+        let (checked, found) = rewrites(&backend);
+        assert!(checked >= 2 * rounds * DEPTH && found <= checked, "{found} of {checked}");
+        let status = backend.ask(&["status"]);
+        let ranges = status["rewrites"]["ranges"].as_array().unwrap();
+        let blocks = IMAGE_SIZE / if protected { 4096 } else { 512 };
+        assert!((1..=64).contains(&ranges.len()), "{status}");
+        assert!(ranges.iter().all(|it| it["first_lba"].as_u64() <= it["last_lba"].as_u64()));
+        assert!(ranges.iter().all(|it| it["last_lba"].as_u64().unwrap() < blocks), "{status}");
+        let shown = backend.ctl(&["status"]).stdout;
+        assert!(shown.contains("changes data while it is being written, at LBA"), "{shown}");
+        assert!(backend.ctl(&["metrics"]).stdout.contains("stableblk_rewritten_writes_total"));
+        let log = backend.stop();
+        assert_eq!(log.matches("the guest changes data while").count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn a_guest_that_keeps_its_buffers_is_not_accused() {
+    let image = Image::create(IMAGE_SIZE);
+    for (one_in, checked) in [("1", 100), ("7", 14), ("0", 0)] {
+        let backend = Backend::serve(&image, &["--rewrite-check", one_in]);
+        let mut frontend = backend.connect();
+        let mut queue = frontend.queue(0);
+        for index in 0..100 {
+            // whole blocks, and a part of one
+            let (sector, len) = if index % 2 == 0 { (index * 8, 8192) } else { (index * 8 + 1, 512) };
+            queue.write(sector, &pattern(index, len));
+        }
+        assert_eq!(rewrites(&backend), (checked, 0), "one in {one_in}");
+        drop(frontend);
+        let log = backend.stop();
+        assert!(!log.contains("the guest changes data"), "{log}");
+    }
+    image.assert_clean();
+}

@@ -159,6 +159,9 @@ fn plausible(status: &DiskStatus) -> Result<(), String> {
     if status.queues.len() > QUEUES_MAX || !are_ordered {
         return Err("an implausible status: its queues are too many, or out of order".to_owned());
     }
+    if status.rewrites.ranges.len() > 4096 {
+        return Err("an implausible status: its ranges are too many".to_owned());
+    }
     let properties = &status.properties;
     let texts = [&status.program.version, &properties.image, &properties.device];
     if texts.iter().any(|text| text.len() > TEXT_MAX) {

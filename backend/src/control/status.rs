@@ -1,16 +1,17 @@
 //! The status of the disk, made from its counters.
 
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use virtio::Features;
 
 use super::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
-    PROTOCOL, ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, ThrottleStatus,
-    TupleCacheStatus, WaitStatus,
+    PROTOCOL, ProgramStatus, QueueErrors, QueueStatus, RequestKinds, RewriteRange, RewriteStatus,
+    RewritesStatus, TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
 };
 use crate::device::BlockDevice;
-use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState, TagLogMetrics};
+use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState, Rewrites, TagLogMetrics};
 use crate::worker::disk::{Bounce, Disk};
 
 /// The front-end that is connected, and since when.
@@ -66,6 +67,7 @@ pub(super) fn status<B: BlockDevice>(
         }),
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
         limits: limits(disk, served),
+        rewrites: rewrites(&disk.events.rewrites),
         tag_log: disk.device.tag_log().map(|metrics| tag_log(&metrics)),
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,
@@ -137,6 +139,10 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
             polled_us: metrics.waits.polled_ns.get() / 1000,
             sleeps: metrics.waits.sleeps.get(),
         },
+        rewrites: RewriteStatus {
+            checked: metrics.rewrites.checked.get(),
+            found: metrics.rewrites.found.get(),
+        },
         throttle: ThrottleStatus {
             waits: metrics.throttle.waits.get(),
             waited_us: metrics.throttle.waited_ns.get() / 1000,
@@ -155,6 +161,14 @@ pub(super) fn limits<B>(disk: &Disk<B>, served: &Served) -> Option<LimitsStatus>
         group: served.limit_group.clone(),
         group_lost: disk.limiter.group_loss(),
     })
+}
+
+fn rewrites(rewrites: &Rewrites) -> RewritesStatus {
+    let ranges = rewrites.ranges().into_iter().map(RangeInclusive::into_inner);
+    RewritesStatus {
+        one_in: rewrites.one_in(),
+        ranges: ranges.map(|(first_lba, last_lba)| RewriteRange { first_lba, last_lba }).collect(),
+    }
 }
 
 fn tag_log(metrics: &TagLogMetrics) -> TagLogStatus {

@@ -1,8 +1,10 @@
 //! The metrics of a disk as a whole.
 
 use super::counter::Counter;
+use super::rewrites::Rewrites;
 
-/// Counters of the front-ends of a disk. One front-end is served at a time, so each has one writer.
+/// Metrics of a disk over all queues. One front-end is served at a time, so each counter has one
+/// writer.
 #[derive(Debug, Default)]
 pub struct DiskMetrics {
     /// Messages of front-ends that were refused.
@@ -11,4 +13,6 @@ pub struct DiskMetrics {
     pub frontends: Counter,
     /// Failures to accept or serve a front-end.
     pub failed_frontends: Counter,
+    /// Where the guest changes data while it is being written.
+    pub rewrites: Rewrites,
 }

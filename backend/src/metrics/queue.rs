@@ -2,6 +2,7 @@
 
 use super::counter::{Counter, Gauge};
 use super::histogram::LatencyHistogram;
+use super::rewrites::RewriteMetrics;
 use super::ring::RingMetrics;
 use super::waits::{ThrottleMetrics, WaitMetrics};
 
@@ -31,6 +32,8 @@ pub struct QueueMetrics {
     pub waits: WaitMetrics,
     /// How it was held back by limits.
     pub throttle: ThrottleMetrics,
+    /// Writes whose data the guest changed meanwhile.
+    pub rewrites: RewriteMetrics,
     /// Requests that have succeeded.
     pub completed: CompletedRequests,
     /// Requests that have failed.

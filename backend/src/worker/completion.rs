@@ -22,6 +22,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         if let Err(lost) = data.check_unbounced(active, &transfer) {
             return self.end_transfer(transfer, Some(lost));
         }
+        self.look_for_rewrite(&transfer);
+        let (data, active) = (self.data_path(), &self.requests.active[transfer.piece().request]);
         let outcome = match (transfer.direction(), transfer.piece().merge) {
             (TransferDirection::Write, _) => Ok(()),
             (TransferDirection::Read, false) => match data.verify(active, &mut transfer) {

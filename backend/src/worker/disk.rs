@@ -33,7 +33,7 @@ pub struct Disk<B> {
     pub inboxes: Vec<Inbox<WorkerMessage>>,
     /// The metrics of each queue.
     pub metrics: Vec<QueueMetrics>,
-    /// Counters of the front-ends.
+    /// Metrics of the disk over all queues.
     pub events: DiskMetrics,
     /// The limits that requests are checked against, except the capacity, which is the device's.
     pub limits: DiskLimits,

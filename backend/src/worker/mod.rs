@@ -28,7 +28,9 @@ pub mod poller;
 pub mod range_lock;
 mod request;
 mod request_table;
+mod rewrites;
 mod ring_side;
+mod sampler;
 mod throttle;
 mod transfer_buffers;
 mod transfer_data;
@@ -46,6 +48,7 @@ use self::memory::WorkerMemory;
 use self::pacing::Pacing;
 use self::request_table::RequestTable;
 use self::ring_side::RingSide;
+use self::sampler::Sampler;
 use self::throttle::Throttle;
 use self::transfer_buffers::TransferBuffers;
 use self::transfer_data::DataPath;
@@ -74,6 +77,7 @@ pub struct QueueWorker<B: BlockDevice> {
     requests: RequestTable,
     pacing: Pacing,
     throttle: Throttle,
+    sampler: Sampler,
     /// No folio is free for the request whose turn it is.
     starved: bool,
     stopping: bool,
@@ -106,6 +110,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             requests: RequestTable::default(),
             pacing: Pacing::new(disk.poll),
             throttle: Throttle::default(),
+            sampler: Sampler::new(disk.events.rewrites.one_in()),
             starved: false,
             stopping: false,
             disk,

@@ -53,6 +53,13 @@ impl Stableblk {
         }
     }
 
+    /// The status of a disk, by its control socket.
+    pub fn status(&self, control: &Path) -> Result<serde_json::Value, GuestError> {
+        let mut ctl = Command::new(&self.0);
+        let output = output_of(ctl.arg("ctl").arg(control).args(["status", "--json"]), "stableblk ctl")?;
+        serde_json::from_str(&output).map_err(failed)
+    }
+
     /// Verifies every block of `image`; the number of those that do not match their tuple.
     pub fn count_mismatches(&self, image: &Path) -> Result<u64, GuestError> {
         let report = self.check(image, &[])?;

@@ -7,7 +7,7 @@ use indicatif::{BinaryBytes, HumanDuration};
 
 use crate::control::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendsStatus, Latency, ProgramStatus, QueueStatus,
-    RequestKinds, TagLogStatus, TupleCacheStatus,
+    RequestKinds, RewriteStatus, RewritesStatus, TagLogStatus, TupleCacheStatus,
 };
 
 impl Display for DiskStatus {
@@ -23,6 +23,7 @@ impl Display for DiskStatus {
         if let Some(doubt) = &self.crash_doubt {
             doubt.fmt(f)?;
         }
+        self.rewrites.fmt(f)?;
         if let Some(limits) = &self.limits {
             writeln!(f, "limits: {limits}")?;
         }
@@ -66,6 +67,19 @@ impl Display for ProgramStatus {
         let Self { version, pid, uptime_s, log, .. } = self;
         let uptime = HumanDuration(Duration::from_secs(*uptime_s));
         writeln!(f, "stableblk {version}, process {pid}, serving for {uptime}, logging {log}")
+    }
+}
+
+impl Display for RewritesStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        if self.ranges.is_empty() {
+            return Ok(());
+        }
+        let shown = self.ranges.iter().take(SHOWN);
+        let lbas: Vec<_> = shown.map(|range| format!("{}-{}", range.first_lba, range.last_lba)).collect();
+        let rest = if self.ranges.len() > SHOWN { ", ..." } else { "" };
+        writeln!(f, "the guest changes data while it is being written, at LBA {}{rest}", lbas.join(", "))
     }
 }
 
@@ -151,6 +165,10 @@ impl Display for QueueStatus {
                 "  waits: {} ended by a poll, {} asleep; {} polls without work, {polled:?} in all",
                 waits.polls_with_work, waits.sleeps, waits.polls_without
             )?;
+        }
+        let RewriteStatus { checked, found } = self.rewrites;
+        if found > 0 {
+            writeln!(f, "  writes whose data the guest changed meanwhile: {found} of {checked} looked at")?;
         }
         let throttle = &self.throttle;
         if throttle.waits + throttle.held_back > 0 {

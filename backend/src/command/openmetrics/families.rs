@@ -102,6 +102,18 @@ pub(super) fn queues(found: &[FoundDisk], families: &mut Families<'_>) -> fmt::R
             samples.counter(disk, &[("queue", index)], queue.errors.starved)
         })
     })?;
+    let help = "Writes whose data was looked at again when they had completed";
+    families.write(Counter, "rewrite_checks", help, |samples| {
+        each_queue(disks.clone(), |disk, index, queue| {
+            samples.counter(disk, &[("queue", index)], queue.rewrites.checked)
+        })
+    })?;
+    let help = "Writes looked at whose data the guest had changed while it was written";
+    families.write(Counter, "rewritten_writes", help, |samples| {
+        each_queue(disks.clone(), |disk, index, queue| {
+            samples.counter(disk, &[("queue", index)], queue.rewrites.found)
+        })
+    })?;
     waits(found, families)?;
     let help = "Time of requests from pop to reply, over all queues";
     families.write(Histogram, "request_duration_seconds", help, |samples| {

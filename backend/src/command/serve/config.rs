@@ -66,6 +66,8 @@ pub(super) struct DiskConfig {
     pub(super) bounce: BounceChoice,
     /// How long workers poll.
     pub(super) poll: Poll,
+    /// Looks again at one in this number of writes; 0: at none.
+    pub(super) rewrite_check: u32,
     /// The limits of requests and bytes a second to begin with.
     pub(super) limits: Option<Limits>,
     /// The file of the group that the disk shares its limits with.
@@ -108,6 +110,7 @@ impl Config {
                 serial: args.serial,
                 bounce: args.bounce,
                 poll: args.poll_us,
+                rewrite_check: args.rewrite_check,
                 limits: args.limit,
                 limit_group: args.limit_group,
             },

@@ -11,6 +11,7 @@ use virtio::DEVICE_ID_LEN;
 use super::super::choose_device::Integrity;
 use super::super::limit_args::parse_limits;
 use super::super::parse_size;
+use crate::metrics::ONE_IN_DEFAULT;
 use crate::worker::limits::Limits;
 use crate::worker::{poller, wake_up_cost};
 
@@ -162,6 +163,10 @@ pub struct ServeArgs {
     /// Share the limits with all disks that name this file, which is made if there is none
     #[arg(long, value_name = "FILE")]
     pub(super) limit_group: Option<PathBuf>,
+    /// Look at the data of one in N writes again when it has been written, to count writes whose
+    /// data the guest changes meanwhile; 0 looks at none
+    #[arg(long, value_name = "N", default_value_t = ONE_IN_DEFAULT)]
+    pub(super) rewrite_check: u32,
     /// Longest time to poll for work before sleeping, in microseconds; 0 looks at the ring once;
     /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]

@@ -98,13 +98,15 @@ fn new_disk<B: BlockDevice>(
 ) -> Result<Disk<B>, ServeError> {
     let mut padded = [0; DEVICE_ID_LEN];
     padded[..serial.len()].copy_from_slice(serial.as_bytes());
+    let events = DiskMetrics::default();
+    events.rewrites.set_one_in(config.rewrite_check);
     let inboxes = (0..config.num_queues).map(|_| Inbox::new()).collect::<Result<_, _>>();
     Ok(Disk {
         device: Arc::new(device),
         locks: RangeLock::default(),
         inboxes: inboxes.map_err(|source| ServeError::Setup { action: "make eventfds", source })?,
         metrics: (0..config.num_queues).map(|_| QueueMetrics::default()).collect(),
-        events: DiskMetrics::default(),
+        events,
         limits: DiskLimits::new(&offer.config, offer.features),
         limiter,
         negotiated: Gauge::default(),

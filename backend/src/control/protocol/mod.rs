@@ -9,8 +9,8 @@ mod status;
 
 pub use self::status::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
-    ProgramStatus, QueueErrors, QueueStatus, RequestKinds, TagLogStatus, ThrottleStatus, TupleCacheStatus,
-    WaitStatus,
+    ProgramStatus, QueueErrors, QueueStatus, RequestKinds, RewriteRange, RewriteStatus, RewritesStatus,
+    TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
 };
 
 /// The version of the protocol. It rises when a command or a field is removed, or means something

@@ -27,6 +27,9 @@ pub struct DiskStatus {
     /// The limits; null without any, unless the disk is in a group.
     #[serde(default)]
     pub limits: Option<LimitsStatus>,
+    /// Where the guest changes data while it is being written.
+    #[serde(default)]
+    pub rewrites: RewritesStatus,
     /// The tag intent log; null without a sidecar, or while the disk is being handed over.
     #[serde(default)]
     pub tag_log: Option<TagLogStatus>,
@@ -88,6 +91,34 @@ pub struct CrashDoubtStatus {
     pub unverified_bytes: u64,
     /// The bytes that the last crash has left in doubt.
     pub left_by_crash_bytes: u64,
+}
+
+/// Where the guest changes data while it is being written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewritesStatus {
+    /// One in this number of writes is looked at: `--rewrite-check`; 0: none.
+    pub one_in: u32,
+    /// The blocks of such writes, in order. Ranges that are next to each other are joined where
+    /// there are many.
+    pub ranges: Vec<RewriteRange>,
+}
+
+/// Blocks that the guest changed while they were being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewriteRange {
+    /// The first block, by its LBA in PI intervals, as `check` counts.
+    pub first_lba: u64,
+    /// The last block.
+    pub last_lba: u64,
+}
+
+/// The writes of a queue that were looked at again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewriteStatus {
+    /// The number of such writes.
+    pub checked: u64,
+    /// The number of those whose data the guest had changed.
+    pub found: u64,
 }
 
 /// The limits of a disk.
@@ -205,6 +236,9 @@ pub struct QueueStatus {
     /// How limits have held the queue back.
     #[serde(default)]
     pub throttle: ThrottleStatus,
+    /// The writes that were looked at again.
+    #[serde(default)]
+    pub rewrites: RewriteStatus,
 }
 
 /// How limits have held a queue back.
