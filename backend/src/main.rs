@@ -7,7 +7,7 @@ use std::{io, panic};
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use stableblk::command::{accept, check, create, ctl, exporter, info, man, protect, resize, serve};
+use stableblk::command::{accept, check, copy, create, ctl, exporter, info, man, protect, resize, serve};
 use stableblk::control::log::{self, LogFormat, LogWriter};
 use stableblk::control::log_filter::{self, LogFilter};
 use stableblk::report;
@@ -46,6 +46,8 @@ enum CliCommand {
     Protect(protect::ProtectArgs),
     /// Verify every block of an image against its tuple
     Check(check::CheckArgs),
+    /// Copy a protected image and its sidecar, and verify each block
+    Copy(copy::CopyArgs),
     /// Accept blocks that a crash has left in doubt
     Accept(accept::AcceptArgs),
     /// Show what an image and its sidecar are
@@ -96,6 +98,9 @@ fn main() -> ExitCode {
         (Some(CliCommand::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(CliCommand::Check(args)), _) => {
             check::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
+        }
+        (Some(CliCommand::Copy(args)), _) => {
+            copy::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
         }
         (Some(CliCommand::Accept(args)), _) => {
             accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))

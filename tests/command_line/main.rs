@@ -7,6 +7,7 @@ mod sidecar_bytes;
 mod skip;
 
 mod check;
+mod copy;
 mod create;
 mod formats;
 mod identity;

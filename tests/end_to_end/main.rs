@@ -9,9 +9,11 @@ mod sidecar_bytes;
 #[path = "../skip.rs"]
 mod skip;
 
+mod backup;
 mod bad_input;
 mod block_device;
 mod control;
+mod copy;
 mod corrupt_media;
 mod crashed_image;
 mod cut_off_growth;

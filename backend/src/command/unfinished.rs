@@ -4,9 +4,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::storage::reopen::without_proc;
@@ -77,6 +78,16 @@ impl UnfinishedFile {
         }
         File::open(directory(&self.path))?.sync_all()
     }
+}
+
+/// Gives a new file the mode and the owner of `image`, so that the users of the image can use it
+/// also when root has made it.
+pub(super) fn give_to_owner_of(image: &File, new: &File) -> io::Result<()> {
+    let metadata = image.metadata()?;
+    rustix::fs::fchmod(new, Mode::from_raw_mode(metadata.mode() & 0o666))?;
+    // only root may give files away; the files of others keep their owner
+    let _ = rustix::fs::fchown(new, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())));
+    Ok(())
 }
 
 fn link(file: &File, path: &Path) -> io::Result<()> {

@@ -70,6 +70,13 @@ impl Image {
         Self::apart(path.to_owned(), None)
     }
 
+    /// The image at `path`, which exists, with its sidecar beside it.
+    pub(crate) fn beside(path: &Path) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let sidecar = PathBuf::from(format!("{}.pi", path.display()));
+        Self { path: path.to_owned(), sidecar, _image_directory: None, directory }
+    }
+
     fn apart(path: PathBuf, image_directory: Option<TempDir>) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let sidecar = directory.path().join("sidecar");

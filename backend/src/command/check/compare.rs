@@ -19,7 +19,29 @@ pub(in crate::command) fn compare(
     recovered: &Recovered,
     title: &'static str,
 ) -> Result<Findings, ImageError> {
-    let check = Comparison { image, sidecar, recovered, findings: Mutex::default() };
+    compare_and_take(image, sidecar, recovered, title, &|_| Ok(()))
+}
+
+/// The blocks of a chunk, with their tuples as they are, right or wrong.
+pub(in crate::command) struct Compared<'a> {
+    pub(in crate::command) first_interval: u64,
+    /// None where the blocks cannot be read.
+    pub(in crate::command) data: &'a [u8],
+    pub(in crate::command) tuples: &'a [u8],
+}
+
+type Take<'a> = &'a (dyn Fn(Compared<'_>) -> Result<(), ImageError> + Sync);
+
+/// As [`compare`], and passes all blocks to `take`, but for those that are unwritten and lie in a
+/// hole.
+pub(in crate::command) fn compare_and_take(
+    image: &Image,
+    sidecar: &SidecarFile,
+    recovered: &Recovered,
+    title: &'static str,
+    take: Take<'_>,
+) -> Result<Findings, ImageError> {
+    let check = Comparison { image, sidecar, recovered, take, findings: Mutex::default() };
     let covered = sidecar.layout().image_size().min(image.size());
     scan(image, covered, sidecar.profile(), title, &check)?;
     Ok(check.findings.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -30,6 +52,7 @@ struct Comparison<'a> {
     image: &'a Image,
     sidecar: &'a SidecarFile,
     recovered: &'a Recovered,
+    take: Take<'a>,
     findings: Mutex<Findings>,
 }
 
@@ -82,11 +105,18 @@ impl Visitor for Comparison<'_> {
             mismatches.for_each(|mismatch| findings.add_mismatch(&mismatch));
             adopted.for_each(|(lba, _)| findings.add_adopted(lba));
         });
-        Ok(())
+        (self.take)(Compared { first_interval, data, tuples })
     }
 
     fn unreadable(&self, unreadable: Unreadable) -> Result<(), ImageError> {
-        self.find(|findings| findings.add_unreadable(&unreadable.intervals));
-        Ok(())
+        let intervals = &unreadable.intervals;
+        self.find(|findings| findings.add_unreadable(intervals));
+        let covered = intervals.start..intervals.end.min(self.sidecar.layout().intervals());
+        let count = usize::try_from(covered.end.saturating_sub(covered.start)).unwrap_or_default();
+        let mut tuples = vec![0; count * self.sidecar.profile().tuple_size()];
+        self.recovered
+            .read_tuples(self.sidecar, covered.start, &mut tuples)
+            .map_err(ImageError::io("read", self.sidecar.path()))?;
+        (self.take)(Compared { first_interval: covered.start, data: &[], tuples: &tuples })
     }
 }

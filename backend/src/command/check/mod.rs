@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-pub(super) use self::compare::compare;
-pub(super) use self::findings::{Findings, LbaRange};
+pub(super) use self::compare::{compare, compare_and_take};
+pub(super) use self::findings::{BadRange, Findings, LbaRange};
 pub(super) use self::recovered::Recovered;
 pub(super) use self::report::RecoveryReport;
 use self::report::Report;

@@ -1,6 +1,7 @@
 //! `stableblk ctl SOCKET ...`: sends a request to a running disk.
 
 mod show;
+mod snapshot;
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
+use self::snapshot::{SnapshotError, copy_served};
 use super::disks::FoundDisk;
 use super::limit_args::parse_limits;
 use super::openmetrics::{self, MetricsFormat};
@@ -34,7 +36,7 @@ pub struct CtlArgs {
     #[arg(value_name = "SOCKET")]
     socket: PathBuf,
     #[command(subcommand)]
-    action: Action,
+    command: CtlCommand,
     /// Print the reply as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -53,16 +55,40 @@ const LONG_LIMIT: Duration = Duration::from_secs(3600);
 
 impl CtlArgs {
     fn limit(&self) -> Duration {
-        let default = match self.action {
-            Action::Status | Action::Metrics | Action::Limit { .. } | Action::LogLevel { .. } => LIMIT,
-            Action::Resize { .. } | Action::Flush | Action::Drain | Action::Freeze { .. } | Action::Thaw => {
-                LONG_LIMIT
-            }
+        let default = match self.command {
+            CtlCommand::Copy { .. } => LONG_LIMIT,
+            CtlCommand::Ask(ref action) => action.limit(),
         };
         self.timeout.map_or(default, Duration::from_secs)
     }
 }
 
+impl Action {
+    fn limit(&self) -> Duration {
+        match self {
+            Self::Status | Self::Metrics | Self::Limit { .. } | Self::LogLevel { .. } => LIMIT,
+            Self::Resize { .. } | Self::Flush | Self::Drain | Self::Freeze { .. } | Self::Thaw => LONG_LIMIT,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum CtlCommand {
+    #[command(flatten)]
+    Ask(Action),
+    /// Copy the disk while it is served, and verify each block of the copy
+    ///
+    /// The disk is frozen while its files are cloned, so the file system has to share blocks
+    /// (a reflink), as XFS and btrfs do. The copy has a UUID of its own. Exit status: 1 also when
+    /// blocks of the copy do not match.
+    Copy {
+        /// The file to make; its sidecar is COPY.pi
+        #[arg(value_name = "COPY")]
+        copy: PathBuf,
+    },
+}
+
+/// A request to the disk.
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
     /// Show the status of the disk: the front-end that is connected, and what each queue does
@@ -122,6 +148,9 @@ pub enum CtlError {
         #[source]
         source: serde_json::Error,
     },
+    /// The disk could not be copied.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The reply cannot be printed.
     #[error(transparent)]
     Output(#[from] crate::storage::error::ImageError),
@@ -132,20 +161,32 @@ impl CtlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Refused(_)) | Self::Output(_) => 1,
-            Self::Client(_) | Self::Unknown { .. } => 3,
+            Self::Client(_) | Self::Snapshot(SnapshotError::Client(_)) | Self::Unknown { .. } => 3,
+            Self::Snapshot(_) => 1,
         }
     }
 }
 
 /// Sends the request, and prints the reply.
 pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
-    let request = request_of(&args.action)?;
+    match &args.command {
+        CtlCommand::Ask(action) => request(args, action),
+        CtlCommand::Copy { copy } => {
+            let report = copy_served(&args.socket, copy, args.limit())?;
+            print(&report, args.json)?;
+            Ok(report.exit_code())
+        }
+    }
+}
+
+fn request(args: &CtlArgs, action: &Action) -> Result<ExitCode, CtlError> {
+    let request = request_of(action)?;
     let result = ask(&args.socket, &request, args.limit())?;
     if args.json {
         print(&Raw(result), true)?;
         return Ok(ExitCode::SUCCESS);
     }
-    match args.action {
+    match *action {
         Action::Metrics => print(&metrics_of(args, result)?, false)?,
         Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
         Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,

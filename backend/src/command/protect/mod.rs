@@ -6,13 +6,10 @@ mod old_sidecar;
 mod take_over;
 mod trust;
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use rustix::fs::{Gid, Mode, Uid};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -23,7 +20,7 @@ pub(super) use self::take_over::refuse_other_data;
 use self::take_over::take_over;
 pub(super) use self::trust::trust;
 use super::choose_device::{DeviceError, DeviceKind, Integrity};
-use super::unfinished::{Existing, UnfinishedFile};
+use super::unfinished::{Existing, UnfinishedFile, give_to_owner_of};
 use super::{ImageArgs, ProfileArgs, new_superblock, print, warn_of_missing_uuid};
 use crate::device::{KernelPiDevice, Namespace, NamespaceError, NvmePassthroughDevice};
 use crate::storage::error::ImageError;
@@ -159,14 +156,3 @@ fn refuse_without_force(
 }
 
 const SIDECAR_EXISTS: &str = "the image is protected; to trust what it holds now, replace it with `--force`";
-
-/// Gives the sidecar the mode and the owner of the image, so that the users of the image can use it
-/// also when root has made it.
-fn give_to_owner_of(image: &File, sidecar: &File) -> std::io::Result<()> {
-    let metadata = image.metadata()?;
-    rustix::fs::fchmod(sidecar, Mode::from_raw_mode(metadata.mode() & 0o666))?;
-    // only root may give files away; the files of others keep their owner
-    let _ =
-        rustix::fs::fchown(sidecar, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())));
-    Ok(())
-}
