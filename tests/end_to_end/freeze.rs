@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use load::{History, Load, Plan};
 use serde_json::Value;
 
 use crate::harness::{Backend, DirtyLog, Image, Queue, Request, finish, pattern, wait_until};
@@ -177,5 +178,33 @@ fn a_frozen_disk_can_be_handed_over() {
     drop(frontend);
     source.stop();
     destination.stop();
+    image.assert_clean();
+}
+
+/// Each copy has the blocks of all requests that were complete, and nothing of those that were not
+/// taken; it is clean, so nothing of it is adopted.
+#[test]
+fn copies_made_under_load_are_of_one_moment_each() {
+    const SECTORS: u64 = SIZE / 512;
+    let image = Image::create(SIZE);
+    let backend = Backend::serve(&image, &[]);
+    let mut load = Load::start(backend.socket(), History::new(SECTORS)).unwrap();
+    let mut taken = 0;
+    for round in 0..8 {
+        Plan::new(round, SECTORS).take(200).for_each(|step| load.submit(step));
+        taken += u64::from(load.in_flight() > 0);
+        backend.ask(&["freeze"]);
+        load.collect();
+        let directory = tempfile::tempdir().unwrap();
+        let copy = snapshot(&image, directory.path());
+        copy.assert_clean();
+        load.history().compare(0, &copy.read(0, SIZE.try_into().unwrap())).unwrap();
+        backend.ask(&["thaw"]);
+    }
+    assert!(taken > 4, "hardly anything was in flight when the disk was frozen");
+    load.drain();
+    load.read_all();
+    drop(load);
+    backend.stop();
     image.assert_clean();
 }

@@ -116,6 +116,12 @@ impl Load {
         self.slots.iter().flatten().count()
     }
 
+    /// The disk's history so far, with what this session did to it.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// The disk's history with what this session did to it.
     #[must_use]
     pub fn into_history(self) -> History {
