@@ -8,11 +8,11 @@
 //! ```
 //!
 //! The array is last, so that it can grow. The map has room for a much larger image than it was
-//! made for; the unused part is a hole.
+//! made for; the unused part is a hole, but for its last pages, which have the damage list.
 
 use std::ops::Range;
 
-use super::dirty_map;
+use super::{damage, dirty_map};
 use crate::IntegrityProfile;
 
 /// The bytes that a medium writes as a whole or not at all.
@@ -93,7 +93,8 @@ pub struct Layout {
 impl Layout {
     /// The areas of a new sidecar.
     pub(super) fn new(profile: IntegrityProfile, image_size: u64) -> Result<Self, LayoutError> {
-        let map_len = dirty_map::map_len(image_size.max(MAPPED_MIN)).next_multiple_of(PAGE_SIZE as u64);
+        let map_used = dirty_map::map_len(image_size.max(MAPPED_MIN)).next_multiple_of(PAGE_SIZE as u64);
+        let map_len = map_used + damage::AREA_LEN;
         // in proportion, so that small images have small sidecars
         let log_pages = (image_size / 128 / PAGE_SIZE as u64).clamp(LOG_PAGES_SMALL, LOG_PAGES_MAX);
         Self::of_areas(profile, image_size, map_len, log_pages)
@@ -125,7 +126,12 @@ impl Layout {
 
     /// The same areas for a larger image. Fails when the map has no room for it.
     pub(super) fn grown_to(&self, image_size: u64) -> Result<Self, LayoutError> {
-        Self::of_areas(self.profile, image_size, self.map_len, self.log_pages)
+        let grown = Self::of_areas(self.profile, image_size, self.map_len, self.log_pages)?;
+        if self.damage_area().is_some() && grown.damage_area().is_none() {
+            // the map would grow into the damage list
+            return Err(LayoutError::Map { map_len: self.map_len, image_size });
+        }
+        Ok(grown)
     }
 
     /// Guard, PI type and interval of the tuples.

@@ -17,6 +17,7 @@ mod array;
 mod cache;
 mod checkpoint;
 mod commit;
+mod damage;
 mod dirty_map;
 mod growth;
 mod holes;
@@ -42,6 +43,10 @@ pub use array::{Change, PageBytes, TuplePage, change_tuples, read_tuples};
 pub use cache::{KeptPages, Miss};
 pub use checkpoint::Checkpoint;
 pub use commit::Commit;
+pub use damage::{
+    DAMAGED_RANGES_MAX, DamageArea, DamageList, DamageNotes, DamagedRange, FailedCheck, Finding, FoundBy,
+    ScrubRecord, ScrubState, TagValues,
+};
 pub use growth::{Growth, grow};
 pub use journal::{DataSync, Flush, Intent, Journal, Marks, Permission, RegionFindings, Usage, Waits};
 pub use layout::{Layout, LayoutError, PAGE_SIZE, REGION_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};

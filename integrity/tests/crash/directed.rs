@@ -31,6 +31,7 @@ pub(crate) fn all(mode: IntentMode, mutant: Mutant) -> Vec<(Setup, Vec<Op>)> {
         commit_fails_in_checkpoint(),
         settled_beside_others(),
         marked_twice(),
+        damage_noted(),
     ]
     .into_iter()
     .map(|program| (small.clone(), program))
@@ -138,6 +139,13 @@ fn marked_twice() -> Vec<Op> {
         vec![Op::Submit(Write, 0..1), Op::Commit(true), Op::WriteHalves, SECOND, Op::Commit(true)];
     program.extend([Op::Flush, Op::Commit(true), Op::Checkpoint, Op::Finish]);
     program
+}
+
+/// A block is noted as damaged, and written, beside a write that is half done.
+fn damage_noted() -> Vec<Op> {
+    let noted = [Op::NoteDamage(true), Op::Submit(Write, 0..1), Op::WriteHalves, Op::NoteDamage(false)];
+    let again = [Op::NoteDamage(true), Op::Finish, Op::Flush];
+    [FIRST, SECOND, Op::Flush].into_iter().chain(noted).chain(again).collect()
 }
 
 /// Two writes whose records become durable without a flush, until their data is made durable too;

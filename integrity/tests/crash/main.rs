@@ -2,6 +2,7 @@
 //! recovered and compared with what the guest was promised.
 
 mod cuts;
+mod damage;
 mod directed;
 mod explorer;
 mod hash;

@@ -51,6 +51,7 @@ fn mutants() -> Vec<(Mutant, &'static [IntentMode])> {
         (Mutant::LastPartVolatile, BOTH),
         // with intents by block, recovery writes all pages that it judges
         (Mutant::LostIsSeen, REGION),
+        (Mutant::DamageInMap, REGION),
     ];
     others.into_iter().chain(syncs).chain(rules).collect()
 }
@@ -68,6 +69,7 @@ impl fmt::Display for Mutant {
             Self::UnreadableIsZero => f.pad("EIO is taken for zeros"),
             Self::PagesInPart => f.pad("pages written in part"),
             Self::LostIsSeen => f.pad("lost tuples are seen by recovery"),
+            Self::DamageInMap => f.pad("damage list in the dirty map"),
             Self::LastPartVolatile => f.pad("last page of a commit not durable"),
         }
     }

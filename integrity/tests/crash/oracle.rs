@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use stableblk_integrity::sidecar::{self, File, IntentMode, Layout, Opened, REGION_SIZE, SECTOR_SIZE};
 
+use crate::damage;
 use crate::host::{self, read_block, tuples_of};
 use crate::medium::Medium;
 use crate::promise::{BlockPromise, Promise, Version};
@@ -36,6 +37,7 @@ pub(crate) fn check(
         return Err(Violation::LossForgotten);
     }
     host::verify(media, opened);
+    damage::check(media)?;
     let recovered = opened.recovered.as_ref();
     let adopted: HashSet<u64> =
         recovered.iter().flat_map(|found| found.adoptions.iter().map(|adoption| adoption.lba)).collect();

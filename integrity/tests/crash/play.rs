@@ -6,6 +6,7 @@ use std::ops::Range;
 use stableblk_integrity::sidecar::Loaded;
 
 use crate::cuts::cuts;
+use crate::damage;
 use crate::host::{self, Command, Host};
 use crate::oracle;
 use crate::recorder::{Damage, Recorder};
@@ -37,6 +38,8 @@ pub(crate) enum Op {
     /// A checkpoint of all that is complete, to its end.
     Checkpoint,
     Tick,
+    /// The log's thread writes a damage list, with a block or without.
+    NoteDamage(bool),
     /// The session ends, and another begins.
     Reopen,
     /// The same, and in between the image grows to this size.
@@ -118,6 +121,7 @@ impl<'m> Play<'m> {
             }
             Op::Checkpoint => host.checkpoint_all()?,
             Op::Tick => host.tick(),
+            Op::NoteDamage(is_listed) => damage::note(self.setup, self.media, *is_listed),
             Op::Reopen => self.reopen(None)?,
             Op::Grow(size) => self.reopen(Some(*size))?,
             Op::Kill => self.crash()?,

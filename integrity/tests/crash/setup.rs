@@ -32,6 +32,8 @@ pub(crate) enum Mutant {
     LostIsSeen,
     /// Of several pages that a commit writes side by side, the last is not durable.
     LastPartVolatile,
+    /// The damage list lies in the part of the dirty map that is used.
+    DamageInMap,
 }
 
 #[derive(Debug, Clone)]

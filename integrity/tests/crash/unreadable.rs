@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use stableblk_integrity::sidecar::{self, File, IntentMode, Opened, PAGE_SIZE, SECTOR_SIZE, SUPERBLOCK_SIZE};
 
+use crate::damage;
 use crate::host::{self, Command, Host, read_block, tuples_of};
 use crate::medium::Medium;
 use crate::oracle;
@@ -135,6 +136,8 @@ fn mend(setup: &Setup, media: &Recorder, opened: Opened, area: &Area, at: u64) -
     if !host.close()? {
         return Err(Violation::Failed);
     }
+    // the log's thread writes a list of which a sector is damaged
+    damage::note(setup, media, false);
     let page = at * SECTOR_SIZE as u64 / PAGE_SIZE as u64 * PAGE_SIZE as u64;
     let is_mended = media.medium().is_readable(File::Sidecar, page, PAGE_SIZE as u64);
     if *area != Area::Log && !is_mended {

@@ -32,6 +32,8 @@ pub(crate) enum Violation {
     TooManyAdopted,
     #[error("what was refused has been changed")]
     RefusedAndChanged,
+    #[error("block in the damage list that was not noted")]
+    MadeUpDamage,
     #[error("failure where the medium had none")]
     Failed,
 }
