@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{BlockDevice, DeviceInfo, DoubtfulBytes, EventSources};
+use super::{BlockDevice, Damage, DeviceInfo, DoubtfulBytes, EventSources};
 use crate::device::bounce::Arena;
 use crate::device::growth_error::GrowthError;
 use crate::metrics::TagLogMetrics;
@@ -84,7 +84,7 @@ impl<B: BlockDevice> Leased<B> {
     ) -> Self {
         // the device that is held is asked for its durability; a copy here would keep its files
         // open
-        let info = DeviceInfo { durability: Durability::default(), ..info };
+        let info = DeviceInfo { durability: Durability::default(), damage: Damage::default(), ..info };
         let hand_over_failed = AtomicBool::new(false);
         Self {
             info,
@@ -195,6 +195,18 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
             Lease::Held(device) | Lease::Frozen(device) => device.durability(),
             Lease::Absent => self.info.durability.clone(),
         }
+    }
+
+    fn damage(&self) -> Damage {
+        match &*self.lease() {
+            Lease::Held(device) | Lease::Frozen(device) => device.damage(),
+            Lease::Absent => self.info.damage.clone(),
+        }
+    }
+
+    fn damage_if_known(&self) -> Option<Damage> {
+        let held = self.held.try_lock().ok()?;
+        held.device().map(|device| device.damage())
     }
 
     fn crash_doubt(&self) -> Option<DoubtfulBytes> {

@@ -13,7 +13,9 @@ use integrity::IntegrityProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use super::{
+    BlockDevice, Capacity, Damage, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing,
+};
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, TransferDirection, ZeroBy};
@@ -51,6 +53,7 @@ impl MemDevice {
             zeroing: Zeroing { punch_hole: true, zero_range: false, deallocate: false },
             zeroing_max: u64::MAX,
             durability: Durability::default(),
+            damage: Damage::default(),
         };
         Self { info, media: Mutex::new(media) }
     }

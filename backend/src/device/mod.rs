@@ -7,6 +7,7 @@
 mod block_integrity;
 pub mod bounce;
 mod crash_doubt;
+mod damage;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod faulty;
 pub mod growth_error;
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use crash_doubt::{CrashDoubt, DoubtfulBytes};
+pub use damage::{Damage, seconds_now};
 pub use kernel_pi::{KernelPiDevice, KernelPiQueue};
 pub use leased::Leased;
 pub use nvme::{
@@ -85,6 +87,8 @@ pub struct DeviceInfo {
     pub zeroing_max: u64,
     /// Whether data written to it can still be made durable.
     pub durability: Durability,
+    /// The blocks whose verification has failed.
+    pub damage: Damage,
 }
 
 impl DeviceInfo {
@@ -159,6 +163,16 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// Whether data written to the storage that is open now can still be made durable.
     fn durability(&self) -> Durability {
         self.info().durability.clone()
+    }
+
+    /// The damage list of the storage that is open now.
+    fn damage(&self) -> Damage {
+        self.info().damage.clone()
+    }
+
+    /// As [`Self::damage`], but `None` where that is not known now. Does not block.
+    fn damage_if_known(&self) -> Option<Damage> {
+        Some(self.damage())
     }
 
     /// The part of the disk that a crash leaves in doubt; `None` where it leaves none, or where

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::uring::{Ring, RingEvent, Step};
-use super::{BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing};
+use super::{
+    BlockDevice, Capacity, Damage, DeviceInfo, DeviceQueue, Event, EventSources, Protection, Zeroing,
+};
 use crate::device::bounce::{Arena, FOLIO_SIZE_MAX};
 use crate::device::growth_error::GrowthError;
 use crate::device::operation::DeviceOperation;
@@ -34,6 +36,7 @@ impl DeviceInfo {
             zeroing,
             zeroing_max: u64::MAX,
             durability: image.durability().clone(),
+            damage: Damage::default(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use integrity::sidecar::{self, Mismatch, SidecarError};
+use integrity::sidecar::{self, Finding, Mismatch, SidecarError};
 use integrity::{Checks, IntegrityProfile, LengthError, PiType, Tags, VerifyError};
 
 use crate::device::bounce::FOLIO_SIZE_MIN;
@@ -135,6 +135,24 @@ impl Protection {
                 })
             }
         }
+    }
+
+    /// The intervals of bytes `part`, as for [`Self::verify`], that do not match their tuples.
+    pub fn findings(&self, offset: u64, part: Range<usize>, data: &[u8], metadata: &[u8]) -> Vec<Finding> {
+        let first = self.interval(offset + part.start as u64);
+        let tuples = &metadata[self.tuples(&part)];
+        if self.rule == TupleRule::Own {
+            let found = sidecar::mismatches(&self.profile, first, &data[part], tuples);
+            return found.map_or_else(|_| Vec::new(), |found| found.map(|it| (&it).into()).collect());
+        }
+        let step = self.interval_size();
+        let each = part.step_by(step).filter_map(|at| {
+            match self.verify(offset, at..at + step, data, metadata).err()? {
+                SidecarError::Mismatch(mismatch) => Some(Finding::from(&mismatch)),
+                SidecarError::Length(_) => None,
+            }
+        });
+        each.collect()
     }
 
     /// Tags for the interval at byte `offset`. The application tag is 0, as in the kernel's own

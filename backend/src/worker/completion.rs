@@ -17,6 +17,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let (data, active) = (self.data_path(), &self.requests.active[transfer.piece().request]);
         data.mark_written(active, &transfer);
         if let Err(error) = result {
+            self.note_refused(&transfer, &error);
             return self.end_transfer(transfer, Some(error.into()));
         }
         if let Err(lost) = data.check_unbounced(active, &transfer) {
@@ -25,14 +26,23 @@ impl<B: BlockDevice> QueueWorker<B> {
         self.look_for_rewrite(&transfer);
         let (data, active) = (self.data_path(), &self.requests.active[transfer.piece().request]);
         let outcome = match (transfer.direction(), transfer.piece().merge) {
-            (TransferDirection::Write, _) => Ok(()),
+            (TransferDirection::Write, _) => {
+                self.clear_damage_of(&transfer);
+                Ok(())
+            }
             (TransferDirection::Read, false) => match data.verify(active, &mut transfer) {
                 Ok(()) => return self.keep(transfer),
-                Err(failure) => Err(failure),
+                Err(failure) => {
+                    self.note_mismatch(&transfer, &failure);
+                    Err(failure)
+                }
             },
             (TransferDirection::Read, true) => match data.merge(active, &mut transfer) {
                 Ok(()) => return self.device.submit(DeviceOperation::Transfer(transfer)),
-                Err(failure) => Err(failure),
+                Err(failure) => {
+                    self.note_mismatch(&transfer, &failure);
+                    Err(failure)
+                }
             },
         };
         self.end_transfer(transfer, outcome.err());

@@ -14,6 +14,7 @@
 mod batch;
 mod clock;
 mod completion;
+mod damage;
 pub mod disk;
 mod extent;
 mod failure;
@@ -93,7 +94,8 @@ impl<B: BlockDevice> QueueWorker<B> {
         let sources = EventSources { kick: vring.kick.shared(), wake };
         let device = disk.device.open_queue(pool.arena(), sources)?;
         // after the storage was taken over: an earlier owner may have lost durability
-        let info = DeviceInfo { durability: disk.device.durability(), ..info };
+        let (durability, damage) = (disk.device.durability(), disk.device.damage());
+        let info = DeviceInfo { durability, damage, ..info };
         disk.metrics[vring.index].flushes_fail.set(info.durability.flushes_fail().into());
         // A process that dies in a zero-copy read leaves a kernel that writes to guest memory until
         // the read ends. The lock of the image keeps a successor from serving until then, but the
@@ -221,7 +223,10 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Event::Kick => self.ring.kicked(),
                 Event::Wake => self.read_messages(),
                 Event::Done(DeviceOperation::Transfer(transfer), result) => self.arrive(transfer, result),
-                Event::Done(DeviceOperation::Zero { request, .. }, result) => {
+                Event::Done(DeviceOperation::Zero { request, offset, len, .. }, result) => {
+                    if result.is_ok() {
+                        self.clear_damage(offset, len);
+                    }
                     self.end_plain(request, "zeroing", result);
                 }
                 Event::Done(DeviceOperation::Flush { request }, result) => {

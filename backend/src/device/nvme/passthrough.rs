@@ -22,7 +22,8 @@ use crate::device::operation::{DeviceOperation, Transfer, TransferBuffer, Transf
 use crate::device::pi_failure::{PiFailure, PiStatus};
 use crate::device::uring::{Ring, RingEvent};
 use crate::device::{
-    BlockDevice, Capacity, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule, Zeroing,
+    BlockDevice, Capacity, Damage, DeviceInfo, DeviceQueue, Event, EventSources, Protection, TupleRule,
+    Zeroing,
 };
 use crate::storage::size::StorageSize;
 
@@ -55,6 +56,7 @@ impl NvmePassthroughDevice {
             zeroing: zeroing(&namespace),
             zeroing_max: u64::MAX,
             durability: namespace.durability().clone(),
+            damage: Damage::default(),
         };
         Self { namespace, protection, info }
     }

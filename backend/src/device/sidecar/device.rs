@@ -10,6 +10,7 @@ use integrity::sidecar::{
     TwoMoments, Verify,
 };
 
+use super::kept_damage::KeptDamage;
 use super::report::{report, report_unverified};
 use super::tag_log::TagLog;
 use super::written_since;
@@ -69,7 +70,7 @@ impl SidecarDevice {
             report(&recovery);
             report_unverified(journal.verification());
         }
-        let device = Self { only_reads: false, ..Self::new(image, sidecar, journal, cache_bytes) };
+        let device = Self::new(image, sidecar, journal, cache_bytes, false);
         if durability_lost {
             let log = Arc::downgrade(&device.log);
             device.info.durability.owe(move || {
@@ -102,7 +103,7 @@ impl SidecarDevice {
         }
         recovered.iter().for_each(report);
         let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, pages);
-        let device = Self::new(image, sidecar, journal, cache_bytes);
+        let device = Self::new(image, sidecar, journal, cache_bytes, true);
         *device.thread() = Some(device.log.start()?);
         Ok(device)
     }
@@ -111,17 +112,33 @@ impl SidecarDevice {
     /// is not to be served itself.
     pub fn preview(image: Image, sidecar: SidecarFile, cache_bytes: usize) -> Self {
         let journal = Journal::view(sidecar.loaded().clone(), cache_bytes, Vec::new());
-        Self::new(image, sidecar, journal, cache_bytes)
+        Self::new(image, sidecar, journal, cache_bytes, true)
     }
 
-    fn new(image: Image, sidecar: SidecarFile, journal: Journal, cache_bytes: usize) -> Self {
+    fn new(
+        image: Image,
+        sidecar: SidecarFile,
+        journal: Journal,
+        cache_bytes: usize,
+        only_reads: bool,
+    ) -> Self {
         let protection = Protection::sidecar(*sidecar.profile());
         let info = DeviceInfo {
             capacity: Capacity::new(journal.layout().image_size()),
             zeroing_max: zeroing_max(journal.layout()),
             ..DeviceInfo::of_image(&image, Some(protection))
         };
+        let superblock = sidecar.superblock().clone();
         let log = TagLog::new(sidecar.into_media(), journal);
+        let keeper = Arc::downgrade(&log);
+        log.keep(KeptDamage::read(log.media(), &superblock, !only_reads, |notes| {
+            info.damage.keep(notes, move || {
+                if let Some(log) = keeper.upgrade() {
+                    log.damage_has_changed();
+                }
+            });
+            info.damage.clone()
+        }));
         let (log_thread, growth) = (Mutex::new(None), Mutex::new(None));
         Self {
             image,
@@ -130,7 +147,7 @@ impl SidecarDevice {
             log,
             log_thread,
             cache_bytes,
-            only_reads: true,
+            only_reads,
             growth,
             growth_interrupted: AtomicBool::new(false),
         }

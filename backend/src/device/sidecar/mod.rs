@@ -15,6 +15,7 @@
 mod device;
 mod doubt;
 mod fetches;
+mod kept_damage;
 mod pauses;
 mod queue;
 mod report;

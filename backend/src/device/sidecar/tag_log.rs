@@ -15,6 +15,7 @@ use integrity::sidecar::{self, Growth, Journal, REGION_SIZE, TuplePage};
 
 use super::doubt::Doubt;
 use super::fetches::CarefulRead;
+use super::kept_damage::KeptDamage;
 use super::report::{Findings, report_unfinished};
 use crate::device::{CrashDoubt, DoubtfulBytes};
 use crate::metrics::TagLogMetrics;
@@ -31,6 +32,8 @@ pub(super) struct TagLog {
     metrics: Arc<TagLogMetrics>,
     /// The thread sets it.
     doubt: CrashDoubt,
+    /// The thread writes it.
+    damage: Mutex<KeptDamage>,
 }
 
 #[derive(Debug)]
@@ -101,6 +104,7 @@ impl TagLog {
             askers: Mutex::default(),
             metrics,
             doubt: CrashDoubt::default(),
+            damage: Mutex::default(),
         })
     }
 
@@ -112,6 +116,25 @@ impl TagLog {
     /// The part of the image that a crash leaves in doubt.
     pub(super) fn doubt(&self) -> &CrashDoubt {
         &self.doubt
+    }
+
+    /// Has the thread keep the damage list.
+    pub(super) fn keep(&self, damage: KeptDamage) {
+        *self.damage() = damage;
+    }
+
+    /// Wakes the thread, since the damage list is to be written soon.
+    pub(super) fn damage_has_changed(&self) {
+        let mut shared = self.lock();
+        let wake = std::mem::take(&mut shared.sleeping);
+        drop(shared);
+        if wake {
+            self.work.notify_one();
+        }
+    }
+
+    fn damage(&self) -> MutexGuard<'_, KeptDamage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what a crash now would leave in doubt.

@@ -43,12 +43,14 @@ impl TagLog {
             self.commit();
             self.sync_data();
             self.advance(&mut checkpoint);
+            self.damage().write_if_due(&self.media);
             if checkpoint.is_none() {
                 self.grow_if_asked();
             }
         }
         // of a queue that was dropped
         self.settle_doubts();
+        self.damage().write(&self.media);
         // a checkpoint that was begun can be done again after the sidecar is opened
         if let Some(checkpoint) = checkpoint {
             let interrupted = Err(io::ErrorKind::Interrupted.into());
@@ -65,7 +67,8 @@ impl TagLog {
         while !shared.stopping && !checkpointing && shared.growing.is_none() && !shared.has_work() {
             let journal = &shared.journal;
             let is_verifying = journal.is_unverified();
-            if is_verifying && pauses.is_verification_due() {
+            let until_damage = self.damage().rest();
+            if is_verifying && pauses.is_verification_due() || until_damage.is_some_and(|it| it.is_zero()) {
                 break;
             }
             let pause = match (journal.is_empty(), journal.has_marks()) {
@@ -76,6 +79,7 @@ impl TagLog {
             shared.resting = journal.is_empty();
             shared.sleeping = true;
             let limit = if is_verifying { Some(pauses.until_verification()) } else { pause };
+            let limit = limit.into_iter().chain(until_damage).min();
             shared = match limit {
                 None => self.work.wait(shared).unwrap_or_else(PoisonError::into_inner),
                 Some(limit) => {
