@@ -17,6 +17,7 @@ use stableblk::guest::inflight_region::InflightQueue;
 use stableblk::guest::memory_table::GuestMemory;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
+use stableblk::worker::beside::Beside;
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::limits::Limiter;
 use stableblk::worker::message::WorkerMessage;
@@ -157,6 +158,7 @@ fn disk<B: BlockDevice>(device: Driven<B>, loads: &[Load]) -> Arc<Disk<Driven<B>
         device: Arc::new(device),
         locks: RangeLock::default(),
         inboxes: loads.iter().map(|_| Inbox::new().expect("an eventfd")).collect(),
+        beside: Beside::new().expect("an eventfd"),
         metrics: loads.iter().map(|_| QueueMetrics::default()).collect(),
         events: DiskMetrics::default(),
         limits: DiskLimits {

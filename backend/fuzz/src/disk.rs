@@ -6,6 +6,7 @@ use std::time::Duration;
 use stableblk::device::BlockDevice;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::{DiskMetrics, Gauge, QueueMetrics};
+use stableblk::worker::beside::Beside;
 use stableblk::worker::disk::{Bounce, Disk};
 use stableblk::worker::limits::Limiter;
 use stableblk::worker::range_lock::RangeLock;
@@ -26,6 +27,7 @@ pub fn disk<B: BlockDevice>(device: Arc<B>, queues: usize, block_size: u32, read
         device,
         locks: RangeLock::default(),
         inboxes: (0..queues).map(|_| Inbox::new().expect("an eventfd")).collect(),
+        beside: Beside::new().expect("an eventfd"),
         metrics: (0..queues).map(|_| QueueMetrics::default()).collect(),
         events: DiskMetrics::default(),
         limits,

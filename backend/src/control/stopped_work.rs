@@ -12,6 +12,7 @@ use crate::device::{BlockDevice, DeviceQueue, Event, OwnEvents};
 use crate::inbox::Inbox;
 use crate::report;
 use crate::session::DoneWork;
+use crate::worker::beside::LEAVE_LIMIT;
 use crate::worker::disk::Disk;
 
 /// The result of a job, or of work while no queue ran.
@@ -67,7 +68,11 @@ impl StoppedWork {
             Self::Freeze { client } => JobResult::Frozen { client, result: disk.device.freeze() },
             Self::StartQueues => JobResult::Nothing,
             Self::Grow { bytes, client } => {
-                let result = disk.device.grow(bytes).map(|()| ResizeResult { bytes, grown: true });
+                let grown = match disk.beside.close(LEAVE_LIMIT) {
+                    Ok(_closed) => disk.device.grow(bytes),
+                    Err(busy) => Err(GrowthError::Io(busy.into())),
+                };
+                let result = grown.map(|()| ResizeResult { bytes, grown: true });
                 JobResult::Resized { client, result }
             }
         }

@@ -98,10 +98,31 @@ impl Damage {
         cleared
     }
 
-    /// Notes how far the scrub has come.
-    pub fn set_scrub(&self, record: ScrubRecord) {
-        self.change(|notes| notes.scrub = record);
-        self.call_keeper();
+    /// Takes the listed blocks of `lbas` out that are not among `findings`, because a scrub has
+    /// found that they match. Returns how many those were.
+    pub fn settle(&self, lbas: &Range<u64>, findings: &[Finding]) -> u64 {
+        if !self.lock().list.has_any_of(lbas) {
+            return 0;
+        }
+        let mut next = lbas.start;
+        let mut cleared = 0;
+        for end in findings.iter().map(|finding| finding.lba).chain([lbas.end]) {
+            if next < end {
+                cleared += self.clear(&(next..end));
+            }
+            next = end + 1;
+        }
+        cleared
+    }
+
+    /// Changes the record of the scrub. `keeps`: it is to be kept soon, and not only with the next
+    /// change that is.
+    pub fn change_scrub<T>(&self, keeps: bool, change: impl FnOnce(&mut ScrubRecord) -> T) -> T {
+        let result = self.change(|notes| change(&mut notes.scrub));
+        if keeps {
+            self.call_keeper();
+        }
+        result
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut DamageNotes) -> T) -> T {

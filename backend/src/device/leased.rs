@@ -220,6 +220,10 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         held.device().and_then(|device| device.tag_log())
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.borrow()?.next_data(offset)
+    }
+
     fn is_held(&self) -> bool {
         self.lease().device().is_some()
     }

@@ -187,6 +187,12 @@ pub trait BlockDevice: Send + Sync + 'static {
         None
     }
 
+    /// The first byte at or after `offset` that has to be read to verify the disk: before it, data
+    /// and tuples are holes. `None`: there is none. May block.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+
     /// Whether the storage is held now, so that opening a queue does not take it over from another
     /// host.
     fn is_held(&self) -> bool {

@@ -7,6 +7,7 @@ use super::error::{SessionError, SessionResult, refuse};
 use super::state::Session;
 use super::wait::wait;
 use crate::device::BlockDevice;
+use crate::worker::beside::LEAVE_LIMIT;
 
 impl<B: BlockDevice> Session<B> {
     /// Switches the dirty log. It is on while the front-end asks for it (`migrating`) and has given
@@ -36,9 +37,15 @@ impl<B: BlockDevice> Session<B> {
             return Ok(());
         }
         let (done, handed_over) = mpsc::channel();
-        let device = self.disk.device.clone();
+        let disk = self.disk.clone();
         let spawned = thread::Builder::new().name("hand over".to_owned());
-        let spawned = spawned.spawn(move || done.send(device.hand_over()));
+        let spawned = spawned.spawn(move || {
+            let handed_over = match disk.beside.close(LEAVE_LIMIT) {
+                Ok(_closed) => disk.device.hand_over(),
+                Err(busy) => Err(busy.into()),
+            };
+            done.send(handed_over)
+        });
         let handed_over = match spawned {
             Ok(_) => wait(&handed_over, || "the disk is not closed for its hand-over".to_owned())
                 .unwrap_or_else(|| Err(io::Error::other("the hand-over panicked"))),

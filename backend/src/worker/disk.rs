@@ -8,6 +8,7 @@ use virtio::{DEVICE_ID_LEN, DiskLimits, SECTOR_SIZE};
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
 use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
+use crate::worker::beside::Beside;
 use crate::worker::limits::Limiter;
 use crate::worker::message::WorkerMessage;
 use crate::worker::range_lock::{RangeLock, Ticket};
@@ -31,6 +32,8 @@ pub struct Disk<B> {
     pub locks: RangeLock,
     /// The inbox of each queue's worker.
     pub inboxes: Vec<Inbox<WorkerMessage>>,
+    /// Work beside the queues. Its tasks have the numbers of queues that follow the last.
+    pub beside: Beside,
     /// The metrics of each queue.
     pub metrics: Vec<QueueMetrics>,
     /// Metrics of the disk over all queues.
@@ -90,7 +93,9 @@ impl<B> Disk<B> {
         }
         // not under the table's lock: it is a system call
         for owner in others {
-            self.inboxes[owner.queue].post(WorkerMessage::Granted(owner.request));
+            let inbox = self.inboxes.get(owner.queue);
+            let inbox = inbox.unwrap_or_else(|| self.beside.inbox(owner.queue - self.inboxes.len()));
+            inbox.post(WorkerMessage::Granted(owner.request));
         }
     }
 }

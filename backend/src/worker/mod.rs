@@ -12,6 +12,7 @@
 //! popped chain is returned once, whatever failed.
 
 mod batch;
+pub mod beside;
 mod clock;
 mod completion;
 mod damage;

@@ -126,6 +126,7 @@ impl<'m, B: BlockDevice> Guest<'m, B> {
             device,
             locks: RangeLock::default(),
             inboxes: (0..setup.queues).map(|_| Inbox::new().unwrap()).collect(),
+            beside: stableblk::worker::beside::Beside::new().unwrap(),
             metrics: (0..setup.queues).map(|_| QueueMetrics::default()).collect(),
             events: DiskMetrics::default(),
             limits: DiskLimits {

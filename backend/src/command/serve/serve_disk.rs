@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
-use std::{io, thread};
+use std::time::{Duration, Instant};
+use std::{io, mem, thread};
 
 use virtio::{DEVICE_ID_LEN, DiskLimits};
 
@@ -21,6 +21,7 @@ use crate::device::{BlockDevice, DeviceInfo};
 use crate::inbox::Inbox;
 use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
 use crate::session::{Choices, Offer};
+use crate::worker::beside::Beside;
 use crate::worker::disk::{Bounce, Disk};
 use crate::worker::limits::Limiter;
 use crate::worker::range_lock::RangeLock;
@@ -74,6 +75,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
         },
     };
     let ended = control::run(&disk, &offer, &endpoint, &mut termination, supervision);
+    let ended = leave(ended, &disk.beside);
     end(ended, &disk.device, &storage_config.path)
 }
 
@@ -100,11 +102,13 @@ fn new_disk<B: BlockDevice>(
     padded[..serial.len()].copy_from_slice(serial.as_bytes());
     let events = DiskMetrics::default();
     events.rewrites.set_one_in(config.rewrite_check);
+    let eventfds = |source| ServeError::Setup { action: "make eventfds", source };
     let inboxes = (0..config.num_queues).map(|_| Inbox::new()).collect::<Result<_, _>>();
     Ok(Disk {
         device: Arc::new(device),
         locks: RangeLock::default(),
-        inboxes: inboxes.map_err(|source| ServeError::Setup { action: "make eventfds", source })?,
+        inboxes: inboxes.map_err(eventfds)?,
+        beside: Beside::new().map_err(eventfds)?,
         metrics: (0..config.num_queues).map(|_| QueueMetrics::default()).collect(),
         events,
         limits: DiskLimits::new(&offer.config, offer.features),
@@ -155,6 +159,17 @@ fn watch_storage(image: &Path, sidecar: Option<&Path>) -> Option<SizeWatch> {
         SizeWatch::of_devices()
     };
     watch.inspect_err(|error| tracing::warn!("cannot watch the image's size: {error}")).ok()
+}
+
+/// Ends the work beside the queues, within the time that a stop may take.
+fn leave(ended: Result<(), ControlError>, beside: &Beside) -> Result<(), ControlError> {
+    let limit = if ended.is_ok() { control::STOP_LIMIT } else { Duration::ZERO };
+    let closed = beside.close(limit).map(mem::forget);
+    let hangs = |_| {
+        let what = "the scrub has not stopped".to_owned();
+        ControlError::Hangs { what, seconds: limit.as_secs() }
+    };
+    ended.and(closed.map_err(hangs))
 }
 
 /// Closes the device, unless something still uses it, and combines the two results.

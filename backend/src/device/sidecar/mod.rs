@@ -56,6 +56,23 @@ impl BlockDevice for SidecarDevice {
         Some(self.log.metrics().clone())
     }
 
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        if self.only_reads {
+            // the tuples of a recovery that was not written are in no file
+            return Ok(Some(offset));
+        }
+        let data = next_data(self.image.file(), offset)?;
+        if data == Some(offset) {
+            return Ok(data);
+        }
+        let interval_size = self.protection.interval_size() as u64;
+        let layout = self.log.lock().journal.layout().clone();
+        let interval = self.protection.interval(offset);
+        let written = self.log.media().next_written(&layout, interval)?;
+        let written = written.map(|interval| interval * interval_size);
+        Ok(data.into_iter().chain(written).min().map(|next| next.max(offset)))
+    }
+
     fn measure(&self) -> io::Result<StorageSize> {
         self.image.storage_size()
     }
