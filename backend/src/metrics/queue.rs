@@ -70,6 +70,8 @@ pub struct FailedRequests {
     /// Transfers that failed because the guest changed its data while they were written. That is
     /// found only with `--bounce never`, by a device that checks what it is given.
     pub unstable_writes: Counter,
+    /// Writes of a part of a block whose rest does not match. They are among `integrity_errors`.
+    pub partial_writes: Counter,
     /// Refused as the driver's mistake: out of range, misaligned, a write to a read-only disk.
     pub refused: Counter,
     /// Chains that were not requests.

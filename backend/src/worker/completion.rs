@@ -41,6 +41,7 @@ impl<B: BlockDevice> QueueWorker<B> {
                 Ok(()) => return self.device.submit(DeviceOperation::Transfer(transfer)),
                 Err(failure) => {
                     self.note_mismatch(&transfer, &failure);
+                    self.explain_partial_write(&failure);
                     Err(failure)
                 }
             },

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use integrity::sidecar::{FailedCheck, Finding, FoundBy};
+use integrity::sidecar::{FailedCheck, Finding, FoundBy, SidecarError};
 
 use super::QueueWorker;
 use super::failure::Failure;
@@ -50,6 +50,24 @@ impl<B: BlockDevice> QueueWorker<B> {
         let part = protection.touched(piece.lead..piece.lead + piece.data_len);
         let (data, metadata) = folio.parts();
         self.info.damage.add(protection.findings(transfer.offset(), part, data, metadata), FoundBy::Guest);
+    }
+}
+
+impl<B: BlockDevice> QueueWorker<B> {
+    /// Says why a write of a part of a damaged block fails, and what helps: it fails in a file
+    /// system as an error of a write, which looks like another fault.
+    #[cold]
+    pub(super) fn explain_partial_write(&self, failure: &Failure) {
+        let Failure::Integrity(SidecarError::Mismatch(mismatch)) = failure else {
+            return;
+        };
+        if self.metrics().failed.partial_writes.add_logged() {
+            let (queue, lba) = (self.ring.vring.index, mismatch.lba());
+            tracing::error!(
+                queue,
+                "a write of a part of LBA {lba} fails, since the rest of that block does not match its tuple: have the guest                  write the whole block, take it from a backup with `stableblk restore --lba {lba}`, or accept what it                  holds with `stableblk ctl SOCKET accept --lba {lba}`"
+            );
+        }
     }
 }
 

@@ -104,6 +104,11 @@ impl<'d, B: BlockDevice> OwnQueue<'d, B> {
     ) -> io::Result<(Transfer, io::Result<()>)> {
         let piece = Piece { request: 0, data_offset: 0, data_len: len, lead: 0, merge: false };
         let transfer = Transfer::new(direction, offset, len, TransferBuffer::Bounce(folio), piece);
+        self.submit(transfer)
+    }
+
+    /// Does a transfer, and returns it with its result.
+    pub(super) fn submit(&mut self, transfer: Transfer) -> io::Result<(Transfer, io::Result<()>)> {
         self.queue.submit(DeviceOperation::Transfer(transfer));
         loop {
             if let Event::Done(DeviceOperation::Transfer(transfer), result) = self.next_event()? {
@@ -112,7 +117,17 @@ impl<'d, B: BlockDevice> OwnQueue<'d, B> {
         }
     }
 
-    /// The folio of a transfer that is over.
+    /// Makes what was written durable.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.queue.submit(DeviceOperation::Flush { request: 0 });
+        loop {
+            if let Event::Done(DeviceOperation::Flush { .. }, result) = self.next_event()? {
+                return result;
+            }
+        }
+    }
+
+    /// Takes back the folio of a transfer that is over.
     pub(super) fn take_back(&mut self, transfer: Transfer) {
         if let TransferBuffer::Bounce(folio) = transfer.into_buffer() {
             self.put(folio);

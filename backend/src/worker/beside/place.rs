@@ -15,17 +15,19 @@ use crate::worker::message::WorkerMessage;
 pub(super) enum Task {
     /// The scrub.
     Scrub,
+    /// Blocks that are accepted.
+    Accept,
 }
 
 /// The tasks.
-const TASKS: usize = 1;
+const TASKS: usize = 2;
 
 /// How long work beside the queues may take to leave the device: the time of one transfer.
 pub const LEAVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The device was not given back in time.
 #[derive(Debug, Error)]
-#[error("a scrub still waits for the storage after {0} s")]
+#[error("a scrub, or blocks that are accepted, still wait for the storage after {0} s")]
 pub struct StillBusy(u64);
 
 impl From<StillBusy> for io::Error {
@@ -72,7 +74,7 @@ pub struct Closed<'a>(&'a Beside);
 impl Beside {
     /// No work so far.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { state: Mutex::default(), changed: Condvar::new(), inboxes: [Inbox::new()?] })
+        Ok(Self { state: Mutex::default(), changed: Condvar::new(), inboxes: [Inbox::new()?, Inbox::new()?] })
     }
 
     /// The inbox of the task with this number.
