@@ -66,7 +66,7 @@ INSTALLED = $(DESTDIR)$(PREFIX)
 
 install: $(STABLEBLK)
 	install -D -m 755 $(STABLEBLK) $(INSTALLED)/bin/stableblk
-	install -D -m 644 -t $(INSTALLED)/lib/systemd/system packaging/stableblk@.service packaging/stableblk@.socket packaging/stableblk-exporter.service
+	install -D -m 644 -t $(INSTALLED)/lib/systemd/system packaging/stableblk@.service packaging/stableblk@.socket packaging/stableblk-exporter.service packaging/stableblk-scrub@.service packaging/stableblk-scrub@.timer
 	install -D -m 644 -t $(INSTALLED)/share/stableblk packaging/prometheus/stableblk.rules.yml packaging/prometheus/stableblk.scrape.yml packaging/grafana/stableblk.json
 	install -D -m 644 -t $(INSTALLED)/share/qemu/vhost-user qemu-configs/50-stableblk.json
 	install -d $(INSTALLED)/share/man/man1

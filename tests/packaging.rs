@@ -33,12 +33,21 @@ fn everything_is_where_the_rest_of_the_system_looks_for_it() {
         let mode = fs::metadata(installed(program)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755, "{program}");
     }
-    for unit in ["stableblk@.socket", "stableblk-exporter.service"] {
+    for unit in ["stableblk@.socket", "stableblk-scrub@.timer", "stableblk-exporter.service"] {
         assert!(installed("/usr/lib/systemd/system").join(unit).exists(), "{unit}");
     }
     for file in ["stableblk.rules.yml", "stableblk.scrape.yml", "stableblk.json"] {
         assert!(installed("/usr/share/stableblk").join(file).exists(), "{file}");
     }
+    assert_scrub(&read(&installed("/usr/lib/systemd/system/stableblk-scrub@.service")));
+}
+
+/// The unit's command is one that the program knows; the disk is not there.
+fn assert_scrub(unit: &str) {
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/stableblk ")).unwrap();
+    let command = command.replace("/run/", "/nonexistent/").replace("$SCRUB_OPTIONS", "--rate 1M");
+    let status = Command::new(PROGRAM).args(command.split(' ')).output().unwrap().status;
+    assert_eq!(status.code(), Some(3), "{command}");
 }
 
 #[test]

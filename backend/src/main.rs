@@ -7,6 +7,7 @@ use std::{io, panic};
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use stableblk::command::repair::{rebind, restore};
 use stableblk::command::{accept, check, copy, create, ctl, exporter, info, man, protect, resize, serve};
 use stableblk::control::log::{self, LogFormat, LogWriter};
 use stableblk::control::log_filter::{self, LogFilter};
@@ -48,8 +49,12 @@ enum CliCommand {
     Check(check::CheckArgs),
     /// Copy a protected image and its sidecar, and verify each block
     Copy(copy::CopyArgs),
-    /// Accept blocks that a crash has left in doubt
+    /// Accept blocks as they are: damaged ones, or those that a crash has left in doubt
     Accept(accept::AcceptArgs),
+    /// Restore damaged blocks from a backup
+    Restore(restore::RestoreArgs),
+    /// Give an image that has lost its UUID that of its sidecar
+    Rebind(rebind::RebindArgs),
     /// Show what an image and its sidecar are
     Info(info::InfoArgs),
     /// Grow an image and its sidecar
@@ -104,6 +109,12 @@ fn main() -> ExitCode {
         }
         (Some(CliCommand::Accept(args)), _) => {
             accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        (Some(CliCommand::Restore(args)), _) => {
+            restore::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        (Some(CliCommand::Rebind(args)), _) => {
+            rebind::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
         }
         (Some(CliCommand::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(CliCommand::Resize(args)), _) => {

@@ -8,22 +8,24 @@ use clap::Args;
 use serde::Serialize;
 
 use super::check::{LbaRange, Recovered, RecoveryReport};
+use super::repair::{accept_blocks, parse_lbas};
 use super::{ImageArgs, print};
 use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
 use crate::storage::sidecar_file::{SidecarFile, load_error};
 
-/// Accept blocks that a crash has left in doubt
+/// Accept blocks as they are: damaged ones, or those that a crash has left in doubt
 ///
 /// After a crash, blocks whose content matches no known write are adopted: each gets a tuple for
-/// its content, marked as adopted. `--adopted` removes the marks. `--force` also accepts an image
+/// its content, marked as adopted. `--adopted` removes the marks. `--lba` gives blocks that do not
+/// match a new tuple, for the data present. `--force` also accepts an image
 /// and a sidecar that are refused because they are of two moments. Each accepted range of blocks is
 /// printed.
 #[derive(Debug, Clone, Args)]
 #[command(
     after_help = "Exit status: 0 when it is done, 1 when it was not possible, 4 when image and sidecar are of two moments and --force was not given."
 )]
-#[group(id = "what", required = true, multiple = true, args = ["adopted", "force"])]
+#[group(id = "what", required = true, multiple = true, args = ["adopted", "force", "lba"])]
 pub struct AcceptArgs {
     #[command(flatten)]
     image: ImageArgs,
@@ -34,6 +36,10 @@ pub struct AcceptArgs {
     /// match
     #[arg(long)]
     force: bool,
+    /// Accept the present data of these blocks: one such as 5, or the first and the last of some
+    /// such as 5-9
+    #[arg(long, value_name = "A-B", value_parser = parse_lbas, value_delimiter = ',')]
+    lba: Vec<LbaRange>,
 }
 
 /// Accepts what the options name. Of a pair that is refused, it prints first what will be adopted.
@@ -67,6 +73,13 @@ pub fn run(args: &AcceptArgs) -> Result<ExitCode, ImageError> {
         let mut accepted = BlockList::new(&name, "were adopted, and are accepted as they are");
         sidecar.accept_adopted(|lba| accepted.add(lba)).map_err(ImageError::io("write", &path))?;
         print(&accepted, false)?;
+    }
+    if !args.lba.is_empty() {
+        let accepted = accept_blocks(&sidecar, &name, &args.lba)?;
+        print(&accepted.to_string(), false)?;
+        if !accepted.is_complete() {
+            return Ok(ExitCode::FAILURE);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -24,6 +24,7 @@ pub mod exporter;
 pub mod info;
 pub mod man;
 pub mod protect;
+pub mod repair;
 pub mod resize;
 pub mod serve;
 

@@ -71,6 +71,11 @@ impl<B: BlockDevice> ControlThread<'_, B> {
                 let reply = self.limit(limits);
                 self.reply(client, &reply);
             }
+            ControlRequest::Damage => self.reply_damage(client),
+            ControlRequest::Accept { first_lba, last_lba } => self.start_accept(client, first_lba, last_lba),
+            ControlRequest::ScrubStart { rate, from_start } => self.start_scrub(client, rate, from_start),
+            ControlRequest::ScrubStop => self.stop_scrub(client),
+            ControlRequest::ScrubStatus => self.reply_scrub(client, Ok(())),
             ControlRequest::LogLevel { filter } => {
                 let reply = match self.log.set(&filter) {
                     Ok(()) => {

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use virtio::Features;
 
+use super::damage::DamageCount;
 use super::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
     PROTOCOL, ProgramStatus, QueueErrors, QueueStatus, RequestKinds, RewriteRange, RewriteStatus,
     RewritesStatus, TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
 };
+use super::scrub::ScrubStatus;
 use crate::device::BlockDevice;
 use crate::metrics::{LatencyHistogram, QueueMetrics, QueueState, Rewrites, TagLogMetrics};
 use crate::worker::disk::{Bounce, Disk};
@@ -34,6 +36,12 @@ pub struct Served {
     pub limit_group: Option<String>,
     /// When serving began.
     pub since: Instant,
+}
+
+/// The number of damaged blocks.
+fn damage<B: BlockDevice>(disk: &Disk<B>) -> Option<DamageCount> {
+    let damage = disk.device.damage_if_known().filter(|_| disk.device.info().protection.is_some());
+    damage.map(|damage| DamageCount::from(&damage.notes().list))
 }
 
 /// The present status.
@@ -65,6 +73,8 @@ pub(super) fn status<B: BlockDevice>(
             unverified_bytes: doubt.unverified,
             left_by_crash_bytes: doubt.left_by_crash,
         }),
+        damage: damage(disk),
+        scrub: ScrubStatus::of(disk),
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
         limits: limits(disk, served),
         rewrites: rewrites(&disk.events.rewrites),

@@ -65,7 +65,13 @@ impl StoppedWork {
     pub(super) fn run<B: BlockDevice>(self, disk: &Disk<B>) -> JobResult {
         match self {
             Self::Drain { client } => JobResult::Reply(client, ControlReply::done()),
-            Self::Freeze { client } => JobResult::Frozen { client, result: disk.device.freeze() },
+            Self::Freeze { client } => {
+                let result = match disk.beside.close(LEAVE_LIMIT) {
+                    Ok(_closed) => disk.device.freeze(),
+                    Err(busy) => Err(busy.into()),
+                };
+                JobResult::Frozen { client, result }
+            }
             Self::StartQueues => JobResult::Nothing,
             Self::Grow { bytes, client } => {
                 let grown = match disk.beside.close(LEAVE_LIMIT) {

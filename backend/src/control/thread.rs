@@ -23,7 +23,9 @@ use super::token::{FIRST_CLIENT, Token};
 use super::watchdog::Watchdog;
 use super::whole_disk::{Freeze, Resizing};
 use crate::device::BlockDevice;
+use crate::report;
 use crate::session::Offer;
+use crate::worker::beside::scrub;
 use crate::worker::disk::Disk;
 
 /// The parts of control that are chosen when the process is started.
@@ -74,6 +76,9 @@ pub fn run<B: BlockDevice>(
     let mut control = ControlThread::new(disk, front_ends, supervision)?;
     control.epoll.watch(termination.as_fd(), Token::Termination.into())?;
     control.finish_growth();
+    if let Err(error) = scrub::resume(disk) {
+        tracing::error!("the scrub does not continue: {}", report::chain(&error));
+    }
     control.front_ends.start(&control.epoll)?;
     loop {
         let event = control.epoll.wait(control.rest())?;

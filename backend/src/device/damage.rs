@@ -47,6 +47,15 @@ impl Damage {
         let _ = self.0.keeper.set(Box::new(keeper));
     }
 
+    /// Takes over the notes of the same storage before it was closed and opened again, unless it
+    /// keeps its notes itself.
+    pub(super) fn continue_from(&self, before: &Self) {
+        if self.0.keeper.get().is_none() {
+            let notes = before.notes();
+            self.change(|now| *now = notes);
+        }
+    }
+
     /// A copy of the notes, and how often they had changed by then.
     pub fn snapshot(&self) -> (DamageNotes, u64) {
         let notes = self.lock();

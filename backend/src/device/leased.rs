@@ -265,8 +265,12 @@ impl<B: BlockDevice> BlockDevice for Leased<B> {
         let opened = match std::mem::replace(&mut *held, Lease::Absent) {
             // its locks have to go first
             Lease::Frozen(device) => {
+                let damage = device.damage();
                 drop(device);
-                self.open_again().map(|device| *held = Lease::Held(device))
+                self.open_again().map(|device| {
+                    device.damage().continue_from(&damage);
+                    *held = Lease::Held(device);
+                })
             }
             other => {
                 *held = other;

@@ -87,6 +87,19 @@ pub enum ImageError {
         /// The size asked for.
         size: u64,
     },
+    /// A block that was named is behind the end of the image.
+    #[error("{} has no block {lba}: its {blocks} blocks are 0 to {}", image.display(), blocks - 1)]
+    NoSuchBlock {
+        /// The image.
+        image: PathBuf,
+        /// The block that was named.
+        lba: u64,
+        /// The number of blocks.
+        blocks: u64,
+    },
+    /// The backup is the image.
+    #[error("{} is the image itself, not a backup of it", .0.display())]
+    OwnBackup(PathBuf),
     /// The sidecar was not made for images that large.
     #[error("the sidecar of {} has no room for {size} bytes: give the image that size, and make a new sidecar with `stableblk protect --force`", image.display())]
     CannotGrow {

@@ -8,6 +8,7 @@ pub mod image;
 pub mod loss_mark;
 pub(crate) mod reopen;
 pub(crate) mod session_stamp;
+mod sidecar_blocks;
 pub mod sidecar_file;
 pub mod sidecar_media;
 pub mod sidecar_path;

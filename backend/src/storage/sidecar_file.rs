@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use integrity::IntegrityProfile;
 use integrity::sidecar::{
-    self, Change, IntentMode, Layout, LoadError, Loaded, Recovery, Rules, SUPERBLOCK_SIZE, State, Superblock,
-    SuperblockError, TuplePage, TwoMoments,
+    self, Change, DamageArea, DamageNotes, IntentMode, Layout, LoadError, Loaded, Recovery, Rules,
+    SUPERBLOCK_SIZE, State, Superblock, SuperblockError, TuplePage, TwoMoments,
 };
 use tracing::warn;
 use uuid::Uuid;
@@ -172,6 +172,18 @@ impl SidecarFile {
         self.superblock().state() != State::Clean
     }
 
+    /// The damage list and the record of the scrub. A sidecar without room for them has none, and
+    /// neither has one that cannot be read.
+    #[must_use]
+    pub fn damage(&self) -> DamageNotes {
+        let read = DamageArea::read(&self.media, self.superblock());
+        let read = read.unwrap_or_else(|error| {
+            warn!("cannot read the damage list of {}: {error}", self.path.display());
+            None
+        });
+        read.map_or_else(DamageNotes::default, |(_, notes, _)| notes)
+    }
+
     /// Reads page `page` of the tuple array.
     pub fn read_page(&self, page: u64) -> io::Result<TuplePage> {
         TuplePage::read(self.layout(), &self.media, page)
@@ -208,6 +220,12 @@ impl SidecarFile {
     /// are adopted, however many there are.
     pub fn accept_image(&mut self) -> Result<Option<Recovery>, LoadError> {
         self.reopen(Rules::all() - Rules::SAME_SESSION - Rules::BOUNDED_ADOPTION)
+    }
+
+    /// Begins and ends a session in which nothing is written, after the image was changed with its
+    /// tuples as they are: from then on the sidecar is of the image as it is now.
+    pub fn close_again(&mut self) -> Result<(), LoadError> {
+        self.reopen(Rules::all()).map(drop)
     }
 
     fn reopen(&mut self, rules: Rules) -> Result<Option<Recovery>, LoadError> {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use integrity::sidecar::Mismatch;
-use integrity::{PiError, Tag};
+use integrity::sidecar::{Finding, Mismatch};
 use serde::Serialize;
+
+use crate::control::damage::{FailedCheck, hexadecimal};
 
 /// The number of ranges that are remembered. The blocks of an image with more are only counted.
 const RANGES_MAX: usize = 1 << 20;
@@ -161,51 +162,12 @@ impl Joined for BadRange {
 
 impl From<&Mismatch> for BadRange {
     fn from(mismatch: &Mismatch) -> Self {
-        let (check, first_tag) = match mismatch {
-            Mismatch::UnwrittenNotZero { .. } => (FailedCheck::UnwrittenNotZero, None),
-            Mismatch::TupleLost { .. } => (FailedCheck::TupleLost, None),
-            Mismatch::Pi(error) => (FailedCheck::of(error.tag), Some(TagValues::of(error))),
-        };
-        let lba = mismatch.lba();
-        Self { range: LbaRange { first_lba: lba, last_lba: lba }, check, first_tag }
-    }
-}
-
-/// The check that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(in crate::command) enum FailedCheck {
-    GuardTag,
-    ApplicationTag,
-    ReferenceTag,
-    StorageTag,
-    UnwrittenNotZero,
-    TupleLost,
-    Unreadable,
-}
-
-impl FailedCheck {
-    fn of(tag: Tag) -> Self {
-        match tag {
-            Tag::Guard => Self::GuardTag,
-            Tag::Application => Self::ApplicationTag,
-            Tag::Reference => Self::ReferenceTag,
-            Tag::Storage => Self::StorageTag,
-        }
-    }
-}
-
-impl fmt::Display for FailedCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::GuardTag => "guard tag error",
-            Self::ApplicationTag => "application tag error",
-            Self::ReferenceTag => "reference tag error",
-            Self::StorageTag => "storage tag error",
-            Self::UnwrittenNotZero => "unwritten block not zero",
-            Self::TupleLost => "tuple lost, its sector of the sidecar is damaged",
-            Self::Unreadable => "cannot be read",
-        })
+        let Finding { lba, check, tag } = mismatch.into();
+        let first_tag = tag.map(|tag| {
+            let (expected, actual) = hexadecimal(&tag);
+            TagValues { expected, actual }
+        });
+        Self { range: LbaRange { first_lba: lba, last_lba: lba }, check: check.into(), first_tag }
     }
 }
 
@@ -214,12 +176,4 @@ impl fmt::Display for FailedCheck {
 pub(in crate::command) struct TagValues {
     pub(in crate::command) expected: String,
     pub(in crate::command) actual: String,
-}
-
-impl TagValues {
-    fn of(error: &PiError) -> Self {
-        let digits = error.tag_size.div_ceil(4) as usize;
-        let hexadecimal = |tag| format!("{tag:0digits$x}");
-        Self { expected: hexadecimal(error.expected), actual: hexadecimal(error.actual) }
-    }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::super::info::DURABILITY_LOST;
 use super::Recovered;
 use super::findings::{BadRange, Findings, LbaRange, TagValues};
+use crate::control::damage::DamageReport;
 use crate::storage::image::Image;
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -36,6 +37,9 @@ pub(super) struct Report<'a> {
     /// Whether a sync of the image failed when it was served, and no flush of a guest has failed
     /// for that since.
     durability_lost: bool,
+    /// The blocks whose verification has failed while the image was served or scrubbed, and which
+    /// were not written since.
+    damage: DamageReport,
 }
 
 impl<'a> Report<'a> {
@@ -60,6 +64,7 @@ impl<'a> Report<'a> {
             ranges: findings.bad,
             unlisted_blocks: findings.unlisted_blocks,
             durability_lost: sidecar.superblock().durability_lost() || image.durability_lost(),
+            damage: DamageReport::new(&sidecar.damage().list, sidecar.profile().interval_size()),
         }
     }
 
@@ -102,6 +107,9 @@ impl fmt::Display for Report<'_> {
         }
         if self.unlisted_blocks != 0 {
             writeln!(f, "... and {} more blocks", self.unlisted_blocks)?;
+        }
+        if !self.damage.is_empty() {
+            write!(f, "{image}: found while it was served:\n{}", self.damage)?;
         }
         if self.durability_lost {
             writeln!(f, "{image}: durability {DURABILITY_LOST}")?;

@@ -1,5 +1,7 @@
 //! `stableblk ctl SOCKET ...`: sends a request to a running disk.
 
+mod error;
+mod scrub;
 mod show;
 mod snapshot;
 
@@ -12,24 +14,30 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 use indicatif::BinaryBytes;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-use thiserror::Error;
 
-use self::snapshot::{SnapshotError, copy_served};
+pub use self::error::CtlError;
+use self::error::read;
+use self::scrub::ScrubAction;
+use self::snapshot::copy_served;
+use super::check::LbaRange;
 use super::disks::FoundDisk;
 use super::limit_args::parse_limits;
 use super::openmetrics::{self, MetricsFormat};
+use super::repair::parse_lbas;
 use super::{parse_size, print};
 use crate::control::client::{ClientError, ask};
+use crate::control::damage::DamageReport;
 use crate::control::protocol::{
-    ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult, LimitsStatus,
-    ResizeResult, ThawResult,
+    AcceptResult, ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult,
+    LimitsStatus, ResizeResult, ThawResult,
 };
+use crate::control::scrub::ScrubStatus;
 
 /// Ask a running disk by its control socket, which `--control` names
 ///
-/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no reply from the socket.
+/// Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no reply from the socket, 4 a scrub
+/// that was waited for has found blocks.
 #[derive(Debug, Clone, Args)]
 pub struct CtlArgs {
     /// The control socket
@@ -41,7 +49,8 @@ pub struct CtlArgs {
     #[arg(long, global = true)]
     json: bool,
     /// The longest time to wait for the reply, after which the exit status is 3. The disk carries
-    /// out a request that it has got [default: 30; for resize, flush, drain, freeze and thaw: 3600]
+    /// out a request that it has got [default: 30; for resize, flush, drain, accept, freeze and
+    /// thaw: 3600]
     #[arg(long, global = true, value_name = "SECONDS", value_parser = RangedU64ValueParser::<u64>::new().range(1..=LIMIT_MAX))]
     timeout: Option<u64>,
 }
@@ -66,8 +75,18 @@ impl CtlArgs {
 impl Action {
     fn limit(&self) -> Duration {
         match self {
-            Self::Status | Self::Metrics | Self::Limit { .. } | Self::LogLevel { .. } => LIMIT,
-            Self::Resize { .. } | Self::Flush | Self::Drain | Self::Freeze { .. } | Self::Thaw => LONG_LIMIT,
+            Self::Status
+            | Self::Metrics
+            | Self::Limit { .. }
+            | Self::Damage
+            | Self::Scrub { .. }
+            | Self::LogLevel { .. } => LIMIT,
+            Self::Resize { .. }
+            | Self::Flush
+            | Self::Drain
+            | Self::Accept { .. }
+            | Self::Freeze { .. }
+            | Self::Thaw => LONG_LIMIT,
         }
     }
 }
@@ -119,6 +138,19 @@ enum Action {
     },
     /// Continue after `freeze`
     Thaw,
+    /// Show the blocks whose verification has failed, and which were not written since
+    Damage,
+    /// Accept the present data of blocks that do not match their tuples
+    Accept {
+        /// The blocks: one such as 5, or the first and the last of some such as 5-9
+        #[arg(long, value_name = "A-B", value_parser = parse_lbas)]
+        lba: LbaRange,
+    },
+    /// Verify the whole disk while it is used
+    Scrub {
+        #[command(subcommand)]
+        action: ScrubAction,
+    },
     /// Change the limits of requests and bytes a second, in place of all that there were
     Limit {
         /// none, or limits such as iops=500 write-bps=10M burst=2s; as those of `--limit`
@@ -131,40 +163,6 @@ enum Action {
         #[arg(value_name = "FILTER")]
         filter: String,
     },
-}
-
-/// Why there is nothing to print.
-#[derive(Debug, Error)]
-pub enum CtlError {
-    /// There is no reply, or a refusal.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The reply is none that this program knows.
-    #[error("{} sends a reply that this program cannot show: use the stableblk that serves the disk, or --json", path.display())]
-    Unknown {
-        /// The socket.
-        path: PathBuf,
-        /// The part that is unknown.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The disk could not be copied.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// The reply cannot be printed.
-    #[error(transparent)]
-    Output(#[from] crate::storage::error::ImageError),
-}
-
-impl CtlError {
-    /// The exit status for the error.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Client(ClientError::Refused(_)) | Self::Output(_) => 1,
-            Self::Client(_) | Self::Snapshot(SnapshotError::Client(_)) | Self::Unknown { .. } => 3,
-            Self::Snapshot(_) => 1,
-        }
-    }
 }
 
 /// Sends the request, and prints the reply.
@@ -181,26 +179,33 @@ pub fn run(args: &CtlArgs) -> Result<ExitCode, CtlError> {
 
 fn request(args: &CtlArgs, action: &Action) -> Result<ExitCode, CtlError> {
     let request = request_of(action)?;
-    let result = ask(&args.socket, &request, args.limit())?;
+    let mut result = ask(&args.socket, &request, args.limit())?;
+    let mut exit = ExitCode::SUCCESS;
+    if let Action::Scrub { action: ScrubAction::Start { wait: true, .. } } = action {
+        (result, exit) = scrub::wait(&args.socket, args.limit())?;
+    }
     if args.json {
         print(&Raw(result), true)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(exit);
     }
     match *action {
         Action::Metrics => print(&metrics_of(args, result)?, false)?,
-        Action::Status => print(&read::<DiskStatus>(args, result)?, false)?,
-        Action::Resize { .. } => print(&read::<ResizeResult>(args, result)?, false)?,
-        Action::Freeze { .. } => print(&read::<FreezeResult>(args, result)?, false)?,
-        Action::Thaw => print(&read::<ThawResult>(args, result)?, false)?,
+        Action::Status => print(&read::<DiskStatus>(&args.socket, result)?, false)?,
+        Action::Resize { .. } => print(&read::<ResizeResult>(&args.socket, result)?, false)?,
+        Action::Freeze { .. } => print(&read::<FreezeResult>(&args.socket, result)?, false)?,
+        Action::Thaw => print(&read::<ThawResult>(&args.socket, result)?, false)?,
+        Action::Damage => print(&read::<DamageReport>(&args.socket, result)?, false)?,
+        Action::Accept { .. } => print(&read::<AcceptResult>(&args.socket, result)?, false)?,
+        Action::Scrub { .. } => print(&read::<ScrubStatus>(&args.socket, result)?, false)?,
         Action::Drain => print(&"drained\n", false)?,
         Action::Flush => print(&"flushed\n", false)?,
-        Action::Limit { .. } => match read::<Option<LimitsStatus>>(args, result)? {
+        Action::Limit { .. } => match read::<Option<LimitsStatus>>(&args.socket, result)? {
             Some(limits) => print(&format!("{limits}\n"), false)?,
             None => print(&"no limits\n", false)?,
         },
         Action::LogLevel { ref filter } => print(&format!("logging {filter}\n"), false)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(exit)
 }
 
 fn request_of(action: &Action) -> Result<ControlRequest, CtlError> {
@@ -211,6 +216,9 @@ fn request_of(action: &Action) -> Result<ControlRequest, CtlError> {
         Action::Drain => ControlRequest::Drain,
         Action::Freeze { seconds } => ControlRequest::Freeze { seconds: *seconds },
         Action::Thaw => ControlRequest::Thaw,
+        Action::Damage => ControlRequest::Damage,
+        Action::Accept { lba } => ControlRequest::Accept { first_lba: lba.first_lba, last_lba: lba.last_lba },
+        Action::Scrub { action } => action.request(),
         Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
         Action::Limit { limits } if limits == &["none"] => ControlRequest::Limit { limits: None },
         Action::Limit { limits } => {
@@ -229,12 +237,8 @@ fn parse_limit_word(text: &str) -> Result<String, String> {
 }
 
 fn metrics_of(args: &CtlArgs, result: Value) -> Result<String, CtlError> {
-    let disk = FoundDisk::new(&args.socket, read(args, result)?);
+    let disk = FoundDisk::new(&args.socket, read(&args.socket, result)?);
     Ok(openmetrics::metrics_of(vec![disk], MetricsFormat::OpenMetrics)?)
-}
-
-fn read<T: DeserializeOwned>(args: &CtlArgs, result: Value) -> Result<T, CtlError> {
-    serde_json::from_value(result).map_err(|source| CtlError::Unknown { path: args.socket.clone(), source })
 }
 
 /// A reply as it was received.
@@ -257,6 +261,19 @@ impl Display for FreezeResult {
 impl Display for ThawResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "thawed; the guest's requests had to wait for {} ms", self.stalled_ms)
+    }
+}
+
+impl Display for AcceptResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut ranges = Vec::new();
+        for lba in &self.accepted {
+            LbaRange::add(&mut ranges, *lba);
+        }
+        for range in ranges {
+            writeln!(f, "{range}: accepted as it is")?;
+        }
+        writeln!(f, "{} blocks accepted, {} matched before", self.accepted.len(), self.matching)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanDuration};
 
+use crate::control::damage::DamageCount;
 use crate::control::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendsStatus, Latency, ProgramStatus, QueueStatus,
     RequestKinds, RewriteStatus, RewritesStatus, TagLogStatus, TupleCacheStatus,
@@ -22,6 +23,16 @@ impl Display for DiskStatus {
         }
         if let Some(doubt) = &self.crash_doubt {
             doubt.fmt(f)?;
+        }
+        if let Some(DamageCount { blocks, unlisted }) = self.damage
+            && blocks + unlisted > 0
+        {
+            let more =
+                if unlisted > 0 { format!(", and {unlisted} findings without room") } else { String::new() };
+            writeln!(f, "damage: {blocks} blocks{more}; `stableblk ctl SOCKET damage` lists them")?;
+        }
+        if let Some(scrub) = self.scrub.as_ref().filter(|scrub| scrub.begun > 0) {
+            scrub.fmt(f)?;
         }
         self.rewrites.fmt(f)?;
         if let Some(limits) = &self.limits {

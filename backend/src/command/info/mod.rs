@@ -18,6 +18,7 @@ use self::device_report::DeviceReport;
 pub(super) use self::image_info::DURABILITY_LOST;
 use self::image_info::ImageInfo;
 use super::{ImageArgs, print};
+use crate::control::damage::DamageReport;
 use crate::device::{Namespace, NamespaceError};
 use crate::storage::error::ImageError;
 use crate::storage::image::{Access, DirectIo, Image};
@@ -84,6 +85,7 @@ struct Info<'a> {
     blocks: u64,
     #[serde(flatten)]
     tuples: Tuples,
+    damage: DamageReport,
 }
 
 /// The format of the tuples. Sizes are in bytes.
@@ -158,6 +160,7 @@ impl<'a> Info<'a> {
             },
             blocks: layout.intervals(),
             tuples: Tuples::count(sidecar).map_err(ImageError::io("read", sidecar.path()))?,
+            damage: DamageReport::new(&sidecar.damage().list, profile.interval_size()),
         })
     }
 
@@ -221,6 +224,7 @@ impl fmt::Display for Info<'_> {
         if lost_blocks > 0 {
             write!(f, ", {lost_blocks} with their tuples lost")?;
         }
-        writeln!(f)
+        writeln!(f)?;
+        if self.damage.is_empty() { Ok(()) } else { write!(f, "damage\n{}", self.damage) }
     }
 }

@@ -1,6 +1,8 @@
 //! The protocol of the control socket: one JSON object a line, a request and then its reply.
 //! docs/control.md describes it.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use crate::worker::limits::Limits;
@@ -44,6 +46,32 @@ pub enum ControlRequest {
     },
     /// Continues after [`Self::Freeze`]; the result is a [`ThawResult`].
     Thaw,
+    /// Asks for the damage list; the result is a [`DamageReport`](super::damage::DamageReport).
+    Damage,
+    /// Gives blocks that do not match new tuples, for the data present; the result is an
+    /// [`AcceptResult`].
+    Accept {
+        /// The first block.
+        first_lba: u64,
+        /// The last block.
+        last_lba: u64,
+    },
+    /// Starts a scrub, or continues one; the result is a
+    /// [`ScrubStatus`](super::scrub::ScrubStatus).
+    ScrubStart {
+        /// The most bytes that it reads a second; without it, the default.
+        #[serde(default)]
+        rate: Option<NonZeroU64>,
+        /// Whether it begins at the start of the disk, although an earlier one was stopped on its
+        /// way.
+        #[serde(default)]
+        from_start: bool,
+    },
+    /// Stops the scrub; the result is a [`ScrubStatus`](super::scrub::ScrubStatus).
+    ScrubStop,
+    /// Asks how far the scrub has come; the result is a
+    /// [`ScrubStatus`](super::scrub::ScrubStatus).
+    ScrubStatus,
     /// Changes the limits of requests and bytes; the result is a [`LimitsStatus`], or null.
     Limit {
         /// The limits, in place of all that there were; null for none.
@@ -95,6 +123,15 @@ pub struct ResizeResult {
     pub bytes: u64,
     /// Whether the size has changed.
     pub grown: bool,
+}
+
+/// The result of an acceptance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptResult {
+    /// The blocks that did not match, and were accepted.
+    pub accepted: Vec<u64>,
+    /// The blocks that matched before.
+    pub matching: u64,
 }
 
 /// The disk is frozen.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::damage::DamageCount;
+use crate::control::scrub::ScrubStatus;
 use crate::metrics::LatencyBucket;
 use crate::worker::limits::Limits;
 
@@ -22,6 +24,13 @@ pub struct DiskStatus {
     /// The part of the image that a crash leaves in doubt; null without a sidecar, or while the
     /// disk is being handed over.
     pub crash_doubt: Option<CrashDoubtStatus>,
+    /// The number of blocks in the damage list; null without PI, or while the disk is frozen or
+    /// handed over.
+    #[serde(default)]
+    pub damage: Option<DamageCount>,
+    /// The scrub that is under way, or the last one; null where `damage` is.
+    #[serde(default)]
+    pub scrub: Option<ScrubStatus>,
     /// The seconds for which the disk has been frozen; null while it is not.
     pub frozen_s: Option<u64>,
     /// The limits; null without any, unless the disk is in a group.

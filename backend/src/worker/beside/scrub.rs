@@ -57,7 +57,7 @@ pub enum ScrubError {
     #[error("the disk has no protection information to verify")]
     Unprotected,
     /// The disk is not held.
-    #[error("another host has the disk, or it is being handed over")]
+    #[error("the disk is frozen, or another host has it")]
     NotHeld,
     /// There is none.
     #[error("no scrub is under way")]
