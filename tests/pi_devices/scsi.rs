@@ -2,10 +2,14 @@
 //! (DIF).
 
 use guest::Kernel;
+use serde_json::json;
 
 use crate::bench::Bench;
 use crate::exercise::{self, DAMAGED};
 use crate::namespace::config;
+
+/// Where the defect is shown, in bytes.
+const DEFECT: u64 = 8 << 20;
 
 /// A write of the kernel without tags leaves the tags of the medium unchanged.
 const DAMAGE: &str = "tagless";
@@ -22,6 +26,11 @@ fn scsi(name: &str, parameters: &str, format: &str) {
             echo 1 >/sys/block/sda/integrity/write_generate
         }}
         {}
+
+        serve /dev/sda --control /tmp/control || exit
+        stableblk ctl /tmp/control scrub start --rate 1G --wait --json | tr -d '\n' | report {name} scrub
+        stableblk ctl /tmp/control damage --json | tr -d '\n' | report {name} damage
+        stop || exit
         ",
         DAMAGED / 4096,
         exercise::script(name, "/dev/sda", "stamp verify /dev/sda 2 1", DAMAGE)
@@ -37,6 +46,17 @@ fn scsi(name: &str, parameters: &str, format: &str) {
         "{found}"
     );
     assert_eq!(reports.get(name, "info")["integrity"]["format"], format);
+    // block by block, a scrub finds which those are; behind them the defect has left others
+    let damage = reports.get(name, "damage");
+    let block_size = damage["block_size"].as_u64().unwrap();
+    let found = damage["ranges"].as_array().unwrap().iter().map(|range| {
+        assert_eq!((&range["check"], &range["found_by"]), (&json!("device"), &json!(["scrub"])), "{damage}");
+        range["first_lba"].as_u64().unwrap()
+    });
+    let found: Vec<_> = found.filter(|lba| lba * block_size < DEFECT).collect();
+    let expected = DAMAGED / block_size..(DAMAGED + 4096) / block_size;
+    assert_eq!(found, expected.collect::<Vec<_>>(), "{name}");
+    assert_eq!(reports.get(name, "scrub")["last_found"], damage["blocks"]);
 }
 
 #[test]
