@@ -115,6 +115,18 @@ fn each_block_that_a_guest_finds_is_listed_until_it_is_written() {
     vm.backend.stop();
     assert_eq!(lbas(&image.json("info")["damage"]), [3, 5]);
     assert_eq!(image.bad_blocks().len(), 2);
+    image.flip_bit(3 * 4096 + 7);
+    let picture = image.directory().join("map.svg");
+    assert_eq!(finish(image.command("check").arg("--svg").arg(&picture)).code, Some(1));
+    let map = std::fs::read_to_string(picture).unwrap();
+    for part in [
+        "LBA 2-2: written, matches",
+        "LBA 3-3: in the damage list",
+        "LBA 5-5: does not match",
+        "LBA 900-900: not written",
+    ] {
+        assert!(map.contains(part), "{part}: {map}");
+    }
 }
 
 #[test]

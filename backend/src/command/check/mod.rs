@@ -2,15 +2,19 @@
 
 mod compare;
 mod findings;
+mod map;
 mod recovered;
 mod report;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 pub(super) use self::compare::{compare, compare_and_take};
 pub(super) use self::findings::{BadRange, Findings, LbaRange};
+use self::map::DiskMap;
 pub(super) use self::recovered::Recovered;
 pub(super) use self::report::RecoveryReport;
 use self::report::Report;
@@ -37,6 +41,9 @@ pub struct CheckArgs {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    /// Also draw a map of the disk as a picture (SVG): written, adopted and damaged parts
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// The exit status when some blocks do not match, or cannot be read.
@@ -56,6 +63,9 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, ImageError> {
     let recovered = if args.recover { Recovered::now(&mut sidecar) } else { Recovered::dry_run(&sidecar) }
         .map_err(load_error("recover", &path))?;
     let findings = compare(&image, &sidecar, &recovered, "checking")?;
+    if let Some(file) = &args.svg {
+        draw(file, &sidecar, &findings, &image.path().to_string_lossy())?;
+    }
     let (all_match, adopted_blocks) = (findings.all_match(), findings.adopted_blocks);
     let report = Report::new(&image, &sidecar, &recovered, findings);
     print(&report, args.json)?;
@@ -66,4 +76,10 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, ImageError> {
         None if adopted_blocks > 0 => EXIT_ADOPTED,
         None => 0,
     }))
+}
+
+/// Writes the map of what was found to `file`.
+fn draw(file: &Path, sidecar: &SidecarFile, findings: &Findings, image: &str) -> Result<(), ImageError> {
+    let map = DiskMap::new(sidecar, findings).map_err(ImageError::io("read", sidecar.path()))?;
+    fs::write(file, map.to_svg(image)).map_err(ImageError::io("write", file))
 }
