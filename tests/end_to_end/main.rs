@@ -59,6 +59,7 @@ mod session;
 mod setting_up;
 mod shared_descriptors;
 mod shrunk_image;
+mod slow;
 mod socket_activation;
 mod status;
 mod troubleshooting;

@@ -1,6 +1,6 @@
 //! Requests on the control socket, and their replies.
 
-use super::protocol::{ControlReply, ControlRequest};
+use super::protocol::{ControlReply, ControlRequest, SLOW_MS_MAX};
 use super::session_thread::SessionThread;
 use super::status::{self, status};
 use super::stopped_work::{JobResult, StoppedWork, flush};
@@ -58,6 +58,15 @@ impl<B: BlockDevice> ControlThread<'_, B> {
         ControlReply::ok(&limits)
     }
 
+    fn set_slow(&self, ms: u64) -> ControlReply {
+        if ms > SLOW_MS_MAX {
+            return ControlReply::Error(format!("{ms} is more than {SLOW_MS_MAX}, a day"));
+        }
+        self.disk.events.slow.set_limit(ms);
+        tracing::info!(ms, "slow requests are those that take longer; with 0, none is");
+        ControlReply::done()
+    }
+
     pub(super) fn carry_out(&mut self, client: u64, request: ControlRequest) {
         match request {
             ControlRequest::Status => {
@@ -76,6 +85,10 @@ impl<B: BlockDevice> ControlThread<'_, B> {
             ControlRequest::ScrubStart { rate, from_start } => self.start_scrub(client, rate, from_start),
             ControlRequest::ScrubStop => self.stop_scrub(client),
             ControlRequest::ScrubStatus => self.reply_scrub(client, Ok(())),
+            ControlRequest::SlowMs { ms } => {
+                let reply = self.set_slow(ms);
+                self.reply(client, &reply);
+            }
             ControlRequest::LogLevel { filter } => {
                 let reply = match self.log.set(&filter) {
                     Ok(()) => {

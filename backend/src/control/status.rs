@@ -9,7 +9,7 @@ use super::damage::DamageCount;
 use super::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
     PROTOCOL, ProgramStatus, QueueErrors, QueueStatus, RequestKinds, RewriteRange, RewriteStatus,
-    RewritesStatus, TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
+    RewritesStatus, SlowStatus, TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
 };
 use super::scrub::ScrubStatus;
 use crate::device::BlockDevice;
@@ -78,6 +78,10 @@ pub(super) fn status<B: BlockDevice>(
         frozen_s: frozen_since.map(|since| since.elapsed().as_secs()),
         limits: limits(disk, served),
         rewrites: rewrites(&disk.events.rewrites),
+        slow: SlowStatus {
+            ms: disk.events.slow.limit().map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(0)),
+            slowest: disk.events.slow.slowest(),
+        },
         tag_log: disk.device.tag_log().map(|metrics| tag_log(&metrics)),
         frontend: connected.map(|Connected { pid, since }| FrontendStatus {
             pid,
@@ -140,6 +144,7 @@ fn queue_status(queue: usize, metrics: &QueueMetrics) -> QueueStatus {
             refused: metrics.failed.refused.get(),
             unsupported: metrics.failed.unsupported.get(),
             malformed: metrics.failed.malformed.get(),
+            slow: metrics.completed.slow.get(),
             retired: metrics.retired.get(),
             starved: metrics.starved.get(),
         },

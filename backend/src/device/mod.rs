@@ -37,7 +37,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use block_integrity::{BlockIntegrity, DetectError, Source};
 pub use crash_doubt::{CrashDoubt, DoubtfulBytes};
@@ -267,6 +267,15 @@ pub trait DeviceQueue {
 
     /// Whether there is a reason to enter or reap. Makes no system call.
     fn has_work(&mut self) -> bool;
+
+    /// Notes from now on when a request gets leave to change blocks, where it needs that; or stops
+    /// to note it.
+    fn note_grants(&mut self, _on: bool) {}
+
+    /// The requests that got leave since the last call, and when.
+    fn take_grants(&mut self) -> Vec<(usize, Instant)> {
+        Vec::new()
+    }
 
     /// The next event.
     fn reap(&mut self) -> Option<Event>;

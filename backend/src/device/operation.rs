@@ -189,6 +189,16 @@ pub enum DeviceOperation {
     },
 }
 
+impl DeviceOperation {
+    /// The worker's number of the request that it is for.
+    pub fn request(&self) -> usize {
+        match self {
+            Self::Transfer(transfer) => transfer.piece().request,
+            Self::Zero { request, .. } | Self::Flush { request } => *request,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

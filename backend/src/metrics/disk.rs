@@ -2,6 +2,7 @@
 
 use super::counter::Counter;
 use super::rewrites::Rewrites;
+use super::slow::SlowRequests;
 
 /// Metrics of a disk over all queues. One front-end is served at a time, so each counter has one
 /// writer.
@@ -15,4 +16,6 @@ pub struct DiskMetrics {
     pub failed_frontends: Counter,
     /// Where the guest changes data while it is being written.
     pub rewrites: Rewrites,
+    /// Requests that took long.
+    pub slow: SlowRequests,
 }

@@ -8,6 +8,7 @@ mod queue;
 mod rewrites;
 mod ring;
 mod ring_trouble;
+mod slow;
 mod tag_log;
 mod waits;
 
@@ -18,5 +19,6 @@ pub use self::queue::{CompletedRequests, FailedRequests, QueueMetrics};
 pub use self::rewrites::{ONE_IN_DEFAULT, RewriteMetrics, Rewrites};
 pub use self::ring::{QueueState, RingMetrics};
 pub use self::ring_trouble::RingTrouble;
+pub use self::slow::{SlowRequest, SlowRequests, SlowStages};
 pub use self::tag_log::TagLogMetrics;
 pub use self::waits::{ThrottleMetrics, WaitMetrics};

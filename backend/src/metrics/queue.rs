@@ -55,6 +55,8 @@ pub struct CompletedRequests {
     pub flushes: LatencyHistogram,
     /// Discard and write zeroes requests.
     pub zeroings: LatencyHistogram,
+    /// Requests that took longer than `--slow-ms`, while that is set. They may have failed.
+    pub slow: Counter,
 }
 
 /// Requests of one queue that have failed, by cause.

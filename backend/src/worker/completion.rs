@@ -7,6 +7,7 @@ use virtio::{Request, Status};
 use super::QueueWorker;
 use super::failure::Failure;
 use super::finished_request::FinishedRequest;
+use super::slow::Timed;
 use crate::device::operation::{DeviceOperation, Transfer, TransferDirection};
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::request::{ActiveRequest, Next, RequestWork};
@@ -133,8 +134,12 @@ impl<B: BlockDevice> QueueWorker<B> {
     }
 
     fn finish(&mut self, id: usize) {
-        let ActiveRequest { request, popped, work, len, ticket, status, .. } =
+        let ActiveRequest { request, popped, work, start, len, ticket, status, stages, .. } =
             self.requests.active.remove(id);
+        if let Some(stages) = stages {
+            let succeeded = status == Status::Ok;
+            self.report_if_slow(&Timed { work, offset: start, len, succeeded, stages });
+        }
         self.requests.released.extend(ticket);
         self.metrics().finished.add(1);
         if status == Status::Ok {

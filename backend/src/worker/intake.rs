@@ -7,6 +7,7 @@ use super::failure::Failure;
 use crate::device::BlockDevice;
 use crate::guest::inflight_region::InflightQueue;
 use crate::worker::request::ActiveRequest;
+use crate::worker::stages::Stages;
 
 impl<B: BlockDevice> QueueWorker<B> {
     /// `pop -> parse -> lock range`. Returns how many chains were popped: none while there are
@@ -116,7 +117,10 @@ impl<B: BlockDevice> QueueWorker<B> {
             return self.answer_id(request);
         }
         match ActiveRequest::new(request, self.pacing.clock.read(), self.info.zeroing) {
-            Ok(active) => self.take_in(active),
+            Ok(mut active) => {
+                active.stages = self.slow.map(|_| Box::new(Stages::begin()));
+                self.take_in(active);
+            }
             // it has no bytes, so there is nothing to do
             Err(request) => self.answer(request, Status::Ok, 0),
         }

@@ -7,6 +7,7 @@ use crate::device::operation::{DeviceOperation, Piece, Transfer, TransferDirecti
 use crate::device::{BlockDevice, DeviceQueue};
 use crate::worker::extent::{self, Extent};
 use crate::worker::request::{ActiveRequest, RequestWork};
+use crate::worker::stages::Stage;
 
 /// Requests launched in one turn, in bytes, give or take the last: large ones are a turn's work
 /// sooner.
@@ -104,6 +105,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         };
         let data_len = extent.data_len();
         let merge = direction == TransferDirection::Write && extent.is_partial();
+        active.reach(Stage::Folio);
         let piece = Piece { request: id, data_offset, data_len, lead: extent.lead, merge };
         let direction = if merge { TransferDirection::Read } else { direction };
         active.begin(data_len as u64);

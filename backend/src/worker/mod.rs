@@ -33,6 +33,8 @@ mod request_table;
 mod rewrites;
 mod ring_side;
 mod sampler;
+mod slow;
+mod stages;
 mod throttle;
 mod transfer_buffers;
 mod transfer_data;
@@ -42,6 +44,7 @@ pub mod watch;
 mod within_limits;
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use virtio::DiskLimits;
@@ -80,6 +83,8 @@ pub struct QueueWorker<B: BlockDevice> {
     pacing: Pacing,
     throttle: Throttle,
     sampler: Sampler,
+    /// The time after which a request is slow, as of this turn; none: requests are not timed.
+    slow: Option<Duration>,
     /// No folio is free for the request whose turn it is.
     starved: bool,
     stopping: bool,
@@ -114,6 +119,7 @@ impl<B: BlockDevice> QueueWorker<B> {
             pacing: Pacing::new(disk.poll),
             throttle: Throttle::default(),
             sampler: Sampler::new(disk.events.rewrites.one_in()),
+            slow: None,
             starved: false,
             stopping: false,
             disk,
@@ -148,6 +154,7 @@ impl<B: BlockDevice> QueueWorker<B> {
         let mut reaped = 0;
         loop {
             self.metrics().turns.add(1);
+            self.look_for_slow();
             let accepted = self.accept();
             if accepted > 0 {
                 // before the work that follows from it, which takes time too
@@ -215,6 +222,7 @@ impl<B: BlockDevice> QueueWorker<B> {
 
     /// `reap -> verify -> copy_from -> complete`. Returns how many events were taken.
     fn reap(&mut self) -> usize {
+        self.take_grants();
         let mut reaped = 0;
         while !self.pacing.reaping.is_full(reaped)
             && let Some(event) = self.device.reap()

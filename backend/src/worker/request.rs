@@ -12,6 +12,7 @@ use virtio::{Operation, Range, Request, SECTOR_SIZE, Status};
 use crate::device::Zeroing;
 use crate::device::operation::{Transfer, ZeroBy};
 use crate::worker::range_lock::{RangeAccess, Ticket};
+use crate::worker::stages::{Stage, Stages};
 
 /// The work that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub(super) struct ActiveRequest {
     pub(super) ticket: Option<Ticket>,
     /// Its answer, as far as is known: `Ok` until a part of it has failed.
     pub(super) status: Status,
+    /// When it reached its stages, if it is timed.
+    pub(super) stages: Option<Box<Stages>>,
     /// Parts of a read that were verified and are held until the others have come back.
     parts: SmallVec<[Transfer; 1]>,
     stage: RequestStage,
@@ -114,6 +117,7 @@ impl ActiveRequest {
             len,
             ticket: None,
             status: Status::Ok,
+            stages: None,
             parts: SmallVec::new(),
             stage: RequestStage::Waiting,
             begun: 0,
@@ -130,8 +134,17 @@ impl ActiveRequest {
         }
     }
 
+    /// Notes that it reaches `stage` now, if it is timed.
+    #[inline]
+    pub(super) fn reach(&mut self, stage: Stage) {
+        if let Some(stages) = &mut self.stages {
+            stages.reach(stage);
+        }
+    }
+
     /// Starts, or resumes, to begin its operations.
     pub(super) fn start_launch(&mut self) {
+        self.reach(Stage::Range);
         self.advance(RequestStage::Waiting, RequestStage::Launching);
     }
 
@@ -142,6 +155,7 @@ impl ActiveRequest {
 
     /// No operation is left to begin.
     pub(super) fn end_launch(&mut self) {
+        self.reach(Stage::Submitted);
         self.advance(RequestStage::Launching, RequestStage::Launched);
     }
 
@@ -165,6 +179,7 @@ impl ActiveRequest {
 
     /// An operation has come back.
     pub(super) fn end(&mut self) {
+        self.reach(Stage::Completed);
         self.in_flight -= 1;
         if self.stage == RequestStage::Flushing {
             self.stage = RequestStage::Flushed;

@@ -30,7 +30,7 @@ use crate::control::client::{ClientError, ask};
 use crate::control::damage::DamageReport;
 use crate::control::protocol::{
     AcceptResult, ControlRequest, DiskStatus, FREEZE_SECONDS_DEFAULT, FREEZE_SECONDS_MAX, FreezeResult,
-    LimitsStatus, ResizeResult, ThawResult,
+    LimitsStatus, ResizeResult, SLOW_MS_MAX, ThawResult,
 };
 use crate::control::scrub::ScrubStatus;
 
@@ -78,6 +78,7 @@ impl Action {
             Self::Status
             | Self::Metrics
             | Self::Limit { .. }
+            | Self::SlowMs { .. }
             | Self::Damage
             | Self::Scrub { .. }
             | Self::LogLevel { .. } => LIMIT,
@@ -157,6 +158,13 @@ enum Action {
         #[arg(value_name = "LIMITS", required = true, num_args = 1.., value_parser = parse_limit_word)]
         limits: Vec<String>,
     },
+    /// Change from when on a request is slow: it is logged with its stages, and `status` has the
+    /// ten slowest
+    SlowMs {
+        /// The time in milliseconds; 0 times no request
+        #[arg(value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(..=SLOW_MS_MAX))]
+        ms: u64,
+    },
     /// Change the filter of the log
     LogLevel {
         /// error, warn, info, debug, trace, off, or a filter as in `RUST_LOG`
@@ -199,6 +207,8 @@ fn request(args: &CtlArgs, action: &Action) -> Result<ExitCode, CtlError> {
         Action::Scrub { .. } => print(&read::<ScrubStatus>(&args.socket, result)?, false)?,
         Action::Drain => print(&"drained\n", false)?,
         Action::Flush => print(&"flushed\n", false)?,
+        Action::SlowMs { ms: 0 } => print(&"requests are not timed\n", false)?,
+        Action::SlowMs { ms } => print(&format!("requests of more than {ms} ms are slow\n"), false)?,
         Action::Limit { .. } => match read::<Option<LimitsStatus>>(&args.socket, result)? {
             Some(limits) => print(&format!("{limits}\n"), false)?,
             None => print(&"no limits\n", false)?,
@@ -220,6 +230,7 @@ fn request_of(action: &Action) -> Result<ControlRequest, CtlError> {
         Action::Accept { lba } => ControlRequest::Accept { first_lba: lba.first_lba, last_lba: lba.last_lba },
         Action::Scrub { action } => action.request(),
         Action::LogLevel { filter } => ControlRequest::LogLevel { filter: filter.clone() },
+        Action::SlowMs { ms } => ControlRequest::SlowMs { ms: *ms },
         Action::Limit { limits } if limits == &["none"] => ControlRequest::Limit { limits: None },
         Action::Limit { limits } => {
             let limits = parse_limits(&limits.join(",")).map_err(ClientError::Refused)?;

@@ -8,8 +8,9 @@ use indicatif::{BinaryBytes, HumanDuration};
 use crate::control::damage::DamageCount;
 use crate::control::protocol::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendsStatus, Latency, ProgramStatus, QueueStatus,
-    RequestKinds, RewriteStatus, RewritesStatus, TagLogStatus, TupleCacheStatus,
+    RequestKinds, RewriteStatus, RewritesStatus, SlowStatus, TagLogStatus, TupleCacheStatus,
 };
+use crate::metrics::{SlowRequest, SlowStages};
 
 impl Display for DiskStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,6 +36,7 @@ impl Display for DiskStatus {
             scrub.fmt(f)?;
         }
         self.rewrites.fmt(f)?;
+        self.slow.fmt(f)?;
         if let Some(limits) = &self.limits {
             writeln!(f, "limits: {limits}")?;
         }
@@ -91,6 +93,33 @@ impl Display for RewritesStatus {
         let lbas: Vec<_> = shown.map(|range| format!("{}-{}", range.first_lba, range.last_lba)).collect();
         let rest = if self.ranges.len() > SHOWN { ", ..." } else { "" };
         writeln!(f, "the guest changes data while it is being written, at LBA {}{rest}", lbas.join(", "))
+    }
+}
+
+impl Display for SlowStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ms == 0 {
+            return Ok(());
+        }
+        writeln!(f, "slowest requests of more than {} ms, in us from the pop on:", self.ms)?;
+        for request in &self.slowest {
+            let SlowRequest { queue, kind, offset, len, total_us, stages, .. } = request;
+            write!(f, "  queue {queue}: {kind} of {len} at {offset}")?;
+            let SlowStages { range_us, folio_us, log_us, submitted_us, completed_us } = *stages;
+            for (name, at) in [
+                ("range", range_us),
+                ("folio", folio_us),
+                ("log", log_us),
+                ("submitted", submitted_us),
+                ("completed", completed_us),
+            ] {
+                if let Some(at) = at {
+                    write!(f, ", {name} {at}")?;
+                }
+            }
+            writeln!(f, ", answered {total_us}{}", if request.succeeded { "" } else { ", failed" })?;
+        }
+        Ok(())
     }
 }
 
@@ -199,6 +228,7 @@ impl Display for QueueStatus {
             ("refused", errors.refused),
             ("unsupported", errors.unsupported),
             ("malformed", errors.malformed),
+            ("slow", errors.slow),
             ("retired", errors.retired),
             ("out of folios", errors.starved),
         ];

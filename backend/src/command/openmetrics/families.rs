@@ -91,6 +91,12 @@ pub(super) fn queues(found: &[FoundDisk], families: &mut Families<'_>) -> fmt::R
             })
         })
     })?;
+    let help = "Requests that took longer than --slow-ms, while that is set";
+    families.write(Counter, "slow_requests", help, |samples| {
+        each_queue(disks.clone(), |disk, index, queue| {
+            samples.counter(disk, &[("queue", index)], queue.errors.slow)
+        })
+    })?;
     let help = "Times a queue was given up until its driver resets it";
     families.write(Counter, "retirements", help, |samples| {
         each_queue(disks.clone(), |disk, index, queue| {

@@ -68,6 +68,8 @@ pub(super) struct DiskConfig {
     pub(super) poll: Poll,
     /// Looks again at one in this number of writes; 0: at none.
     pub(super) rewrite_check: u32,
+    /// The time after which a request is slow, in milliseconds; 0: requests are not timed.
+    pub(super) slow_ms: u64,
     /// The limits of requests and bytes a second to begin with.
     pub(super) limits: Option<Limits>,
     /// The file of the group that the disk shares its limits with.
@@ -111,6 +113,7 @@ impl Config {
                 bounce: args.bounce,
                 poll: args.poll_us,
                 rewrite_check: args.rewrite_check,
+                slow_ms: args.slow_ms,
                 limits: args.limit,
                 limit_group: args.limit_group,
             },

@@ -11,6 +11,7 @@ use virtio::DEVICE_ID_LEN;
 use super::super::choose_device::Integrity;
 use super::super::limit_args::parse_limits;
 use super::super::parse_size;
+use crate::control::protocol::SLOW_MS_MAX;
 use crate::metrics::ONE_IN_DEFAULT;
 use crate::worker::limits::Limits;
 use crate::worker::{poller, wake_up_cost};
@@ -167,6 +168,10 @@ pub struct ServeArgs {
     /// data the guest changes meanwhile; 0 looks at none
     #[arg(long, value_name = "N", default_value_t = ONE_IN_DEFAULT)]
     pub(super) rewrite_check: u32,
+    /// Log requests that take longer than N milliseconds, with their stages, and keep the ten
+    /// slowest for `ctl status`; 0 times no request. `ctl slow-ms` changes it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<u64>::new().range(..=SLOW_MS_MAX))]
+    pub(super) slow_ms: u64,
     /// Longest time to poll for work before sleeping, in microseconds; 0 looks at the ring once;
     /// auto is twenty times the cost of waking a thread on this machine, measured at the start
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = parse_poll)]

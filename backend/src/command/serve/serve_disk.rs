@@ -103,6 +103,7 @@ fn new_disk<B: BlockDevice>(
     let events = DiskMetrics::default();
     events.rewrites.set_one_in(config.rewrite_check);
     let eventfds = |source| ServeError::Setup { action: "make eventfds", source };
+    events.slow.set_limit(config.slow_ms);
     let inboxes = (0..config.num_queues).map(|_| Inbox::new()).collect::<Result<_, _>>();
     Ok(Disk {
         device: Arc::new(device),

@@ -12,12 +12,14 @@ mod status;
 pub use self::status::{
     CrashDoubtStatus, DiskProperties, DiskStatus, FrontendStatus, FrontendsStatus, Latency, LimitsStatus,
     ProgramStatus, QueueErrors, QueueStatus, RequestKinds, RewriteRange, RewriteStatus, RewritesStatus,
-    TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
+    SlowStatus, TagLogStatus, ThrottleStatus, TupleCacheStatus, WaitStatus,
 };
 
 /// The version of the protocol. It rises when a command or a field is removed, or means something
 /// else.
 pub const PROTOCOL: u32 = 1;
+/// The greatest time after which a request is slow, in milliseconds: a day.
+pub const SLOW_MS_MAX: u64 = 86_400_000;
 /// The length of the longest request, in bytes with its newline.
 pub const REQUEST_LEN_MAX: usize = 4096;
 
@@ -76,6 +78,11 @@ pub enum ControlRequest {
     Limit {
         /// The limits, in place of all that there were; null for none.
         limits: Option<Limits>,
+    },
+    /// Changes from when on a request is slow.
+    SlowMs {
+        /// The time, in milliseconds; 0: requests are not timed.
+        ms: u64,
     },
     /// Changes the filter of the log.
     LogLevel {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::damage::DamageCount;
 use crate::control::scrub::ScrubStatus;
-use crate::metrics::LatencyBucket;
+use crate::metrics::{LatencyBucket, SlowRequest};
 use crate::worker::limits::Limits;
 
 /// The status of a disk.
@@ -39,6 +39,9 @@ pub struct DiskStatus {
     /// Where the guest changes data while it is being written.
     #[serde(default)]
     pub rewrites: RewritesStatus,
+    /// The requests that took longer than `--slow-ms`.
+    #[serde(default)]
+    pub slow: SlowStatus,
     /// The tag intent log; null without a sidecar, or while the disk is being handed over.
     #[serde(default)]
     pub tag_log: Option<TagLogStatus>,
@@ -128,6 +131,15 @@ pub struct RewriteStatus {
     pub checked: u64,
     /// The number of those whose data the guest had changed.
     pub found: u64,
+}
+
+/// Requests that took long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowStatus {
+    /// The time after which a request is slow, in milliseconds; 0: requests are not timed.
+    pub ms: u64,
+    /// The ten slowest since that was set, those that took longest first.
+    pub slowest: Vec<SlowRequest>,
 }
 
 /// The limits of a disk.
@@ -295,6 +307,9 @@ pub struct QueueErrors {
     pub unsupported: u64,
     /// The chains that were no request.
     pub malformed: u64,
+    /// The requests that took longer than `--slow-ms`, well or not.
+    #[serde(default)]
+    pub slow: u64,
     /// How often the queue was given up until the driver resets it.
     pub retired: u64,
     /// How often the worker stopped popping because no folio was free.

@@ -15,9 +15,11 @@
 mod device;
 mod doubt;
 mod fetches;
+mod grants;
 mod kept_damage;
 mod pauses;
 mod queue;
+mod reading;
 mod report;
 mod tag_log;
 mod written_since;

@@ -4,18 +4,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use integrity::sidecar::{Flush, Intent, Journal, KeptPages, Layout, Permission, Waits};
+use integrity::sidecar::{Flush, Intent, Journal, KeptPages, Layout, Permission};
 
 use super::device::SidecarDevice;
 use super::doubt::{Doubt, FailedChanges};
-use super::fetches::Fetches;
+use super::grants::Grants;
+use super::reading::Reading;
 use super::tag_log::Asker;
 use crate::device::bounce::Arena;
 use crate::device::operation::{DeviceOperation, TransferDirection};
 use crate::device::plain::first_step;
-use crate::device::uring::{self, PageRead, Ring, RingEvent, Step};
+use crate::device::uring::{self, Ring, RingEvent, Step};
 use crate::device::{DeviceQueue, Event, EventSources};
 
 /// The log's record of an operation.
@@ -50,30 +51,12 @@ pub struct SidecarQueue {
     failed: FailedChanges,
     /// Changes that the log has allowed in this batch.
     granted: Vec<(DeviceOperation, Intent)>,
+    grants: Grants,
     /// Whether to ask: there is a new question, or the log's thread has made progress.
     ask_again: bool,
     /// Operations that came back from the ring in this batch.
     done: Vec<(DeviceOperation, LogRecord, io::Result<()>)>,
     events: VecDeque<Event>,
-}
-
-/// The reads of a queue, and the pages of tuples that they need.
-#[derive(Debug, Default)]
-struct Reading {
-    /// Reads whose tuples were not looked up yet. Some wait until what a crash has left in doubt is
-    /// verified.
-    new: Vec<(DeviceOperation, Option<Waits>)>,
-    /// Those that wait, while the others are looked up.
-    unverified: Vec<(DeviceOperation, Option<Waits>)>,
-    /// Reads to be submitted in this batch, each with the pages that it needs.
-    looked_up: Vec<(DeviceOperation, Option<KeptPages>)>,
-    fetches: Fetches,
-    /// Pages that came back from the ring in this batch.
-    arrived: Vec<(PageRead, io::Result<()>)>,
-    /// Pages that reads have kept in memory which ended without their tuples.
-    unneeded: Vec<KeptPages>,
-    /// Whether there is reason to look for reads that have all of their tuples.
-    look_again: bool,
 }
 
 impl SidecarQueue {
@@ -92,6 +75,7 @@ impl SidecarQueue {
             reading: Reading::default(),
             failed: FailedChanges::default(),
             granted: Vec::new(),
+            grants: Grants::default(),
             ask_again: false,
             done: Vec::new(),
             events: VecDeque::new(),
@@ -140,6 +124,7 @@ impl SidecarQueue {
         for (operation, kept) in self.reading.looked_up.drain(..) {
             self.ring.submit(operation, (Step::Transfer, LogRecord::Read(kept)));
         }
+        self.grants.note(&self.granted);
         for (operation, intent) in self.granted.drain(..) {
             let step = first_step(&operation);
             self.ring.submit(operation, (step, LogRecord::Change(intent)));
@@ -429,6 +414,14 @@ impl DeviceQueue for SidecarQueue {
             return self.ring.enter_for(limit);
         }
         self.ring.enter(false)
+    }
+
+    fn note_grants(&mut self, on: bool) {
+        self.grants.switch(on);
+    }
+
+    fn take_grants(&mut self) -> Vec<(usize, Instant)> {
+        self.grants.take()
     }
 
     fn has_work(&mut self) -> bool {
