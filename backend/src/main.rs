@@ -8,7 +8,9 @@ use std::{io, panic};
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stableblk::command::repair::{rebind, restore};
-use stableblk::command::{accept, check, copy, create, ctl, exporter, info, man, protect, resize, serve};
+use stableblk::command::{
+    accept, check, copy, create, ctl, exporter, info, list, man, protect, resize, serve, top,
+};
 use stableblk::control::log::{self, LogFormat, LogWriter};
 use stableblk::control::log_filter::{self, LogFilter};
 use stableblk::report;
@@ -63,6 +65,10 @@ enum CliCommand {
     Ctl(ctl::CtlArgs),
     /// Serve the metrics of all disks of this host to Prometheus
     Exporter(exporter::ExporterArgs),
+    /// Show all disks of this host
+    List(list::ListArgs),
+    /// Show what the disks of this host do now
+    Top(top::TopArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
 }
@@ -126,6 +132,8 @@ fn main() -> ExitCode {
         (Some(CliCommand::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
+        (Some(CliCommand::List(args)), _) => list::run(args).unwrap_or_else(|error| fail(&error, 2)),
+        (Some(CliCommand::Top(args)), _) => top::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(CliCommand::Exporter(args)), _) => exporter::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (None, Some(config)) => config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
             // the lines before this one come first

@@ -62,6 +62,7 @@ mod shrunk_image;
 mod slow;
 mod socket_activation;
 mod status;
+mod top;
 mod troubleshooting;
 mod two_file_systems;
 mod two_moments;

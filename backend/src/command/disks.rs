@@ -47,6 +47,8 @@ pub(super) struct FoundDisk {
     /// Its name: that of the control socket without its ending, or the socket's path where several
     /// have that name.
     pub(super) name: String,
+    /// The control socket.
+    pub(super) socket: PathBuf,
     /// The status, or why there is none.
     pub(super) status: Result<DiskStatus, String>,
 }
@@ -54,7 +56,16 @@ pub(super) struct FoundDisk {
 impl FoundDisk {
     /// The disk whose control socket has sent `status`.
     pub(super) fn new(socket: &Path, status: DiskStatus) -> Self {
-        Self { name: short_name(socket), status: Ok(status) }
+        Self { name: short_name(socket), socket: socket.to_owned(), status: Ok(status) }
+    }
+}
+
+impl FoundDisk {
+    /// The name of the front-end's program, if one is connected and the name is known.
+    pub(super) fn guest(&self) -> Option<String> {
+        let pid = self.status.as_ref().ok()?.frontend.as_ref()?.pid?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(name.trim_end().to_owned())
     }
 }
 
@@ -76,7 +87,7 @@ impl DisksArgs {
                         if let Err(reason) = &status {
                             tracing::debug!("no status of {}: {reason}", socket.display());
                         }
-                        let disk = FoundDisk { name: name.clone(), status };
+                        let disk = FoundDisk { name: name.clone(), socket: socket.clone(), status };
                         found.lock().unwrap_or_else(PoisonError::into_inner).push(disk);
                     }
                 };

@@ -22,11 +22,13 @@ pub mod create;
 pub mod ctl;
 pub mod exporter;
 pub mod info;
+pub mod list;
 pub mod man;
 pub mod protect;
 pub mod repair;
 pub mod resize;
 pub mod serve;
+pub mod top;
 
 mod choose_device;
 mod disks;

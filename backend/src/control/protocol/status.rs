@@ -329,6 +329,35 @@ pub struct RequestKinds {
     pub zeroings: Latency,
 }
 
+impl DiskStatus {
+    /// The requests that were popped and are not answered yet, over all queues.
+    pub fn in_flight(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.in_flight).fold(0, u64::saturating_add)
+    }
+
+    /// The requests that were done, over all queues.
+    pub fn requests(&self) -> u64 {
+        let counts =
+            self.queues.iter().flat_map(|queue| queue.done.kinds().map(|(_, latency)| latency.count));
+        counts.fold(0, u64::saturating_add)
+    }
+
+    /// The requests that have failed, or were refused, over all queues.
+    pub fn failed(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.errors.failed()).fold(0, u64::saturating_add)
+    }
+}
+
+impl QueueErrors {
+    /// The requests that have failed, or were refused.
+    pub fn failed(&self) -> u64 {
+        let Self { integrity_errors, unstable_writes, device_errors, no_space, .. } = self;
+        let failed = [*integrity_errors, *unstable_writes, *device_errors, *no_space];
+        let refused = [self.refused, self.unsupported, self.malformed];
+        failed.into_iter().chain(refused).fold(0, u64::saturating_add)
+    }
+}
+
 impl RequestKinds {
     /// Each kind with its name.
     pub fn kinds(&self) -> [(&'static str, &Latency); 4] {
