@@ -157,7 +157,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_doubt_limit)]
     pub(super) doubt_limit: Option<u64>,
     /// Limits of requests and bytes a second, over all queues: iops, bps, read-iops, write-iops,
-    /// read-bps and write-bps, and burst, the time for which unused ones are saved [100ms]; such as
+    /// read-bps and write-bps, and burst, the time for which unused ones are saved (100ms); such as
     /// iops=500,write-bps=10M,burst=2s. `ctl limit` changes them
     #[arg(long, value_name = "LIMITS", value_parser = parse_limits)]
     pub(super) limit: Option<Limits>,
