@@ -33,6 +33,22 @@ fn create_makes_a_sparse_image_of_unwritten_blocks() {
 }
 
 #[test]
+fn both_files_are_for_their_owner_alone_or_for_a_group_to_read() {
+    for (option, mode) in [("", 0o600), ("--socket-group 0", 0o640)] {
+        let directory = Directory::new();
+        directory.stableblk(&format!("create disk --size 8K {option}")).succeeds();
+        for name in ["disk", "disk.pi"] {
+            assert_eq!(directory.path(name).metadata().unwrap().mode() & 0o777, mode, "{name} {option}");
+        }
+    }
+    let directory = Directory::new();
+    directory
+        .stableblk("create disk --size 8K --socket-group nosuchgroup")
+        .fails(1, &["no group nosuchgroup"]);
+    assert!(directory.file_names().is_empty());
+}
+
+#[test]
 fn create_takes_sizes_in_bytes_and_with_units() {
     for (size, bytes) in
         [("8192", 8192), ("512K", 512 << 10), ("3M", 3 << 20), ("1.5GiB", 3 << 29), ("2t", 2 << 40)]

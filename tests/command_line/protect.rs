@@ -74,11 +74,13 @@ fn protect_gives_the_sidecar_the_owner_and_mode_of_the_image() {
         skip("only root can give files away");
         return;
     }
-    let directory = Directory::new();
-    directory.image("disk");
-    fs::set_permissions(directory.path("disk"), fs::Permissions::from_mode(0o640)).unwrap();
-    std::os::unix::fs::chown(directory.path("disk"), Some(NOBODY), Some(NOBODY)).unwrap();
-    directory.stableblk("protect disk").succeeds();
-    let sidecar = directory.path("disk.pi").metadata().unwrap();
-    assert_eq!((sidecar.uid(), sidecar.gid(), sidecar.mode() & 0o777), (NOBODY, NOBODY, 0o640));
+    for (mode, expected) in [(0o600, 0o600), (0o640, 0o640), (0o664, 0o660)] {
+        let directory = Directory::new();
+        directory.image("disk");
+        fs::set_permissions(directory.path("disk"), fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(directory.path("disk"), Some(NOBODY), Some(NOBODY)).unwrap();
+        directory.stableblk("protect disk").succeeds();
+        let sidecar = directory.path("disk.pi").metadata().unwrap();
+        assert_eq!((sidecar.uid(), sidecar.gid(), sidecar.mode() & 0o777), (NOBODY, NOBODY, expected));
+    }
 }

@@ -15,6 +15,7 @@ use super::{
     ImageArgs, ProfileArgs, new_superblock, parse_size, print, refuse_uneven_size, warn_of_missing_uuid,
 };
 use crate::storage::error::ImageError;
+use crate::storage::group::group_id;
 use crate::storage::image;
 use crate::storage::sidecar_file::SidecarFile;
 
@@ -28,6 +29,9 @@ pub struct CreateArgs {
     size: u64,
     #[command(flatten)]
     profile: ProfileArgs,
+    /// Group that may read both files, by name or number; without it, only their owner may
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
 }
 
 /// Makes both files, or neither. Fails when one of them exists already.
@@ -35,6 +39,7 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, ImageError> {
     let (image_path, sidecar_path) = (&args.image.image, args.image.sidecar_path());
     let profile = args.profile.profile();
     refuse_uneven_size(args.size, profile.interval_size() as u64)?;
+    let group = args.socket_group.as_deref().map(find_group).transpose()?;
     let superblock = new_superblock(image_path, args.size, profile)?;
     refuse_existing(image_path, IMAGE_EXISTS)?;
     refuse_existing(&sidecar_path, SIDECAR_EXISTS)?;
@@ -45,6 +50,11 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, ImageError> {
     let image_file = image.file().try_clone().map_err(ImageError::io("open", image_path))?;
     SidecarFile::create(file, &sidecar_path, image_file, &superblock)?;
 
+    if let Some(group) = group {
+        for (file, path) in [(&image, image_path), (&sidecar, &sidecar_path)] {
+            file.share_with(group).map_err(ImageError::io("change the group of", path))?;
+        }
+    }
     publish(image, image_path, IMAGE_EXISTS)?;
     publish(sidecar, &sidecar_path, SIDECAR_EXISTS).inspect_err(|_| {
         let _ = fs::remove_file(image_path);
@@ -61,6 +71,10 @@ pub fn run(args: &CreateArgs) -> Result<ExitCode, ImageError> {
 
 const IMAGE_EXISTS: &str = "choose another name, or protect it as it is with `stableblk protect`";
 const SIDECAR_EXISTS: &str = "remove it, or name another file with `--integrity PATH`";
+
+fn find_group(name: &str) -> Result<u32, ImageError> {
+    group_id(name).ok_or_else(|| ImageError::NoGroup(name.to_owned()))
+}
 
 fn new_image(path: &Path, superblock: &Superblock) -> Result<UnfinishedFile, ImageError> {
     let image = UnfinishedFile::new(path).map_err(ImageError::io("create", path))?;

@@ -4,13 +4,18 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::storage::reopen::without_proc;
+
+/// The mode of a new file: a guest's data is for its owner alone.
+const MODE: u32 = 0o600;
+/// The mode of a new file that a group may read.
+const GROUP_MODE: u32 = 0o640;
 
 /// A file under construction, on the file system of its future path.
 #[derive(Debug)]
@@ -41,14 +46,15 @@ impl Drop for TemporaryName {
 }
 
 impl UnfinishedFile {
-    /// Makes an empty file, readable and writable, that is to become `path`.
+    /// Makes an empty file, readable and writable for its owner alone, that is to become `path`.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let (file, temporary) = match rustix::fs::open(directory(path), flags, Mode::from_raw_mode(0o666)) {
+        let (file, temporary) = match rustix::fs::open(directory(path), flags, Mode::from_raw_mode(MODE)) {
             Ok(file) => (file.into(), None),
             Err(Errno::NOTSUP | Errno::ISDIR) => {
                 let name = temporary_name(path);
-                let file = OpenOptions::new().read(true).write(true).create_new(true).open(&name)?;
+                let mut options = OpenOptions::new();
+                let file = options.read(true).write(true).create_new(true).mode(MODE).open(&name)?;
                 (file, Some(TemporaryName(name)))
             }
             Err(error) => return Err(error.into()),
@@ -59,6 +65,12 @@ impl UnfinishedFile {
     /// The file itself.
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Lets `group` read the file.
+    pub(super) fn share_with(&self, group: u32) -> io::Result<()> {
+        rustix::fs::fchown(&self.file, None, Some(Gid::from_raw(group)))?;
+        Ok(rustix::fs::fchmod(&self.file, Mode::from_raw_mode(GROUP_MODE))?)
     }
 
     /// Gives the file its name; both are durable when it returns.
@@ -80,11 +92,11 @@ impl UnfinishedFile {
     }
 }
 
-/// Gives a new file the mode and the owner of `image`, so that the users of the image can use it
-/// also when root has made it.
+/// Gives a new file the owner, the group and their permissions of `image`, so that the users of the
+/// image can use it also when root has made it. Others get none.
 pub(super) fn give_to_owner_of(image: &File, new: &File) -> io::Result<()> {
     let metadata = image.metadata()?;
-    rustix::fs::fchmod(new, Mode::from_raw_mode(metadata.mode() & 0o666))?;
+    rustix::fs::fchmod(new, Mode::from_raw_mode(metadata.mode() & 0o660))?;
     // only root may give files away; the files of others keep their owner
     let _ = rustix::fs::fchown(new, Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())));
     Ok(())

@@ -13,6 +13,8 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 
+use crate::storage::group::group_id;
+
 /// The length of the longest path of a Unix socket, in bytes: `sun_path` less its terminating zero.
 const PATH_LEN_MAX: usize = 107;
 
@@ -127,7 +129,8 @@ pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<BoundSocket, 
         return Err(SocketError::PathTooLong(path.to_owned()));
     }
     let fail = |action| move |source| SocketError::Io { action, path: path.to_owned(), source };
-    let group = group.map(group_id).transpose()?;
+    let group =
+        group.map(|name| group_id(name).ok_or_else(|| SocketError::NoGroup(name.to_owned()))).transpose()?;
     match fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         Ok(_) => match connect_now(path) {
@@ -169,14 +172,6 @@ fn connect_now(path: &Path) -> Result<(), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)
-}
-
-fn group_id(name: &str) -> Result<u32, SocketError> {
-    if let Ok(id) = name.parse() {
-        return Ok(id);
-    }
-    let group = nix::unistd::Group::from_name(name).ok().flatten();
-    group.map(|group| group.gid.as_raw()).ok_or_else(|| SocketError::NoGroup(name.to_owned()))
 }
 
 /// Takes over descriptor `fd`, a listening or a connected socket; `SO_ACCEPTCONN` distinguishes

@@ -28,6 +28,9 @@ pub enum ImageError {
         /// Whether a block device would have done.
         device: bool,
     },
+    /// There is no such group.
+    #[error("there is no group {0}: name an existing one with --socket-group")]
+    NoGroup(String),
     /// This user may not open the file in this way.
     #[error("no permission to {action} {}: run as a user with that permission, or change the file's owner or mode", path.display())]
     Permission {
@@ -291,6 +294,17 @@ impl ImageError {
     #[must_use]
     pub fn exit_status(&self, usual: u8) -> u8 {
         if matches!(self, Self::TwoMoments { .. }) { EXIT_TWO_MOMENTS } else { usual }
+    }
+
+    /// Whether a person must act before the same command can work.
+    #[must_use]
+    pub fn needs_person(&self) -> bool {
+        let passes = |source: &io::Error| source.kind() != io::ErrorKind::NotFound;
+        match self {
+            Self::InUse { .. } | Self::NoSpace(_) | Self::ReadAt { .. } => false,
+            Self::Io { source, .. } => !passes(source),
+            _ => true,
+        }
     }
 
     /// For `map_err`: a failure to lock `path`.

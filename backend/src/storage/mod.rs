@@ -4,6 +4,7 @@
 pub mod blocking;
 pub mod durability;
 pub mod error;
+pub mod group;
 pub mod image;
 pub mod loss_mark;
 pub(crate) mod reopen;
