@@ -1,5 +1,6 @@
 //! Front-ends come, go, break the rules and are killed; the disk is served on.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -104,6 +105,21 @@ fn a_second_front_end_is_served_when_the_first_has_left() {
     drop(vm.frontend);
     let mut second = Frontend::over(other, vm.backend.log());
     assert!(second.queue(0).read(0, 4096) == data);
+}
+
+/// Longer than it may keep the others out, and no message is complete meanwhile.
+#[test]
+fn a_front_end_that_negotiates_nothing_keeps_no_other_out() {
+    let backend = Backend::serve(&Image::create(1 << 20), &[]);
+    let mut idle = UnixStream::connect(backend.socket()).unwrap();
+    idle.write_all(&[1, 0, 0]).unwrap();
+    let mut second = Frontend::connect(&backend, &GuestMemory::new());
+    backend.log().wait_for("session ended: the front-end has negotiated nothing within 10 s");
+    // the connection has been closed
+    assert_eq!(idle.read(&mut [0; 16]).unwrap_or(0), 0);
+    second.queue(0).write(0, &pattern(1, 4096));
+    drop(second);
+    backend.stop();
 }
 
 #[test]

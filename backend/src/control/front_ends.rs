@@ -18,7 +18,7 @@ use super::socket::Endpoint;
 use super::token::Token;
 use crate::device::BlockDevice;
 use crate::metrics::QueueState;
-use crate::session::Offer;
+use crate::session::{FrontendTurn, Offer};
 use crate::worker::disk::Disk;
 
 /// The socket of front-ends, and the session of the one that is connected.
@@ -112,7 +112,11 @@ impl<'a, B: BlockDevice> FrontEnds<'a, B> {
     }
 
     fn start_session(&mut self, epoll: &EpollSet, stream: UnixStream) -> io::Result<()> {
-        let session = SessionThread::start(self.disk.clone(), self.offer.clone(), stream)?;
+        let turn = match self.endpoint {
+            Endpoint::Connected(_) => FrontendTurn::Only,
+            Endpoint::Bound(_) | Endpoint::Listener(_) => FrontendTurn::OneOfMany,
+        };
+        let session = SessionThread::start(self.disk.clone(), self.offer.clone(), stream, turn)?;
         epoll.watch(session.end_fd(), Token::Session.into()).inspect_err(|_| {
             // its end would not be noticed
             session.shut_down(Shutdown::Both);

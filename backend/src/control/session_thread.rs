@@ -14,7 +14,7 @@ use rustix::net::sockopt::socket_peercred;
 use super::status::Connected;
 use crate::device::BlockDevice;
 use crate::inbox::Inbox;
-use crate::session::{self, Notice, Offer};
+use crate::session::{self, FrontendTurn, Notice, Offer};
 use crate::worker::disk::Disk;
 
 /// A front-end that a thread of its own serves.
@@ -33,13 +33,14 @@ impl SessionThread {
         disk: Arc<Disk<B>>,
         offer: Offer,
         stream: UnixStream,
+        turn: FrontendTurn,
     ) -> io::Result<Self> {
         let (ended, running) = UnixStream::pair()?;
         let served = stream.try_clone()?;
         let inbox = Arc::new(Inbox::new()?);
         let notices = inbox.clone();
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
-            if let Err(error) = session::serve(disk, offer, served, notices) {
+            if let Err(error) = session::serve(disk, offer, served, notices, turn) {
                 tracing::error!("cannot serve a front-end: {error}");
             }
             drop(running);

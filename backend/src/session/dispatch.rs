@@ -9,6 +9,7 @@
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
@@ -25,11 +26,17 @@ use crate::guest::sigbus::Loss;
 use crate::inbox::Inbox;
 use crate::metrics::Counter;
 
+/// How long a front-end may take to negotiate anything, where others wait for their turn.
+const NEGOTIATION_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why a session has ended.
 #[derive(Debug, Error)]
 pub(super) enum Ended {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// The front-end keeps others out for nothing.
+    #[error("the front-end has negotiated nothing within {} s", NEGOTIATION_LIMIT.as_secs())]
+    Idle,
     /// The end of the session is the only notification that the front-end can get.
     #[error("{request} cannot be refused in another way")]
     Refused { request: String },
@@ -50,6 +57,15 @@ impl From<io::Error> for Ended {
     }
 }
 
+/// Whether others wait while a front-end is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontendTurn {
+    /// It came by a socket on which others may wait. It must negotiate something in time.
+    OneOfMany,
+    /// There is no other.
+    Only,
+}
+
 /// Whether the front-end is still connected.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
@@ -64,6 +80,9 @@ pub(super) struct Dispatcher<B: BlockDevice> {
     parser: Parser<B>,
     session: Arc<Mutex<Session<B>>>,
     refusals: Counter,
+    /// When the session ends unless the front-end has negotiated something; none: it has, or need
+    /// not.
+    negotiate_by: Option<Instant>,
 }
 
 impl<B: BlockDevice> Dispatcher<B> {
@@ -71,10 +90,15 @@ impl<B: BlockDevice> Dispatcher<B> {
         session: Arc<Mutex<Session<B>>>,
         stream: UnixStream,
         inbox: Arc<Inbox<Notice>>,
+        turn: FrontendTurn,
     ) -> io::Result<Self> {
         let parser = Parser::new(session.clone())?;
         let connection = Connection::new(stream);
-        Ok(Self { connection, inbox, parser, session, refusals: Counter::default() })
+        let negotiate_by = match turn {
+            FrontendTurn::OneOfMany => Some(Instant::now() + NEGOTIATION_LIMIT),
+            FrontendTurn::Only => None,
+        };
+        Ok(Self { connection, inbox, parser, session, refusals: Counter::default(), negotiate_by })
     }
 
     /// Serves the front-end until it leaves, or the session must end.
@@ -89,7 +113,19 @@ impl<B: BlockDevice> Dispatcher<B> {
             if turn? == Turn::Last {
                 return Ok(());
             }
+            self.refuse_idleness()?;
         }
+    }
+
+    /// Ends the session of a front-end that has negotiated nothing in time.
+    fn refuse_idleness(&mut self) -> Result<(), Ended> {
+        let Some(deadline) = self.negotiate_by else { return Ok(()) };
+        if self.session().has_negotiated() {
+            self.negotiate_by = None;
+        } else if Instant::now() >= deadline {
+            return Err(Ended::Idle);
+        }
+        Ok(())
     }
 
     /// Carries out the notices, and answers one message.
@@ -125,7 +161,9 @@ impl<B: BlockDevice> Dispatcher<B> {
     /// Sleeps until there is a part of a message, the end of the stream, a notice, or something to
     /// report.
     fn wait(&self) -> io::Result<()> {
-        let limit = self.session().rest().map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        let negotiation = self.negotiate_by.map(|by| by.saturating_duration_since(Instant::now()));
+        let limit = [self.session().rest(), negotiation].into_iter().flatten().min();
+        let limit = limit.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         let mut fds = [
             PollFd::new(&self.connection, PollFlags::IN),
             PollFd::from_borrowed_fd(self.inbox.wake_fd(), PollFlags::IN),

@@ -22,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::dispatch::Dispatcher;
+pub use self::dispatch::FrontendTurn;
 pub use self::notice::{DoneWork, Notice};
 pub use self::offer::{Choices, Offer};
 use self::state::Session;
@@ -36,9 +37,10 @@ pub fn serve<B: BlockDevice>(
     offer: Offer,
     stream: UnixStream,
     inbox: Arc<Inbox<Notice>>,
+    turn: FrontendTurn,
 ) -> io::Result<()> {
     let session = Arc::new(Mutex::new(Session::new(disk, offer, inbox.clone())));
-    let mut dispatcher = Dispatcher::new(session.clone(), stream, inbox)?;
+    let mut dispatcher = Dispatcher::new(session.clone(), stream, inbox, turn)?;
     if let Err(ended) = dispatcher.serve() {
         tracing::warn!("session ended: {}", crate::report::chain(&ended));
     }

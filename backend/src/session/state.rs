@@ -108,6 +108,11 @@ impl<B: BlockDevice> Session<B> {
             .or_else(|| self.memory.dirty_log().loss().map(|loss| ("the dirty log".to_owned(), loss)))
     }
 
+    /// Whether the front-end has claimed the session, or accepted features.
+    pub(super) fn has_negotiated(&self) -> bool {
+        self.owned || self.acked != 0 || !self.protocol_features.is_empty()
+    }
+
     /// Refuses a message that needs `feature` unless that was negotiated.
     pub(super) fn has(&self, feature: VhostUserProtocolFeatures) -> SessionResult<()> {
         if self.protocol_features.contains(feature) {

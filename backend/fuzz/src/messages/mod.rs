@@ -18,7 +18,7 @@ use stableblk::guest::MEMORY_SLOTS_MAX;
 use stableblk::guest::sigbus;
 use stableblk::inbox::Inbox;
 use stableblk::metrics::QueueMetrics;
-use stableblk::session::{self, Notice, Offer};
+use stableblk::session::{self, FrontendTurn, Notice, Offer};
 use stableblk::worker::disk::Disk;
 use stableblk::worker::range_lock::{RangeAccess, RangeOwner};
 use virtio::{ConfigSpace, Features};
@@ -97,7 +97,7 @@ impl Session {
         let notices = inbox.clone();
         let (ended, running) = UnixStream::pair().expect("a socket pair");
         let thread = thread::spawn(move || {
-            session::serve(disk, offer(), stream, notices).expect("a session");
+            session::serve(disk, offer(), stream, notices, FrontendTurn::Only).expect("a session");
             drop(running);
         });
         Self { thread, ended, inbox }
