@@ -90,8 +90,14 @@ fn main() -> ExitCode {
     if let Err(error) = vmm_sys_util::signal::block_signal(libc::SIGXFSZ) {
         return fail(&io::Error::other(format!("cannot block SIGXFSZ: {error:?}")), 1);
     }
-    let matches = Cli::command().get_matches();
-    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let mut cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let args = cli.serve.take().filter(|_| cli.command.is_none());
     #[expect(unsafe_code, reason = "takes over a descriptor by its number")]
     // SAFETY: nothing has been opened yet, and this is the only call.
@@ -101,7 +107,8 @@ fn main() -> ExitCode {
         Err(error) => {
             let from_environment = matches.value_source("log") == Some(ValueSource::EnvVariable);
             let name = if from_environment { "RUST_LOG" } else { "--log" };
-            return fail(&io::Error::other(format!("{name}: {error}")), 2);
+            let code = if config.is_some() { serve::EXIT_CONFIGURATION } else { EXIT_USAGE };
+            return fail(&io::Error::other(format!("{name}: {error}")), code);
         }
     };
     let code = match (&cli.command, config) {
@@ -135,15 +142,33 @@ fn main() -> ExitCode {
         (Some(CliCommand::List(args)), _) => list::run(args).unwrap_or_else(|error| fail(&error, 2)),
         (Some(CliCommand::Top(args)), _) => top::run(args).unwrap_or_else(|error| fail(&error, 1)),
         (Some(CliCommand::Exporter(args)), _) => exporter::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (None, Some(config)) => config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
-            // the lines before this one come first
-            writer.flush(LOG_LIMIT);
-            fail(&error, error.exit_code())
-        }),
+        (None, Some(config)) => {
+            config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
+                // the lines before this one come first
+                writer.flush(LOG_LIMIT);
+                fail(&error, error.exit_code())
+            })
+        }
         (None, None) => unreachable!("clap requires the options of serving when there is no subcommand"),
     };
     writer.flush(LOG_LIMIT);
     code
+}
+
+/// The exit status of a subcommand whose arguments are wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Prints help, the version, or the fault of the arguments. When serving, wrong arguments are a
+/// wrong configuration: a service manager must not start the process again.
+fn usage(error: &clap::Error) -> ExitCode {
+    // there is no other place to report a failure
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let program = Cli::command();
+    let serves = !std::env::args_os().skip(1).any(|arg| program.find_subcommand(arg).is_some());
+    ExitCode::from(if serves { serve::EXIT_CONFIGURATION } else { EXIT_USAGE })
 }
 
 /// How long the process waits at its end for the reader of the log.

@@ -71,7 +71,7 @@ fn an_image_without_its_uuid_is_not_followed() {
     removexattr(image.path(), "user.stableblk.uuid").unwrap();
     let directory = tempfile::tempdir().unwrap();
     let served = finish(&mut serve_command(&directory.path().join("socket"), &image, &[]));
-    assert_eq!(served.code, Some(1), "{}", served.stderr);
+    assert_eq!(served.code, Some(78), "{}", served.stderr);
     assert!(served.stderr.contains("follow a grown image with `stableblk resize`"), "{}", served.stderr);
 }
 
@@ -88,7 +88,7 @@ fn a_larger_device_that_holds_another_disk_is_refused() {
     let mut serve = Command::new(PROGRAM);
     serve.arg("--socket-path").arg(directory.path().join("socket")).arg("--blk-file").arg(other.path());
     let refused = finish(serve.arg("--integrity").arg(image.sidecar_path()));
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
     assert!(refused.stderr.contains("is the sidecar of an image of 4194304 bytes"), "{}", refused.stderr);
     image.assert_clean();
 }

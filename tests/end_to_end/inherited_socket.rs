@@ -61,13 +61,13 @@ fn a_descriptor_that_is_no_stream_socket_is_refused() {
         (unconnected.into(), "no Unix stream socket"),
     ] {
         let refused = finish(&mut serve_on(fd, &image));
-        assert_eq!(refused.code, Some(1));
+        assert_eq!(refused.code, Some(78));
         assert!(refused.stderr.contains("--fd 3") && refused.stderr.contains(words), "{}", refused.stderr);
     }
     for (fd, words) in [("1", "standard streams"), ("97", "not open")] {
         let mut command = Command::new(PROGRAM);
         let refused = finish(command.args(["--fd", fd, "--blk-file"]).arg(image.path()));
-        assert_eq!(refused.code, Some(1));
+        assert_eq!(refused.code, Some(78));
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
     }
     image.assert_clean();
@@ -82,13 +82,13 @@ fn a_descriptor_that_was_not_inherited_is_refused() {
         let mut command = Command::new("sh");
         command.args(["-c", nothing, PROGRAM, "--fd", &fd.to_string(), "--blk-file"]).arg(image.path());
         let refused = finish(&mut command);
-        assert_eq!(refused.code, Some(1), "--fd {fd}: {}", refused.stderr);
+        assert_eq!(refused.code, Some(78), "--fd {fd}: {}", refused.stderr);
         assert!(refused.stderr.contains("not open"), "--fd {fd}: {}", refused.stderr);
     }
     let mut command = Command::new("sh");
     let script = format!("export LISTEN_FDS=1 LISTEN_PID=$$; {nothing}");
     let refused = finish(command.args(["-c", &script, PROGRAM, "--blk-file"]).arg(image.path()));
-    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
     assert!(refused.stderr.contains("LISTEN_FDS"), "{}", refused.stderr);
     image.assert_clean();
 }

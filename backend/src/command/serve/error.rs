@@ -13,6 +13,10 @@ use crate::control::socket::SocketError;
 use crate::device::NamespaceError;
 use crate::worker::limits::LimitGroupError;
 
+/// The exit status that says that the configuration is wrong (`EX_CONFIG` of `sysexits.h`): options
+/// that make no sense, or files that cannot be served as they are.
+pub const EXIT_CONFIGURATION: u8 = 78;
+
 /// Why serving did not begin, or ended.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -113,9 +117,37 @@ impl ServeError {
     /// The exit status for the error.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
+        let usual = if self.needs_person() { EXIT_CONFIGURATION } else { 1 };
         match self {
-            Self::Image(error) => error.exit_status(1),
-            _ => 1,
+            Self::Image(error) => error.exit_status(usual),
+            _ => usual,
+        }
+    }
+
+    /// Whether a person must act before the disk can be served, so that it makes no sense to start
+    /// the process again.
+    fn needs_person(&self) -> bool {
+        match self {
+            Self::Image(error)
+            | Self::InUse(error)
+            | Self::Unprotected(UnprotectedError::Image(error))
+            | Self::Namespace(NamespaceError::Open(error)) => error.needs_person(),
+            Self::ForceAlone
+            | Self::Unprotected(_)
+            | Self::Device(_)
+            | Self::BlockSize { .. }
+            | Self::TooManyQueues { .. }
+            | Self::LimitGroup(_)
+            | Self::LimitGroup(_)
+            | Self::TooMuchMemory { .. }
+            | Self::Namespace(NamespaceError::NotNvme(_) | NamespaceError::Format { .. }) => true,
+            Self::TakeOver(error) => !matches!(error, TakeOverError::Transfer { .. }),
+            Self::Socket(error) => !matches!(error, SocketError::InUse(_) | SocketError::Io { .. }),
+            Self::IoUring(error) => !matches!(error.kind(), io::ErrorKind::OutOfMemory),
+            Self::Namespace(NamespaceError::Identify { .. })
+            | Self::Setup { .. }
+            | Self::Control(_)
+            | Self::Close { .. } => false,
         }
     }
 

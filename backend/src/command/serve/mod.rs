@@ -17,7 +17,7 @@ mod unprotected;
 use std::process::ExitCode;
 
 pub use self::config::Config;
-pub use self::error::ServeError;
+pub use self::error::{EXIT_CONFIGURATION, ServeError};
 use self::open_device::{OpenDevice, OpenStorage};
 #[cfg(feature = "bench-null")]
 use self::open_devices::Null;
