@@ -36,6 +36,7 @@ pub(crate) use self::clients::CLIENTS_MAX;
 pub use self::error::ControlError;
 pub(crate) use self::error::STOP_LIMIT;
 pub use self::file_watch::Role;
+pub use self::service_manager::ServiceManager;
 pub use self::size_watch::SizeWatch;
 pub use self::status::Served;
 pub use self::termination::Termination;

@@ -4,8 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
 use super::clients::Clients;
 use super::epoll::EpollSet;
 use super::error::ControlError;
@@ -13,10 +11,11 @@ use super::front_ends::FrontEnds;
 use super::jobs::Jobs;
 use super::log_filter::LogFilter;
 use super::protocol::ControlRequest;
-use super::service_manager::notify;
+use super::service_manager::ServiceManager;
+use super::session_thread::SessionThread;
 use super::size_watch::SizeWatch;
 use super::socket::{BoundSocket, Endpoint};
-use super::status::Served;
+use super::status::{Connected, Served};
 use super::stopped_work::JobResult;
 use super::termination::Termination;
 use super::token::{FIRST_CLIENT, Token};
@@ -41,6 +40,8 @@ pub struct Supervision<'a> {
     pub log: &'a LogFilter,
     /// The image, for the status.
     pub served: Served,
+    /// The service manager.
+    pub manager: ServiceManager,
 }
 
 /// The state of the control thread.
@@ -55,6 +56,7 @@ pub(super) struct ControlThread<'a, B> {
     pub(super) served: Served,
     pub(super) size: Option<SizeWatch>,
     watchdog: Watchdog,
+    manager: ServiceManager,
     pub(super) freeze: Freeze,
     pub(super) resizing: Resizing,
     /// A client, and its request that has to wait for the resize under way.
@@ -71,7 +73,7 @@ pub fn run<B: BlockDevice>(
     termination: &mut Termination,
     supervision: Supervision<'_>,
 ) -> Result<(), ControlError> {
-    notify(NotifyState::Ready);
+    supervision.manager.ready();
     let front_ends = FrontEnds::new(disk, offer, endpoint)?;
     let mut control = ControlThread::new(disk, front_ends, supervision)?;
     control.epoll.watch(termination.as_fd(), Token::Termination.into())?;
@@ -81,6 +83,7 @@ pub fn run<B: BlockDevice>(
     }
     control.front_ends.start(&control.epoll)?;
     loop {
+        control.report_status();
         let event = control.epoll.wait(control.rest())?;
         control.do_what_is_due();
         let Some((token, gone)) = event else {
@@ -90,7 +93,7 @@ pub fn run<B: BlockDevice>(
             Some(Token::Termination) => {
                 termination.clear();
                 tracing::info!("stopping");
-                notify(NotifyState::Stopping);
+                control.manager.stopping();
                 return control.front_ends.stop();
             }
             Some(Token::Listener) => control.front_ends.accept(&control.epoll)?,
@@ -118,7 +121,7 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
         front_ends: FrontEnds<'a, B>,
         supervision: Supervision<'a>,
     ) -> io::Result<Self> {
-        let Supervision { socket, size, watchdog, log, served } = supervision;
+        let Supervision { socket, size, watchdog, log, served, manager } = supervision;
         let epoll = EpollSet::new()?;
         let clients = socket
             .map(|socket| Clients::new(socket, &epoll, Token::Control.into(), FIRST_CLIENT))
@@ -142,6 +145,7 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
             served,
             size,
             watchdog,
+            manager,
             freeze: Freeze::default(),
             resizing: Resizing::No,
             asked_meanwhile: None,
@@ -154,7 +158,9 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
         let now = Instant::now();
         let clients = self.clients.as_ref().and_then(|clients| clients.rest(now));
         let freeze = self.freeze.rest(now);
-        [self.watchdog.rest(now), self.front_ends.rest(now), clients, freeze].into_iter().flatten().min()
+        let due =
+            [self.watchdog.rest(now), self.front_ends.rest(now), clients, freeze, self.manager.rest(now)];
+        due.into_iter().flatten().min()
     }
 
     /// Looks at the queues, and accepts front-ends and clients again, where it is time for that.
@@ -166,5 +172,21 @@ impl<'a, B: BlockDevice> ControlThread<'a, B> {
         if let Some(clients) = &mut self.clients {
             clients.accept_again(&self.epoll, now);
         }
+        let blocked = self.watchdog.blocked_worker(now);
+        let blocked = blocked.map(|queue| format!("the worker of queue {queue} is blocked"));
+        self.manager.beat(now, blocked.as_deref());
+    }
+
+    /// Reports to the service manager how the disk is served.
+    fn report_status(&mut self) {
+        let connected = self.front_ends.session().map(SessionThread::connected);
+        let frontend = match connected {
+            None => "waiting for a front-end".to_owned(),
+            Some(Connected { pid: Some(pid), .. }) => format!("front-end with pid {pid} connected"),
+            Some(Connected { pid: None, .. }) => "front-end connected".to_owned(),
+        };
+        let stuck = self.disk.metrics.iter().position(|metrics| metrics.stuck_s.get() > 0);
+        let stuck = stuck.map_or_else(String::new, |queue| format!("; queue {queue} makes no progress"));
+        self.manager.set_status(format!("serving {}: {frontend}{stuck}", self.served.image));
     }
 }

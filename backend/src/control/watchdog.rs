@@ -12,6 +12,8 @@ use crate::worker::watch::Watch;
 
 /// How long a ring may be empty although the driver has notified of requests.
 const EMPTY_LIMIT: Duration = Duration::from_secs(2);
+/// How long a turn of a worker may take where no limit was given.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
 /// The kicks before an empty ring is suspicious: the first may come from a front-end that starts
 /// the queue.
 const EMPTY_KICKS: u64 = 2;
@@ -22,6 +24,8 @@ struct Seen {
     finished: u64,
     turns: u64,
     since: Instant,
+    /// Since when the worker is in the same turn; none: it sleeps.
+    turn_since: Option<Instant>,
     reported: bool,
     /// Since when the driver has notified of requests that are not in the ring.
     empty_since: Option<Instant>,
@@ -29,7 +33,7 @@ struct Seen {
 
 impl Seen {
     fn new(now: Instant) -> Self {
-        Self { finished: 0, turns: 0, since: now, reported: false, empty_since: None }
+        Self { finished: 0, turns: 0, since: now, turn_since: None, reported: false, empty_since: None }
     }
 }
 
@@ -59,7 +63,9 @@ impl Watchdog {
         self.idle = false;
         if self.next_look.is_none() {
             // the time without work does not count
-            self.queues.iter_mut().for_each(|seen| seen.since = now);
+            for seen in &mut self.queues {
+                (seen.since, seen.turn_since) = (now, None);
+            }
             self.next_look = Some(now + self.interval());
         }
     }
@@ -67,6 +73,16 @@ impl Watchdog {
     /// The time until the next look; none while there is nothing to watch.
     pub fn rest(&self, now: Instant) -> Option<Duration> {
         self.next_look.map(|next| next.saturating_duration_since(now))
+    }
+
+    /// A queue whose worker has been in one turn for too long at the last look. That is a fault of
+    /// this process, which a restart cures; a queue that waits for its storage does not count.
+    pub fn blocked_worker(&self, now: Instant) -> Option<usize> {
+        let limit = self.limit.unwrap_or(TURN_LIMIT);
+        self.next_look?;
+        self.queues.iter().position(|seen| {
+            seen.turn_since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
+        })
     }
 
     fn interval(&self) -> Duration {
@@ -117,6 +133,9 @@ impl Seen {
         // a worker with nothing in flight may still be in a call that should not block
         let stands = if in_flight > 0 { finished == self.finished } else { awake && turns == self.turns };
         let idle = in_flight == 0 && finished == self.finished && !awake;
+        let same_turn = self.turn_since.filter(|_| turns == self.turns);
+        self.turn_since = awake.then(|| same_turn.unwrap_or(now));
+        self.turns = turns;
         let still = now.saturating_duration_since(self.since);
         if !stands {
             if self.reported {
@@ -194,6 +213,10 @@ mod tests {
             rig
         }
 
+        fn blocked(&self, seconds: u64) -> Option<usize> {
+            self.watchdog.blocked_worker(self.start + Duration::from_secs(seconds))
+        }
+
         /// Looks `seconds` after the start. Returns whether it will look again.
         fn look(&mut self, seconds: u64) -> bool {
             let now = self.start + Duration::from_secs(seconds);
@@ -213,10 +236,29 @@ mod tests {
         assert_eq!(rig.metrics[0].stuck_s.get(), 0);
         assert!(rig.look(14), "a blocked worker is no rest");
         assert_eq!(rig.metrics[0].stuck_s.get(), 12);
+        assert_eq!(rig.blocked(14), Some(0));
         rig.metrics[0].turns.add(1);
         rig.metrics[0].awake.set(0);
         rig.look(20);
         assert_eq!(rig.metrics[0].stuck_s.get(), 0);
+        assert_eq!(rig.blocked(20), None);
+    }
+
+    /// A restart does not cure storage that hangs.
+    #[test]
+    fn a_worker_that_sleeps_while_its_storage_hangs_is_not_blocked() {
+        let mut rig = Rig::new(Some(LIMIT));
+        rig.metrics[0].turns.add(1);
+        rig.metrics[0].in_flight.set(1);
+        rig.look(2);
+        rig.look(14);
+        assert_eq!(rig.metrics[0].stuck_s.get(), 14);
+        assert_eq!(rig.blocked(14), None);
+        // and one that does not sleep is
+        rig.metrics[0].awake.set(1);
+        rig.look(16);
+        rig.look(27);
+        assert_eq!(rig.blocked(27), Some(0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::open_device::{OpenDevice, OpenStorage};
 use super::resources::memory_slots;
 use super::sockets::Sockets;
 use crate::control::log_filter::LogFilter;
-use crate::control::{self, ControlError, Role, Served, SizeWatch, Supervision, Termination};
+use crate::control::{self, ControlError, Role, Served, ServiceManager, SizeWatch, Supervision, Termination};
 use crate::device::{BlockDevice, DeviceInfo};
 use crate::inbox::Inbox;
 use crate::metrics::{DiskMetrics, Gauge, QueueMetrics};
@@ -66,6 +66,7 @@ pub(super) fn serve_disk<O: OpenDevice>(
         size,
         watchdog,
         log,
+        manager: ServiceManager::connect(),
         served: Served {
             image: storage_config.path.display().to_string(),
             device: name,
