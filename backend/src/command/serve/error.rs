@@ -138,7 +138,6 @@ impl ServeError {
             | Self::BlockSize { .. }
             | Self::TooManyQueues { .. }
             | Self::LimitGroup(_)
-            | Self::LimitGroup(_)
             | Self::TooMuchMemory { .. }
             | Self::Namespace(NamespaceError::NotNvme(_) | NamespaceError::Format { .. }) => true,
             Self::TakeOver(error) => !matches!(error, TakeOverError::Transfer { .. }),
