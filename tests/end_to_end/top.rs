@@ -58,7 +58,7 @@ fn list_shows_all_disks_of_the_host() {
     let lines: Vec<_> = list.stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{}", list.stdout);
     for (line, parts) in lines.iter().zip([
-        &["DISK", "GUEST", "REQUESTS", "IMAGE"][..],
+        &["DISK", "GUEST", "REQUESTS", "DAMAGE", "IMAGE"][..],
         &["alpha", "16.00 MiB", "sidecar", "none"],
         &["beta", "4.00 MiB", "sidecar", &format!("/{}", std::process::id()), "  20  "],
         &["silent", "no reply within 1.0 s"],
@@ -144,7 +144,7 @@ fn top_shows_sorts_pauses_and_looks_into_a_disk() {
     // a rate, while the guest is at work
     wait_until_busy(&top, &mut host.guest.1);
     // by name, and in reverse
-    for _ in 0..6 {
+    for _ in 0..7 {
         top.press("s");
     }
     top.wait_for(|screen| screen.contains("by DISK") && order(screen) == ["alpha", "beta", "silent"]);
@@ -158,7 +158,18 @@ fn top_shows_sorts_pauses_and_looks_into_a_disk() {
     top.press("Enter");
     let inside = top.wait_for(|screen| screen.contains("times of requests"));
     let image = host.images[1].path().display().to_string();
-    for part in ["beta: ", "4.00 MiB", "device sidecar", "tag log:", "running", "QUEUE", " us ", "esc back"] {
+    for part in [
+        "beta: ",
+        "4.00 MiB",
+        "device sidecar",
+        "tag log:",
+        "damage: 0 blocks",
+        "scrub: none",
+        "running",
+        "QUEUE",
+        " us ",
+        "esc back",
+    ] {
         assert!(inside.contains(part), "{part}:\n{inside}");
     }
     assert!(inside.contains(&image[..40]), "{inside}");

@@ -61,10 +61,10 @@ impl From<FoundDisk> for ListedDisk {
 
 impl ListedDisk {
     /// The cells of its row.
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let Some(status) = &self.status else {
             let error = self.error.as_deref().unwrap_or_default();
-            let [device, guest, depth, requests, errors] = [(); 5].map(|()| "-".to_owned());
+            let [device, guest, depth, requests, errors, damage] = [(); 6].map(|()| "-".to_owned());
             return [
                 self.disk.clone(),
                 "-".to_owned(),
@@ -73,6 +73,7 @@ impl ListedDisk {
                 depth,
                 requests,
                 errors,
+                damage,
                 error.to_owned(),
             ];
         };
@@ -90,6 +91,7 @@ impl ListedDisk {
             status.in_flight().to_string(),
             status.requests().to_string(),
             status.failed().to_string(),
+            status.damage.map_or_else(|| "-".to_owned(), |damage| damage.to_string()),
             status.properties.image.clone(),
         ]
     }
@@ -97,7 +99,8 @@ impl ListedDisk {
 
 impl Display for DiskList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEAD: [&str; 8] = ["DISK", "SIZE", "DEVICE", "GUEST", "DEPTH", "REQUESTS", "ERRORS", "IMAGE"];
+        const HEAD: [&str; 9] =
+            ["DISK", "SIZE", "DEVICE", "GUEST", "DEPTH", "REQUESTS", "ERRORS", "DAMAGE", "IMAGE"];
         if self.0.is_empty() {
             return writeln!(
                 f,

@@ -73,7 +73,7 @@ pub enum FailedCheck {
     Device,
 }
 
-/// The number of damaged blocks.
+/// The number of damaged blocks. It is shown with a plus if there are more than are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamageCount {
     /// The number of blocks in the damage list.
@@ -98,6 +98,13 @@ impl DamageReport {
 impl From<&DamageList> for DamageCount {
     fn from(list: &DamageList) -> Self {
         Self { blocks: list.blocks(), unlisted: list.unlisted() }
+    }
+}
+
+impl fmt::Display for DamageCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks, unlisted } = self;
+        write!(f, "{blocks}{}", if *unlisted > 0 { "+" } else { "" })
     }
 }
 

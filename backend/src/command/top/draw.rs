@@ -57,6 +57,7 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &State) {
         ("99 % us", 8),
         (SortBy::Depth.title(), 6),
         (SortBy::Errors.title(), 6),
+        (SortBy::Damage.title(), 6),
     ];
     let widths = columns.map(|(_, width)| Constraint::Length(width)).into_iter().chain([Constraint::Min(8)]);
     let title = |name: &'static str| {
@@ -74,7 +75,7 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, state: &State) {
 fn row(disk: &DiskView) -> Row<'static> {
     let Ok(status) = &disk.status else {
         let reason = disk.status.as_ref().err().cloned().unwrap_or_default();
-        let empty = (0..8).map(|_| "-".to_owned());
+        let empty = (0..9).map(|_| "-".to_owned());
         return Row::new([disk.name.clone()].into_iter().chain(empty).chain([reason]));
     };
     let rates = &disk.rates;
@@ -89,6 +90,7 @@ fn row(disk: &DiskView) -> Row<'static> {
         slowest.map_or("-".to_owned(), |us| us.to_string()),
         status.in_flight().to_string(),
         status.failed().to_string(),
+        status.damage.map_or("-".to_owned(), |damage| damage.to_string()),
         status.properties.image.clone(),
     ])
 }
@@ -139,6 +141,12 @@ fn lines_of(disk: &DiskView, status: &DiskStatus) -> Vec<String> {
     if let Some(doubt) = &status.crash_doubt {
         let marked = BinaryBytes(doubt.marked_bytes);
         lines.push(format!("a crash now would leave {marked} to be verified"));
+    }
+    if let Some(damage) = &status.damage {
+        lines.push(format!("damage: {damage} blocks; `stableblk ctl SOCKET damage` lists them"));
+    }
+    if let Some(scrub) = &status.scrub {
+        lines.extend(scrub.to_string().lines().map(str::to_owned));
     }
     lines.push(String::new());
     lines.push(format!(

@@ -17,11 +17,20 @@ pub(super) enum SortBy {
     Latency,
     Depth,
     Errors,
+    Damage,
 }
 
 impl SortBy {
-    const ALL: [Self; 7] =
-        [Self::Name, Self::Requests, Self::Read, Self::Written, Self::Latency, Self::Depth, Self::Errors];
+    const ALL: [Self; 8] = [
+        Self::Name,
+        Self::Requests,
+        Self::Read,
+        Self::Written,
+        Self::Latency,
+        Self::Depth,
+        Self::Errors,
+        Self::Damage,
+    ];
 
     /// The name of the column.
     pub(super) fn title(self) -> &'static str {
@@ -33,6 +42,7 @@ impl SortBy {
             Self::Latency => "MEAN us",
             Self::Depth => "DEPTH",
             Self::Errors => "ERRORS",
+            Self::Damage => "DAMAGE",
         }
     }
 
@@ -52,6 +62,7 @@ impl SortBy {
             Self::Latency => by_number(|disk| mean_us(disk).unwrap_or(0.0)),
             Self::Depth => depth(other).cmp(&depth(one)),
             Self::Errors => errors(other).cmp(&errors(one)),
+            Self::Damage => damage(other).cmp(&damage(one)),
         }
     }
 }
@@ -68,6 +79,12 @@ fn depth(disk: &DiskView) -> u64 {
 
 fn errors(disk: &DiskView) -> u64 {
     disk.status.as_ref().map_or(0, DiskStatus::failed)
+}
+
+/// The blocks in the damage list, and the findings for which it had no room.
+fn damage(disk: &DiskView) -> (u64, u64) {
+    let damage = disk.status.as_ref().ok().and_then(|status| status.damage);
+    damage.map_or((0, 0), |damage| (damage.blocks, damage.unlisted))
 }
 
 /// Whether the program continues after a key.
