@@ -12,55 +12,14 @@ use std::thread;
 use guest::prometheus_program;
 use regex::Regex;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::harness::{Backend, Finished, Image, PROGRAM, Process, TIME_LIMIT, finish, pattern, wait_until};
+use crate::harness::{
+    Backend, Exporter, Finished, Image, Prometheus, RULES, finish, pattern, value, wait_until,
+};
 use crate::skip::skip;
 
 const DOCUMENT: &str = include_str!("../../docs/metrics.md");
-const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/prometheus/stableblk.rules.yml");
 const DASHBOARD: &str = include_str!("../../packaging/grafana/stableblk.json");
-
-/// An exporter of the control sockets in a directory.
-struct Exporter {
-    process: Process,
-    directory: TempDir,
-    address: String,
-}
-
-impl Exporter {
-    fn start(args: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new(PROGRAM);
-        command.args(["exporter", "--listen", "127.0.0.1:0", "--control-directory"]).arg(directory.path());
-        let process = Process::start(command.args(args));
-        process.stderr().wait_for("/metrics");
-        let log = process.stderr().so_far();
-        let address = log.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
-        Self { process, directory, address }
-    }
-
-    /// Sends `request` and returns the head of the answer, and its body.
-    fn ask(&self, request: &[u8]) -> (String, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(TIME_LIMIT)).unwrap();
-        stream.write_all(request).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
-        (head.to_owned(), body.to_owned())
-    }
-
-    fn scrape(&self) -> String {
-        let (head, body) = self.ask(b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n");
-        assert!(
-            head.starts_with("HTTP/1.1 200 OK") && head.contains("application/openmetrics-text"),
-            "{head}"
-        );
-        assert!(body.ends_with("# EOF\n"));
-        body
-    }
-}
 
 /// A back-end that has served some requests.
 fn busy(image: &Image) -> Backend {
@@ -75,15 +34,6 @@ fn busy(image: &Image) -> Backend {
     drop(frontend);
     backend.log().wait_for("front-end left");
     backend
-}
-
-/// The value of the only sample whose line begins with `name` and has all of `labels`.
-fn value(scrape: &str, name: &str, labels: &[&str]) -> u64 {
-    let start = format!("{name}{{");
-    let lines = scrape.lines().filter(|line| line.starts_with(&start));
-    let found: Vec<_> = lines.filter(|line| labels.iter().all(|label| line.contains(label))).collect();
-    let [line] = found[..] else { panic!("{name} {labels:?}: {found:?}\n{scrape}") };
-    line.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{line}"))
 }
 
 /// The names of all families.
@@ -278,24 +228,6 @@ fn each_metric_of_the_dashboard_and_the_rules_is_in_a_scrape() {
     backend.stop();
 }
 
-/// The answer of the Prometheus at `address` to a query.
-fn query(address: &str, expression: &str) -> Option<Value> {
-    let encoded = expression.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(TIME_LIMIT)).ok()?;
-    let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
-    Some(answer["data"]["result"].clone())
-}
-
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 #[test]
 fn promtool_finds_no_fault_in_metrics_and_rules() {
     let Some(promtool) = prometheus_program("promtool") else {
@@ -327,39 +259,14 @@ fn a_real_prometheus_scrapes_the_exporter_and_fires_an_alert() {
     let exporter = Exporter::start(&["--timeout", "1"]);
     backend.link_control(exporter.directory.path(), "good.control");
     let _silent = UnixListener::bind(exporter.directory.path().join("silent.control")).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    // the rules as they are, but for the time that a state must last
-    let rules = Regex::new("for: .*").unwrap();
-    let rules = rules.replace_all(&fs::read_to_string(RULES).unwrap(), "for: 1s").into_owned();
-    fs::write(directory.path().join("rules.yml"), rules).unwrap();
-    let config = format!(
-        "global: {{scrape_interval: 2s, evaluation_interval: 1s}}\nrule_files: [rules.yml]\n\
-         scrape_configs: [{{job_name: stableblk, static_configs: [{{targets: [\"{}\"]}}]}}]\n",
-        exporter.address
-    );
-    fs::write(directory.path().join("prometheus.yml"), config).unwrap();
-    let address = free_address();
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    let server = Process::start(Command::new(prometheus).args([
-        format!("--config.file={}", path("prometheus.yml")),
-        format!("--storage.tsdb.path={}", path("data")),
-        format!("--web.listen-address={address}"),
-    ]));
-    let wait_for = |expression: &str, value: &str| {
-        wait_until(
-            || {
-                let result = query(&address, expression);
-                result.is_some_and(|result| result[0]["value"][1] == value)
-            },
-            || format!("{expression}: {:?}\n{}", query(&address, expression), server.stderr().so_far()),
-        );
-    };
-    wait_for("stableblk_up{disk=\"good\"}", "1");
-    wait_for("sum(stableblk_requests_total{disk=\"good\", kind=\"write\"})", "10");
-    wait_for("sum(stableblk_request_duration_seconds_bucket{le=\"+Inf\", kind=\"read\"})", "10");
-    wait_for("up{job=\"stableblk\"}", "1");
-    wait_for("ALERTS{alertname=\"StableblkDiskDown\", disk=\"silent\", alertstate=\"firing\"}", "1");
-    wait_for("count(ALERTS{disk=\"good\"}) or vector(0)", "0");
+    let prometheus = Prometheus::start(&prometheus, &exporter);
+    prometheus.wait_for("stableblk_up{disk=\"good\"}", "1");
+    prometheus.wait_for("sum(stableblk_requests_total{disk=\"good\", kind=\"write\"})", "10");
+    prometheus.wait_for("sum(stableblk_request_duration_seconds_bucket{le=\"+Inf\", kind=\"read\"})", "10");
+    prometheus.wait_for("up{job=\"stableblk\"}", "1");
+    prometheus
+        .wait_for("ALERTS{alertname=\"StableblkDiskDown\", disk=\"silent\", alertstate=\"firing\"}", "1");
+    prometheus.wait_for("count(ALERTS{disk=\"good\"}) or vector(0)", "0");
     backend.stop();
-    wait_for("stableblk_up{disk=\"good\"}", "0");
+    prometheus.wait_for("stableblk_up{disk=\"good\"}", "0");
 }
