@@ -249,6 +249,44 @@ fn promtool_finds_no_fault_in_metrics_and_rules() {
     backend.stop();
 }
 
+/// Disks that were last scrubbed in the first hour, in the thousandth, or never, which are served
+/// from the first hour or for a minute, and one without PI; looked at after 45 days and three
+/// hours.
+const OVERDUE: &str = r#"
+rule_files: [RULES]
+evaluation_interval: 1h
+tests:
+  - interval: 1h
+    input_series:
+      - {series: 'stableblk_scrub_last_done_timestamp_seconds{disk="old"}', values: 3600x1100}
+      - {series: 'stableblk_uptime_seconds{disk="old"}', values: 60x1100}
+      - {series: 'stableblk_scrub_last_done_timestamp_seconds{disk="new"}', values: 3600000x1100}
+      - {series: 'stableblk_uptime_seconds{disk="new"}', values: 0+3600x1100}
+      - {series: 'stableblk_scrub_last_done_timestamp_seconds{disk="never"}', values: 0x1100}
+      - {series: 'stableblk_uptime_seconds{disk="never"}', values: 0+3600x1100}
+      - {series: 'stableblk_scrub_last_done_timestamp_seconds{disk="just created"}', values: 0x1100}
+      - {series: 'stableblk_uptime_seconds{disk="just created"}', values: 60x1100}
+      - {series: 'stableblk_uptime_seconds{disk="plain"}', values: 0+3600x1100}
+    promql_expr_test:
+      - expr: count by (disk) (ALERTS{alertname="StableblkScrubOverdue", alertstate="firing"})
+        eval_time: 1083h
+        exp_samples:
+          - {labels: '{disk="never"}', value: 1}
+          - {labels: '{disk="old"}', value: 1}
+"#;
+
+#[test]
+fn a_scrub_is_overdue_after_45_days() {
+    let Some(promtool) = prometheus_program("promtool") else {
+        return skip("there is no promtool");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("overdue.yml");
+    fs::write(&file, OVERDUE.replace("RULES", RULES)).unwrap();
+    let tested = finish(Command::new(promtool).args(["test", "rules"]).arg(&file));
+    assert_eq!(tested.code, Some(0), "{}{}", tested.stdout, tested.stderr);
+}
+
 #[test]
 fn a_real_prometheus_scrapes_the_exporter_and_fires_an_alert() {
     let Some(prometheus) = prometheus_program("prometheus") else {

@@ -3,6 +3,7 @@
 //! They are made from the status of each disk, so that disks of other versions can be shown
 //! together. docs/metrics.md lists them.
 
+mod damage;
 mod families;
 mod histogram;
 mod labels;
@@ -13,6 +14,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
+use self::damage::{damage, scrub};
 use self::families::{disks, front_ends, limits, queues, tag_log};
 use self::labels::Families;
 use super::disks::FoundDisk;
@@ -66,6 +68,8 @@ impl Collector for Disks {
         front_ends(&self.0, &mut families)?;
         queues(&self.0, &mut families)?;
         limits(&self.0, &mut families)?;
+        damage(&self.0, &mut families)?;
+        scrub(&self.0, &mut families)?;
         tag_log(&self.0, &mut families)
     }
 }
