@@ -42,6 +42,7 @@ mod malformed_chain;
 mod memory_changes;
 mod messages;
 mod metrics;
+mod night;
 mod online_resize;
 mod other_backend;
 mod overlapping;
