@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stableblk::command::repair::{rebind, restore};
 use stableblk::command::{
-    accept, check, copy, create, ctl, exporter, info, list, man, protect, resize, serve, top,
+    accept, check, completions, copy, create, ctl, exporter, info, list, man, protect, resize, serve, top,
 };
 use stableblk::control::log::{self, LogFormat, LogWriter};
 use stableblk::control::log_filter::{self, LogFilter};
@@ -69,6 +69,7 @@ enum CliCommand {
     List(list::ListArgs),
     /// Show what the disks of this host do now
     Top(top::TopArgs),
+    Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     Man(man::ManArgs),
 }
@@ -135,6 +136,9 @@ fn main() -> ExitCode {
         }
         (Some(CliCommand::Man(args)), _) => {
             man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
+        }
+        (Some(CliCommand::Completions(args)), _) => {
+            completions::run(*args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
         }
         (Some(CliCommand::Ctl(args)), _) => {
             ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))

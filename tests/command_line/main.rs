@@ -7,6 +7,7 @@ mod sidecar_bytes;
 mod skip;
 
 mod check;
+mod completions;
 mod copy;
 mod create;
 mod formats;

@@ -17,6 +17,7 @@ use crate::storage::sidecar_path;
 
 pub mod accept;
 pub mod check;
+pub mod completions;
 pub mod copy;
 pub mod create;
 pub mod ctl;
