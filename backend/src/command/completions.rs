@@ -11,8 +11,8 @@ use crate::storage::error::ImageError;
 
 /// Print the script by which a shell completes options and subcommands
 ///
-/// `make install` and the package install it. By hand, for bash: `stableblk completions bash
-/// >/usr/share/bash-completion/completions/stableblk`.
+/// `make install` installs it. By hand, bash takes it from the file
+/// `/usr/share/bash-completion/completions/stableblk`.
 #[derive(Debug, Clone, Copy, Args)]
 #[command(after_help = "Exit status: 0 when the script was printed, 1 when it could not be written.")]
 pub struct CompletionsArgs {
