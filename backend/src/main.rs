@@ -212,3 +212,19 @@ fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
     }
     ExitCode::from(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use stableblk::command::man::EXAMPLES;
+
+    use super::Cli;
+
+    #[test]
+    fn the_examples_of_the_manual_are_command_lines() {
+        for (example, _) in EXAMPLES {
+            let words = ["stableblk"].into_iter().chain(example.split(' '));
+            Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{example}: {error}"));
+        }
+    }
+}
