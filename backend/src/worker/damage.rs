@@ -65,7 +65,9 @@ impl<B: BlockDevice> QueueWorker<B> {
             let (queue, lba) = (self.ring.vring.index, mismatch.lba());
             tracing::error!(
                 queue,
-                "a write of a part of LBA {lba} fails, since the rest of that block does not match its tuple: have the guest                  write the whole block, take it from a backup with `stableblk restore --lba {lba}`, or accept what it                  holds with `stableblk ctl SOCKET accept --lba {lba}`"
+                "a write of a part of LBA {lba} fails, since the rest of that block does not match its tuple: have the guest \
+                 write the whole block, take it from a backup with `stableblk restore --lba {lba}`, or accept what it \
+                 holds with `stableblk ctl SOCKET accept --lba {lba}`"
             );
         }
     }
