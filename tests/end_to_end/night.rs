@@ -26,13 +26,12 @@ struct Step {
 fn steps() -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for line in DOCUMENT.lines().filter_map(|line| line.strip_prefix("    ")) {
-        match (line.strip_prefix("| "), steps.last_mut()) {
-            (Some(printed), Some(step)) => step.printed.push(printed),
-            _ => {
-                let code = line.split_once("# exit status ").map_or(0, |(_, code)| code.parse().unwrap());
-                steps.push(Step { line, code, printed: Vec::new() });
-            }
+        if let (Some(printed), Some(step)) = (line.strip_prefix("| "), steps.last_mut()) {
+            step.printed.push(printed);
+            continue;
         }
+        let code = line.split_once("# exit status ").map_or(0, |(_, code)| code.parse().unwrap());
+        steps.push(Step { line, code, printed: Vec::new() });
     }
     steps
 }
@@ -73,8 +72,8 @@ impl Host {
         self.backend = Some(backend);
     }
 
-    /// Does what a step says, and returns the number of damaged blocks that the exporter and the list
-    /// show then.
+    /// Does what a step says, and returns the number of damaged blocks that the exporter and the
+    /// list show then.
     fn run(&mut self, step: &Step) -> Option<u64> {
         match step.line.split_once(" stableblk@") {
             Some(("systemctl stop", _)) => drop(self.backend.take().unwrap().stop()),

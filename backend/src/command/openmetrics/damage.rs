@@ -1,5 +1,5 @@
-//! The families of the damage list and of the scrub. A disk without PI has none of them, and one
-//! that is frozen has none for so long.
+//! The families of the damage list and of the scrub. A disk without PI has none of them, nor
+//! has one while it is frozen.
 
 use std::fmt;
 
