@@ -113,39 +113,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match (&cli.command, config) {
-        (Some(CliCommand::Create(args)), _) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(CliCommand::Protect(args)), _) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(CliCommand::Check(args)), _) => {
-            check::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
-        }
-        (Some(CliCommand::Copy(args)), _) => {
-            copy::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
-        }
-        (Some(CliCommand::Accept(args)), _) => {
-            accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
-        }
-        (Some(CliCommand::Restore(args)), _) => {
-            restore::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
-        }
-        (Some(CliCommand::Rebind(args)), _) => {
-            rebind::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
-        }
-        (Some(CliCommand::Info(args)), _) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(CliCommand::Resize(args)), _) => {
-            resize::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
-        }
-        (Some(CliCommand::Man(args)), _) => {
-            man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
-        }
-        (Some(CliCommand::Completions(args)), _) => {
-            completions::run(*args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
-        }
-        (Some(CliCommand::Ctl(args)), _) => {
-            ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()))
-        }
-        (Some(CliCommand::List(args)), _) => list::run(args).unwrap_or_else(|error| fail(&error, 2)),
-        (Some(CliCommand::Top(args)), _) => top::run(args).unwrap_or_else(|error| fail(&error, 1)),
-        (Some(CliCommand::Exporter(args)), _) => exporter::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        (Some(command), _) => run(command),
         (None, Some(config)) => {
             config.and_then(|config| serve::run(config, &log)).unwrap_or_else(|error| {
                 // the lines before this one come first
@@ -157,6 +125,39 @@ fn main() -> ExitCode {
     };
     writer.flush(LOG_LIMIT);
     code
+}
+
+/// Runs a subcommand.
+fn run(command: &CliCommand) -> ExitCode {
+    match command {
+        CliCommand::Create(args) => create::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        CliCommand::Protect(args) => protect::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        CliCommand::Check(args) => {
+            check::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2)))
+        }
+        CliCommand::Copy(args) => copy::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(2))),
+        CliCommand::Accept(args) => {
+            accept::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        CliCommand::Restore(args) => {
+            restore::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        CliCommand::Rebind(args) => {
+            rebind::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        CliCommand::Info(args) => info::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        CliCommand::Resize(args) => {
+            resize::run(args).unwrap_or_else(|error| fail(&error, error.exit_status(1)))
+        }
+        CliCommand::Man(args) => man::run(args, Cli::command()).unwrap_or_else(|error| fail(&error, 1)),
+        CliCommand::Completions(args) => {
+            completions::run(*args, Cli::command()).unwrap_or_else(|error| fail(&error, 1))
+        }
+        CliCommand::Ctl(args) => ctl::run(args).unwrap_or_else(|error| fail(&error, error.exit_code())),
+        CliCommand::List(args) => list::run(args).unwrap_or_else(|error| fail(&error, 2)),
+        CliCommand::Top(args) => top::run(args).unwrap_or_else(|error| fail(&error, 1)),
+        CliCommand::Exporter(args) => exporter::run(args).unwrap_or_else(|error| fail(&error, 1)),
+    }
 }
 
 /// The exit status of a subcommand whose arguments are wrong.
