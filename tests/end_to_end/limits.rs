@@ -111,7 +111,7 @@ fn a_wrong_limit_is_refused() {
     assert_eq!(backend.ask(&["status"])["limits"], Value::Null);
     backend.stop();
     let refused = finish(&mut serve_command("/nonexistent".as_ref(), &image, &["--limit", "iops=0"]));
-    assert_eq!(refused.code, Some(2));
+    assert_eq!(refused.code, Some(78));
     assert!(refused.stderr.contains("leave it out"), "{}", refused.stderr);
 }
 
@@ -226,7 +226,7 @@ fn disks_that_name_the_same_file_share_their_limits() {
     let image = Image::create(1 << 20);
     let socket = directory.path().join("socket");
     let refused = finish(&mut serve_command(&socket, &image, &["--limit-group", notes.to_str().unwrap()]));
-    assert_eq!(refused.code, Some(1));
+    assert_eq!(refused.code, Some(78));
     assert!(refused.stderr.contains("is not the file of a limit group"), "{}", refused.stderr);
     assert_eq!(std::fs::read(&notes).unwrap(), b"my notes");
     image.assert_clean();

@@ -39,23 +39,23 @@ fn a_protected_image_is_not_served_without_its_sidecar() {
     let sidecar = image.sidecar_path();
     write(&image, &[], 1);
     for args in [NONE, &["--integrity", "none", "--incoming"]] {
-        says(&served(&image, args), 1, &["is protected", name(&sidecar), "`--force`"]);
+        says(&served(&image, args), 78, &["is protected", name(&sidecar), "`--force`"]);
     }
-    says(&served(&image, &["--force"]), 1, &["--force", "`--integrity none`", "leave it out"]);
+    says(&served(&image, &["--force"]), 78, &["--force", "`--integrity none`", "leave it out"]);
     // the sidecar is right still
     write(&image, &[], 2);
     image.assert_clean();
     // nor where the sidecar is not found
     std::fs::rename(&sidecar, image.directory().join("elsewhere")).unwrap();
-    says(&served(&image, NONE), 1, &["is protected", "UUID", "`--force`"]);
+    says(&served(&image, NONE), 78, &["is protected", "UUID", "`--force`"]);
 }
 
 #[test]
 fn an_image_without_attributes_is_known_by_its_sidecar() {
     let image = Image::create(SIZE);
     rustix::fs::removexattr(image.path(), "user.stableblk.uuid").unwrap();
-    says(&served(&image, NONE), 1, &["is protected", name(&image.sidecar_path())]);
-    says(&served(&image, FORCED), 1, &["is protected", "move its sidecar away"]);
+    says(&served(&image, NONE), 78, &["is protected", name(&image.sidecar_path())]);
+    says(&served(&image, FORCED), 78, &["is protected", "move its sidecar away"]);
     Backend::serve(&image, &[]).stop();
 }
 
@@ -66,8 +66,8 @@ fn a_sidecar_that_missed_writes_is_not_used_again() {
     let log = write(&image, FORCED, 2);
     assert!(log.contains("WARN") && log.contains("is stale from now on"), "{log}");
     let words = ["was served without", "protect --force", name(image.path())];
-    says(&served(&image, &[]), 1, &words);
-    says(&served(&image, &["--read-only"]), 1, &words);
+    says(&served(&image, &[]), 78, &words);
+    says(&served(&image, &["--read-only"]), 78, &words);
     says(&finish(&mut image.command("check")), 2, &words);
     says(&finish(image.command("resize").args(["--size", "2M"])), 1, &words);
     // once is enough
@@ -78,7 +78,7 @@ fn a_sidecar_that_missed_writes_is_not_used_again() {
     image.assert_clean();
     write(&image, &[], 4);
     image.assert_clean();
-    says(&served(&image, NONE), 1, &["is protected"]);
+    says(&served(&image, NONE), 78, &["is protected"]);
 }
 
 #[test]
