@@ -160,7 +160,7 @@ fn reason(error: &ClientError) -> String {
     }
 }
 
-/// Refuses a status that stableblk never sends: it would spoil what is made of all disks.
+/// Refuses a status that stableblk never sends: it would spoil the output of all disks.
 fn plausible(status: &DiskStatus) -> Result<(), String> {
     const QUEUES_MAX: usize = 256;
     const BUCKETS_MAX: usize = 256;

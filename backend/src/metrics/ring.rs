@@ -58,7 +58,7 @@ impl RingMetrics {
         }
     }
 
-    /// Forgets what was found out about an earlier ring.
+    /// Forgets the trouble of an earlier ring.
     pub fn forget_trouble(&self) {
         self.empty_kicks.set(0);
         self.trouble.set(0);

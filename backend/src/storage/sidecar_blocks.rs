@@ -57,7 +57,7 @@ impl SidecarFile {
         area.write(self.media(), &notes)
     }
 
-    /// Makes durable what was written.
+    /// Makes the writes so far durable.
     pub fn sync(&self) -> io::Result<()> {
         self.media().sidecar().sync_data()
     }

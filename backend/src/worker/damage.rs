@@ -1,4 +1,5 @@
-//! The damage list: what fails verification is noted, and what is written is taken out.
+//! The damage list: blocks that fail verification are noted, and blocks that are written are taken
+//! out.
 
 use std::io;
 

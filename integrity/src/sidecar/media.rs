@@ -102,7 +102,7 @@ pub trait Media {
         let _ = range;
     }
 
-    /// Gives what was written to this range of the sidecar to the medium, and waits for it, so that
+    /// Gives the writes to this range of the sidecar to the medium, and waits for them, so that
     /// the next sync has little left to do. Nothing is durable before that. Fails as a sync does:
     /// then the next sync may succeed though something was lost.
     fn write_back(&self, range: Range<u64>) -> io::Result<()> {

@@ -78,7 +78,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, ImageError> {
     }))
 }
 
-/// Writes the map of what was found to `file`.
+/// Writes the map of the findings to `file`.
 fn draw(file: &Path, sidecar: &SidecarFile, findings: &Findings, image: &str) -> Result<(), ImageError> {
     let map = DiskMap::new(sidecar, findings).map_err(ImageError::io("read", sidecar.path()))?;
     fs::write(file, map.to_svg(image)).map_err(ImageError::io("write", file))

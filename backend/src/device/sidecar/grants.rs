@@ -29,7 +29,7 @@ impl Grants {
         self.noted.extend(granted.iter().map(|(operation, _)| (operation.request(), now)));
     }
 
-    /// Gives what was noted since the last call.
+    /// Gives the grants that were noted since the last call.
     pub(super) fn take(&mut self) -> Vec<(usize, Instant)> {
         std::mem::take(&mut self.noted)
     }

@@ -117,7 +117,7 @@ impl<'d, B: BlockDevice> OwnQueue<'d, B> {
         }
     }
 
-    /// Makes what was written durable.
+    /// Makes the writes so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.queue.submit(DeviceOperation::Flush { request: 0 });
         loop {
